@@ -1,0 +1,66 @@
+# make export    a TF1 Hub module -> a published encoder and its preprocessor
+# make test      everything CI runs
+#
+# Both make the environment they need in .venv, from the hash-locked files in requirements/, and reuse it.
+
+# The first Python 3.11 there is that can make virtual environments.
+PYTHON ?= $(shell for p in python3.11 python3 /usr/bin/python3.11 /usr/local/bin/python3.11; do \
+	"$$p" -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+
+EXPORT_ROOT ?= dist
+# Empty: what the catalog says.
+SOURCE ?=
+MODEL ?=
+VERSION ?=
+FLAGS ?=
+
+DEMO := build/demo/albert_en_demo
+
+.DELETE_ON_ERROR:
+.PHONY: export test lint lock clean
+
+ifeq ($(strip $(SOURCE)$(MODEL)),)
+# The demo: its module is made on the spot, and its release is replaced every time. No other version ever is.
+export: $(VENV)/.runtime $(DEMO)
+	rm -rf "$(EXPORT_ROOT)/tensorflow/albert_en_demo" "$(EXPORT_ROOT)/tensorflow/albert_en_demo_preprocess"
+	$(PY) -m export --source=$(DEMO) --model=albert_en_demo --export_root="$(EXPORT_ROOT)" \
+		$(if $(VERSION),--version="$(VERSION)") $(FLAGS)
+else
+export: $(VENV)/.runtime
+	$(PY) -m export --model="$(MODEL)" --export_root="$(EXPORT_ROOT)" \
+		$(if $(SOURCE),--source="$(SOURCE)") $(if $(VERSION),--version="$(VERSION)") $(FLAGS)
+endif
+
+test: lint
+	$(PY) -m pytest -q
+
+lint: $(VENV)/.dev
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+$(DEMO): $(VENV)/.runtime $(wildcard export/demo/*.py) assets/demo/corpus.txt
+	rm -rf $@
+	$(PY) -m export.demo --output=$@
+	touch $@
+
+$(VENV)/.runtime: requirements/runtime.txt
+	$(if $(PYTHON),,$(error no Python 3.11 with venv found: install it, or run make with PYTHON=/path/to/python3.11))
+	"$(PYTHON)" -m venv --clear $(VENV)
+	$(PIP) -r requirements/runtime.txt
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+	$(PIP) -r requirements/dev.txt
+	touch $@
+
+# Resolves requirements/*.in anew; needs uv (pip install uv). BUILD_NOTES.md says why the overrides are there.
+LOCK := uv pip compile --quiet --upgrade --generate-hashes --no-header --no-emit-index-url --python-version=3.11 \
+	--python-platform=x86_64-manylinux_2_28 --override=overrides.txt
+lock:
+	cd requirements && $(LOCK) runtime.in --output-file=runtime.txt && $(LOCK) dev.in --output-file=dev.txt
+
+clean:
+	rm -rf $(VENV) build
