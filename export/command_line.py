@@ -1,0 +1,78 @@
+"""How every command of this toolchain starts and ends.
+
+Exit status 0: done. 1: refused or failed, with one `error:` line on standard error. 2: flags that cannot be meant.
+"""
+
+import logging as python_logging
+import os
+import signal
+import sys
+import traceback
+import types
+import warnings
+from collections.abc import Callable
+from typing import NoReturn
+
+from absl import app
+from absl import flags
+from absl import logging
+
+from converters import errors
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+  """Parses the flags, runs `main`, and exits."""
+  # KerasLayer and tf-models are Keras 2: TensorFlow asks for this before its first import.
+  os.environ['TF_USE_LEGACY_KERAS'] = '1'
+  sys.exit(app.run(lambda argv: _guarded(main), flags_parser=_parse))
+
+
+def _parse(argv: list[str]) -> list[str]:
+  try:
+    rest = flags.FLAGS(argv)
+  except flags.Error as e:
+    _fail(2, f'{e}: see --help')
+  if len(rest) > 1:
+    _fail(2, f'{rest[1]!r} is no flag: see --help')
+  return rest
+
+
+def _guarded(main: Callable[[], None]) -> int:
+  # absl makes an unset verbosity INFO: only one that was asked for counts.
+  verbose = bool(flags.FLAGS['verbosity'].present) and logging.get_verbosity() >= logging.INFO
+  _quieten(verbose)
+  # Whatever ends the process in an orderly way goes through the context managers that clean up.
+  signal.signal(signal.SIGTERM, _on_sigterm)
+  try:
+    main()
+    return 0
+  except errors.UsageError as e:
+    _fail(2, str(e))
+  except errors.AlbertHubError as e:
+    if verbose:
+      traceback.print_exc()
+    _fail(1, str(e))
+  except KeyboardInterrupt:
+    _fail(1, 'interrupted: nothing was published')
+  except Exception as e:  # a bug, or a fault nobody foresaw: still one line, and never a pass
+    if verbose:
+      traceback.print_exc()
+    _fail(1, f'{type(e).__name__}: {e}: run again with --verbosity=1 for the traceback')
+
+
+def _quieten(verbose: bool) -> None:
+  if verbose:
+    return
+  os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
+  warnings.simplefilter('ignore')
+  python_logging.getLogger('tensorflow').setLevel(python_logging.ERROR)
+  logging.set_verbosity(logging.ERROR)
+
+
+def _on_sigterm(number: int, frame: types.FrameType | None) -> None:
+  raise KeyboardInterrupt
+
+
+def _fail(status: int, message: str) -> NoReturn:
+  print('error: ' + ' '.join(message.split()), file=sys.stderr)
+  sys.exit(status)

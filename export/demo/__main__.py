@@ -1,0 +1,40 @@
+"""Makes a TF1 Hub module of ALBERT with random weights and a SentencePiece model trained on the spot.
+
+  python -m export.demo --output=build/demo/albert_demo
+  python -m export.demo --output=/tmp/albert_large --size=large
+"""
+
+import pathlib
+import tempfile
+
+from absl import flags
+
+from converters import errors
+from export import command_line
+
+_OUTPUT = flags.DEFINE_string('output', None, 'Directory to make; must not exist.', required=True)
+_SIZE = flags.DEFINE_enum('size', 'demo', ['demo', 'base', 'large', 'xlarge', 'xxlarge'], 'Published size to imitate.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Of the random weights.', lower_bound=0)
+_MLM = flags.DEFINE_bool('mlm', True, 'Whether the module has the masked language model head.')
+_SOP = flags.DEFINE_bool('sop', True, 'Whether the module has the sentence order head.')
+
+
+def main() -> None:
+  output = pathlib.Path(_OUTPUT.value)
+  if output.exists():
+    raise errors.PublishError(f'{output} exists: remove it, or give another --output')
+  # TensorFlow takes seconds to import: only when there is something to make.
+  from export.demo import tf1_module
+  from export.demo import vocabulary
+  spec = tf1_module.Spec(**tf1_module.SIZES[_SIZE.value], mlm=_MLM.value, sop=_SOP.value, seed=_SEED.value)
+  model = vocabulary.train(vocabulary.CORPUS.read_text(encoding='utf-8').splitlines(), spec.vocab_size)
+  output.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=output.parent, prefix=f'.{output.name}.') as unfinished:
+    module = pathlib.Path(unfinished) / 'module'
+    tf1_module.write(module, spec, model, vocabulary.as_text(model))
+    module.rename(output)
+  print(f'made {output}: a TF1 Hub module of size {_SIZE.value!r} with random weights')
+
+
+if __name__ == '__main__':
+  command_line.run(main)

@@ -1,0 +1,117 @@
+"""Shared modules and releases. Everything is made by code, tiny, and once a session."""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+import sys
+
+os.environ['TF_USE_LEGACY_KERAS'] = '1'
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+import pytest
+import tensorflow as tf
+
+from converters import source as source_lib
+from export import catalog as catalog_lib
+from export import console as console_lib
+from export import release as release_lib
+from export.demo import tf1_module
+from export.demo import vocabulary
+
+# For MirroredStrategy: two devices on any machine. Only possible before TensorFlow's first operation.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+
+TINY = tf1_module.Spec(
+    vocab_size=200, embedding_size=8, hidden_size=16, num_hidden_layers=3, num_attention_heads=4, intermediate_size=24,
+    max_position_embeddings=40, type_vocab_size=2)
+
+
+@pytest.fixture(scope='session')
+def sp_model() -> bytes:
+  return vocabulary.train(vocabulary.CORPUS.read_text(encoding='utf-8').splitlines(), TINY.vocab_size)
+
+
+@pytest.fixture(scope='session')
+def make_module(tmp_path_factory, sp_model):
+  """A function from changes of the TINY spec to a module's directory; the same changes give the same directory."""
+  made = {}
+
+  def make(**changes) -> pathlib.Path:
+    spec = dataclasses.replace(TINY, **changes)
+    if spec not in made:
+      made[spec] = tmp_path_factory.mktemp('module') / 'albert_tiny'
+      model = sp_model if spec.vocab_size == TINY.vocab_size else vocabulary.train(
+          vocabulary.CORPUS.read_text(encoding='utf-8').splitlines(), spec.vocab_size)
+      tf1_module.write(made[spec], spec, model, vocabulary.as_text(model))
+    return made[spec]
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def module(make_module) -> pathlib.Path:
+  """A TF1 Hub module with all four signatures. Not to be changed."""
+  return make_module()
+
+
+@pytest.fixture
+def own_module(module, tmp_path) -> pathlib.Path:
+  """A copy that a test may damage."""
+  return pathlib.Path(shutil.copytree(module, tmp_path / 'own_module'))
+
+
+@pytest.fixture
+def source(module):
+  with source_lib.open_source(str(module)) as opened:
+    yield opened
+
+
+class Release:
+  """Exports in this process: quick, and good for everything but comparing bytes."""
+
+  def __init__(self, root: pathlib.Path):
+    self.root = root
+    self.catalog = catalog_lib.Catalog()
+
+  def __call__(self, module, name='albert_en_tiny', version=2, mlm=None, sop=None, albert_config=None, **options):
+    options.setdefault('preprocessor', 'albert_en_tiny_preprocess/3')
+    request = release_lib.Request(
+        self.catalog.encoder(name, version, **options), str(module), self.root, albert_config, mlm, sop)
+    outcome = release_lib.run(request, console_lib.Console())
+    return self.root / request.release.path, outcome
+
+
+@pytest.fixture
+def release(tmp_path) -> Release:
+  return Release(tmp_path / 'dist')
+
+
+@pytest.fixture(scope='session')
+def released(tmp_path_factory, module) -> Release:
+  """An export root with tensorflow/albert_en_tiny/2 and its preprocessor. Not to be changed."""
+  made = Release(tmp_path_factory.mktemp('released'))
+  made(module)
+  return made
+
+
+@pytest.fixture(scope='session')
+def encoder_path(released) -> str:
+  return str(released.root / 'tensorflow' / 'albert_en_tiny' / '2')
+
+
+@pytest.fixture(scope='session')
+def preprocessor_path(released) -> str:
+  return str(released.root / 'tensorflow' / 'albert_en_tiny_preprocess' / '3')
+
+
+@pytest.fixture(scope='session')
+def python_module():
+  """The command line of `python -m NAME ...` in the environment that runs the tests."""
+  return lambda name, *flags: [sys.executable, '-m', name, *map(str, flags)]
+
+
+def leftovers(root: pathlib.Path) -> list[str]:
+  """What is below an export root, hidden files included."""
+  return sorted(str(p.relative_to(root)) for p in root.rglob('*')) if root.exists() else []
