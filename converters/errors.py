@@ -1,0 +1,48 @@
+"""The faults this toolchain refuses, one class each.
+
+Every message reads "<what> in <which file, tensor or flag>: <what to do>": the command line prints it as it stands.
+"""
+
+
+class AlbertHubError(Exception):
+  """Base of every fault that is not a bug: one line for the person who runs the tool."""
+
+
+class SourceError(AlbertHubError):
+  """A file of the source is missing, unreadable or not what the format asks for."""
+
+
+class ArchiveError(SourceError):
+  """An archive that is broken, or that holds something a module archive must not hold."""
+
+
+class ConfigError(SourceError):
+  """albert_config.json is not one that AlbertEncoder can be built from."""
+
+
+class VocabularyError(SourceError):
+  """The SentencePiece model does not fit the weights."""
+
+
+class MappingError(SourceError):
+  """Source tensors and model variables do not correspond one to one."""
+
+
+class UntrustedGraphError(SourceError):
+  """The source's graph has an operation that is not on the allow-list."""
+
+
+class ParityError(AlbertHubError):
+  """The exported model does not compute what its source computes."""
+
+
+class CatalogError(AlbertHubError):
+  """assets/catalog.yaml, or a flag that contradicts it."""
+
+
+class PublishError(AlbertHubError):
+  """The release tree cannot take this version."""
+
+
+class UsageError(AlbertHubError):
+  """Flags that cannot be meant: found before any work is done, exit status 2."""

@@ -1,0 +1,86 @@
+"""What every source of weights gives, whatever its format."""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from converters import archive
+from converters import config as config_lib
+from converters import errors
+from converters import tf1_hub
+from converters import weight_map
+
+
+class Source(Protocol):
+  """A pretrained ALBERT.
+
+  Attributes:
+    handle: where it came from, as the user wrote it.
+    path: the local directory it is read from.
+    config: its sizes.
+    parts: the pieces of a model that it has weights for.
+    sp_model_name: file name of its SentencePiece model.
+    sp_model: content of that file.
+    digest: 'sha256:...' over the names and contents of its files; the same however it was packed.
+  """
+  handle: str
+  path: pathlib.Path
+  config: config_lib.AlbertConfig
+  parts: frozenset[weight_map.Part]
+  sp_model_name: str
+  sp_model: bytes
+
+  @property
+  def digest(self) -> str: ...
+
+  def tensor(self, row: weight_map.Row) -> np.ndarray:
+    """Reads one tensor: float32, in its canonical layout.
+
+    Raises:
+      SourceError: it cannot be read, or is not finite.
+    """
+
+
+@contextlib.contextmanager
+def open_source(handle: str, albert_config: str | None = None) -> Iterator[Source]:
+  """Opens a source and checks everything about it that can be checked without reading its weights.
+
+  Args:
+    handle: a directory, a .tar.gz, or a hub handle with a scheme (https://tfhub.dev/google/albert_large/3), which
+      tensorflow_hub resolves and caches.
+    albert_config: a file that says what assets/albert_config.json would, for a module without one.
+
+  Yields:
+    The source. What it was unpacked to is gone afterwards.
+
+  Raises:
+    SourceError: naming the file and what to do.
+  """
+  with contextlib.ExitStack() as stack:
+    if '://' in handle:
+      path = _resolve(handle)
+    elif os.path.isdir(handle):
+      path = pathlib.Path(handle)
+    elif os.path.isfile(handle):
+      path = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='albert_source_')))
+      archive.unpack(handle, path)
+    else:
+      raise errors.SourceError(
+          f'no file or directory {handle}: give a module directory, a .tar.gz or a hub handle with --source')
+    yield tf1_hub.Module(handle, path, albert_config)
+
+
+def _resolve(handle: str) -> pathlib.Path:
+  import tensorflow_hub as hub
+  try:
+    path = hub.resolve(handle)
+  except Exception as e:  # urllib, tarfile, TensorFlow and tensorflow_hub each raise their own
+    raise errors.SourceError(f'{type(e).__name__}: {e} in {handle}: check the handle and the connection') from e
+  if not os.path.isdir(path):
+    raise errors.SourceError(f'{handle} resolves to {path}, which is no local directory: copy the module here first')
+  return pathlib.Path(path)
