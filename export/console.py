@@ -1,0 +1,55 @@
+"""What a person sees: one line a step with its time, a progress bar on a terminal, a table at the end."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+
+import rich.box
+import rich.console
+import rich.progress
+import rich.table
+
+Advance = Callable[[int], None]
+
+
+class Console:
+  """Prints to standard output."""
+
+  def __init__(self) -> None:
+    self._console = rich.console.Console(highlight=False, soft_wrap=True)
+
+  def line(self, text: str) -> None:
+    self._console.print(text, markup=False)
+
+  @contextlib.contextmanager
+  def step(self, name: str, total: int | None = None, detail: Callable[[], str] = lambda: '') -> Iterator[Advance]:
+    """Times a step.
+
+    Args:
+      name: what is being done.
+      total: how much there is to do, for a bar on a terminal; None without one.
+      detail: called at the end, for a word on the outcome.
+
+    Yields:
+      A function to call with how much more is done.
+    """
+    start = time.monotonic()
+    columns = (rich.progress.TextColumn('  {task.description:<44}'), rich.progress.BarColumn(bar_width=30),
+               rich.progress.TaskProgressColumn())
+    # Not a terminal: no bar, and no blank line where one would have been.
+    with rich.progress.Progress(*columns, console=self._console, transient=True,
+                                disable=not self._console.is_terminal) as progress:
+      task = progress.add_task(name, total=total)
+      yield lambda amount: progress.advance(task, amount)
+    self.line(f'  {name:<44}{time.monotonic() - start:7.1f} s   {detail()}'.rstrip())
+
+  def table(self, title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for number, column in enumerate(columns):
+      table.add_column(column, justify='left' if number == 0 else 'right', overflow='fold')
+    for row in rows:
+      table.add_row(*row)
+    self.line(f'\n{title}')
+    self._console.print(table, soft_wrap=False)

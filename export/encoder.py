@@ -1,0 +1,144 @@
+"""A live ALBERT -> the object that is saved: its calls, its subobjects, its asset.
+
+The contract is that of tensorflow/albert_en_*/2 and the Reusable SavedModel interface
+(tensorflow.org/hub/reusable_saved_models).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from converters import albert as albert_lib
+
+_INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
+_Tensors = Mapping[str, Any]
+
+
+def exportable(albert: albert_lib.Albert, sp_model_file: str, interface: str = 'dict') -> tuple[Any, dict[str, Any]]:
+  """Makes the object to hand to `saved_model.write`.
+
+  Args:
+    albert: the model. Its transformer block is outlined in the process: use it for nothing else afterwards.
+    sp_model_file: path of the SentencePiece model, which becomes an asset of that name.
+    interface: 'dict' as below; or 'list', as in version 1 of the published models: root([input_word_ids, input_mask,
+      segment_ids], training=False) returns [pooled_output, sequence_output], and there are no heads.
+
+  Returns:
+    The root object, and its signatures by name.
+
+    root(inputs, training=False), where `inputs` is a dict of int32 [batch, seq] `input_word_ids`, `input_mask` and
+    `input_type_ids`, returns a dict of float32 `pooled_output` [batch, H], `sequence_output` [batch, seq, H],
+    `encoder_outputs`, a list of one [batch, seq, H] a layer, and `default`, the pooled output.
+    root.mlm(inputs, training=False) takes `masked_lm_positions` int32 [batch, P] too, and returns `mlm_logits`
+    [batch, P, V] too. root.sop returns `sop_log_probs` [batch, 2] too. Both are there only if `albert` has the head.
+    root.sp_model_file is the asset.
+  """
+  outlined = _Outlined(albert)
+  specs = {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in _INPUTS}
+  encode = _traced(outlined.encode, specs)
+
+  @tf.function(input_signature=[specs[name] for name in _INPUTS], autograph=False)
+  def serving_default(input_word_ids, input_mask, input_type_ids):
+    outputs = encode.call(dict(zip(_INPUTS, (input_word_ids, input_mask, input_type_ids), strict=True)), False)
+    return {name: outputs[name] for name in ('default', 'pooled_output', 'sequence_output')}
+
+  signatures = {'serving_default': serving_default}
+
+  if interface == 'list':
+    def encode_list(inputs: Sequence[Any], training: bool) -> list[Any]:
+      outputs = encode.call(dict(zip(_INPUTS, inputs, strict=True)), training)
+      return [outputs['pooled_output'], outputs['sequence_output']]
+
+    root = _callable(_traced(encode_list, list(specs.values())), outlined.encoder.variables)
+  else:
+    root = _callable(encode, outlined.encoder.variables)
+  root.sp_model_file = tf.saved_model.Asset(sp_model_file)
+  if interface == 'list':
+    return root, signatures
+
+  if albert.mlm_head is not None:
+    mlm_head = albert.mlm_head
+
+    def mlm(inputs: _Tensors, training: bool) -> dict[str, Any]:
+      outputs = encode.call({name: inputs[name] for name in _INPUTS}, training)
+      return dict(outputs, mlm_logits=mlm_head(outputs['sequence_output'], inputs['masked_lm_positions']))
+
+    positions = tf.TensorSpec([None, None], tf.int32, name='masked_lm_positions')
+    root.mlm = _callable(_traced(mlm, dict(specs, masked_lm_positions=positions)),
+                         _distinct(outlined.encoder.variables + mlm_head.variables))
+
+  if albert.sop_head is not None:
+    sop_head = albert.sop_head
+
+    def sop(inputs: _Tensors, training: bool) -> dict[str, Any]:
+      outputs = encode.call(inputs, training)
+      return dict(outputs, sop_log_probs=tf.nn.log_softmax(sop_head(outputs['pooled_output'])))
+
+    root.sop = _callable(_traced(sop, specs), _distinct(outlined.encoder.variables + sop_head.variables))
+
+  return root, signatures
+
+
+class _Outlined:
+  """AlbertEncoder with its shared transformer block as one graph function per training mode, called once a layer.
+
+  AlbertEncoder inlines the block L times, and Keras' own saving does so once more for every wrapper. The wiring around
+  the block stays AlbertEncoder's own.
+  """
+
+  def __init__(self, albert: albert_lib.Albert):
+    self.encoder = albert.encoder
+    self._training = False
+    block = self.encoder.get_layer('transformer')
+    call = block.call
+    signature = [[tf.TensorSpec([None, None, albert.config.hidden_size], tf.float32),
+                  tf.TensorSpec([None, None, None], tf.float32)]]
+    # One function per mode: the mode is in Keras' call context, which is not part of a tf.function's cache key, and a
+    # single function would keep whichever mode came first.
+    functions = {mode: tf.function(call, input_signature=signature, autograph=False) for mode in (False, True)}
+    block.call = lambda inputs: functions[self._training](inputs)
+
+  def encode(self, inputs: _Tensors, training: bool) -> dict[str, Any]:
+    self._training = training
+    outputs = self.encoder([inputs[name] for name in _INPUTS], training=training)
+    return dict(outputs, default=outputs['pooled_output'])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Traced:
+  """A tf.function with one trace per training mode."""
+  function: Any
+  specs: Any
+
+  def call(self, inputs: Any, training: bool) -> Any:
+    """Calls the trace that is saved. (Calling `function` on unnamed tensors would make another.)"""
+    return self.function.get_concrete_function(self.specs, training=training)(inputs, training=training)
+
+
+def _traced(call: Callable[[Any, bool], Any], specs: Any) -> _Traced:
+  def with_default(inputs, training=False):
+    return call(inputs, training)
+  with_default.__name__ = call.__name__  # what the function is called in the graph
+  function = tf.function(with_default, autograph=False)
+  for training in (False, True):
+    function.get_concrete_function(specs, training=training)
+  return _Traced(function, specs)
+
+
+def _callable(traced: _Traced, variables: list[Any]) -> Any:
+  """An object that hub.KerasLayer can call and train."""
+  result = tf.__internal__.tracking.AutoTrackable()
+  result.__call__ = traced.function
+  result.variables = variables
+  result.trainable_variables = [v for v in variables if v.trainable]
+  result.regularization_losses = []
+  return result
+
+
+def _distinct(variables: list[Any]) -> list[Any]:
+  """Without repetitions: MaskedLM lists the encoder's word embedding among its own variables."""
+  return list({id(v): v for v in variables}.values())

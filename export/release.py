@@ -1,0 +1,220 @@
+"""One release, from a source to the tree: the encoder, its preprocessor, the proof, the cards, the archives, the records."""
+
+import contextlib
+import dataclasses
+import gc
+import hashlib
+import importlib.metadata
+import json
+import math
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from converters import albert as albert_lib
+from converters import errors
+from converters import source as source_lib
+from converters import weight_map
+from export import catalog as catalog_lib
+from export import console as console_lib
+from export import encoder as encoder_lib
+from export import model_card
+from export import package
+from export import parity
+from export import preprocessing
+from export import publish
+from export import saved_model
+from export import source_graph
+
+# The packages whose version can change what is published.
+_LIBRARIES = ('albert-hub-export', 'isal', 'numpy', 'sentencepiece', 'tensorflow-cpu', 'tensorflow', 'tensorflow-text',
+              'tf-keras', 'tf-models-official')
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What to release.
+
+  Attributes:
+    release: the version that is asked for.
+    source: a directory, a .tar.gz or a hub handle.
+    albert_config: a config file for a source without one.
+    export_root: the root of the release tree.
+    mlm, sop: whether to include a head; None for what the source has.
+  """
+  release: catalog_lib.EncoderRelease
+  source: str
+  export_root: pathlib.Path
+  albert_config: str | None = None
+  mlm: bool | None = None
+  sop: bool | None = None
+
+  def __post_init__(self) -> None:
+    companion = self.release.preprocessor
+    assert companion is not None
+    if companion.version not in preprocessing.VERSIONS:
+      raise errors.UsageError(
+          f'preprocessor version {companion.version} in --preprocessor={companion.name}/{companion.version}: there are '
+          f'versions {", ".join(map(str, preprocessing.VERSIONS))}')
+    if companion.name == self.release.name:
+      raise errors.UsageError(f'--model and --preprocessor are both {companion.name}: give them two names')
+    if self.release.interface == 'list' and (self.mlm or self.sop):
+      raise errors.UsageError('--mlm or --sop with the list interface: only --io=dict has heads')
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What was published.
+
+  Attributes:
+    published: the releases that are new in the tree.
+    kept: the companion, if it was there already.
+    parameters: how many numbers the encoder and its heads hold.
+    differences: the parity figures by output.
+  """
+  published: list[str]
+  kept: list[str]
+  parameters: int
+  differences: dict[str, parity.Difference]
+
+
+def run(request: Request, console: console_lib.Console) -> Outcome:
+  """Makes a release.
+
+  Raises:
+    AlbertHubError: and nothing was published, nor is anything left behind.
+  """
+  release, companion = request.release, request.release.preprocessor
+  assert companion is not None
+  publish.check_free(request.export_root, release.path)
+  with contextlib.ExitStack() as stack:
+    with console.step('open the source'):
+      source = stack.enter_context(source_lib.open_source(request.source, request.albert_config))
+    parts = _parts(request, source)
+    batch = parity.make_batch(source.config)
+    theirs = stack.enter_context(source_graph.start(source.path, batch.for_source))
+    staged = stack.enter_context(publish.staging(request.export_root))
+
+    # Saved first, and before any other function is made in this process: so the companion's bytes do not depend on the
+    # encoder that it is published with.
+    with console.step(f'save {companion.path}'):
+      saved_model.write(*preprocessing.exportable(source.sp_model, companion.version), staged / companion.path)
+    rows = weight_map.rows(source.config, parts)
+    with console.step('load the weights', total=len(rows)) as advance:
+      albert = albert_lib.build(source, parts, progress=lambda name: advance(1))
+    weights = albert.weights
+    with console.step(f'save {release.path}'):
+      sp_model_file = stack.enter_context(_named_file(staged, source.sp_model_name, source.sp_model))
+      saved_model.write(
+          *encoder_lib.exportable(albert, str(sp_model_file), release.interface), staged / release.path)
+    del albert  # what is compared is what was written
+    gc.collect()
+
+    differences: dict[str, parity.Difference] = {}
+    with console.step('compare with the source', detail=lambda: _worst(differences)):
+      tokens = parity.check_preprocessor(staged / companion.path, source.sp_model)
+      ours = parity.encoder_outputs(staged / release.path, batch, release.interface, parts)
+      differences |= parity.compare(theirs.outputs(), ours, parts, batch.input_mask)
+
+    facts = _encoder_facts(request, source, parts, weights, differences)
+    size = sum(f.stat().st_size for f in staged.rglob('*') if f.is_file())
+    with console.step('pack', total=size) as advance:
+      _package(staged, companion, _preprocessor_facts(companion, source, tokens), advance, 'preprocessor',
+               vocab_size=source.config.vocab_size, seq_length=preprocessing.DEFAULT_SEQ_LENGTH)
+      _package(staged, release, facts, advance, 'encoder', config=source.config, parity=differences,
+               heads=[p.value for p in weight_map.Part if p in parts], source_handle=facts['source']['handle'],
+               source_digest=source.digest,
+               parameters=_count(weight_map.rows(source.config, {weight_map.Part.ENCODER}), source))
+    with console.step('publish'):
+      published = publish.publish(request.export_root, staged, [companion.path, release.path])
+  kept = [path for path in (companion.path, release.path) if path not in published]
+  return Outcome(published, kept, _count(rows, source), differences)
+
+
+def _parts(request: Request, source: source_lib.Source) -> frozenset[weight_map.Part]:
+  """Which pieces to export: what the source has, less what the flags leave out."""
+  wanted = {weight_map.Part.ENCODER}
+  for part, flag in ((weight_map.Part.MLM, request.mlm), (weight_map.Part.SOP, request.sop)):
+    if flag and part not in source.parts:
+      raise errors.SourceError(f'no {part.value} weights in {source.handle}, but --{part.value} asks for them: leave it out')
+    if flag is not False and part in source.parts and request.release.interface == 'dict':
+      wanted.add(part)
+  return frozenset(wanted)
+
+
+@contextlib.contextmanager
+def _named_file(directory: pathlib.Path, name: str, content: bytes) -> Any:
+  """A temporary file: an asset keeps its name, and nothing else of where it came from."""
+  path = directory / name
+  path.write_bytes(content)
+  yield path
+
+
+def _count(rows: Iterable[weight_map.Row], source: source_lib.Source) -> int:
+  return sum(math.prod(weight_map.shape(row.shape, source.config)) for row in rows)
+
+
+def _worst(differences: dict[str, parity.Difference]) -> str:
+  return f'worst difference {max(d.max_abs for d in differences.values()):.1e}' if differences else ''
+
+
+def _encoder_facts(request: Request, source: source_lib.Source, parts: frozenset[weight_map.Part],
+                   weights: list[albert_lib.Weight], differences: dict[str, parity.Difference]) -> dict[str, Any]:
+  release, companion = request.release, request.release.preprocessor
+  assert companion is not None
+  return {
+      'interface': release.interface,
+      'heads': [p.value for p in weight_map.Part if p in parts and p is not weight_map.Part.ENCODER],
+      'preprocessor': companion.path,
+      'changes': release.changes[release.version],
+      'config': dataclasses.asdict(source.config),
+      # A path on this machine would tell nobody anything.
+      'source': {'handle': request.source if '://' in request.source else None, 'digest': source.digest},
+      'parity': {
+          name: {'values': d.values, 'max_abs': float(f'{d.max_abs:.2e}'), 'allowed': float(f'{d.allowed:.2e}')}
+          for name, d in differences.items()
+      },
+      'weights': [dataclasses.asdict(w) for w in weights],
+  }
+
+
+def _preprocessor_facts(release: catalog_lib.Release, source: source_lib.Source, tokens: int) -> dict[str, Any]:
+  """Says nothing of the encoder: encoders of four sizes share a preprocessor."""
+  return {
+      'changes': release.changes[release.version],
+      'source': {'sp_model': {'name': source.sp_model_name, 'digest': _sha256(source.sp_model)}},
+      'parity': {'tokens': {'values': tokens, 'different': 0}},
+  }
+
+
+def _package(staged: pathlib.Path, release: catalog_lib.Release, facts: dict[str, Any], advance: console_lib.Advance,
+             kind: str, **card_facts: Any) -> None:
+  """Writes archive, card and record beside a staged model."""
+  model = staged / release.path
+  beside = {suffix: model.with_name(model.name + suffix) for suffix in publish.COMPANIONS}
+  tar_sha256 = package.pack(model, beside['.tar.gz'], advance)
+  card = model_card.render(kind, release=release, asset_path=beside['.tar.gz'].name, **card_facts)
+  beside['.md'].write_text(card, encoding='utf-8')
+  outer = package.digests(model.parent)
+  record = {
+      'release': release.path,
+      'kind': kind,
+      **facts,
+      'files': {name: dataclasses.asdict(d) for name, d in package.digests(model).items()},
+      'archive': {**dataclasses.asdict(outer[beside['.tar.gz'].name]), 'tar_sha256': tar_sha256},
+      'card': dataclasses.asdict(outer[beside['.md'].name]),
+      'libraries': _library_versions(),
+  }
+  beside['.release.json'].write_text(json.dumps(record, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+
+
+def _library_versions() -> dict[str, str]:
+  versions = {}
+  for name in _LIBRARIES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      versions[name] = importlib.metadata.version(name)
+  return versions
+
+
+def _sha256(content: bytes) -> str:
+  return 'sha256:' + hashlib.sha256(content).hexdigest()
