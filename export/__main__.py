@@ -9,11 +9,19 @@ and the same four for the preprocessor that goes with it.
 
 import pathlib
 import re
+import typing
 
 from absl import flags
 
 from converters import errors
+from export import catalog as catalog_lib
 from export import command_line
+from export import console as console_lib
+from export import publish
+from export import request as request_lib
+
+if typing.TYPE_CHECKING:
+  from export import release as release_lib
 
 _SOURCE = flags.DEFINE_string(
     'source', None, 'The TF1 Hub module: a directory, a .tar.gz, or a hub handle (https://tfhub.dev/google/albert_large/3). '
@@ -40,9 +48,6 @@ _NAME = re.compile(r'[a-z0-9][a-z0-9_-]*')
 
 
 def main() -> None:
-  from export import catalog as catalog_lib
-  from export import console as console_lib
-
   catalog = catalog_lib.Catalog()
   model = _checked_name('--model', _MODEL.value)
   publisher = _checked_name('--publisher', _PUBLISHER.value) if _PUBLISHER.value is not None else None
@@ -57,17 +62,14 @@ def main() -> None:
   release = catalog.encoder(
       model, version, publisher=publisher, interface=_IO.value, preprocessor=_PREPROCESSOR.value, changes=_CHANGE.value)
 
-  # Imports TensorFlow, which takes seconds: only now that the flags are in order.
-  from export import publish
-  export_root = pathlib.Path(_EXPORT_ROOT.value)
-  publish.check_free(export_root, release.path)
+  request = request_lib.Request(
+      release, source, pathlib.Path(_EXPORT_ROOT.value), _ALBERT_CONFIG.value, _MLM.value, _SOP.value)
+  publish.check_free(request.export_root, release.path)
   console = console_lib.Console()
   console.line(f'{release.path} from {source}')
-  with console.step('import TensorFlow'):
+  with console.step('import TensorFlow'):  # takes seconds: only now that the flags are in order
     from export import release as release_lib
-  outcome = release_lib.run(
-      release_lib.Request(release, source, export_root, _ALBERT_CONFIG.value, _MLM.value, _SOP.value), console)
-  _summarize(console, export_root, outcome)
+  _summarize(console, request.export_root, release_lib.run(request, console))
 
 
 def _checked_name(flag: str, value: str | None) -> str:
@@ -76,7 +78,7 @@ def _checked_name(flag: str, value: str | None) -> str:
   return value
 
 
-def _summarize(console, export_root: pathlib.Path, outcome) -> None:
+def _summarize(console: console_lib.Console, export_root: pathlib.Path, outcome: 'release_lib.Outcome') -> None:
   def size(path: pathlib.Path) -> str:
     files = [path] if path.is_file() else [f for f in path.rglob('*') if f.is_file()]
     count = sum(f.stat().st_size for f in files)

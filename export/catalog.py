@@ -12,7 +12,7 @@ from converters import errors
 from export import assets_dir
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Release:
   """One version of one model.
 
@@ -25,7 +25,7 @@ class Release:
   name: str
   version: int
   changes: dict[int, list[str]]
-  language: str = 'en'
+  language: str
   dataset: tuple[str, ...] = ()
 
   @property
@@ -34,7 +34,7 @@ class Release:
     return f'{self.publisher}/{self.name}/{self.version}'
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderRelease(Release):
   """One version of an encoder.
 
@@ -42,8 +42,8 @@ class EncoderRelease(Release):
     interface: 'dict' or 'list', as the catalog explains them.
     preprocessor: its companion.
   """
-  interface: str = 'dict'
-  preprocessor: Release | None = None
+  interface: str
+  preprocessor: Release
 
 
 class Catalog:
@@ -99,9 +99,9 @@ class Catalog:
     history = {v: e['changes'] for v, e in sorted(versions.items()) if v < version}
     history[version] = changes or entry.get('changes') or ['Initial release.']
     return EncoderRelease(
-        publisher, name, version, history, model['language'], tuple(model.get('dataset', ())),
-        interface or entry.get('interface', 'dict'),
-        self._preprocessor(publisher, companion_name, int(companion_version)))
+        publisher=publisher, name=name, version=version, changes=history, language=model['language'],
+        dataset=tuple(model.get('dataset', ())), interface=interface or entry.get('interface', 'dict'),
+        preprocessor=self._preprocessor(publisher, companion_name, int(companion_version)))
 
   def _usual_preprocessor(self, versions: dict[int, Any]) -> str:
     versions = versions or self._content['encoders']['albert_en_large']['versions']
@@ -111,4 +111,4 @@ class Catalog:
     model = self._content['preprocessors'].get(name, {'language': 'en', 'versions': {}})
     history = {v: e['changes'] for v, e in sorted(model['versions'].items()) if v <= version}
     history.setdefault(version, ['Initial release.'])
-    return Release(publisher, name, version, history, model['language'])
+    return Release(publisher=publisher, name=name, version=version, changes=history, language=model['language'])

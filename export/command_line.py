@@ -65,6 +65,10 @@ def _quieten(verbose: bool) -> None:
     return
   os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
   warnings.simplefilter('ignore')
+  # Some of TensorFlow's native messages heed no level: they go nowhere, and Python keeps standard error for itself.
+  sys.stderr = os.fdopen(os.dup(2), 'w', buffering=1)
+  with open(os.devnull, 'wb') as nowhere:
+    os.dup2(nowhere.fileno(), 2)
   python_logging.getLogger('tensorflow').setLevel(python_logging.ERROR)
   logging.set_verbosity(logging.ERROR)
 

@@ -5,6 +5,7 @@ the two differ by design: the original adds -10000 to masked scores, Keras -1e9.
 """
 
 import dataclasses
+import math
 import os
 import pathlib
 import unicodedata
@@ -48,7 +49,7 @@ class Difference:
 
   @property
   def passes(self) -> bool:
-    return self.values > 0 and self.max_abs <= self.allowed  # a NaN is not <= anything
+    return self.values > 0 and math.isfinite(self.allowed) and self.max_abs <= self.allowed  # a NaN is not <= anything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +140,8 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
   if not theirs.size:
     return Difference(0, float('nan'), TOLERANCE)
   scale = max(1.0, float(np.sqrt(np.mean(np.square(theirs)))))
-  return Difference(int(theirs.size), float(np.max(np.abs(ours - theirs))), TOLERANCE * scale)
+  with np.errstate(invalid='ignore'):  # infinity less infinity is a NaN, and fails as one
+    return Difference(int(theirs.size), float(np.max(np.abs(ours - theirs))), TOLERANCE * scale)
 
 
 def encoder_outputs(path: pathlib.Path, batch: Batch, io: str, parts: frozenset[weight_map.Part]) -> dict[str, np.ndarray]:

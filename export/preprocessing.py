@@ -14,7 +14,6 @@ import tensorflow_text as text
 from converters import vocabulary
 
 DEFAULT_SEQ_LENGTH = 128
-VERSIONS = (1, 2, 3)
 
 
 def exportable(sp_model: bytes, version: int) -> tuple[Any, dict[str, Any]]:

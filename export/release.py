@@ -23,43 +23,13 @@ from export import package
 from export import parity
 from export import preprocessing
 from export import publish
+from export import request as request_lib
 from export import saved_model
 from export import source_graph
 
 # The packages whose version can change what is published.
 _LIBRARIES = ('albert-hub-export', 'isal', 'numpy', 'sentencepiece', 'tensorflow-cpu', 'tensorflow', 'tensorflow-text',
               'tf-keras', 'tf-models-official')
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-  """What to release.
-
-  Attributes:
-    release: the version that is asked for.
-    source: a directory, a .tar.gz or a hub handle.
-    albert_config: a config file for a source without one.
-    export_root: the root of the release tree.
-    mlm, sop: whether to include a head; None for what the source has.
-  """
-  release: catalog_lib.EncoderRelease
-  source: str
-  export_root: pathlib.Path
-  albert_config: str | None = None
-  mlm: bool | None = None
-  sop: bool | None = None
-
-  def __post_init__(self) -> None:
-    companion = self.release.preprocessor
-    assert companion is not None
-    if companion.version not in preprocessing.VERSIONS:
-      raise errors.UsageError(
-          f'preprocessor version {companion.version} in --preprocessor={companion.name}/{companion.version}: there are '
-          f'versions {", ".join(map(str, preprocessing.VERSIONS))}')
-    if companion.name == self.release.name:
-      raise errors.UsageError(f'--model and --preprocessor are both {companion.name}: give them two names')
-    if self.release.interface == 'list' and (self.mlm or self.sop):
-      raise errors.UsageError('--mlm or --sop with the list interface: only --io=dict has heads')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +48,13 @@ class Outcome:
   differences: dict[str, parity.Difference]
 
 
-def run(request: Request, console: console_lib.Console) -> Outcome:
+def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
   """Makes a release.
 
   Raises:
     AlbertHubError: and nothing was published, nor is anything left behind.
   """
   release, companion = request.release, request.release.preprocessor
-  assert companion is not None
   publish.check_free(request.export_root, release.path)
   with contextlib.ExitStack() as stack:
     with console.step('open the source'):
@@ -131,7 +100,7 @@ def run(request: Request, console: console_lib.Console) -> Outcome:
   return Outcome(published, kept, _count(rows, source), differences)
 
 
-def _parts(request: Request, source: source_lib.Source) -> frozenset[weight_map.Part]:
+def _parts(request: request_lib.Request, source: source_lib.Source) -> frozenset[weight_map.Part]:
   """Which pieces to export: what the source has, less what the flags leave out."""
   wanted = {weight_map.Part.ENCODER}
   for part, flag in ((weight_map.Part.MLM, request.mlm), (weight_map.Part.SOP, request.sop)):
@@ -158,10 +127,9 @@ def _worst(differences: dict[str, parity.Difference]) -> str:
   return f'worst difference {max(d.max_abs for d in differences.values()):.1e}' if differences else ''
 
 
-def _encoder_facts(request: Request, source: source_lib.Source, parts: frozenset[weight_map.Part],
+def _encoder_facts(request: request_lib.Request, source: source_lib.Source, parts: frozenset[weight_map.Part],
                    weights: list[albert_lib.Weight], differences: dict[str, parity.Difference]) -> dict[str, Any]:
   release, companion = request.release, request.release.preprocessor
-  assert companion is not None
   return {
       'interface': release.interface,
       'heads': [p.value for p in weight_map.Part if p in parts and p is not weight_map.Part.ENCODER],

@@ -16,6 +16,7 @@ from converters import source as source_lib
 from export import catalog as catalog_lib
 from export import console as console_lib
 from export import release as release_lib
+from export import request as request_lib
 from export.demo import tf1_module
 from export.demo import vocabulary
 
@@ -25,7 +26,7 @@ tf.config.set_logical_device_configuration(
 
 TINY = tf1_module.Spec(
     vocab_size=200, embedding_size=8, hidden_size=16, num_hidden_layers=3, num_attention_heads=4, intermediate_size=24,
-    max_position_embeddings=40, type_vocab_size=2)
+    max_position_embeddings=128, type_vocab_size=2)
 
 
 @pytest.fixture(scope='session')
@@ -77,7 +78,7 @@ class Release:
 
   def __call__(self, module, name='albert_en_tiny', version=2, mlm=None, sop=None, albert_config=None, **options):
     options.setdefault('preprocessor', 'albert_en_tiny_preprocess/3')
-    request = release_lib.Request(
+    request = request_lib.Request(
         self.catalog.encoder(name, version, **options), str(module), self.root, albert_config, mlm, sop)
     outcome = release_lib.run(request, console_lib.Console())
     return self.root / request.release.path, outcome

@@ -1,0 +1,174 @@
+"""python -m export: what it prints, how it ends, and that the same input gives the same bytes."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+
+import conftest
+import pytest
+
+from export import package
+
+
+@pytest.fixture
+def export(python_module, tmp_path):
+
+  def run(*flags, cwd=tmp_path, **environment):
+    return subprocess.run(
+        python_module('export', '--model=albert_en_tiny', '--preprocessor=albert_en_tiny_preprocess/3', *flags), cwd=cwd,
+        env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])} | environment, capture_output=True,
+        text=True, check=False)
+
+  return run
+
+
+def _fails(process, status, *words):
+  assert process.returncode == status, process.stderr
+  lines = process.stderr.splitlines()
+  assert len(lines) == 1 and lines[0].startswith('error: '), process.stderr
+  for word in words:
+    assert word in lines[0]
+
+
+def _tree(root):
+  return {p: (root / p).read_bytes() for p in conftest.leftovers(root) if (root / p).is_file()}
+
+
+@pytest.fixture(scope='module')
+def archive(module, tmp_path_factory):
+  path = tmp_path_factory.mktemp('archive') / 'albert_tiny.tar.gz'
+  with tarfile.open(path, 'w:gz') as tar:
+    tar.add(module, '.')
+  return path
+
+
+def test_the_same_input_gives_the_same_bytes_anywhere(export, module, archive, tmp_path):
+  first = export(f'--source={module}', '--version=2', '--export_root=here', PYTHONHASHSEED='0', TZ='UTC')
+  assert first.returncode == 0, first.stderr
+  assert first.stderr == ''
+  other = tmp_path / 'some where' / 'else'
+  other.mkdir(parents=True)
+  mask = os.umask(0o077)
+  try:
+    second = export(f'--source={archive}', '--version=2', f'--export_root={tmp_path}/there', cwd=other, PYTHONHASHSEED='99',
+                    TZ='Asia/Tokyo', LC_ALL='tr_TR.UTF-8', HOME=str(other))
+  finally:
+    os.umask(mask)
+  assert second.returncode == 0, second.stderr
+  here, there = _tree(tmp_path / 'here'), _tree(tmp_path / 'there')
+  assert list(here) == list(there)
+  assert [name for name in here if here[name] != there[name]] == []
+
+  # ... and none of them tells where, when or by whom it was made.
+  for name, content in here.items():
+    assert str(tmp_path).encode() not in content and b'.staging' not in content and str(module).encode() not in content, name
+
+  # What it printed names every path, and the figures.
+  for word in ('tensorflow/albert_en_tiny/2 from', 'here/tensorflow/albert_en_tiny/2.release.json', 'kB', 'parameters',
+               'sequence_output', ' s '):
+    assert word in first.stdout, first.stdout
+
+  # The record is true.
+  root = tmp_path / 'here' / 'tensorflow'
+  for model, version in (('albert_en_tiny', 2), ('albert_en_tiny_preprocess', 3)):
+    record = json.loads((root / model / f'{version}.release.json').read_text())
+    assert record['files'] == {n: vars(d) for n, d in package.digests(root / model / str(version)).items()}
+    packed = package.digests(root / model)[f'{version}.tar.gz']
+    assert (record['archive']['size'], record['archive']['sha256']) == (packed.size, packed.sha256)
+    assert record['libraries']['tensorflow-text']
+  assert record['release'] == 'tensorflow/albert_en_tiny_preprocess/3'
+
+  # A second export of the same version is refused; another encoder keeps the companion.
+  before = _tree(tmp_path / 'here')
+  _fails(export(f'--source={module}', '--version=2', '--export_root=here'), 1, 'tensorflow/albert_en_tiny/2 exists in here')
+  third = export(f'--source={module}', '--version=4', '--export_root=here')
+  assert third.returncode == 0 and 'Kept, with the same bytes: here/tensorflow/albert_en_tiny_preprocess/3' in third.stdout
+  assert {n: c for n, c in _tree(tmp_path / 'here').items() if '/4' not in n} == before
+
+
+USAGE = {
+    'unknown flag': (['--sauce=x'], 'sauce'),
+    'version 0': (['--version=0'], '--version=0'),
+    'version 2.0': (['--version=2.0'], '2.0'),
+    'negative version': (['--version=-1'], '--version=-1'),
+    'a model with a slash': (['--model=a/b'], '--model=a/b'),
+    'no model': (['--model='], '--model='),
+    'publisher with dots': (['--publisher=..'], '--publisher=..'),
+    'preprocessor without a version': (['--preprocessor=x'], '--preprocessor=x: give NAME/VERSION'),
+    'preprocessor version 9': (['--preprocessor=x/9'], 'preprocessor version 9'),
+    'preprocessor with the same name': (['--preprocessor=albert_en_tiny/1'], 'both albert_en_tiny'),
+    'no source': (['--source='], 'no --source'),
+    'unknown interface': (['--io=tuple'], 'tuple'),
+    'heads with the list interface': (['--io=list', '--mlm'], '--io=dict'),
+    'no flag': (['module'], "'module' is no flag"),
+}
+
+
+@pytest.mark.parametrize('case', USAGE)
+def test_flags_that_cannot_be_meant(export, tmp_path, case):
+  flags, word = USAGE[case]
+  _fails(export(f'--source={tmp_path}', *flags), 2, word)
+  assert conftest.leftovers(tmp_path) == []
+
+
+def test_broken_module_is_one_line_and_nothing_is_left(export, own_module, tmp_path):
+  (own_module / 'variables/variables.index').unlink()
+  before = conftest.leftovers(tmp_path)
+  _fails(export(f'--source={own_module}', TMPDIR=str(tmp_path)), 1, 'variables.index', 'fetch the module again')
+  assert conftest.leftovers(tmp_path) == before
+
+
+def test_no_parity_is_one_line_and_nothing_is_left(export, own_module, tmp_path):
+  # The graph is given another meaning: the conversion is right, and the outputs are not the source's.
+  from tensorflow.core.protobuf import saved_model_pb2
+  path = own_module / 'saved_model.pb'
+  saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+  for node in saved_model.meta_graphs[0].graph_def.node:
+    if node.op == 'Tanh' and 'tensor_content' not in node.name:
+      node.op = 'Identity'
+  path.write_bytes(saved_model.SerializeToString())
+  before = conftest.leftovers(tmp_path)
+  _fails(export(f'--source={own_module}', TMPDIR=str(tmp_path)), 1, 'no parity', 'pooled_output differs by', 'sequence_output differs by')
+  assert conftest.leftovers(tmp_path) == before
+
+
+def test_terminated_export_leaves_nothing(python_module, module, tmp_path):
+  process = subprocess.Popen(
+      python_module('export', f'--source={module}', '--model=albert_en_tiny', '--export_root=dist'), cwd=tmp_path,
+      env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1]), 'TMPDIR': str(tmp_path)}, stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE, text=True)
+  while process.poll() is None and not list(tmp_path.glob('dist/.staging-*/*')):
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  _, stderr = process.communicate()
+  assert process.returncode == 1 and stderr == 'error: interrupted: nothing was published\n'
+  assert conftest.leftovers(tmp_path) == []
+
+
+def test_help_names_every_flag(export):
+  process = export('--help')
+  for flag in ('source', 'model', 'version', 'export_root', 'publisher', 'io', 'preprocessor', 'change', 'mlm', 'sop', 'albert_config'):
+    assert f'--{flag}' in process.stdout or f'--[no]{flag}' in process.stdout
+  assert 'TF1 Hub module' in process.stdout
+
+
+def test_verbosity_gives_the_traceback(export, own_module):
+  shutil.rmtree(own_module / 'assets')
+  process = export(f'--source={own_module}', '--verbosity=1')
+  assert process.returncode == 1 and 'Traceback' in process.stderr and process.stderr.splitlines()[-1].startswith('error: ')
+
+
+def test_demo_module_from_the_command_line(python_module, tmp_path):
+  command = python_module('export.demo', f'--output={tmp_path}/new/module', '--nosop')
+  environment = os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])}
+  process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+  assert process.stderr == '' and 'made' in process.stdout
+  assert conftest.leftovers(tmp_path / 'new')[0] == 'module'
+  assert (tmp_path / 'new/module/tfhub_module.pb').exists()
+  _fails(subprocess.run(command, env=environment, capture_output=True, text=True, check=False), 1, 'exists', '--output')
+  _fails(subprocess.run(command[:3], env=environment, capture_output=True, text=True, check=False), 2, '--output')

@@ -1,0 +1,151 @@
+"""The encoder SavedModel keeps the published contract, and its graph holds the transformer block once per mode."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+
+@pytest.fixture(scope='module')
+def loaded(encoder_path):
+  return tf.saved_model.load(encoder_path)
+
+
+@pytest.fixture
+def inputs():
+  return {
+      'input_word_ids': tf.constant([[2, 17, 60, 3, 9, 3], [2, 5, 3, 0, 0, 0]]),
+      'input_mask': tf.constant([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]]),
+      'input_type_ids': tf.constant([[0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0]]),
+  }
+
+
+def test_returns_a_dict_with_a_list_of_all_layers(loaded, inputs):
+  outputs = loaded(inputs)
+  assert sorted(outputs) == ['default', 'encoder_outputs', 'pooled_output', 'sequence_output']
+  assert outputs['pooled_output'].shape == (2, 16)
+  assert outputs['sequence_output'].shape == (2, 6, 16)
+  assert isinstance(outputs['encoder_outputs'], list)
+  assert [o.shape for o in outputs['encoder_outputs']] == [(2, 6, 16)] * 3
+  assert np.array_equal(outputs['encoder_outputs'][-1], outputs['sequence_output'])
+  assert np.array_equal(outputs['default'], outputs['pooled_output'])
+  assert not np.array_equal(outputs['encoder_outputs'][0], outputs['encoder_outputs'][1])
+
+
+@pytest.mark.parametrize('batch, length', [(1, 1), (3, 7), (2, 128)])
+def test_batch_and_length_are_free(loaded, batch, length):
+  ones = tf.ones([batch, length], tf.int32)
+  outputs = loaded(dict(input_word_ids=ones * 7, input_mask=ones, input_type_ids=ones * 0), training=True)
+  assert outputs['sequence_output'].shape == (batch, length, 16)
+
+
+def test_training_defaults_to_false_and_may_be_positional(loaded, inputs):
+  default = loaded(inputs)['pooled_output']
+  assert np.array_equal(default, loaded(inputs, training=False)['pooled_output'])
+  assert np.array_equal(default, loaded(inputs, False)['pooled_output'])
+  assert np.array_equal(default, loaded(inputs, True)['pooled_output'])  # this config has no dropout
+
+
+def test_dropout_is_applied_in_training_only(make_module, release, inputs):
+  path, _ = release(make_module(dropout=0.3))
+  loaded = tf.saved_model.load(str(path))
+  for call in (loaded, loaded.sop, loaded.mlm):
+    given = dict(inputs, masked_lm_positions=tf.constant([[1], [0]])) if call is loaded.mlm else inputs
+    drawn = [call(given, training=True)['pooled_output'].numpy() for _ in range(2)]
+    still = [call(given, training=False)['pooled_output'].numpy() for _ in range(2)]
+    assert not np.allclose(*drawn, atol=1e-3)
+    assert np.array_equal(*still)
+    layers = [o.numpy() for o in call(given, training=True)['encoder_outputs']]
+    assert not any(np.allclose(a, b.numpy(), atol=1e-3) for a, b in zip(layers, call(given)['encoder_outputs'], strict=True))
+
+
+def test_masked_positions_do_not_matter(loaded, inputs):
+  other = dict(inputs, input_word_ids=tf.constant([[2, 17, 60, 3, 9, 3], [2, 5, 3, 44, 45, 46]]))
+  one, two = loaded(inputs)['sequence_output'][1, :3], loaded(other)['sequence_output'][1, :3]
+  np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def test_every_variable_is_trainable_and_has_a_gradient(loaded, inputs):
+  assert len(loaded.variables) == len(loaded.trainable_variables) == 25
+  with tf.GradientTape() as tape:
+    outputs = loaded(inputs, training=True)
+    loss = tf.reduce_sum(outputs['pooled_output']**2) + tf.reduce_sum(outputs['sequence_output']**3)
+  gradients = tape.gradient(loss, loaded.trainable_variables)
+  for variable, gradient in zip(loaded.trainable_variables, gradients, strict=True):
+    assert gradient is not None, variable.name
+    # A bias added to all keys alike does not change a softmax.
+    assert np.any(tf.convert_to_tensor(gradient)) or 'key/bias' in variable.name, variable.name
+
+
+def test_heads_share_the_encoders_variables(loaded):
+  encoder = {id(v) for v in loaded.variables}
+  for head, own in ((loaded.mlm, 5), (loaded.sop, 2)):
+    variables = {id(v) for v in head.trainable_variables}
+    assert len(head.trainable_variables) == len(variables)
+    assert encoder < variables
+    assert len(variables - encoder) == own
+    assert variables == {id(v) for v in head.variables}
+  assert not [v.name for v in loaded.trainable_variables if v.name.startswith('cls/')]
+
+
+def test_mlm_logits_are_one_row_a_position(loaded, inputs):
+  outputs = loaded.mlm(dict(inputs, masked_lm_positions=tf.constant([[1, 4, 0], [2, 0, 0]])))
+  assert sorted(outputs) == ['default', 'encoder_outputs', 'mlm_logits', 'pooled_output', 'sequence_output']
+  assert outputs['mlm_logits'].shape == (2, 3, 200)
+  assert np.array_equal(outputs['pooled_output'], loaded(inputs)['pooled_output'])
+  assert np.array_equal(outputs['mlm_logits'][1, 1], outputs['mlm_logits'][1, 2])
+  assert not np.allclose(outputs['mlm_logits'][0, 0], outputs['mlm_logits'][0, 1])
+
+
+def test_sop_log_probs_are_log_probabilities(loaded, inputs):
+  outputs = loaded.sop(inputs)
+  np.testing.assert_allclose(np.exp(outputs['sop_log_probs']).sum(axis=1), [1, 1], rtol=1e-6)
+
+
+def test_without_heads(make_module, release, inputs):
+  path, _ = release(make_module(mlm=False, sop=False))
+  loaded = tf.saved_model.load(str(path))
+  assert not hasattr(loaded, 'mlm') and not hasattr(loaded, 'sop')
+  assert loaded(inputs)['pooled_output'].shape == (2, 16)
+
+
+def test_heads_can_be_left_out(module, release):
+  path, outcome = release(module, mlm=False, sop=False)
+  loaded = tf.saved_model.load(str(path))
+  assert not hasattr(loaded, 'mlm') and not hasattr(loaded, 'sop')
+  assert sorted(outcome.differences) == ['pooled_output', 'sequence_output']
+
+
+def test_list_interface_of_version_1(module, release, loaded, inputs):
+  path, outcome = release(module, version=1, interface='list')
+  version_1 = tf.saved_model.load(str(path))
+  pooled_output, sequence_output = version_1(list(inputs.values()))
+  assert np.array_equal(pooled_output, loaded(inputs)['pooled_output'])
+  assert np.array_equal(sequence_output, loaded(inputs)['sequence_output'])
+  assert version_1.sp_model_file.asset_path.numpy().endswith(b'/assets/30k-clean.model')
+  assert not hasattr(version_1, 'mlm')
+  assert sorted(outcome.differences) == ['pooled_output', 'sequence_output']
+
+
+def test_asset_is_the_sentencepiece_model(loaded, sp_model):
+  with open(loaded.sp_model_file.asset_path.numpy(), 'rb') as f:
+    assert f.read() == sp_model
+
+
+def test_signature_has_named_inputs_and_outputs(loaded, inputs):
+  signature = loaded.signatures['serving_default']
+  assert sorted(signature.structured_input_signature[1]) == ['input_mask', 'input_type_ids', 'input_word_ids']
+  outputs = signature(**inputs)
+  assert sorted(outputs) == ['default', 'pooled_output', 'sequence_output']
+  # Not the same bits: Grappler optimizes a signature's graph as a whole.
+  np.testing.assert_allclose(outputs['sequence_output'], loaded(inputs)['sequence_output'], atol=1e-6)
+
+
+def test_transformer_block_is_in_the_graph_once_per_mode(encoder_path):
+  with open(f'{encoder_path}/saved_model.pb', 'rb') as f:
+    graph = saved_model_pb2.SavedModel.FromString(f.read()).meta_graphs[0].graph_def
+  with_softmax = [f for f in graph.library.function if any(n.op == 'Softmax' for n in f.node_def)]
+  assert [sum(n.op == 'Softmax' for n in f.node_def) for f in with_softmax] == [1, 1]
+  names = {f.signature.name for f in with_softmax}
+  calls = [f.signature.name for f in graph.library.function for n in f.node_def if n.attr['f'].func.name in names]
+  assert len(calls) == 2 * 3 and len(set(calls)) == 2  # two modes, three layers each

@@ -1,0 +1,61 @@
+"""The archive's bytes are a function of the model's files alone."""
+
+import hashlib
+import os
+import tarfile
+
+import pytest
+from isal import igzip
+
+from export import package
+
+
+@pytest.fixture
+def model(tmp_path):
+  path = tmp_path / 'model'
+  (path / 'variables').mkdir(parents=True)
+  (path / 'saved_model.pb').write_bytes(b'graph' * 1000)
+  (path / 'variables' / 'variables.index').write_bytes(b'index')
+  return path
+
+
+def test_root_of_the_archive_is_the_model_directory(model, tmp_path):
+  package.pack(model, tmp_path / '2.tar.gz')
+  with tarfile.open(tmp_path / '2.tar.gz') as tar:
+    members = {m.name: m for m in tar}
+    assert list(members) == ['.', 'saved_model.pb', 'variables', 'variables/variables.index']
+    assert tar.extractfile('saved_model.pb').read() == b'graph' * 1000
+  for member in members.values():
+    assert (member.uid, member.gid, member.uname, member.gname, member.mtime) == (0, 0, '', '', 0)
+    assert member.mode == (0o755 if member.isdir() else 0o644)
+
+
+def test_owner_mode_time_and_order_do_not_matter(model, tmp_path):
+  first = package.pack(model, tmp_path / 'one.tar.gz')
+  os.chmod(model / 'saved_model.pb', 0o600)
+  os.utime(model / 'saved_model.pb', (1, 1))
+  (model / 'variables' / 'variables.index').unlink()
+  (model / 'variables' / 'variables.index').write_bytes(b'index')
+  assert package.pack(model, tmp_path / 'two.tar.gz') == first
+  assert (tmp_path / 'one.tar.gz').read_bytes() == (tmp_path / 'two.tar.gz').read_bytes()
+
+
+def test_digest_is_that_of_the_tar_inside(model, tmp_path):
+  counted = []
+  digest = package.pack(model, tmp_path / '2.tar.gz', counted.append)
+  tar = igzip.decompress((tmp_path / '2.tar.gz').read_bytes())
+  assert digest == hashlib.sha256(tar).hexdigest()
+  assert sum(counted) == len(tar)
+
+
+def test_digests_name_every_file(model):
+  assert package.digests(model) == {
+      'saved_model.pb': package.Digest(5000, hashlib.sha256(b'graph' * 1000).hexdigest()),
+      'variables/variables.index': package.Digest(5, hashlib.sha256(b'index').hexdigest()),
+  }
+
+
+def test_an_existing_archive_is_not_overwritten(model, tmp_path):
+  (tmp_path / '2.tar.gz').write_bytes(b'')
+  with pytest.raises(FileExistsError):
+    package.pack(model, tmp_path / '2.tar.gz')

@@ -1,0 +1,128 @@
+"""The release tree takes whole releases, never changes a version, and keeps nothing unfinished."""
+
+import errno
+import fcntl
+import os
+import pathlib
+
+import conftest
+import pytest
+
+from converters import errors
+from export import publish
+
+ENCODER, COMPANION = 'tensorflow/albert/2', 'tensorflow/albert_preprocess/1'
+
+
+def _stage(staged: pathlib.Path, **content: str) -> None:
+  for release in (COMPANION, ENCODER):
+    (staged / release).mkdir(parents=True)
+    text = content.get(release.split('/')[1], release)
+    (staged / release / 'saved_model.pb').write_text(text)
+    for suffix in publish.COMPANIONS:
+      (staged / (release + suffix)).write_text(text)
+
+
+def _publish(root: pathlib.Path, **content: str) -> list[str]:
+  with publish.staging(root) as staged:
+    _stage(staged, **content)
+    return publish.publish(root, staged, [COMPANION, ENCODER])
+
+
+def test_both_models_appear_with_all_their_files(tmp_path):
+  assert _publish(tmp_path) == [COMPANION, ENCODER]
+  files = [p for p in conftest.leftovers(tmp_path) if (tmp_path / p).is_file()]
+  assert files == sorted(
+      f'{release}{suffix}' for release in (COMPANION, ENCODER) for suffix in ('/saved_model.pb', *publish.COMPANIONS))
+
+
+def test_modes_do_not_depend_on_the_umask(tmp_path):
+  mask = os.umask(0o077)
+  try:
+    _publish(tmp_path)
+  finally:
+    os.umask(mask)
+  for path in tmp_path.rglob('*'):
+    assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+
+
+def test_a_version_is_refused_and_stays_as_it_is(tmp_path):
+  _publish(tmp_path)
+  with pytest.raises(errors.PublishError, match='tensorflow/albert/2 exists in .*never changed.*--version'):
+    _publish(tmp_path, albert='other')
+  assert (tmp_path / ENCODER / 'saved_model.pb').read_text() == ENCODER
+  assert not list(tmp_path.glob('.staging-*'))
+
+
+def _another_encoder(tmp_path, content):
+  with publish.staging(tmp_path) as staged:
+    _stage(staged, albert_preprocess=content)
+    for path in (staged / 'tensorflow/albert').iterdir():
+      path.rename(path.with_name(path.name.replace('2', '3', 1)))
+    return publish.publish(tmp_path, staged, [COMPANION, 'tensorflow/albert/3'])
+
+
+def test_a_companion_with_the_same_bytes_is_kept(tmp_path):
+  _publish(tmp_path)
+  before = (tmp_path / COMPANION).stat().st_ino
+  assert _another_encoder(tmp_path, COMPANION) == ['tensorflow/albert/3']
+  assert (tmp_path / COMPANION).stat().st_ino == before
+
+
+def test_a_companion_with_other_bytes_is_refused(tmp_path):
+  _publish(tmp_path)
+  before = conftest.leftovers(tmp_path)
+  with pytest.raises(errors.PublishError, match='albert_preprocess/1 exists in .* with other bytes.*--preprocessor'):
+    _another_encoder(tmp_path, 'other')
+  assert conftest.leftovers(tmp_path) == before
+
+
+@pytest.mark.parametrize('number', range(8))
+def test_a_failing_rename_takes_everything_back(tmp_path, monkeypatch, number):
+  replace, calls = pathlib.Path.replace, []
+
+  def failing(self, target):
+    calls.append(target)
+    if len(calls) == number + 1:
+      raise OSError(errno.ENOSPC, 'No space left on device')
+    return replace(self, target)
+
+  monkeypatch.setattr(pathlib.Path, 'replace', failing)
+  with pytest.raises(errors.PublishError, match='No space left on device.*nothing was published'):
+    _publish(tmp_path)
+  assert not [p for p in tmp_path.rglob('*') if p.is_file()]
+
+
+def test_the_encoders_directory_comes_last(tmp_path, monkeypatch):
+  order = []
+  replace = pathlib.Path.replace
+  monkeypatch.setattr(pathlib.Path, 'replace', lambda self, target: (order.append(target.name), replace(self, target))[1])
+  _publish(tmp_path)
+  assert order == ['1.tar.gz', '1.md', '1.release.json', '1', '2.tar.gz', '2.md', '2.release.json', '2']
+
+
+def test_a_failed_export_leaves_no_root_that_was_not_there(tmp_path):
+  root = tmp_path / 'new' / 'dist'
+  with pytest.raises(RuntimeError), publish.staging(root) as staged:
+    _stage(staged)
+    raise RuntimeError
+  assert not (tmp_path / 'new').exists()
+
+
+def test_a_root_that_cannot_be_written_is_refused(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(errors.PublishError, match='cannot write in .*file/dist.*--export_root'), publish.staging(tmp_path / 'file' / 'dist'):
+    pass
+
+
+def test_what_a_killed_export_left_is_swept_and_what_a_running_one_has_is_not(tmp_path):
+  dead, alive = tmp_path / '.staging-dead', tmp_path / '.staging-alive'
+  for path in (dead, alive):
+    (path / 'model').mkdir(parents=True)
+  handle = os.open(alive, os.O_RDONLY)
+  try:
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with publish.staging(tmp_path):
+      assert not dead.exists() and (alive / 'model').exists()
+  finally:
+    os.close(handle)

@@ -1,0 +1,158 @@
+"""The published usage, as written: from text to a trained step."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_hub as hub
+import tensorflow_text  # noqa: F401  (registers the preprocessor's operations)
+
+SENTENCES = ['The ferry was late.', 'A fox crossed the pond, and nobody saw it.', 'Soon.', 'Nothing is proved by one example.']
+LABELS = np.array([0, 1, 0, 1])
+
+
+def _classifier(preprocessor_path, encoder_path):
+  text_input = tf.keras.layers.Input(shape=(), dtype=tf.string)
+  encoder_inputs = hub.KerasLayer(preprocessor_path)(text_input)
+  encoder = hub.KerasLayer(encoder_path, trainable=True)
+  outputs = encoder(encoder_inputs)
+  logits = tf.keras.layers.Dense(2)(outputs['pooled_output'])
+  model = tf.keras.Model(text_input, logits)
+  model.compile('adam', tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+  return model, encoder
+
+
+def _values(variables):
+  return [v.numpy() for v in variables]
+
+
+def _changed(before, variables):
+  return [v.name for old, v in zip(before, variables, strict=True) if not np.array_equal(old, v.numpy())]
+
+
+def test_encoder_on_a_dict_of_inputs(encoder_path):
+  encoder_inputs = dict(
+      input_word_ids=tf.keras.layers.Input(shape=(None,), dtype=tf.int32),
+      input_mask=tf.keras.layers.Input(shape=(None,), dtype=tf.int32),
+      input_type_ids=tf.keras.layers.Input(shape=(None,), dtype=tf.int32),
+  )
+  encoder = hub.KerasLayer(encoder_path, trainable=True)
+  outputs = encoder(encoder_inputs)
+  pooled_output = outputs['pooled_output']
+  sequence_output = outputs['sequence_output']
+  layers = [outputs['encoder_outputs'][i] for i in range(3)]
+  model = tf.keras.Model(encoder_inputs, [pooled_output, sequence_output, *layers])
+  ones = np.ones([2, 5], np.int32)
+  results = model.predict(dict(input_word_ids=ones * 9, input_mask=ones, input_type_ids=ones * 0), verbose=0)
+  assert [r.shape for r in results] == [(2, 16)] + [(2, 5, 16)] * 4
+  assert len(encoder.trainable_variables) == 25
+  with open(encoder.resolved_object.sp_model_file.asset_path.numpy(), 'rb') as f:
+    assert f.read()
+
+
+def test_text_to_a_trained_step(preprocessor_path, encoder_path):
+  model, encoder = _classifier(preprocessor_path, encoder_path)
+  before = _values(encoder.trainable_variables)
+  losses = model.fit(tf.constant(SENTENCES), LABELS, epochs=3, verbose=0).history['loss']
+  assert losses[-1] < losses[0]
+  changed = _changed(before, encoder.trainable_variables)
+  # A bias added to all keys alike has no gradient: what rounding leaves of it may or may not move the bias.
+  assert {v.name for v in encoder.trainable_variables} - set(changed) <= {'transformer/self_attention/key/bias:0'}
+
+
+def test_frozen_encoder_stays(preprocessor_path, encoder_path):
+  model, encoder = _classifier(preprocessor_path, encoder_path)
+  encoder.trainable = False
+  model.compile('adam', 'mse')
+  before = _values(encoder.variables)
+  model.fit(tf.constant(SENTENCES), np.zeros([4, 2]), verbose=0)
+  assert not _changed(before, encoder.variables)
+
+
+def test_outer_model_saved_and_loaded(preprocessor_path, encoder_path, tmp_path):
+  model, _ = _classifier(preprocessor_path, encoder_path)
+  model.fit(tf.constant(SENTENCES), LABELS, verbose=0)
+  expected = model.predict(tf.constant(SENTENCES), verbose=0)
+  model.save(tmp_path / 'saved', save_format='tf')
+  model.save(tmp_path / 'saved.h5', save_format='h5')
+  for again in (tf.keras.models.load_model(tmp_path / 'saved'),
+                tf.keras.models.load_model(tmp_path / 'saved.h5', custom_objects={'KerasLayer': hub.KerasLayer})):
+    np.testing.assert_allclose(again.predict(tf.constant(SENTENCES), verbose=0), expected, atol=1e-5)
+    again.compile('adam', tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    again.fit(tf.constant(SENTENCES), LABELS, verbose=0)
+  raw = tf.saved_model.load(str(tmp_path / 'saved'))
+  np.testing.assert_allclose(raw(tf.constant(SENTENCES)), expected, atol=1e-5)
+
+
+def test_preprocessor_inside_dataset_map(preprocessor_path, encoder_path):
+  preprocessor = hub.load(preprocessor_path)
+  data = tf.data.Dataset.from_tensor_slices(SENTENCES).batch(2).map(preprocessor, num_parallel_calls=2)
+  rows = np.concatenate([batch['input_word_ids'] for batch in data])
+  assert np.array_equal(rows, preprocessor(tf.constant(SENTENCES))['input_word_ids'])
+  encoder = hub.load(encoder_path)
+  assert [encoder(inputs)['pooled_output'].shape for inputs in data] == [(2, 16), (2, 16)]
+
+
+def test_pair_of_segments(preprocessor_path, encoder_path):
+  preprocessor = hub.load(preprocessor_path)
+  text_inputs = [tf.keras.layers.Input(shape=(), dtype=tf.string) for _ in range(2)]
+  tokenize = hub.KerasLayer(preprocessor.tokenize)
+  bert_pack_inputs = hub.KerasLayer(preprocessor.bert_pack_inputs, arguments=dict(seq_length=20))
+  encoder_inputs = bert_pack_inputs([tokenize(segment) for segment in text_inputs])
+  sop = hub.KerasLayer(hub.load(encoder_path).sop, trainable=True)
+  model = tf.keras.Model(text_inputs, [encoder_inputs, sop(encoder_inputs)['sop_log_probs']])
+  packed, log_probs = model.predict([tf.constant(SENTENCES), tf.constant(SENTENCES[::-1])], verbose=0)
+  assert packed['input_type_ids'].shape == (4, 20) and set(packed['input_type_ids'].ravel()) == {0, 1}
+  assert (packed['input_word_ids'] == 3).sum(axis=1).tolist() == [2, 2, 2, 2]
+  assert log_probs.shape == (4, 2)
+
+
+def test_mlm_is_trained(encoder_path):
+  encoder = hub.load(encoder_path)
+  inputs = {name: tf.keras.layers.Input(shape=(None,), dtype=tf.int32)
+            for name in ('input_word_ids', 'input_mask', 'input_type_ids', 'masked_lm_positions')}
+  mlm = hub.KerasLayer(encoder.mlm, trainable=True)
+  model = tf.keras.Model(inputs, mlm(inputs)['mlm_logits'])
+  model.compile('adam', tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+  assert len(mlm.trainable_variables) == 30
+  before, word_embedding = _values(mlm.trainable_variables), encoder.trainable_variables[0].numpy()
+  ids = np.array([[2, 4, 9, 3], [2, 8, 4, 3]], np.int32)
+  data = dict(input_word_ids=ids, input_mask=ids * 0 + 1, input_type_ids=ids * 0, masked_lm_positions=np.array([[1, 0], [2, 0]]))
+  losses = model.fit(data, np.array([[17, 2], [9, 2]]), epochs=3, verbose=0).history['loss']
+  assert losses[-1] < losses[0]
+  still = {v.name for v in mlm.trainable_variables} - set(_changed(before, mlm.trainable_variables))
+  assert still <= {'transformer/self_attention/key/bias:0', 'pooler_transform/kernel:0', 'pooler_transform/bias:0'}
+  assert not np.array_equal(word_embedding, encoder.trainable_variables[0].numpy())  # shared, not copied
+
+
+def test_persistent_tape(encoder_path):
+  encoder = hub.KerasLayer(encoder_path, trainable=True)
+  ones = tf.ones([2, 5], tf.int32)
+  with tf.GradientTape(persistent=True) as tape:
+    outputs = encoder(dict(input_word_ids=ones * 9, input_mask=ones, input_type_ids=ones * 0), training=True)
+    one, two = (tf.reduce_sum(outputs[name]**2) for name in ('pooled_output', 'sequence_output'))
+  for loss in (one, two, one):
+    gradients = tape.gradient(loss, encoder.trainable_variables)
+    assert sum(g is not None for g in gradients) >= 23
+
+
+@pytest.mark.parametrize('strategy', [tf.distribute.MirroredStrategy, tf.distribute.OneDeviceStrategy])
+def test_distribution_strategies(preprocessor_path, encoder_path, strategy):
+  devices = [d.name for d in tf.config.list_logical_devices('CPU')]
+  assert len(devices) == 2
+  with (made := strategy(devices if strategy is tf.distribute.MirroredStrategy else devices[1])).scope():
+    model, encoder = _classifier(preprocessor_path, encoder_path)
+  before = _values(encoder.trainable_variables)
+  model.fit(tf.constant(SENTENCES), LABELS, batch_size=2, verbose=0)
+  assert made.num_replicas_in_sync == (2 if strategy is tf.distribute.MirroredStrategy else 1)
+  assert len(_changed(before, encoder.trainable_variables)) >= 24
+
+
+def test_version_1_on_a_list(module, release):
+  path, _ = release(module, version=1, interface='list')
+  ids = [tf.keras.layers.Input(shape=(None,), dtype=tf.int32) for _ in range(3)]
+  encoder = hub.KerasLayer(str(path), trainable=True)
+  pooled_output, sequence_output = encoder(ids)
+  model = tf.keras.Model(ids, [pooled_output, sequence_output])
+  ones = np.ones([2, 5], np.int32)
+  assert [r.shape for r in model.predict([ones * 9, ones, ones * 0], verbose=0)] == [(2, 16), (2, 5, 16)]
+  assert len(encoder.trainable_variables) == 25
