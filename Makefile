@@ -23,14 +23,17 @@ DEMO := build/demo/albert_en_demo
 .PHONY: export test lint lock clean
 
 ifeq ($(strip $(SOURCE)$(MODEL)),)
-# The demo: its module is made on the spot, and its release is replaced every time. No other version ever is.
+# The demo: its module is made on the spot. This very version of it is made anew every time; no other version ever is.
+DEMO_VERSION := $(or $(VERSION),2)
+DEMO_RELEASE = $(EXPORT_ROOT)/tensorflow/albert_en_demo/$(DEMO_VERSION)
+DEMO_COMPANION = $(EXPORT_ROOT)/tensorflow/albert_en_demo_preprocess/3
 export: $(VENV)/.runtime $(DEMO)
-	rm -rf "$(EXPORT_ROOT)/tensorflow/albert_en_demo" "$(EXPORT_ROOT)/tensorflow/albert_en_demo_preprocess"
-	$(PY) -m export --source=$(DEMO) --model=albert_en_demo --export_root="$(EXPORT_ROOT)" \
-		$(if $(VERSION),--version="$(VERSION)") $(FLAGS)
+	$(if $(EXPORT_ROOT),,$(error EXPORT_ROOT is empty: give a directory))
+	@rm -rf $(foreach path,"$(DEMO_RELEASE)" "$(DEMO_COMPANION)",$(path) $(path).tar.gz $(path).md $(path).release.json)
+	@$(PY) -m export --source=$(DEMO) --model=albert_en_demo --version=$(DEMO_VERSION) --export_root="$(EXPORT_ROOT)" $(FLAGS)
 else
 export: $(VENV)/.runtime
-	$(PY) -m export --model="$(MODEL)" --export_root="$(EXPORT_ROOT)" \
+	@$(PY) -m export --model="$(MODEL)" --export_root="$(EXPORT_ROOT)" \
 		$(if $(SOURCE),--source="$(SOURCE)") $(if $(VERSION),--version="$(VERSION)") $(FLAGS)
 endif
 
@@ -42,9 +45,9 @@ lint: $(VENV)/.dev
 	$(PY) -m mypy
 
 $(DEMO): $(VENV)/.runtime $(wildcard export/demo/*.py) assets/demo/corpus.txt
-	rm -rf $@
-	$(PY) -m export.demo --output=$@
-	touch $@
+	@rm -rf $@
+	@$(PY) -m export.demo --output=$@
+	@touch $@
 
 $(VENV)/.runtime: requirements/runtime.txt
 	$(if $(PYTHON),,$(error no Python 3.11 with venv found: install it, or run make with PYTHON=/path/to/python3.11))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import os
 from typing import Any
 
@@ -10,11 +9,12 @@ from converters import errors
 
 # Attributes that the authors' configs carry and that do not touch the forward pass.
 _IGNORED = frozenset({'initializer_range', 'net_structure_type', 'gap_size', 'num_memory_blocks', 'down_scale_factor',
-                      'layers_to_keep', 'ln_type'})
+                      'layers_to_keep'})
 # Attributes that would change the architecture: only the value that all published modules have can be converted.
-_FIXED = {'hidden_act': 'gelu', 'num_hidden_groups': 1, 'inner_group_num': 1}
+_FIXED = {'hidden_act': 'gelu', 'num_hidden_groups': 1, 'inner_group_num': 1, 'ln_type': 'postln'}
 # No published ALBERT comes near; a number beyond it is a damaged or hostile file, not a bigger model.
-_LARGEST = 1 << 20
+_LARGEST = {'num_hidden_layers': 256, 'num_attention_heads': 1024}
+_LARGEST_SIZE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +98,13 @@ def parse(values: Any) -> AlbertConfig:
 
 
 def _size(name: str, value: Any) -> int:
-  if type(value) is not int or not 0 < value <= _LARGEST:  # bool is an int
-    raise errors.ConfigError(f'{name} is {value!r}, not a whole number from 1 to {_LARGEST}')
+  largest = _LARGEST.get(name, _LARGEST_SIZE)
+  if type(value) is not int or not 0 < value <= largest:  # bool is an int
+    raise errors.ConfigError(f'{name} is {repr(value)[:40]}, not a whole number from 1 to {largest}')
   return value
 
 
 def _probability(name: str, value: Any) -> float:
-  if type(value) not in (int, float) or not math.isfinite(value) or not 0 <= value < 1:
-    raise errors.ConfigError(f'{name} is {value!r}, not a probability below 1')
+  if type(value) not in (int, float) or not 0 <= value < 1:  # a NaN is not
+    raise errors.ConfigError(f'{name} is {repr(value)[:40]}, not a probability below 1')
   return float(value)

@@ -1,6 +1,7 @@
 """The faults this toolchain refuses, one class each.
 
-Every message reads "<what> in <which file, tensor or flag>: <what to do>": the command line prints it as it stands.
+Every message says what is wrong in which file, tensor or flag, and then, behind a colon, what to do: the command line
+prints it as it stands.
 """
 
 
@@ -37,11 +38,11 @@ class ParityError(AlbertHubError):
 
 
 class CatalogError(AlbertHubError):
-  """assets/catalog.yaml, or a flag that contradicts it."""
+  """assets/catalog.yaml is broken."""
 
 
 class PublishError(AlbertHubError):
-  """The release tree cannot take this version."""
+  """What was made cannot be put where it was asked for."""
 
 
 class UsageError(AlbertHubError):

@@ -12,7 +12,6 @@ import numpy as np
 from converters import archive
 from converters import config as config_lib
 from converters import errors
-from converters import tf1_hub
 from converters import weight_map
 
 
@@ -26,6 +25,7 @@ class Source(Protocol):
     parts: the pieces of a model that it has weights for.
     sp_model_name: file name of its SentencePiece model.
     sp_model: content of that file.
+    provable: the pieces whose outputs it can compute itself, to compare with.
     digest: 'sha256:...' over the names and contents of its files; the same however it was packed.
   """
   handle: str
@@ -36,6 +36,9 @@ class Source(Protocol):
   sp_model: bytes
 
   @property
+  def provable(self) -> frozenset[weight_map.Part]: ...
+
+  @property
   def digest(self) -> str: ...
 
   def tensor(self, row: weight_map.Row) -> np.ndarray:
@@ -44,6 +47,13 @@ class Source(Protocol):
     Raises:
       SourceError: it cannot be read, or is not finite.
     """
+
+
+def check_handle(handle: str) -> None:
+  """Raises SourceError when a handle is a path, and there is nothing. Takes no time."""
+  if '://' not in handle and not os.path.exists(handle):
+    raise errors.SourceError(
+        f'no file or directory {handle}: give a module directory, a .tar.gz or a hub handle with --source')
 
 
 @contextlib.contextmanager
@@ -61,17 +71,16 @@ def open_source(handle: str, albert_config: str | None = None) -> Iterator[Sourc
   Raises:
     SourceError: naming the file and what to do.
   """
+  from converters import tf1_hub  # imports TensorFlow
+  check_handle(handle)
   with contextlib.ExitStack() as stack:
     if '://' in handle:
       path = _resolve(handle)
     elif os.path.isdir(handle):
       path = pathlib.Path(handle)
-    elif os.path.isfile(handle):
+    else:
       path = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='albert_source_')))
       archive.unpack(handle, path)
-    else:
-      raise errors.SourceError(
-          f'no file or directory {handle}: give a module directory, a .tar.gz or a hub handle with --source')
     yield tf1_hub.Module(handle, path, albert_config)
 
 

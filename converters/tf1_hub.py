@@ -21,8 +21,16 @@ from converters import weight_map
 
 # ModuleDef.format == FORMAT_V3, the only one tensorflow_hub ever published.
 _TFHUB_MODULE_PB = b'\x08\x03'
-_TOKENS_INPUTS = {'input_ids', 'input_mask', 'segment_ids'}
-_TOKENS_OUTPUTS = {'sequence_output', 'pooled_output'}
+# Names and ranks of what the signatures take (int32) and give (float32).
+_TOKENS_INPUTS = {'input_ids': 2, 'input_mask': 2, 'segment_ids': 2}
+_TOKENS_OUTPUTS = {'sequence_output': 3, 'pooled_output': 2}
+_SIGNATURES = {
+    'tokens': (_TOKENS_INPUTS, _TOKENS_OUTPUTS),
+    'mlm': (_TOKENS_INPUTS | {'mlm_positions': 2}, _TOKENS_OUTPUTS | {'mlm_logits': 2}),
+    'sop': (_TOKENS_INPUTS, _TOKENS_OUTPUTS | {'sop_log_probs': 2}),
+}
+# Variables that hold no weights.
+_IGNORED_VARIABLES = frozenset({'global_step'})
 
 
 class Module:
@@ -51,7 +59,11 @@ class Module:
     self._reader = _open_checkpoint(path / 'variables' / 'variables')
     tensors = self._tensors()
     self.parts = frozenset(weight_map.parts_in(tensors))
-    weight_map.check_tf1(self.config, self.parts, tensors, where=f'{handle}/variables')
+    weight_map.check_tf1(self.config, self.parts, tensors, _IGNORED_VARIABLES, f'{handle}/variables')
+
+  @property
+  def provable(self) -> frozenset[weight_map.Part]:
+    return frozenset(p for p in weight_map.Part if p is weight_map.Part.ENCODER or p.value in self.signatures)
 
   @functools.cached_property
   def digest(self) -> str:
@@ -100,11 +112,11 @@ def _first_line(e: Exception) -> str:
   return str(e).strip().split('\n')[0]
 
 
-def _read_signatures(path: pathlib.Path) -> dict[str, tuple[set[str], set[str]]]:
-  """Input and output names of every signature of the metagraph without tags.
+def _read_signatures(path: pathlib.Path) -> frozenset[str]:
+  """Which of an ALBERT's signatures the metagraph without tags has.
 
   Raises:
-    SourceError: the file does not parse, or has no ALBERT `tokens` signature.
+    SourceError: the file does not parse, has no `tokens` signature, or one that is not ALBERT's.
   """
   try:
     saved_model = saved_model_pb2.SavedModel.FromString(_read(path))
@@ -113,16 +125,43 @@ def _read_signatures(path: pathlib.Path) -> dict[str, tuple[set[str], set[str]]]
   graphs = [m for m in saved_model.meta_graphs if not m.meta_info_def.tags]
   if len(graphs) != 1:
     raise errors.SourceError(f'{len(graphs)} metagraphs without tags in {path}, not 1: this is no TF1 Hub module')
-  signatures = {name: (set(s.inputs), set(s.outputs)) for name, s in graphs[0].signature_def.items()}
+  signatures = graphs[0].signature_def
   if 'tokens' not in signatures:
     there = ', '.join(sorted(signatures)) or 'none'
     raise errors.SourceError(f'no `tokens` signature in {path} (there are: {there}): this is no ALBERT module')
-  inputs, outputs = signatures['tokens']
-  if inputs != _TOKENS_INPUTS or not outputs >= _TOKENS_OUTPUTS:
-    raise errors.SourceError(
-        f'`tokens` goes from {sorted(inputs)} to {sorted(outputs)} in {path}, not from {sorted(_TOKENS_INPUTS)} to '
-        f'{sorted(_TOKENS_OUTPUTS)}: this is no ALBERT module')
-  return signatures
+  found = frozenset(_SIGNATURES.keys() & set(signatures))
+  for name in sorted(found):
+    inputs, outputs = _SIGNATURES[name]
+    faults = [f'inputs {sorted(signatures[name].inputs)}'] if set(signatures[name].inputs) != set(inputs) else []
+    faults += _misfits(signatures[name].inputs, inputs, tf.int32) + _misfits(signatures[name].outputs, outputs, tf.float32)
+    if faults:
+      raise errors.SourceError(f'signature `{name}` has {", ".join(faults)} in {path}: this is no ALBERT module')
+  _check_lower_case(graphs[0], path)
+  return found
+
+
+def _misfits(tensors: Any, wanted: dict[str, int], dtype: tf.DType) -> list[str]:
+  faults = []
+  for name, rank in wanted.items():
+    if name not in tensors:
+      faults.append(f'no {name}')
+      continue
+    shape = tensors[name].tensor_shape
+    if tensors[name].dtype != dtype.as_datatype_enum:
+      faults.append(f'{name} of dtype {tf.dtypes.as_dtype(tensors[name].dtype).name} instead of {dtype.name}')
+    if not shape.unknown_rank and len(shape.dim) != rank:
+      faults.append(f'{name} of rank {len(shape.dim)} instead of {rank}')
+  return faults
+
+
+def _check_lower_case(graph: Any, path: pathlib.Path) -> None:
+  """Refuses a cased module: every published preprocessor folds case, and so would ours."""
+  if 'tokenization_info' not in graph.signature_def:
+    return
+  name = graph.signature_def['tokenization_info'].outputs['do_lower_case'].name.split(':')[0]
+  for node in graph.graph_def.node:
+    if node.name == name and node.op == 'Const' and not tf.make_ndarray(node.attr['value'].tensor).all():
+      raise errors.SourceError(f'do_lower_case is false in {path}: preprocessors for cased models are not supported')
 
 
 def _open_checkpoint(prefix: pathlib.Path) -> Any:
@@ -135,9 +174,14 @@ def _open_checkpoint(prefix: pathlib.Path) -> Any:
 
 
 def digest_of_tree(path: pathlib.Path) -> str:
-  """SHA-256, in hex, over '<sha256>  <relative path>' lines of all files below `path`, sorted by path."""
-  total = hashlib.sha256()
-  for file in sorted(p for p in path.rglob('*') if p.is_file()):
-    with open(file, 'rb') as f:
-      total.update(f'{hashlib.file_digest(f, "sha256").hexdigest()}  {file.relative_to(path).as_posix()}\n'.encode())
-  return total.hexdigest()
+  """SHA-256, in hex, over '<sha256>  <relative path>' lines of all files below `path`, sorted by path.
+
+  Links are followed, as TensorFlow follows them.
+  """
+  lines = []
+  for directory, _, names in os.walk(path, followlinks=True):
+    for name in names:
+      file = pathlib.Path(directory) / name
+      with open(file, 'rb') as f:
+        lines.append(f'{hashlib.file_digest(f, "sha256").hexdigest()}  {file.relative_to(path).as_posix()}\n')
+  return hashlib.sha256(''.join(sorted(lines, key=lambda line: line[66:])).encode()).hexdigest()

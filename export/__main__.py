@@ -14,6 +14,7 @@ import typing
 from absl import flags
 
 from converters import errors
+from converters import source as source_lib
 from export import catalog as catalog_lib
 from export import command_line
 from export import console as console_lib
@@ -42,9 +43,9 @@ _CHANGE = flags.DEFINE_multi_string(
 _MLM = flags.DEFINE_bool('mlm', None, 'Include the masked language model head. Default: if the source has it.')
 _SOP = flags.DEFINE_bool('sop', None, 'Include the sentence order head. Default: if the source has it.')
 _ALBERT_CONFIG = flags.DEFINE_string(
-    'albert_config', None, 'An albert_config.json for a source whose assets have none.')
+    'albert_config', None, 'A file to read instead of the source\'s assets/albert_config.json, which some early modules lack.')
 
-_NAME = re.compile(r'[a-z0-9][a-z0-9_-]*')
+_NAME = re.compile(r'[a-z0-9][a-z0-9_-]{0,99}')
 
 
 def main() -> None:
@@ -62,14 +63,19 @@ def main() -> None:
   release = catalog.encoder(
       model, version, publisher=publisher, interface=_IO.value, preprocessor=_PREPROCESSOR.value, changes=_CHANGE.value)
 
+  if not _EXPORT_ROOT.value:
+    raise errors.UsageError('--export_root= is empty: give a directory')
   request = request_lib.Request(
       release, source, pathlib.Path(_EXPORT_ROOT.value), _ALBERT_CONFIG.value, _MLM.value, _SOP.value)
   publish.check_free(request.export_root, release.path)
+  source_lib.check_handle(source)
   console = console_lib.Console()
   console.line(f'{release.path} from {source}')
   with console.step('import TensorFlow'):  # takes seconds: only now that the flags are in order
     from export import release as release_lib
-  _summarize(console, request.export_root, release_lib.run(request, console))
+  outcome = release_lib.run(request, console)
+  command_line.finish()
+  _summarize(console, request.export_root, outcome)
 
 
 def _checked_name(flag: str, value: str | None) -> str:

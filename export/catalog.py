@@ -88,7 +88,10 @@ class Catalog:
       publisher: default: the catalog's.
       interface: 'dict' or 'list'; default: the catalog's, else 'dict'.
       preprocessor: 'NAME/VERSION'; default: the catalog's, else that of the newest encoder version there is.
-      changes: what this version changes; default: the catalog's, else "Initial release.".
+      changes: what this version changes; default: the catalog's, else "Initial release." for a model that it lacks.
+
+    Raises:
+      UsageError: nobody says what is new in this version of a model that has others.
     """
     publisher = publisher or self.publisher
     model = self._content['encoders'].get(name, {'language': 'en', 'versions': {}})
@@ -97,6 +100,8 @@ class Catalog:
     companion = preprocessor or entry.get('preprocessor') or self._usual_preprocessor(versions)
     companion_name, _, companion_version = companion.partition('/')
     history = {v: e['changes'] for v, e in sorted(versions.items()) if v < version}
+    if not changes and versions and version not in versions:
+      raise errors.UsageError(f'--version={version}: the catalog has no such version of {name}: say what is new with --change')
     history[version] = changes or entry.get('changes') or ['Initial release.']
     return EncoderRelease(
         publisher=publisher, name=name, version=version, changes=history, language=model['language'],

@@ -42,7 +42,8 @@ def _guarded(main: Callable[[], None]) -> int:
   verbose = bool(flags.FLAGS['verbosity'].present) and logging.get_verbosity() >= logging.INFO
   _quieten(verbose)
   # Whatever ends the process in an orderly way goes through the context managers that clean up.
-  signal.signal(signal.SIGTERM, _on_sigterm)
+  for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, _interrupt)
   try:
     main()
     return 0
@@ -73,8 +74,14 @@ def _quieten(verbose: bool) -> None:
   logging.set_verbosity(logging.ERROR)
 
 
-def _on_sigterm(number: int, frame: types.FrameType | None) -> None:
+def _interrupt(number: int, frame: types.FrameType | None) -> None:
   raise KeyboardInterrupt
+
+
+def finish() -> None:
+  """Says that the work is done: an interrupt from now on comes too late, and is not reported as one."""
+  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
 
 
 def _fail(status: int, message: str) -> NoReturn:

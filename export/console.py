@@ -1,6 +1,8 @@
 """What a person sees: one line a step with its time, a progress bar on a terminal, a table at the end."""
 
 import contextlib
+import os
+import sys
 import time
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -14,11 +16,20 @@ import rich.table
 Advance = Callable[[int], None]
 
 
+class _Console(rich.console.Console):
+
+  def on_broken_pipe(self) -> None:
+    """Nobody reads any more: that ends the printing, and not the export."""
+    self.quiet = True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Console:
   """Prints to standard output."""
 
   def __init__(self) -> None:
-    self._console = rich.console.Console(highlight=False, soft_wrap=True)
+    # Not a terminal: as wide as it takes, so that paths stay whole.
+    self._console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
 
   def line(self, text: str) -> None:
     self._console.print(text, markup=False)

@@ -9,8 +9,8 @@ import math
 import os
 import pathlib
 import unicodedata
+from collections.abc import Iterable
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import sentencepiece as spm
@@ -18,20 +18,13 @@ import sentencepiece as spm
 from converters import config as config_lib
 from converters import errors
 from converters import vocabulary
-from converters import weight_map
 
 # Largest difference allowed, in units of an output's scale (its root mean square, or 1 if that is smaller). An original
 # module and AlbertEncoder with the same weights were measured 3.6e-6 apart after 24 layers; a swapped pair of tensors
 # moves outputs by more than 1e-2.
 TOLERANCE = 1e-5
 
-# Source output -> export output, and the head that gives it.
-_COMPARED = {
-    'pooled_output': ('pooled_output', weight_map.Part.ENCODER),
-    'sequence_output': ('sequence_output', weight_map.Part.ENCODER),
-    'mlm_logits': ('mlm_logits', weight_map.Part.MLM),
-    'sop_log_probs': ('sop_log_probs', weight_map.Part.SOP),
-}
+_COMPARED = ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,51 +82,43 @@ def make_batch(config: config_lib.AlbertConfig, seed: int = 0) -> Batch:
   return Batch(ids, mask, types, positions)
 
 
-def compare(
-    source: Mapping[str, np.ndarray],
-    export: Mapping[str, np.ndarray],
-    parts: frozenset[weight_map.Part],
-    mask: np.ndarray,
-) -> dict[str, Difference]:
+def compare(source: Mapping[str, np.ndarray], export: Mapping[str, np.ndarray], mask: np.ndarray) -> dict[str, Difference]:
   """Compares outputs.
 
   Args:
-    source: the source's outputs under the names of its signatures; mlm_logits may be [batch * P, V].
-    export: the exported model's outputs.
-    parts: what was exported: each of its outputs must be on both sides.
+    source: the outputs of the source's signatures, as `source_graph.Run.outputs` gives them: 'tokens/pooled_output' and so
+      on; mlm_logits may be [batch * P, V].
+    export: the outputs of the exported model and its heads under the same names.
     mask: int [batch, seq], 0 at padding.
 
   Returns:
-    The comparison by output, in a fixed order.
+    The comparison by output, without the signature: an output that several of them give is compared with each.
 
   Raises:
     ParityError: an output is missing on one side, the shapes do not agree, or a difference is too large; lists all.
   """
-  faults, result = [], {}
-  for source_name, (export_name, part) in _COMPARED.items():
-    if part not in parts:
+  faults = []
+  differences: dict[str, list[Difference]] = {}
+  for name in dict.fromkeys((*source, *export)):
+    if name not in source or name not in export:
+      faults.append(f'{name} is missing in the {"export" if name in source else "source"}')
       continue
-    if source_name not in source or export_name not in export:
-      side = 'the source\'s signatures' if source_name not in source else 'the export'
-      faults.append(f'{export_name} is missing in {side}')
-      continue
-    ours = np.asarray(export[export_name], np.float64)
-    theirs = np.asarray(source[source_name], np.float64)
+    ours, theirs = (np.asarray(side[name], np.float64) for side in (export, source))
     if ours.size != theirs.size:
-      faults.append(f'{export_name} has shape {list(ours.shape)}, the source\'s {list(theirs.shape)}')
+      faults.append(f'{name} has shape {list(ours.shape)}, the source\'s {list(theirs.shape)}')
       continue
     theirs = theirs.reshape(ours.shape)
-    if export_name == 'sequence_output':
+    output = name.rpartition('/')[2]
+    if output == 'sequence_output':
       ours, theirs = ours[mask.astype(bool)], theirs[mask.astype(bool)]
     difference = _difference(ours, theirs)
-    result[export_name] = difference
+    differences.setdefault(output, []).append(difference)
     if not difference.passes:
-      faults.append(f'{export_name} differs by {difference.max_abs:.2g}, more than {difference.allowed:.2g}')
-  if faults:
-    advice = 'leave the head out with --nomlm or --nosop' if 'missing in the source' in ' '.join(faults) else (
-        'this is a fault of the conversion, nothing was published')
-    raise errors.ParityError(f'no parity ({"; ".join(faults)}) in the encoder against its source: {advice}')
-  return result
+      faults.append(f'{name} differs by {difference.max_abs:.2g}, more than {difference.allowed:.2g}')
+  if faults or not differences:
+    raise errors.ParityError(f'no parity ({"; ".join(faults) or "no outputs"}) in the encoder against its source: this is a '
+                             'fault of the conversion, nothing was published')
+  return {output: _worst(each) for output, each in differences.items()}
 
 
 def _difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
@@ -144,21 +129,34 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
     return Difference(int(theirs.size), float(np.max(np.abs(ours - theirs))), TOLERANCE * scale)
 
 
-def encoder_outputs(path: pathlib.Path, batch: Batch, io: str, parts: frozenset[weight_map.Part]) -> dict[str, np.ndarray]:
-  """Loads an exported encoder and runs it and its heads on a batch; float32 outputs by name."""
+def _worst(differences: list[Difference]) -> Difference:
+  return Difference(sum(d.values for d in differences), max(d.max_abs for d in differences),
+                    min(d.allowed for d in differences))
+
+
+def encoder_outputs(path: pathlib.Path, batch: Batch, signatures: Iterable[str], interface: str) -> dict[str, np.ndarray]:
+  """Loads an exported encoder and runs it, and its heads, on a batch.
+
+  Args:
+    path: the SavedModel.
+    batch: the inputs.
+    signatures: 'tokens' for the encoder itself, 'mlm' and 'sop' for its heads.
+    interface: 'dict' or 'list'.
+
+  Returns:
+    float32 outputs under the names that the source's have: 'tokens/pooled_output' and so on.
+  """
   import tensorflow as tf
   loaded = tf.saved_model.load(os.fspath(path))
   inputs = {name: tf.constant(getattr(batch, name)) for name in ('input_word_ids', 'input_mask', 'input_type_ids')}
-  if io == 'list':
-    pooled_output, sequence_output = loaded(list(inputs.values()))
-    return {'pooled_output': pooled_output.numpy(), 'sequence_output': sequence_output.numpy()}
-  outputs: dict[str, Any] = dict(loaded(inputs))
-  if weight_map.Part.MLM in parts:
+  if interface == 'list':
+    outputs = {'tokens': dict(zip(('pooled_output', 'sequence_output'), loaded(list(inputs.values())), strict=True))}
+  else:
     with_positions = dict(inputs, masked_lm_positions=tf.constant(batch.masked_lm_positions))
-    outputs['mlm_logits'] = loaded.mlm(with_positions)['mlm_logits']
-  if weight_map.Part.SOP in parts:
-    outputs['sop_log_probs'] = loaded.sop(inputs)['sop_log_probs']
-  return {name: value.numpy() for name, value in outputs.items() if name != 'encoder_outputs'}
+    outputs = {name: loaded(inputs) if name == 'tokens' else getattr(loaded, name)(with_positions if name == 'mlm' else inputs)
+               for name in signatures}
+  return {f'{signature}/{name}': value.numpy() for signature, each in outputs.items() for name, value in each.items()
+          if name in _COMPARED}
 
 
 # Every kind of text the published normalization treats in a way of its own.
@@ -193,8 +191,8 @@ def check_preprocessor(path: pathlib.Path, sp_model: bytes) -> int:
   for sentence, tokens, row in zip(_SENTENCES, actual, packed, strict=True):
     decomposed = unicodedata.normalize('NFD', sentence)
     plain = ''.join(c for c in decomposed if unicodedata.category(c) != 'Mn')
-    # TF-Text's case folding is ICU's NFKC_Casefold; what SentencePiece normalizes next makes the two agree.
-    expected = processor.encode(plain.casefold())
+    # TF-Text's case folding is ICU's NFKC_Casefold.
+    expected = processor.encode(unicodedata.normalize('NFKC', unicodedata.normalize('NFKC', plain).casefold()))
     if tokens != expected or row[:len(tokens) + 2].tolist() != [cls, *expected, sep][:len(row)]:
       raise errors.ParityError(
           f'no parity (ids {tokens} instead of {expected}) in the preprocessor for {sentence!r}: this is a fault of the '

@@ -101,6 +101,8 @@ def _pack(segments: Sequence[Any], seq_length: Any) -> dict[str, Any]:
   """
   cls, sep, pad = (vocabulary.SPECIAL_TOKENS[token] for token in ('[CLS]', '[SEP]', '<pad>'))
   rows = [_rows(segment) for segment in segments]
+  # A reshape to the first segment's batch: else one row too few would be repeated, and an Assert is not wanted here.
+  rows = [(tf.reshape(start, tf.shape(rows[0][0])), tf.reshape(length, tf.shape(rows[0][0]))) for start, length in rows]
   room = tf.maximum(seq_length - 1 - len(segments), 0)
   kept = _share([length for _, length in rows], room)
 

@@ -6,11 +6,12 @@ record, and the model directory last. A version is published when its directory 
 
 import contextlib
 import fcntl
-import filecmp
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 
 from converters import errors
@@ -22,7 +23,10 @@ _STAGING = '.staging-'
 
 
 def check_free(root: pathlib.Path, release: str) -> None:
-  """Raises PublishError when a version, 'tensorflow/albert_en_large/2', is already in the tree."""
+  """Raises PublishError when a version, 'tensorflow/albert_en_large/2', is already in the tree.
+
+  Files beside a directory that is not there do not count: a killed export left them, and the next one replaces them.
+  """
   if (root / release).exists():
     raise errors.PublishError(f'{release} exists in {root}: a version is never changed, give the next one with --version')
 
@@ -36,17 +40,19 @@ def staging(root: pathlib.Path) -> Iterator[pathlib.Path]:
   """
   made = [p for p in (root, *root.parents) if not p.exists()]
   try:
-    root.mkdir(parents=True, exist_ok=True)
-    _sweep(root)
-    path = pathlib.Path(tempfile.mkdtemp(prefix=_STAGING, dir=root))
+    _make(root)
+    with _locked(root):  # so that nobody sweeps a directory before it is locked
+      _sweep(root)
+      path = pathlib.Path(tempfile.mkdtemp(prefix=_STAGING, dir=root))
+      lock = _lock(path)
   except OSError as e:
     _remove_empty(made)
     raise errors.PublishError(f'cannot write in {root} ({e.strerror}): give another --export_root') from e
   try:
-    with _locked(path):
-      yield path
+    yield path
   finally:
     shutil.rmtree(path, ignore_errors=True)
+    os.close(lock)
     _remove_empty(made)
 
 
@@ -77,24 +83,51 @@ def publish(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> li
       for companion in _companions(staged / release):
         os.chmod(companion, 0o644)
         package.sync(companion)
-    moved: list[pathlib.Path] = []
-    try:
-      for release in fresh:
-        parent = (root / release).parent
-        made = [p for p in (parent, *parent.parents) if not p.exists()]
-        parent.mkdir(parents=True, exist_ok=True)
-        for directory in made:
-          os.chmod(directory, 0o755)
-        for path in (*_companions(staged / release), staged / release):
-          target = parent / path.name
-          path.replace(target)
-          moved.append(target)
-        package.sync(parent)
-    except OSError as e:
-      for target in reversed(moved):
-        shutil.rmtree(target) if target.is_dir() else target.unlink()
-      raise errors.PublishError(f'cannot publish in {root} ({e.strerror}): nothing was published') from e
+    with _uninterrupted():
+      _move(root, staged, fresh)
     return fresh
+
+
+def _move(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> None:
+  made: list[pathlib.Path] = []
+  moved: list[pathlib.Path] = []
+  try:
+    for release in releases:
+      parent = (root / release).parent
+      made = _make(parent) + made
+      for path in (*_companions(staged / release), staged / release):
+        target = parent / path.name
+        path.replace(target)
+        moved.append(target)
+      package.sync(parent)
+  except OSError as e:
+    for target in reversed(moved):
+      shutil.rmtree(target) if target.is_dir() else target.unlink()
+    _remove_empty(made)
+    raise errors.PublishError(f'cannot publish in {root} ({e.strerror}): nothing was published') from e
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+  """Drops signals that would end the process half-way: from the first rename on, they come too late."""
+  if threading.current_thread() is not threading.main_thread():  # which alone receives them
+    yield
+    return
+  handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+  try:
+    yield
+  finally:
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
+
+
+def _make(directory: pathlib.Path) -> list[pathlib.Path]:
+  """Makes a directory and its parents, readable for a server whatever the umask; returns what it made, innermost first."""
+  made = [p for p in (directory, *directory.parents) if not p.exists()]
+  directory.mkdir(parents=True, exist_ok=True)
+  for path in made:
+    os.chmod(path, 0o755)
+  return made
 
 
 def _companions(release: pathlib.Path) -> list[pathlib.Path]:
@@ -102,16 +135,21 @@ def _companions(release: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _same(published: pathlib.Path, staged: pathlib.Path) -> bool:
-  pairs = zip(_companions(published), _companions(staged), strict=True)
-  return package.digests(published) == package.digests(staged) and all(
-      ours.exists() and filecmp.cmp(ours, theirs, shallow=False) for ours, theirs in pairs)
+  """Whether two releases hold the same model. What is said about it in card and record belongs to the first export."""
+  return package.digests(published) == package.digests(staged)
+
+
+def _lock(directory: pathlib.Path) -> int:
+  """Waits for a directory's lock; closing the handle gives it back, and so does the end of the process."""
+  handle = os.open(directory, os.O_RDONLY)
+  fcntl.flock(handle, fcntl.LOCK_EX)
+  return handle
 
 
 @contextlib.contextmanager
 def _locked(directory: pathlib.Path) -> Iterator[None]:
-  handle = os.open(directory, os.O_RDONLY)
+  handle = _lock(directory)
   try:
-    fcntl.flock(handle, fcntl.LOCK_EX)
     yield
   finally:
     os.close(handle)
@@ -120,14 +158,13 @@ def _locked(directory: pathlib.Path) -> Iterator[None]:
 def _sweep(root: pathlib.Path) -> None:
   """Removes the staging directories of processes that are gone: those hold no lock any more."""
   for path in root.glob(_STAGING + '*'):
-    handle = os.open(path, os.O_RDONLY)
-    try:
-      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      shutil.rmtree(path, ignore_errors=True)
-    except BlockingIOError:
-      pass  # another export is at work
-    finally:
-      os.close(handle)
+    with contextlib.suppress(OSError):  # BlockingIOError: another export is at work; others: it has just gone
+      handle = os.open(path, os.O_RDONLY)
+      try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path, ignore_errors=True)
+      finally:
+        os.close(handle)
 
 
 def _remove_empty(directories: list[pathlib.Path]) -> None:

@@ -61,7 +61,8 @@ def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
       source = stack.enter_context(source_lib.open_source(request.source, request.albert_config))
     parts = _parts(request, source)
     batch = parity.make_batch(source.config)
-    theirs = stack.enter_context(source_graph.start(source.path, batch.for_source))
+    signatures = ['tokens' if p is weight_map.Part.ENCODER else p.value for p in weight_map.Part if p in parts]
+    theirs = stack.enter_context(source_graph.start(source.path, batch.for_source, signatures))
     staged = stack.enter_context(publish.staging(request.export_root))
 
     # Saved first, and before any other function is made in this process: so the companion's bytes do not depend on the
@@ -82,8 +83,8 @@ def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
     differences: dict[str, parity.Difference] = {}
     with console.step('compare with the source', detail=lambda: _worst(differences)):
       tokens = parity.check_preprocessor(staged / companion.path, source.sp_model)
-      ours = parity.encoder_outputs(staged / release.path, batch, release.interface, parts)
-      differences |= parity.compare(theirs.outputs(), ours, parts, batch.input_mask)
+      ours = parity.encoder_outputs(staged / release.path, batch, signatures, release.interface)
+      differences |= parity.compare(theirs.outputs(), ours, batch.input_mask)
 
     facts = _encoder_facts(request, source, parts, weights, differences)
     size = sum(f.stat().st_size for f in staged.rglob('*') if f.is_file())
@@ -107,6 +108,10 @@ def _parts(request: request_lib.Request, source: source_lib.Source) -> frozenset
     if flag and part not in source.parts:
       raise errors.SourceError(f'no {part.value} weights in {source.handle}, but --{part.value} asks for them: leave it out')
     if flag is not False and part in source.parts and request.release.interface == 'dict':
+      if part not in source.provable:
+        raise errors.SourceError(
+            f'{part.value} weights, but no signature to compare them with, in {source.handle}: leave the head out with '
+            f'--no{part.value}')
       wanted.add(part)
   return frozenset(wanted)
 

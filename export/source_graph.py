@@ -1,9 +1,10 @@
 """Runs a TF1 Hub module's own graph, in a process of its own, to learn what it computes.
 
-A module from elsewhere is a program. It is run only if every operation in it is on the allow-list below, and in a child
-process, so that a fault in native code ends the child and not the export.
+A module from elsewhere is a program. It is run only if every operation in it is on the allow-list below; what is run is a
+reduced copy, with the signatures that are asked for and what restores their variables, and nothing else that a loader would
+run unasked; and that in a child process, so that a fault in native code ends the child and not the export.
 
-  python -m export.source_graph MODULE_DIRECTORY INPUTS.npz OUTPUTS.npz
+  python -m export.source_graph MODULE_DIRECTORY INPUTS.npz OUTPUTS.npz SIGNATURE...
 """
 
 import collections
@@ -14,8 +15,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,46 +27,92 @@ from converters import errors
 
 # What an ALBERT computes with. Seen in the authors' modules, in both metagraphs, and in others of the family.
 _COMPUTING = frozenset(["Add", "AddV2", "All", "Assert", "BatchMatMul", "BatchMatMulV2", "BiasAdd", "Cast", "Const", "Einsum", "ExpandDims", "Fill", "GatherV2", "GreaterEqual", "Identity", "Less", "LessEqual", "LogSoftmax", "MatMul", "Mean", "Mul", "NoOp", "OneHot", "Pack", "Placeholder", "PlaceholderWithDefault", "Pow", "RandomUniform", "Range", "ReadVariableOp", "RealDiv", "Reshape", "ResourceGather", "Rsqrt", "Select", "SelectV2", "Shape", "Slice", "Softmax", "SquaredDifference", "Squeeze", "StopGradient", "StridedSlice", "Sub", "Tanh", "Transpose", "VarHandleOp"])
-# What stands beside it in every module: initial values, and the saver, whose restoring half the loader runs.
-_LOADING = frozenset(['AssignVariableOp', 'RestoreV2', 'TruncatedNormal', 'VarIsInitializedOp'])
+# What restores variables, and gives them initial values that are never computed.
+_RESTORING = _COMPUTING | frozenset(['AssignVariableOp', 'RestoreV2', 'TruncatedNormal', 'VarIsInitializedOp'])
+# The saver's other half: in every module, and never in what is run.
 _SAVING = frozenset(['MergeV2Checkpoints', 'SaveV2', 'ShardedFilename', 'StaticRegexFullMatch', 'StringJoin'])
-ALLOWED = _COMPUTING | _LOADING | _SAVING
+ALLOWED = _RESTORING | _SAVING
 
-# Collections and signatures whose operations a loader runs without being asked.
-_RUN_ON_LOAD = ('saved_model_main_op', 'legacy_init_op', '__saved_model_init_op')
+# What is compared of each signature: inputs, outputs.
+_TOKENS_INPUTS = ('input_ids', 'input_mask', 'segment_ids')
+_TOKENS_OUTPUTS = ('pooled_output', 'sequence_output')
+SIGNATURES = {
+    'tokens': (_TOKENS_INPUTS, _TOKENS_OUTPUTS),
+    'mlm': ((*_TOKENS_INPUTS, 'mlm_positions'), (*_TOKENS_OUTPUTS, 'mlm_logits')),
+    'sop': (_TOKENS_INPUTS, (*_TOKENS_OUTPUTS, 'sop_log_probs')),
+}
 
 
-def check_ops(saved_model_pb: pathlib.Path) -> None:
-  """Checks every node of every metagraph and library function of a SavedModel.
+def reduced(saved_model_pb: pathlib.Path, signatures: Iterable[str], tags: Iterable[str] = ()) -> Any:
+  """The part of a module that may be run.
+
+  Args:
+    saved_model_pb: the module's graph.
+    signatures: names of `SIGNATURES`, each in the module.
+    tags: of the metagraph.
+
+  Returns:
+    A SavedModel message with one metagraph: the operations that the signatures' outputs and the restoring of variables
+    depend on; no library functions, no collections but the variables, no object graph.
 
   Raises:
-    UntrustedGraphError: an operation is not allowed, or is not allowed where it stands; names the node.
+    UntrustedGraphError: an operation anywhere in the file is not allowed, or is not allowed where it stands; names the node.
   """
   from tensorflow.core.protobuf import saved_model_pb2
   saved_model = saved_model_pb2.SavedModel.FromString(saved_model_pb.read_bytes())
   for meta_graph in saved_model.meta_graphs:
     graph = meta_graph.graph_def
     for node in (*graph.node, *(n for function in graph.library.function for n in function.node_def)):
-      if node.op not in ALLOWED:
-        raise _refusal(node, saved_model_pb, 'not on the allow-list')
-    for name in _RUN_ON_LOAD:
-      if name in meta_graph.collection_def or name in meta_graph.signature_def:
-        raise errors.UntrustedGraphError(f'an operation to be run on loading ({name}) in {saved_model_pb}: no ALBERT has one')
-    outputs = [t.name for s in meta_graph.signature_def.values() for t in s.outputs.values()]
-    for node in _ancestors(graph, outputs):
-      if node.op not in _COMPUTING:
-        raise _refusal(node, saved_model_pb, 'not allowed in a signature')
-    for node in _ancestors(graph, [meta_graph.saver_def.restore_op_name]):
-      if node.op in _SAVING:
-        raise _refusal(node, saved_model_pb, 'not allowed in what loading runs')
+      _check(node, ALLOWED, 'not on the allow-list', saved_model_pb)
+
+  whole = next(m for m in saved_model.meta_graphs if set(m.meta_info_def.tags) == set(tags))
+  result = saved_model_pb2.SavedModel(saved_model_schema_version=saved_model.saved_model_schema_version)
+  part = result.meta_graphs.add()
+  part.meta_info_def.tags.extend(whole.meta_info_def.tags)
+  part.saver_def.CopyFrom(whole.saver_def)
+  part.graph_def.versions.CopyFrom(whole.graph_def.versions)
+  endpoints = []
+  for name in signatures:
+    signature = part.signature_def[name]
+    signature.method_name = whole.signature_def[name].method_name
+    for there, here, wanted in zip((whole.signature_def[name].inputs, whole.signature_def[name].outputs),
+                                   (signature.inputs, signature.outputs), SIGNATURES[name], strict=True):
+      for key in wanted:
+        if key not in there or there[key].WhichOneof('encoding') != 'name':
+          raise errors.UntrustedGraphError(
+              f'no plain tensor {key} in signature {name} of {saved_model_pb}: this is no ALBERT module')
+        here[key].CopyFrom(there[key])
+        endpoints.append(there[key].name)
+  variables = []
+  for key in ('variables', 'trainable_variables'):
+    if key in whole.collection_def:
+      part.collection_def[key].CopyFrom(whole.collection_def[key])
+      variables += _variable_tensors(whole.collection_def[key])
+
+  kept = set()
+  for tensors, allowed, where in ((endpoints, _COMPUTING, 'a signature'),
+                                  ([whole.saver_def.restore_op_name, *variables], _RESTORING, 'what restores variables')):
+    for node in _ancestors(whole.graph_def, tensors):
+      _check(node, allowed, f'not allowed in {where}', saved_model_pb)
+      kept.add(node.name)
+  part.graph_def.node.extend(node for node in whole.graph_def.node if node.name in kept)
+  return result
 
 
-def _refusal(node: Any, file: pathlib.Path, why: str) -> errors.UntrustedGraphError:
-  return errors.UntrustedGraphError(
-      f'operation {node.op} at node {node.name!r} is {why} in {file}: this graph is not run, so nothing can be compared')
+def _check(node: Any, allowed: frozenset[str], fault: str, file: pathlib.Path) -> None:
+  if node.op not in allowed:
+    raise errors.UntrustedGraphError(
+        f'operation {node.op} at node {node.name!r} is {fault} in {file}: this graph is not run, so nothing can be compared')
 
 
-def _ancestors(graph: Any, tensors: list[str]) -> Iterator[Any]:
+def _variable_tensors(collection: Any) -> list[str]:
+  from tensorflow.core.framework import variable_pb2
+  definitions = [variable_pb2.VariableDef.FromString(value) for value in collection.bytes_list.value]
+  return [name for d in definitions
+          for name in (d.variable_name, d.initial_value_name, d.initializer_name, d.snapshot_name) if name]
+
+
+def _ancestors(graph: Any, tensors: Iterable[str]) -> Iterator[Any]:
   nodes = {node.name: node for node in graph.node}
   queue = collections.deque(tensors)
   seen = set()
@@ -84,7 +133,7 @@ class Run:
     self._directory = directory
 
   def outputs(self) -> dict[str, np.ndarray]:
-    """Waits for the child, and returns the outputs of all signatures under their own names.
+    """Waits for the child, and returns the outputs, as 'tokens/pooled_output' and so on.
 
     Raises:
       UntrustedGraphError: the graph was not run.
@@ -105,17 +154,19 @@ class Run:
 
 
 @contextlib.contextmanager
-def start(module: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> Iterator[Run]:
-  """Starts running all signatures of a module. The child is gone when the context ends.
+def start(module: pathlib.Path, inputs: Mapping[str, np.ndarray], signatures: Sequence[str]) -> Iterator[Run]:
+  """Starts running signatures of a module. The child is gone when the context ends.
 
   Args:
     module: the module's directory.
-    inputs: every signature's inputs by name, int32.
+    inputs: the signatures' inputs by name, int32.
+    signatures: names of `SIGNATURES`, each in the module.
   """
   with tempfile.TemporaryDirectory(prefix='albert_parity_') as name:
     directory = pathlib.Path(name)
     np.savez(directory / 'inputs.npz', **dict[str, Any](inputs))
-    command = [sys.executable, '-m', __name__, str(module), str(directory / 'inputs.npz'), str(directory / 'outputs.npz')]
+    command = [sys.executable, '-m', __name__, str(module), str(directory / 'inputs.npz'), str(directory / 'outputs.npz'),
+               *signatures]
     environment = dict(os.environ, TF_CPP_MIN_LOG_LEVEL='3', PYTHONWARNINGS='ignore',
                        PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -129,20 +180,23 @@ def start(module: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> Iterator[Ru
 _REFUSED = 3
 
 
-def _run(module: str, inputs_file: str, outputs_file: str) -> None:
-  check_ops(pathlib.Path(module) / 'saved_model.pb')
+def _run(module: str, inputs_file: str, outputs_file: str, *signatures: str) -> None:
+  graph = reduced(pathlib.Path(module) / 'saved_model.pb', signatures)
   import tensorflow as tf
   import tensorflow_hub as hub
   with np.load(inputs_file, allow_pickle=False) as npz:
     inputs = {name: tf.constant(npz[name]) for name in npz}
-  loaded = hub.load(module, tags=[])
-  outputs = {}
-  for name in ('tokens', 'mlm', 'sop'):
-    if name in loaded.signatures:
-      signature = loaded.signatures[name]
-      wanted = signature.structured_input_signature[1]
-      outputs.update(signature(**{k: inputs[k] for k in wanted}))
-  np.savez(outputs_file, **{name: value.numpy() for name, value in outputs.items()})
+  with tempfile.TemporaryDirectory(prefix='reduced_', dir=pathlib.Path(outputs_file).parent) as name:
+    copy = pathlib.Path(name)
+    (copy / 'saved_model.pb').write_bytes(graph.SerializeToString())
+    (copy / 'tfhub_module.pb').write_bytes((pathlib.Path(module) / 'tfhub_module.pb').read_bytes())
+    (copy / 'variables').symlink_to(pathlib.Path(module).resolve() / 'variables')
+    loaded = hub.load(str(copy), tags=[])
+  outputs: dict[str, np.ndarray] = {}
+  for name in signatures:
+    results = loaded.signatures[name](**{key: inputs[key] for key in SIGNATURES[name][0]})
+    outputs |= {f'{name}/{key}': results[key].numpy() for key in SIGNATURES[name][1]}
+  np.savez(outputs_file, **dict[str, Any](outputs))
 
 
 if __name__ == '__main__':

@@ -37,6 +37,12 @@ def test_a_model_that_the_catalog_lacks(catalog):
   assert release.changes == {1: ['Initial release.']}
 
 
+def test_a_new_version_of_a_known_model_needs_a_change(catalog):
+  with pytest.raises(errors.UsageError, match='--version=4: the catalog has no such version of albert_en_large.*--change'):
+    catalog.encoder('albert_en_large', 4)
+  assert catalog.encoder('albert_en_large', 4, changes=['Retrained.']).changes[4] == ['Retrained.']
+
+
 BROKEN = {
     'no YAML': (lambda t: t + '\n  - [', 'cannot read '),
     'no publisher': (lambda t: t.replace('publisher:', 'editor:'), 'publisher'),

@@ -103,6 +103,9 @@ USAGE = {
     'preprocessor version 9': (['--preprocessor=x/9'], 'preprocessor version 9'),
     'preprocessor with the same name': (['--preprocessor=albert_en_tiny/1'], 'both albert_en_tiny'),
     'no source': (['--source='], 'no --source'),
+    'long model name': (['--model=' + 'a' * 101], '--model=aaa'),
+    'empty export root': (['--export_root='], '--export_root= is empty'),
+    'unknown version of a known model': (['--model=albert_en_large', '--version=9'], '--change'),
     'unknown interface': (['--io=tuple'], 'tuple'),
     'heads with the list interface': (['--io=list', '--mlm'], '--io=dict'),
     'no flag': (['module'], "'module' is no flag"),
@@ -137,17 +140,32 @@ def test_no_parity_is_one_line_and_nothing_is_left(export, own_module, tmp_path)
   assert conftest.leftovers(tmp_path) == before
 
 
-def test_terminated_export_leaves_nothing(python_module, module, tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_interrupted_export_leaves_nothing(python_module, module, tmp_path, number):
   process = subprocess.Popen(
       python_module('export', f'--source={module}', '--model=albert_en_tiny', '--export_root=dist'), cwd=tmp_path,
       env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1]), 'TMPDIR': str(tmp_path)}, stdout=subprocess.PIPE,
       stderr=subprocess.PIPE, text=True)
   while process.poll() is None and not list(tmp_path.glob('dist/.staging-*/*')):
     time.sleep(0.01)
-  process.send_signal(signal.SIGTERM)
+  process.send_signal(number)
   _, stderr = process.communicate()
   assert process.returncode == 1 and stderr == 'error: interrupted: nothing was published\n'
   assert conftest.leftovers(tmp_path) == []
+
+
+def test_reader_that_goes_away_does_not_change_the_outcome(export, module, python_module, tmp_path):
+  process = subprocess.Popen(
+      python_module('export', f'--source={module}', '--model=albert_en_tiny', '--export_root=dist'), cwd=tmp_path,
+      env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  process.stdout.readline()
+  process.stdout.close()
+  assert process.wait() == 0 and process.stderr.read() == b''
+  assert (tmp_path / 'dist/tensorflow/albert_en_tiny/1').is_dir()
+
+
+def test_missing_source_is_found_before_anything_is_imported(export):
+  _fails(export('--source=nothing'), 1, 'no file or directory nothing')
 
 
 def test_help_names_every_flag(export):

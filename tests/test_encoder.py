@@ -141,6 +141,11 @@ def test_signature_has_named_inputs_and_outputs(loaded, inputs):
   np.testing.assert_allclose(outputs['sequence_output'], loaded(inputs)['sequence_output'], atol=1e-6)
 
 
+def test_graph_of_24_layers_with_both_heads_is_small(make_module, release):
+  path, _ = release(make_module(num_hidden_layers=24))
+  assert (path / 'saved_model.pb').stat().st_size < 350_000  # by Keras' own saving, without the heads: 3,290,000
+
+
 def test_transformer_block_is_in_the_graph_once_per_mode(encoder_path):
   with open(f'{encoder_path}/saved_model.pb', 'rb') as f:
     graph = saved_model_pb2.SavedModel.FromString(f.read()).meta_graphs[0].graph_def

@@ -14,7 +14,7 @@ from export import parity
 from export import saved_model
 from export import source_graph
 
-ALL = frozenset(weight_map.Part)
+SIGNATURES = tuple(source_graph.SIGNATURES)
 
 
 def _config(**changes):
@@ -47,10 +47,11 @@ def test_batch_fits_the_smallest_models(changes):
 def outputs():
   rng = np.random.default_rng(0)
   return {
-      'pooled_output': rng.standard_normal((2, 4)),
-      'sequence_output': rng.standard_normal((2, 3, 4)),
-      'mlm_logits': rng.standard_normal((4, 5)),
-      'sop_log_probs': rng.standard_normal((2, 2)),
+      'tokens/pooled_output': rng.standard_normal((2, 4)),
+      'tokens/sequence_output': rng.standard_normal((2, 3, 4)),
+      'mlm/pooled_output': rng.standard_normal((2, 4)),
+      'mlm/mlm_logits': rng.standard_normal((4, 5)),
+      'sop/sop_log_probs': rng.standard_normal((2, 2)),
   }
 
 
@@ -58,50 +59,53 @@ MASK = np.array([[1, 1, 1], [1, 0, 0]])
 
 
 def test_equal_outputs_pass(outputs):
-  ours = dict(outputs, mlm_logits=outputs['mlm_logits'].reshape(2, 2, 5))
-  differences = parity.compare(outputs, ours, ALL, MASK)
+  ours = outputs | {'mlm/mlm_logits': outputs['mlm/mlm_logits'].reshape(2, 2, 5)}
+  differences = parity.compare(outputs, ours, MASK)
   assert {name: (d.values, d.max_abs) for name, d in differences.items()} == {
-      'pooled_output': (8, 0.0), 'sequence_output': (16, 0.0), 'mlm_logits': (20, 0.0), 'sop_log_probs': (4, 0.0)}
+      'pooled_output': (16, 0.0), 'sequence_output': (16, 0.0), 'mlm_logits': (20, 0.0), 'sop_log_probs': (4, 0.0)}
 
 
 def test_padding_is_not_compared(outputs):
   ours = {name: value.copy() for name, value in outputs.items()}
-  ours['sequence_output'][1, 2] += 9
-  parity.compare(outputs, ours, ALL, MASK)
-  ours['sequence_output'][1, 0, 0] += 1e-3
-  with pytest.raises(errors.ParityError, match='sequence_output differs by 0.001, more than 1e-05'):
-    parity.compare(outputs, ours, ALL, MASK)
+  ours['tokens/sequence_output'][1, 2] += 9
+  parity.compare(outputs, ours, MASK)
+  ours['tokens/sequence_output'][1, 0, 0] += 1e-3
+  with pytest.raises(errors.ParityError, match='tokens/sequence_output differs by 0.001, more than 1e-05'):
+    parity.compare(outputs, ours, MASK)
 
 
 @pytest.mark.parametrize('side, value', [
     ('ours', 1e-4), ('theirs', 1e-4), *((side, value) for side in ('ours', 'theirs', 'both') for value in (np.nan, np.inf))])
-@pytest.mark.parametrize('name', ['pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs'])
+@pytest.mark.parametrize('name', [
+    'tokens/pooled_output', 'tokens/sequence_output', 'mlm/pooled_output', 'mlm/mlm_logits', 'sop/sop_log_probs'])
 def test_one_wrong_value_fails(outputs, name, side, value):
   ours, theirs = ({n: v.copy() for n, v in outputs.items()} for _ in range(2))
   for wrong in {'ours': [ours], 'theirs': [theirs], 'both': [ours, theirs]}[side]:
     wrong[name].flat[1] += value
   with pytest.raises(errors.ParityError, match=f'{name} differs by'):
-    parity.compare(theirs, ours, ALL, MASK)
+    parity.compare(theirs, ours, MASK)
 
 
 def test_every_failing_output_is_named(outputs):
   ours = {name: value + 1 for name, value in outputs.items()}
   with pytest.raises(errors.ParityError) as caught:
-    parity.compare(outputs, ours, ALL, MASK)
+    parity.compare(outputs, ours, MASK)
   assert all(name in str(caught.value) for name in outputs)
 
 
 def test_missing_empty_and_misshapen_outputs_fail(outputs):
-  without = {n: v for n, v in outputs.items() if n != 'sop_log_probs'}
-  with pytest.raises(errors.ParityError, match='sop_log_probs is missing in the source.*--nosop'):
-    parity.compare(without, outputs, ALL, MASK)
-  with pytest.raises(errors.ParityError, match='sop_log_probs is missing in the export'):
-    parity.compare(outputs, without, ALL, MASK)
-  empty = dict(outputs, pooled_output=np.zeros((0, 4)))
-  with pytest.raises(errors.ParityError, match='pooled_output differs by nan'):
-    parity.compare(empty, empty, ALL, MASK)
+  without = {n: v for n, v in outputs.items() if n != 'sop/sop_log_probs'}
+  with pytest.raises(errors.ParityError, match='sop/sop_log_probs is missing in the source'):
+    parity.compare(without, outputs, MASK)
+  with pytest.raises(errors.ParityError, match='sop/sop_log_probs is missing in the export'):
+    parity.compare(outputs, without, MASK)
+  with pytest.raises(errors.ParityError, match='no outputs'):
+    parity.compare({}, {}, MASK)
+  empty = outputs | {'tokens/pooled_output': np.zeros((0, 4))}
+  with pytest.raises(errors.ParityError, match='tokens/pooled_output differs by nan'):
+    parity.compare(empty, empty, MASK)
   with pytest.raises(errors.ParityError, match=r'pooled_output has shape \[2, 3\], the source\'s \[2, 4\]'):
-    parity.compare(outputs, dict(outputs, pooled_output=np.zeros((2, 3))), ALL, MASK)
+    parity.compare(outputs, outputs | {'tokens/pooled_output': np.zeros((2, 3))}, MASK)
 
 
 def _swapped(one, other):
@@ -128,7 +132,7 @@ WRONG = {
 def theirs(module):
   config = config_lib.read(module / 'assets/albert_config.json')
   batch = parity.make_batch(config)
-  with source_graph.start(module, batch.for_source) as run:
+  with source_graph.start(module, batch.for_source, SIGNATURES) as run:
     return batch, run.outputs()
 
 
@@ -143,12 +147,12 @@ def test_weights_in_the_wrong_place_fail(source, theirs, monkeypatch, tmp_path, 
   (tmp_path / 'sp.model').write_bytes(source.sp_model)
   saved_model.write(*encoder.exportable(albert, str(tmp_path / 'sp.model')), tmp_path / 'model')
   batch, expected = theirs
-  actual = parity.encoder_outputs(tmp_path / 'model', batch, 'dict', source.parts)
+  actual = parity.encoder_outputs(tmp_path / 'model', batch, SIGNATURES, 'dict')
   if wrong is None:
-    parity.compare(expected, actual, ALL, batch.input_mask)
+    parity.compare(expected, actual, batch.input_mask)
   else:
     with pytest.raises(errors.ParityError, match='differs by'):
-      parity.compare(expected, actual, ALL, batch.input_mask)
+      parity.compare(expected, actual, batch.input_mask)
 
 
 def test_export_without_parity_publishes_nothing(module, release, monkeypatch):
@@ -167,9 +171,23 @@ def test_head_without_a_signature_is_refused_or_left_out(own_module, release):
   for meta_graph in saved.meta_graphs:
     del meta_graph.signature_def['sop']
   path.write_bytes(saved.SerializeToString())
-  with pytest.raises(errors.ParityError, match='sop_log_probs is missing in the source.*--nosop'):
+  with pytest.raises(errors.SourceError, match='sop weights, but no signature to compare them with.*--nosop'):
     release(own_module)
   assert sorted(release(own_module, sop=False)[1].differences) == ['mlm_logits', 'pooled_output', 'sequence_output']
+
+
+@pytest.mark.parametrize('signature', SIGNATURES)
+def test_every_signature_is_compared(own_module, release, signature):
+  from tensorflow.core.protobuf import saved_model_pb2
+  path = own_module / 'saved_model.pb'
+  saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+  graph = saved.meta_graphs[0]
+  output = graph.signature_def[signature].outputs['pooled_output']
+  tanh = next(n for n in graph.graph_def.node if n.name == output.name.split(':')[0])
+  output.name = tanh.input[0] + ':0'
+  path.write_bytes(saved.SerializeToString())
+  with pytest.raises(errors.ParityError, match=rf'no parity \({signature}/pooled_output differs by [^;]*\)'):
+    release(own_module)
 
 
 def test_preprocessor_with_another_model_fails(preprocessor_path, make_module):

@@ -92,6 +92,11 @@ def test_packs_two_segments_in_near_equal_prefixes(loaded):
   assert outputs['input_type_ids'].numpy().tolist() == [[0] * 7 + [1] * 5 + [0] * 2]
 
 
+def test_segments_of_different_batches_are_refused(loaded):
+  with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match='[Rr]eshape'):
+    loaded.bert_pack_inputs([tf.ragged.constant([[11, 12], [9]]), tf.ragged.constant([[21]])], seq_length=9)
+
+
 def test_seq_length_defaults_to_128_and_may_be_a_tensor(loaded):
   segment = tf.ragged.constant([[7, 8]])
   assert loaded.bert_pack_inputs([segment])['input_mask'].shape == (1, 128)

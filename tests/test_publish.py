@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import signal
 
 import conftest
 import pytest
@@ -39,10 +40,10 @@ def test_both_models_appear_with_all_their_files(tmp_path):
 def test_modes_do_not_depend_on_the_umask(tmp_path):
   mask = os.umask(0o077)
   try:
-    _publish(tmp_path)
+    _publish(tmp_path / 'dist')
   finally:
     os.umask(mask)
-  for path in tmp_path.rglob('*'):
+  for path in (tmp_path / 'dist', *(tmp_path / 'dist').rglob('*')):
     assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
 
 
@@ -57,6 +58,7 @@ def test_a_version_is_refused_and_stays_as_it_is(tmp_path):
 def _another_encoder(tmp_path, content):
   with publish.staging(tmp_path) as staged:
     _stage(staged, albert_preprocess=content)
+    (staged / (COMPANION + '.release.json')).write_text('made with other libraries')
     for path in (staged / 'tensorflow/albert').iterdir():
       path.rename(path.with_name(path.name.replace('2', '3', 1)))
     return publish.publish(tmp_path, staged, [COMPANION, 'tensorflow/albert/3'])
@@ -90,7 +92,7 @@ def test_a_failing_rename_takes_everything_back(tmp_path, monkeypatch, number):
   monkeypatch.setattr(pathlib.Path, 'replace', failing)
   with pytest.raises(errors.PublishError, match='No space left on device.*nothing was published'):
     _publish(tmp_path)
-  assert not [p for p in tmp_path.rglob('*') if p.is_file()]
+  assert conftest.leftovers(tmp_path) == []
 
 
 def test_the_encoders_directory_comes_last(tmp_path, monkeypatch):
@@ -107,6 +109,25 @@ def test_a_failed_export_leaves_no_root_that_was_not_there(tmp_path):
     _stage(staged)
     raise RuntimeError
   assert not (tmp_path / 'new').exists()
+
+
+def test_an_interrupt_while_moving_comes_too_late(tmp_path, monkeypatch):
+  replace = pathlib.Path.replace
+
+  def interrupted(self, target):
+    os.kill(os.getpid(), signal.SIGINT)
+    return replace(self, target)
+
+  monkeypatch.setattr(pathlib.Path, 'replace', interrupted)
+  assert _publish(tmp_path) == [COMPANION, ENCODER]
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_a_killed_export_left_beside_a_version_is_replaced(tmp_path):
+  (tmp_path / 'tensorflow/albert').mkdir(parents=True)
+  (tmp_path / (ENCODER + '.tar.gz')).write_text('half')
+  _publish(tmp_path)
+  assert (tmp_path / (ENCODER + '.tar.gz')).read_text() == ENCODER
 
 
 def test_a_root_that_cannot_be_written_is_refused(tmp_path):

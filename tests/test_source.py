@@ -1,5 +1,6 @@
 """A module is read from a directory, an archive or a hub handle, and refused with one line when something is off."""
 
+import gzip
 import http.server
 import json
 import os
@@ -12,6 +13,9 @@ import threading
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.framework import tensor_shape_pb2
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import errors
@@ -45,10 +49,13 @@ def test_directory(module):
       assert np.array_equal(source.tensor(row), reader.get_tensor(row.tf1)), row.name
 
 
-@pytest.mark.parametrize('root', ['.', ''])
-def test_archive_is_read_like_its_directory_and_leaves_nothing(module, tmp_path, root, monkeypatch):
+@pytest.mark.parametrize('prefix', ['./', ''])
+def test_archive_is_read_like_its_directory_and_leaves_nothing(module, tmp_path, prefix, monkeypatch):
   monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
-  archive = _archive(module, tmp_path / 'module.tar.gz', root or '.')
+  archive = tmp_path / 'module.tar.gz'
+  with tarfile.open(archive, 'w:gz') as tar:
+    for path in module.iterdir():
+      tar.add(path, prefix + path.name)
   assert _same(_facts(archive), _facts(module))
   assert os.listdir(tmp_path) == ['module.tar.gz']
 
@@ -127,6 +134,20 @@ def _rename_input(graph):
   del inputs['input_ids']
 
 
+def _set_input(**fields):
+  return lambda graph: graph.signature_def['tokens'].inputs['input_mask'].MergeFrom(meta_graph_pb2.TensorInfo(**fields))
+
+
+def _shape(rank):
+  # Merged into the two dimensions that are there.
+  return tensor_shape_pb2.TensorShapeProto(dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=-1)] * (rank - 2))
+
+
+def _make_cased(graph):
+  node = next(n for n in graph.graph_def.node if n.name == 'do_lower_case')
+  node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(False))
+
+
 DATA = 'variables/variables.data-00000-of-00001'
 
 FAULTS = {
@@ -137,7 +158,14 @@ FAULTS = {
     'format 9': (lambda m: (m / 'tfhub_module.pb').write_bytes(b'\x08\x09'), 'unknown format in tfhub_module.pb'),
     'no tokens': (lambda m: _edit_graph(m, lambda g: g.signature_def.pop('tokens')),
                   r'no `tokens` signature in .*\(there are: mlm, sop, tokenization_info\)'),
-    'other tokens': (lambda m: _edit_graph(m, _rename_input), r"`tokens` goes from \['ids', 'input_mask'"),
+    'tokens of another dtype': (lambda m: _edit_graph(m, _set_input(dtype=types_pb2.DT_INT64)),
+                                'signature `tokens` has input_mask of dtype int64 instead of int32 in '),
+    'tokens of another rank': (lambda m: _edit_graph(m, _set_input(tensor_shape=_shape(3))),
+                               'signature `tokens` has input_mask of rank 3 instead of 2 in '),
+    'mlm without logits': (lambda m: _edit_graph(m, lambda g: g.signature_def['mlm'].outputs.pop('mlm_logits')),
+                           'signature `mlm` has no mlm_logits in '),
+    'cased': (lambda m: _edit_graph(m, _make_cased), 'do_lower_case is false in .*saved_model.pb'),
+    'other tokens': (lambda m: _edit_graph(m, _rename_input), r"signature `tokens` has inputs \['ids', 'input_mask', 'segment_ids'\], no input_ids in "),
     'no index': (lambda m: (m / 'variables/variables.index').unlink(), 'no variables.index in '),
     'truncated index': (lambda m: _truncate(m / 'variables/variables.index'), 'no checkpoint in .*variables.index'),
     'no data': (lambda m: (m / DATA).unlink(), 'in variables/: fetch the module again'),
@@ -159,6 +187,10 @@ FAULTS = {
     'negative size': (lambda m: _edit_config(m, num_hidden_layers=-1), 'num_hidden_layers is -1'),
     'size as text': (lambda m: _edit_config(m, hidden_size='16'), "hidden_size is '16'"),
     'size true': (lambda m: _edit_config(m, num_hidden_layers=True), 'num_hidden_layers is True'),
+    'too many layers': (lambda m: _edit_config(m, num_hidden_layers=1 << 20), 'num_hidden_layers is 1048576, not a whole number from 1 to 256'),
+    'dropout beyond floats': (lambda m: _edit_config(m, hidden_dropout_prob=10**400), 'hidden_dropout_prob is 1000.*not a probability'),
+    'dropout NaN': (lambda m: _edit_config(m, hidden_dropout_prob=float('nan')), 'hidden_dropout_prob is nan, not a probability'),
+    'another layer norm': (lambda m: _edit_config(m, ln_type='preln'), "ln_type is 'preln', not 'postln'"),
     'dropout of 1': (lambda m: _edit_config(m, hidden_dropout_prob=1), 'hidden_dropout_prob is 1, not a probability'),
 }
 
@@ -229,6 +261,57 @@ def test_bomb_is_refused_before_it_is_unpacked(module, tmp_path, monkeypatch):
     f.truncate(1 << 27)
   archive = _archive(bomb, tmp_path / 'module.tar.gz', 'saved_model.pb')
   bomb.unlink()
-  with pytest.raises(errors.ArchiveError, match='more than any ALBERT module'):
+  with pytest.raises(errors.ArchiveError, match='bytes unpacked from .*no ALBERT module is so large'):
     _facts(archive)
   assert os.listdir(tmp_path) == ['module.tar.gz']
+
+
+def _raw_archive(path, *members):
+  with gzip.open(path, 'wb') as f:
+    for info, content in members:
+      f.write(info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512))
+    f.write(bytes(1024))
+  return path
+
+
+def _header(**fields):
+  info = tarfile.TarInfo()
+  for name, value in fields.items():
+    setattr(info, name, value)
+  return info
+
+
+HEADERS = {
+    'long extended header': [(_header(name='pax', type=tarfile.XHDTYPE, size=1 << 20), bytes(1 << 20))],
+    'long name': [(_header(name='././@LongLink', type=tarfile.GNUTYPE_LONGNAME, size=1 << 20), b'x' * (1 << 20))],
+    'sparse map that is none': [(_header(name='pax', type=tarfile.XHDTYPE, size=22), b'22 GNU.sparse.map=1,x\n'),
+                                (_header(name='x', size=1), b'x')],
+    'length beyond numbers': [(_header(name='pax', type=tarfile.XHDTYPE, size=27), b'99999999999999999999999 a=\n')],
+    'too many directories': [(_header(name=f'd{i}', type=tarfile.DIRTYPE), b'') for i in range(1001)],
+    'no files': [(_header(name='d', type=tarfile.DIRTYPE), b'')],
+}
+
+
+@pytest.mark.parametrize('case', HEADERS)
+def test_hostile_archive_header_is_refused(tmp_path, case):
+  with pytest.raises(errors.ArchiveError, match='module.tar.gz'):
+    _facts(_raw_archive(tmp_path / 'module.tar.gz', *HEADERS[case]))
+
+
+@pytest.mark.parametrize('garbage', [b'x' * 100, gzip.compress(b'x' * 100)], ids=['plain', 'packed'])
+def test_trailing_garbage_is_refused(module, tmp_path, garbage):
+  archive = _archive(module, tmp_path / 'module.tar.gz')
+  with open(archive, 'ab') as f:
+    f.write(garbage)
+  with pytest.raises(errors.ArchiveError, match='module.tar.gz: fetch the archive again'):
+    _facts(archive)
+
+
+def test_digest_follows_links(module, make_module, tmp_path):
+  digests = []
+  for number, variables in enumerate((module / 'variables', make_module(seed=1) / 'variables')):
+    copy = shutil.copytree(module, tmp_path / str(number))
+    shutil.rmtree(copy / 'variables')
+    (copy / 'variables').symlink_to(variables)
+    digests.append(_facts(copy)[0])
+  assert digests[0] == _facts(module)[0] != digests[1]
