@@ -55,7 +55,6 @@ def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
     AlbertHubError: and nothing was published, nor is anything left behind.
   """
   release, companion = request.release, request.release.preprocessor
-  publish.check_free(request.export_root, release.path)
   with contextlib.ExitStack() as stack:
     with console.step('open the source'):
       source = stack.enter_context(source_lib.open_source(request.source, request.albert_config))

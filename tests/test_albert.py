@@ -59,9 +59,10 @@ def test_unprojected_embedding(make_module):
 
 
 def test_dropout_is_the_configs(make_module):
-  with source_lib.open_source(str(make_module(dropout=0.25))) as source:
+  with source_lib.open_source(str(make_module(hidden_dropout=0.25, attention_dropout=0.125))) as source:
     encoder = albert_lib.build(source, source.parts).encoder
-  assert encoder.get_config()['dropout_rate'] == encoder.get_config()['attention_dropout_rate'] == 0.25
+  config = encoder.get_config()
+  assert (config['dropout_rate'], config['attention_dropout_rate']) == (0.25, 0.125)
 
 
 def test_a_variable_that_is_not_in_the_table_is_refused(source, monkeypatch):

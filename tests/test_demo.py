@@ -44,7 +44,7 @@ def test_train_metagraph_has_dropout_only_with_a_rate(make_module):
     signature = hub.load(str(path), tags=tags).signatures['tokens']
     return [signature(**ids)['pooled_output'].numpy() for _ in range(2)]
 
-  dropping = make_module(dropout=0.5)
+  dropping = make_module(hidden_dropout=0.5)
   assert not np.array_equal(*runs(dropping, ['train']))
   assert np.array_equal(*runs(dropping, []))
   assert np.array_equal(*runs(make_module(), ['train']))

@@ -46,8 +46,9 @@ def test_training_defaults_to_false_and_may_be_positional(loaded, inputs):
   assert np.array_equal(default, loaded(inputs, True)['pooled_output'])  # this config has no dropout
 
 
-def test_dropout_is_applied_in_training_only(make_module, release, inputs):
-  path, _ = release(make_module(dropout=0.3))
+@pytest.mark.parametrize('dropout', [dict(hidden_dropout=0.3), dict(attention_dropout=0.5)], ids=['hidden', 'attention'])
+def test_dropout_is_applied_in_training_only(make_module, release, inputs, dropout):
+  path, _ = release(make_module(**dropout))
   loaded = tf.saved_model.load(str(path))
   for call in (loaded, loaded.sop, loaded.mlm):
     given = dict(inputs, masked_lm_positions=tf.constant([[1], [0]])) if call is loaded.mlm else inputs

@@ -99,6 +99,7 @@ def test_missing_empty_and_misshapen_outputs_fail(outputs):
     parity.compare(without, outputs, MASK)
   with pytest.raises(errors.ParityError, match='sop/sop_log_probs is missing in the export'):
     parity.compare(outputs, without, MASK)
+  assert not parity.Difference(0, 0.0, 1.0).passes
   with pytest.raises(errors.ParityError, match='no outputs'):
     parity.compare({}, {}, MASK)
   empty = outputs | {'tokens/pooled_output': np.zeros((0, 4))}

@@ -36,7 +36,7 @@ def _reduced(path, signatures=ALL, tags=()):
 
 
 @pytest.mark.parametrize('tags', [(), ('train',)])
-@pytest.mark.parametrize('changes', [{}, dict(dropout=0.1)])
+@pytest.mark.parametrize('changes', [{}, dict(hidden_dropout=0.1, attention_dropout=0.1)])
 def test_only_what_the_signatures_need_is_kept(make_module, changes, tags):
   path = make_module(**changes) / 'saved_model.pb'
   part = _reduced(path, ['tokens'], tags)

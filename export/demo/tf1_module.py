@@ -40,7 +40,7 @@ class Spec:
     vocab_size, embedding_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size,
       max_position_embeddings, type_vocab_size: as in albert_config.json; an intermediate_size of 0 means
       4 * hidden_size.
-    dropout: both dropout probabilities, applied by the train metagraph.
+    hidden_dropout, attention_dropout: the two dropout probabilities, applied by the train metagraph.
     mlm: whether there is an `mlm` signature, and its variables.
     sop: whether there is a `sop` signature, and its variables.
     seed: of the weights; another seed gives another value to every element of every tensor.
@@ -53,7 +53,8 @@ class Spec:
   intermediate_size: int = 0
   max_position_embeddings: int = 512
   type_vocab_size: int = 2
-  dropout: float = 0.0
+  hidden_dropout: float = 0.0
+  attention_dropout: float = 0.0
   mlm: bool = True
   sop: bool = True
   seed: int = 0
@@ -62,9 +63,9 @@ class Spec:
   def config(self) -> dict[str, Any]:
     """The content of albert_config.json, with the keys the authors' files have."""
     return {
-        'attention_probs_dropout_prob': self.dropout,
+        'attention_probs_dropout_prob': self.attention_dropout,
         'hidden_act': 'gelu',
-        'hidden_dropout_prob': self.dropout,
+        'hidden_dropout_prob': self.hidden_dropout,
         'embedding_size': self.embedding_size,
         'hidden_size': self.hidden_size,
         'initializer_range': 0.02,
