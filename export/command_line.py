@@ -20,6 +20,11 @@ from absl import logging
 from converters import errors
 
 
+# Read by absl where flags are defined, and printed above them by --help: the file's path says less.
+if (_spec := sys.modules['__main__'].__spec__) is not None:
+  sys.argv[0] = f'python -m {_spec.name.removesuffix(".__main__")}'
+
+
 def run(main: Callable[[], None]) -> NoReturn:
   """Parses the flags, runs `main`, and exits."""
   # KerasLayer and tf-models are Keras 2: TensorFlow asks for this before its first import.
