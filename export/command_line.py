@@ -19,7 +19,6 @@ from absl import logging
 
 from converters import errors
 
-
 # Read by absl where flags are defined, and printed above them by --help: the file's path says less.
 if (_spec := sys.modules['__main__'].__spec__) is not None:
   sys.argv[0] = f'python -m {_spec.name.removesuffix(".__main__")}'
