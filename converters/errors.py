@@ -37,6 +37,10 @@ class ParityError(AlbertHubError):
   """The exported model does not compute what its source computes."""
 
 
+class IntegrityError(AlbertHubError):
+  """A published release is not what its record says."""
+
+
 class CatalogError(AlbertHubError):
   """assets/catalog.yaml is broken."""
 

@@ -97,9 +97,8 @@ def _summarize(console: console_lib.Console, export_root: pathlib.Path, outcome:
   console.table('Published', ['path', 'size'], [[str(p), size(p)] for p in paths])
   for kept in outcome.kept:
     console.line(f'Kept, with the same bytes: {export_root / kept}')
-  console.table(
-      f'{outcome.parameters:,} parameters; differences to the source', ['output', 'largest', 'allowed', 'values'],
-      [[name, f'{d.max_abs:.1e}', f'{d.allowed:.1e}', f'{d.values:,}'] for name, d in outcome.differences.items()])
+  console.line(f'\n{outcome.parameters:,} parameters')
+  console.differences(outcome.differences)
 
 
 if __name__ == '__main__':

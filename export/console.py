@@ -4,14 +4,19 @@ import contextlib
 import os
 import sys
 import time
+import typing
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 
 import rich.box
 import rich.console
 import rich.progress
 import rich.table
+
+if typing.TYPE_CHECKING:
+  from export import parity
 
 Advance = Callable[[int], None]
 
@@ -64,3 +69,7 @@ class Console:
       table.add_row(*row)
     self.line(f'\n{title}')
     self._console.print(table, soft_wrap=False)
+
+  def differences(self, differences: Mapping[str, 'parity.Difference']) -> None:
+    self.table('Differences to the source', ['output', 'largest', 'allowed', 'values'],
+               [[name, f'{d.max_abs:.1e}', f'{d.allowed:.1e}', f'{d.values:,}'] for name, d in differences.items()])

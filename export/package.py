@@ -21,12 +21,14 @@ class Digest:
 
 def digests(directory: pathlib.Path) -> dict[str, Digest]:
   """Digests of all files below a directory, by relative path, in sorted order."""
-  result = {}
-  for path in _files(directory):
-    with open(path, 'rb') as f:
-      result[path.relative_to(directory).as_posix()] = Digest(
-          path.stat().st_size, hashlib.file_digest(f, 'sha256').hexdigest())
-  return result
+  files = sorted(p for p in directory.rglob('*') if p.is_file())
+  return {path.relative_to(directory).as_posix(): digest(path) for path in files}
+
+
+def digest(path: pathlib.Path) -> Digest:
+  """The digest of one file."""
+  with open(path, 'rb') as f:
+    return Digest(path.stat().st_size, hashlib.file_digest(f, 'sha256').hexdigest())
 
 
 def pack(directory: pathlib.Path, archive: pathlib.Path, progress: Callable[[int], None] = lambda count: None) -> str:
@@ -51,10 +53,6 @@ def pack(directory: pathlib.Path, archive: pathlib.Path, progress: Callable[[int
   return tee.sha256.hexdigest()
 
 
-def _files(directory: pathlib.Path) -> list[pathlib.Path]:
-  return sorted(p for p in directory.rglob('*') if p.is_file())
-
-
 def _normalized(member: tarfile.TarInfo) -> tarfile.TarInfo:
   member.uid = member.gid = 0
   member.uname = member.gname = ''
@@ -76,6 +74,19 @@ class _Tee(io.RawIOBase):
     self.sha256.update(data)
     self._progress(len(data))
     return len(data)
+
+
+class HashingReader:
+  """Reads on, hashed: `pack`'s digest again, from what is unpacked."""
+
+  def __init__(self, source: Any):
+    self._source = source
+    self.sha256 = hashlib.sha256()
+
+  def read(self, size: int) -> bytes:
+    data = self._source.read(size)
+    self.sha256.update(data)
+    return data
 
 
 def settle(directory: pathlib.Path) -> None:

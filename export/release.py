@@ -60,7 +60,7 @@ def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
       source = stack.enter_context(source_lib.open_source(request.source, request.albert_config))
     parts = _parts(request, source)
     batch = parity.make_batch(source.config)
-    signatures = ['tokens' if p is weight_map.Part.ENCODER else p.value for p in weight_map.Part if p in parts]
+    signatures = source_graph.signatures(parts)
     theirs = stack.enter_context(source_graph.start(source.path, batch.for_source, signatures))
     staged = stack.enter_context(publish.staging(request.export_root))
 
@@ -85,7 +85,9 @@ def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
       ours = parity.encoder_outputs(staged / release.path, batch, signatures, release.interface)
       differences |= parity.compare(theirs.outputs(), ours, batch.input_mask)
 
-    facts = _encoder_facts(request, source, parts, weights, differences)
+    keys = saved_model.checkpoint_keys(staged / release.path)
+    ledger = [dataclasses.asdict(weight) | {'checkpoint_key': keys[weight.target]} for weight in weights]
+    facts = _encoder_facts(request, source, parts, ledger, differences)
     size = sum(f.stat().st_size for f in staged.rglob('*') if f.is_file())
     with console.step('pack', total=size) as advance:
       _package(staged, companion, _preprocessor_facts(companion, source, tokens), advance, 'preprocessor',
@@ -132,7 +134,7 @@ def _worst(differences: dict[str, parity.Difference]) -> str:
 
 
 def _encoder_facts(request: request_lib.Request, source: source_lib.Source, parts: frozenset[weight_map.Part],
-                   weights: list[albert_lib.Weight], differences: dict[str, parity.Difference]) -> dict[str, Any]:
+                   ledger: list[dict[str, Any]], differences: dict[str, parity.Difference]) -> dict[str, Any]:
   release, companion = request.release, request.release.preprocessor
   return {
       'interface': release.interface,
@@ -146,7 +148,7 @@ def _encoder_facts(request: request_lib.Request, source: source_lib.Source, part
           name: {'values': d.values, 'max_abs': float(f'{d.max_abs:.2e}'), 'allowed': float(f'{d.allowed:.2e}')}
           for name, d in differences.items()
       },
-      'weights': [dataclasses.asdict(w) for w in weights],
+      'weights': ledger,
   }
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from converters import errors
+from converters import weight_map
 
 # What an ALBERT computes with. Seen in the authors' modules, in both metagraphs, and in others of the family.
 _COMPUTING = frozenset(["Add", "AddV2", "All", "Assert", "BatchMatMul", "BatchMatMulV2", "BiasAdd", "Cast", "Const", "Einsum", "ExpandDims", "Fill", "GatherV2", "GreaterEqual", "Identity", "Less", "LessEqual", "LogSoftmax", "MatMul", "Mean", "Mul", "NoOp", "OneHot", "Pack", "Placeholder", "PlaceholderWithDefault", "Pow", "RandomUniform", "Range", "ReadVariableOp", "RealDiv", "Reshape", "ResourceGather", "Rsqrt", "Select", "SelectV2", "Shape", "Slice", "Softmax", "SquaredDifference", "Squeeze", "StopGradient", "StridedSlice", "Sub", "Tanh", "Transpose", "VarHandleOp"])
@@ -41,6 +42,12 @@ SIGNATURES = {
     'mlm': ((*_TOKENS_INPUTS, 'mlm_positions'), (*_TOKENS_OUTPUTS, 'mlm_logits')),
     'sop': (_TOKENS_INPUTS, (*_TOKENS_OUTPUTS, 'sop_log_probs')),
 }
+
+
+def signatures(parts: Iterable[weight_map.Part]) -> list[str]:
+  """The signatures that show what the pieces of a model compute, in a fixed order."""
+  wanted = set(parts)
+  return ['tokens' if part is weight_map.Part.ENCODER else part.value for part in weight_map.Part if part in wanted]
 
 
 def reduced(saved_model_pb: pathlib.Path, signatures: Iterable[str], tags: Iterable[str] = ()) -> Any:

@@ -1,0 +1,136 @@
+"""Holds a published release against its record: every file, the archive, every weight. Takes no TensorFlow."""
+
+import hashlib
+import json
+import pathlib
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from isal import igzip
+from isal import isal_zlib
+
+from converters import errors
+from converters import weight_map
+from export import checkpoint_index
+from export import package
+
+_FLOAT32 = 1  # DT_FLOAT of TensorFlow's DataType enum
+
+
+def read_record(release: pathlib.Path) -> dict[str, Any]:
+  """Reads '2.release.json' beside the directory '2'.
+
+  Raises:
+    IntegrityError: it is missing or no record.
+  """
+  path = release.with_name(release.name + '.release.json')
+  try:
+    record = json.loads(path.read_text(encoding='utf-8'))
+    for key in ('release', 'kind', 'files', 'archive', 'card'):
+      record[key]
+  except OSError as e:
+    raise errors.IntegrityError(f'no record {path} ({e.strerror}): give the directory of a published version') from e
+  except (ValueError, TypeError, KeyError) as e:
+    raise errors.IntegrityError(f'{path} is no release record ({type(e).__name__}: {e}): publish the release again') from e
+  return record
+
+
+def check(release: pathlib.Path, record: dict[str, Any]) -> int:
+  """Checks a release.
+
+  Args:
+    release: its directory.
+    record: from `read_record`.
+
+  Returns:
+    How many weights were checked bit for bit; a preprocessor has none.
+
+  Raises:
+    IntegrityError: listing every difference.
+  """
+  weights = record.get('weights', [])
+  try:
+    faults = [*_place(release, record), *_files(release, record), *_archive(release, record)]
+    faults += [] if faults else _weights(release, weights)  # a changed file has changed weights: once is enough
+  except (KeyError, TypeError, AttributeError) as e:
+    raise errors.IntegrityError(
+        f'{release}.release.json is no release record ({type(e).__name__}: {e}): publish the release again') from e
+  if faults:
+    raise errors.IntegrityError(f'{"; ".join(faults)} in {release}: this is not what was published, fetch it again')
+  return len(weights)
+
+
+def _place(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
+  name = '/'.join(release.resolve().parts[-3:])
+  if name != record['release']:
+    yield f'the record is of {record["release"]}'
+
+
+def _files(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
+  actual = {name: vars(digest) for name, digest in package.digests(release).items()}
+  yield from (f'{name} is missing' for name in record['files'] if name not in actual)
+  yield from (f'{name} is not in the record' for name in actual if name not in record['files'])
+  yield from (f'{name} has changed' for name, digest in actual.items() if record['files'].get(name, digest) != digest)
+  yield from (f'{path.relative_to(release)} is a link' for path in sorted(release.rglob('*')) if path.is_symlink())
+  for key, suffix in (('archive', '.tar.gz'), ('card', '.md')):
+    path = release.with_name(release.name + suffix)
+    if not path.is_file():
+      yield f'{path.name} is missing'
+    elif vars(package.digest(path)) != {field: record[key][field] for field in ('size', 'sha256')}:
+      yield f'{path.name} has changed'
+
+
+def _archive(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
+  """Whether the archive unpacks to the directory."""
+  path = release.with_name(release.name + '.tar.gz')
+  if not path.is_file():
+    return
+  found = {}
+  try:
+    with igzip.open(path, 'rb') as unpacked:
+      tee = package.HashingReader(unpacked)
+      with tarfile.open(fileobj=tee, mode='r|', bufsize=1 << 20) as tar:  # type: ignore[call-overload]
+        for member in tar:
+          if member.isreg():
+            content = tar.extractfile(member)
+            assert content is not None
+            found[member.name] = {'size': member.size, 'sha256': hashlib.file_digest(content, 'sha256').hexdigest()}
+          elif not member.isdir():
+            found[member.name] = {}
+      while tee.read(1 << 20):
+        pass
+  except (tarfile.TarError, EOFError, isal_zlib.IsalError, OSError, ValueError) as e:  # type: ignore[misc]
+    yield f'{path.name} cannot be unpacked ({e})'
+    return
+  if found != record['files']:
+    names = sorted(n for n in found.keys() | record['files'].keys() if found.get(n) != record['files'].get(n))
+    yield f'{path.name} does not hold the directory ({", ".join(names)})'
+  if tee.sha256.hexdigest() != record['archive']['tar_sha256']:
+    yield f'the tar in {path.name} has changed'
+
+
+def _weights(release: pathlib.Path, weights: list[dict[str, Any]]) -> Iterator[str]:
+  """Whether every weight's bytes, in their canonical layout, have the digest of the source tensor."""
+  if not weights:
+    return
+  variables = release / 'variables'
+  entries = checkpoint_index.read(variables / 'variables.index')
+  shards = sorted(variables.glob('variables.data-*-of-*'))
+  for weight in weights:
+    entry = entries.get(weight['checkpoint_key'])
+    if entry is None or entry.shard >= len(shards):
+      yield f'no tensor {weight["checkpoint_key"]} for {weight["source"]}'
+      continue
+    if entry.dtype != _FLOAT32 or entry.size != 4 * int(np.prod(entry.shape)):
+      yield f'{weight["target"]} is no float32 tensor'
+      continue
+    try:
+      value = np.memmap(shards[entry.shard], '<f4', 'r', entry.offset, entry.shape)
+      canonical = weight_map.Transform(weight['transform']).invert(value, tuple(weight['shape']))
+    except ValueError as e:
+      yield f'{weight["target"]} cannot be read ({e})'
+      continue
+    if hashlib.sha256(np.ascontiguousarray(canonical).data).hexdigest() != weight['sha256']:
+      yield f'{weight["target"]} is not the source\'s {weight["source"]}'

@@ -1,0 +1,82 @@
+"""Checks a published release: its files, archive and card against its record, and every weight bit for bit.
+
+  python -m export.verify --release=dist/tensorflow/albert_en_large/2
+  python -m export.verify --release=dist/tensorflow/albert_en_large/2 --source=albert_large.tar.gz
+
+With --source, also that the record is of that source, that every weight is the source's, and that the model computes what the
+source computes. Exit status 1 on any difference, with a line that names it.
+"""
+
+import hashlib
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from converters import errors
+from converters import source as source_lib
+from converters import weight_map
+from export import command_line
+from export import console as console_lib
+from export import integrity
+
+_RELEASE = flags.DEFINE_string('release', None, 'Directory of the published version, as dist/tensorflow/albert_en_large/2.')
+_SOURCE = flags.DEFINE_string(
+    'source', None, 'What it was exported from: a directory, a .tar.gz, or a hub handle. Default: only what needs no source.')
+_ALBERT_CONFIG = flags.DEFINE_string(
+    'albert_config', None, 'A file to read instead of the source\'s assets/albert_config.json, as in the export.')
+
+
+def main() -> None:
+  if not _RELEASE.value:
+    raise errors.UsageError('--release= is empty: give the directory of a published version')
+  release = pathlib.Path(_RELEASE.value)
+  console = console_lib.Console()
+  record = integrity.read_record(release)
+  with console.step(f'check {record["release"]}'):
+    weights = integrity.check(release, record)
+  console.line(f'{len(record["files"])} files, archive, card and {weights} weights are as recorded')
+  if _SOURCE.value:
+    source_lib.check_handle(_SOURCE.value)
+    with source_lib.open_source(_SOURCE.value, _ALBERT_CONFIG.value) as source:
+      (_check_preprocessor if record['kind'] == 'preprocessor' else _check_encoder)(release, record, source, console)
+
+
+def _check_preprocessor(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source,
+                        console: console_lib.Console) -> None:
+  from export import parity
+  if record['source']['sp_model']['digest'] != 'sha256:' + hashlib.sha256(source.sp_model).hexdigest():
+    raise errors.IntegrityError(f'{release} was made from another SentencePiece model than {source.handle} has: give its source')
+  with console.step('compare with the source'):
+    tokens = parity.check_preprocessor(release, source.sp_model)
+  console.line(f'{tokens} tokens are the same')
+
+
+def _check_encoder(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console) -> None:
+  from export import parity
+  from export import source_graph
+  if record['source']['digest'] != source.digest:
+    raise errors.IntegrityError(
+        f'{release} was made from {record["source"]["digest"]}, and {source.handle} is {source.digest}: give its source')
+  parts = {weight_map.Part.ENCODER, *(weight_map.Part(head) for head in record['heads'])}
+  digests = {weight['source']: weight['sha256'] for weight in record['weights']}
+  rows = weight_map.rows(source.config, parts)
+  with console.step('compare the weights with the source', total=len(rows)) as advance:
+    different = []
+    for row in rows:
+      if digests.get(row.name) != hashlib.sha256(source.tensor(row).data).hexdigest():
+        different.append(row.tf1)
+      advance(1)
+    if different or len(digests) != len(rows):
+      raise errors.IntegrityError(f'{", ".join(different) or "the list of weights"} of {source.handle} is not what {release} records: '
+                                  'this is not what was published, fetch it again')
+  batch = parity.make_batch(source.config)
+  signatures = source_graph.signatures(parts)
+  with source_graph.start(source.path, batch.for_source, signatures) as theirs, console.step('compare the outputs with the source'):
+    ours = parity.encoder_outputs(release, batch, signatures, record['interface'])
+    differences = parity.compare(theirs.outputs(), ours, batch.input_mask)
+  console.differences(differences)
+
+
+if __name__ == '__main__':
+  command_line.run(main)

@@ -1,0 +1,242 @@
+"""A release is verified without TensorFlow, and whatever was changed in it is named."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from converters import errors
+from export import checkpoint_index
+from export import integrity
+from export import package
+
+DATA = 'variables/variables.data-00000-of-00001'
+
+
+@pytest.fixture
+def published(released, tmp_path):
+  """A copy of the releases that a test may damage: the encoder's directory."""
+  shutil.copytree(released.root, tmp_path / 'dist')
+  return tmp_path / 'dist' / 'tensorflow' / 'albert_en_tiny' / '2'
+
+
+def _check(release):
+  return integrity.check(release, integrity.read_record(release))
+
+
+def _edit_record(release, edit):
+  path = release.with_name(release.name + '.release.json')
+  record = json.loads(path.read_text())
+  edit(record)
+  path.write_text(json.dumps(record))
+
+
+def _record_anew(release):
+  """Makes files, archive and record agree again: what somebody does who wants a change not to be seen."""
+  archive = release.with_name(release.name + '.tar.gz')
+  archive.unlink()
+  tar_sha256 = package.pack(release, archive)
+
+  def edit(record):
+    record['files'] = {name: vars(digest) for name, digest in package.digests(release).items()}
+    record['archive'] = vars(package.digest(archive)) | {'tar_sha256': tar_sha256}
+
+  _edit_record(release, edit)
+
+
+def _flip(path, position=-1):
+  content = bytearray(path.read_bytes())
+  content[position] ^= 1
+  path.write_bytes(content)
+
+
+def test_what_was_published_passes(published):
+  assert _check(published) == 32
+  companion = published.parents[1] / 'albert_en_tiny_preprocess' / '3'
+  assert _check(companion) == 0
+  _record_anew(published)
+  assert _check(published) == 32  # or the tests below would fail for another reason
+
+
+def _beside(suffix):
+  return lambda release: release.with_name(release.name + suffix)
+
+
+DAMAGE = {
+    'graph': (lambda r: _flip(r / 'saved_model.pb', 100), 'saved_model.pb has changed in '),
+    'weights': (lambda r: _flip(r / DATA, 1000), f'{DATA} has changed in '),
+    'fingerprint': (lambda r: _flip(r / 'fingerprint.pb'), 'fingerprint.pb has changed'),
+    'missing file': (lambda r: (r / 'assets/30k-clean.model').unlink(), 'assets/30k-clean.model is missing'),
+    'added file': (lambda r: (r / 'assets/x').write_text(''), 'assets/x is not in the record'),
+    'link': (lambda r: ((r / 'saved_model.pb').rename(r.parent / 'x'), (r / 'saved_model.pb').symlink_to(r.parent / 'x')),
+             'saved_model.pb is a link'),
+    'card': (lambda r: _flip(_beside('.md')(r)), '2.md has changed'),
+    'no card': (lambda r: _beside('.md')(r).unlink(), '2.md is missing'),
+    'archive': (lambda r: _flip(_beside('.tar.gz')(r), 3000), '2.tar.gz has changed'),
+    'no archive': (lambda r: _beside('.tar.gz')(r).unlink(), '2.tar.gz is missing'),
+    'another place': (lambda r: _edit_record(r, lambda record: record.update(release='tensorflow/albert_en_tiny/1')),
+                      'the record is of tensorflow/albert_en_tiny/1'),
+}
+
+
+@pytest.mark.parametrize('case', DAMAGE)
+def test_every_change_is_named(published, case):
+  damage, message = DAMAGE[case]
+  damage(published)
+  with pytest.raises(errors.IntegrityError, match=message):
+    _check(published)
+
+
+def test_all_changes_are_named_at_once(published):
+  for damage in ('graph', 'missing file', 'card'):
+    DAMAGE[damage][0](published)
+  with pytest.raises(errors.IntegrityError) as caught:
+    _check(published)
+  for word in ('saved_model.pb has changed', '30k-clean.model is missing', '2.md has changed'):
+    assert word in str(caught.value)
+
+
+def test_archive_with_other_content_is_named(published):
+  (published / 'assets/x').write_text('')
+  _record_anew(published)
+  (published / 'assets/x').unlink()
+  _edit_record(published, lambda record: record['files'].pop('assets/x'))
+  with pytest.raises(errors.IntegrityError, match=r'2.tar.gz does not hold the directory \(assets/x\)'):
+    _check(published)
+
+
+def test_archive_with_another_order_is_named(published):
+  archive = _beside('.tar.gz')(published)
+  with tarfile.open(archive, 'w:gz') as tar:
+    for path in sorted(published.rglob('*'), reverse=True):
+      if path.is_file():
+        tar.add(path, path.relative_to(published).as_posix())
+  _edit_record(published, lambda record: record['archive'].update(vars(package.digest(archive))))
+  with pytest.raises(errors.IntegrityError, match='the tar in 2.tar.gz has changed'):
+    _check(published)
+
+
+def test_weight_changed_with_all_digests_is_found_by_the_ledger(published):
+  index = checkpoint_index.read(published / 'variables/variables.index')
+  weights = {w['target']: w for w in integrity.read_record(published)['weights']}
+  for target in ('transformer/self_attention/key/kernel', 'cls/seq_relationship/logits/kernel'):
+    entry = index[weights[target]['checkpoint_key']]
+    _flip(published / DATA, entry.offset + 5)
+    _record_anew(published)
+    with pytest.raises(errors.IntegrityError, match=f"{target} is not the source's {weights[target]['source']} in "):
+      _check(published)
+    _flip(published / DATA, entry.offset + 5)
+
+
+def test_ledger_with_impossible_entries_is_refused(published):
+  for change, message in ((dict(shape=[3]), 'cannot be read'), (dict(transform='rot13'), 'cannot be read'),
+                          (dict(checkpoint_key='x'), 'no tensor x for embeddings.word')):
+    before = _beside('.release.json')(published).read_text()
+    _edit_record(published, lambda record, change=change: record['weights'][0].update(change))
+    with pytest.raises(errors.IntegrityError, match=message):
+      _check(published)
+    _beside('.release.json')(published).write_text(before)
+
+
+def test_swapped_ledger_entries_are_found(published):
+  def swap(record):
+    query, key = (next(w for w in record['weights'] if w['source'] == f'attention.{n}.kernel') for n in ('query', 'key'))
+    query['checkpoint_key'], key['checkpoint_key'] = key['checkpoint_key'], query['checkpoint_key']
+  _edit_record(published, swap)
+  with pytest.raises(errors.IntegrityError, match="query/kernel is not the source's attention.query.kernel; .*key/kernel is not"):
+    _check(published)
+
+
+RECORDS = {
+    'missing': (lambda path: path.unlink(), 'no record .*2.release.json'),
+    'empty': (lambda path: path.write_text(''), 'is no release record'),
+    'a list': (lambda path: path.write_text('[]'), 'is no release record'),
+    'without files': (lambda path: path.write_text('{"release": "a/b/1", "kind": "encoder"}'), "KeyError: 'files'"),
+    'with odd files': (lambda path: path.write_text(json.dumps(
+        {'release': 'tensorflow/albert_en_tiny/2', 'kind': 'encoder', 'files': [], 'archive': 3, 'card': None})), 'is no release record'),
+}
+
+
+@pytest.mark.parametrize('case', RECORDS)
+def test_broken_record_is_refused(published, case):
+  damage, message = RECORDS[case]
+  damage(_beside('.release.json')(published))
+  with pytest.raises(errors.IntegrityError, match=message):
+    _check(published)
+
+
+def test_index_is_read_like_tensorflow_reads_it(encoder_path):
+  entries = checkpoint_index.read(pathlib.Path(encoder_path) / 'variables/variables.index')
+  reader = tf.train.load_checkpoint(f'{encoder_path}/variables/variables')
+  assert sorted(entries) == sorted(reader.get_variable_to_shape_map())
+  data = (pathlib.Path(encoder_path) / DATA).read_bytes()
+  for name, shape in reader.get_variable_to_shape_map().items():
+    entry = entries[name]
+    assert entry.dtype == reader.get_variable_to_dtype_map()[name].as_datatype_enum
+    assert list(entry.shape) == shape
+    if reader.get_variable_to_dtype_map()[name] == tf.float32:
+      assert np.array_equal(np.frombuffer(data, '<f4', entry.size // 4, entry.offset).reshape(shape), reader.get_tensor(name))
+
+
+@pytest.mark.parametrize('position', [0.0, 0.2, 0.5, 0.8, 1.0])
+def test_cut_index_is_refused(encoder_path, tmp_path, position):
+  content = (pathlib.Path(encoder_path) / 'variables/variables.index').read_bytes()
+  path = tmp_path / 'variables.index'
+  path.write_bytes(content[:int(position * (len(content) - 1))])
+  with pytest.raises(errors.IntegrityError, match='no checkpoint index in .*variables.index'):
+    checkpoint_index.read(path)
+
+
+def test_index_of_random_bytes_is_refused_or_read(encoder_path, tmp_path):
+  content = (pathlib.Path(encoder_path) / 'variables/variables.index').read_bytes()
+  rng = np.random.default_rng(0)
+  for _ in range(300):
+    broken = bytearray(content)
+    for position in rng.integers(0, len(broken), 3):
+      broken[position] = rng.integers(256)
+    (tmp_path / 'variables.index').write_bytes(broken)
+    with contextlib.suppress(errors.IntegrityError):
+      checkpoint_index.read(tmp_path / 'variables.index')
+
+
+def _verify(*flags):
+  return subprocess.run([sys.executable, '-m', 'export.verify', *flags], capture_output=True, text=True, check=False,
+                        env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])})
+
+
+def test_command_line_without_a_source_imports_no_tensorflow(encoder_path):
+  code = ('import sys; sys.argv = ["verify", "--release=" + sys.argv[1]]\n'
+          'import runpy\n'
+          'try:\n  runpy.run_module("export.verify", run_name="__main__")\n'
+          'except SystemExit as e:\n  assert not e.code\n'
+          'print([m for m in sys.modules if m.split(".")[0] in ("tensorflow", "tf_keras", "keras")])')
+  process = subprocess.run([sys.executable, '-c', code, encoder_path], capture_output=True, text=True, check=False,
+                           env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])})
+  assert process.stdout.splitlines()[-1] == '[]', process.stderr
+  assert '32 weights are as recorded' in process.stdout
+
+
+def test_command_line_with_the_source(encoder_path, preprocessor_path, module, make_module):
+  process = _verify(f'--release={encoder_path}', f'--source={module}')
+  assert process.returncode == 0, process.stderr
+  assert process.stderr == '' and 'sop_log_probs' in process.stdout
+  assert _verify(f'--release={preprocessor_path}', f'--source={module}').returncode == 0
+  process = _verify(f'--release={encoder_path}', f'--source={make_module(seed=1)}')
+  assert process.returncode == 1 and process.stderr.startswith('error: ') and ' was made from sha256:' in process.stderr
+
+
+def test_command_line_fails_on_a_changed_byte_and_on_wrong_flags(published):
+  _flip(published / DATA, 77)
+  process = _verify(f'--release={published}')
+  assert (process.returncode, process.stdout) == (1, '')
+  assert process.stderr.count('\n') == 1 and f'error: {DATA} has changed in {published}' in process.stderr
+  assert _verify().returncode == 2
+  assert _verify('--release=nowhere/1').returncode == 1
