@@ -98,7 +98,7 @@ def _summarize(console: console_lib.Console, export_root: pathlib.Path, outcome:
   for kept in outcome.kept:
     console.line(f'Kept, with the same bytes: {export_root / kept}')
   console.line(f'\n{outcome.parameters:,} parameters')
-  console.differences(outcome.differences)
+  console.certificate(outcome.certificate)
 
 
 if __name__ == '__main__':

@@ -8,7 +8,6 @@ import typing
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
-from collections.abc import Mapping
 
 import rich.box
 import rich.console
@@ -70,6 +69,9 @@ class Console:
     self.line(f'\n{title}')
     self._console.print(table, soft_wrap=False)
 
-  def differences(self, differences: Mapping[str, 'parity.Difference']) -> None:
-    self.table('Differences to the source', ['output', 'largest', 'allowed', 'values'],
-               [[name, f'{d.max_abs:.1e}', f'{d.allowed:.1e}', f'{d.values:,}'] for name, d in differences.items()])
+  def certificate(self, certificate: 'parity.Certificate') -> None:
+    self.table('Distance to a float64 reference: root mean square, and at most', ['output', 'source', 'export', 'allowed'], [
+        [name, *(f'{d.rms:.1e}  {d.largest:.1e}' for d in (check.source, check.export, check.allowed))]
+        for name, check in certificate.outputs.items() if not name.startswith('layer_')])
+    self.table('Wrong on purpose, and noticed', ['control', 'export', 'allowed'], [
+        [name, f'{control.export.rms:.1e}', f'{control.allowed.rms:.1e}'] for name, control in certificate.controls.items()])

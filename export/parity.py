@@ -1,48 +1,75 @@
-"""Compares what an exported SavedModel computes with what its source computes.
+"""Compares what an exported encoder computes with what its source computes, both held against a float64 reference.
 
-Both get the same batch; every float output of the source is compared, at the positions that are not padding. (At padding
-the two differ by design: the original adds -10000 to masked scores, Keras -1e9.)
+Both get the same batch; every float output of the source is compared, and every layer where the source's graph shows it, at
+the positions that are not padding. (At padding the two differ by design: the original adds -10000 to masked scores, Keras
+-1e9.) The reference tells whose error is whose, and so how large an error is right: the export's may be twice the source's.
 """
 
 import dataclasses
 import math
 import os
 import pathlib
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import sentencepiece as spm
 
 from converters import config as config_lib
 from converters import errors
-from converters import vocabulary
+from converters import source as source_lib
+from converters import weight_map
+from export import reference
 
-# Largest difference allowed, in units of an output's scale (its root mean square, or 1 if that is smaller). An original
-# module and AlbertEncoder with the same weights were measured 3.6e-6 apart after 24 layers; a swapped pair of tensors
-# moves outputs by more than 1e-2.
-TOLERANCE = 1e-5
+# How much further from the reference than the source the export may be. Both round in float32, in another order.
+_RATIO = 2.0
+# ... or this many units in the last place of float32 at the output's scale, if the source happens to be closer than rounding
+# can promise: for the root mean square at that of the output, for a single value at the largest one.
+_FLOOR_ULPS = 16
+_SINGLE_FLOOR_ULPS = 64
+_ULP = 2.0**-23
+# A source that is further from the reference than this, at the same scales, does not compute an ALBERT with these weights:
+# rounding was measured at 7e-7 after 24 layers.
+_SOURCE_LIMIT = 1e-4
 
 _COMPARED = ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs')
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference:
+class Distance:
+  """How far an output is from the reference: root mean square, and the largest single difference."""
+  rms: float
+  largest: float
+
+  def within(self, other: 'Distance') -> bool:
+    return self.rms <= other.rms and self.largest <= other.largest
+
+  def __str__(self) -> str:
+    return f'{self.rms:.2g} (at most {self.largest:.2g})'
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
   """One output compared.
 
   Attributes:
     values: how many floats were compared.
-    max_abs: the largest absolute difference.
-    allowed: the largest that passes.
+    source, export: each one's distance to the reference.
+    limit: how far the source may be.
+    allowed: how far the export may be.
   """
   values: int
-  max_abs: float
-  allowed: float
+  source: Distance
+  export: Distance
+  limit: Distance
+  allowed: Distance
 
   @property
   def passes(self) -> bool:
-    return self.values > 0 and math.isfinite(self.allowed) and self.max_abs <= self.allowed  # a NaN is not <= anything
+    # A NaN is not within anything.
+    return self.values > 0 and self.source.within(self.limit) and self.export.within(self.allowed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,120 +109,264 @@ def make_batch(config: config_lib.AlbertConfig, seed: int = 0) -> Batch:
   return Batch(ids, mask, types, positions)
 
 
-def compare(source: Mapping[str, np.ndarray], export: Mapping[str, np.ndarray], mask: np.ndarray) -> dict[str, Difference]:
+class Expected:
+  """What the source's weights come to in float64 on a batch."""
+
+  def __init__(self, source: source_lib.Source, parts: frozenset[weight_map.Part], batch: Batch):
+    """Reads each weight once, and keeps those of the heads."""
+    weights = {row.name: source.tensor(row) for row in weight_map.rows(source.config, parts)}
+    self.layers, self.pooled_output = reference.encode(
+        weights.__getitem__, source.config, batch.input_word_ids, batch.input_mask, batch.input_type_ids)
+    self._positions = batch.masked_lm_positions
+    self._heads = {name: value for name, value in weights.items() if name.startswith(('mlm.', 'sop.', 'embeddings.word'))}
+    self.rows = np.nonzero(batch.input_mask)[0]
+
+  def of(self, name: str, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What an output should be.
+
+    A head is judged by what it makes of its own side's encoder output: that it makes little of a small error there is not
+    its doing, and with a handful of values the ratio of two such errors would be chance.
+
+    Args:
+      name: 'tokens/pooled_output', 'mlm/mlm_logits', 'tokens/layer_3' and so on.
+      outputs: all outputs of the side that gave it.
+    """
+    signature, _, output = name.rpartition('/')
+    if output == 'mlm_logits':
+      return reference.mlm_logits(self._heads.__getitem__, outputs[f'{signature}/sequence_output'], self._positions)
+    if output == 'sop_log_probs':
+      return reference.sop_log_probs(self._heads.__getitem__, outputs[f'{signature}/pooled_output'])
+    if output == 'pooled_output':
+      return self.pooled_output
+    return self.layers[-1 if output == 'sequence_output' else int(output.removeprefix('layer_'))]
+
+
+def compare(source: Mapping[str, np.ndarray], export: Mapping[str, np.ndarray], expected: Expected,
+            mask: np.ndarray) -> dict[str, Check]:
   """Compares outputs.
 
   Args:
     source: the outputs of the source's signatures, as `source_graph.Run.outputs` gives them: 'tokens/pooled_output' and so
-      on; mlm_logits may be [batch * P, V].
+      on, and 'tokens/layer_0' and so on where the graph shows them; mlm_logits may be [batch * P, V], and what is by position
+      [batch * seq, H].
     export: the outputs of the exported model and its heads under the same names.
+    expected: what both should be.
     mask: int [batch, seq], 0 at padding.
 
   Returns:
-    The comparison by output, without the signature: an output that several of them give is compared with each.
+    The checks by output, without the signature: of an output that several of them give, the worst.
 
   Raises:
-    ParityError: an output is missing on one side, the shapes do not agree, or a difference is too large; lists all.
+    ParityError: an output is missing on one side, the shapes do not agree, or the export is too far off; lists all.
   """
-  faults = []
-  differences: dict[str, list[Difference]] = {}
-  for name in dict.fromkeys((*source, *export)):
+  faults, checks = [], dict[str, list[Check]]()
+  for name in dict.fromkeys((*export, *source)):
+    output = name.rpartition('/')[2]
+    if output.startswith('layer_') and name not in source:
+      continue  # a graph that is built otherwise than the authors' does not show its layers
     if name not in source or name not in export:
       faults.append(f'{name} is missing in the {"export" if name in source else "source"}')
       continue
-    ours, theirs = (np.asarray(side[name], np.float64) for side in (export, source))
-    if ours.size != theirs.size:
-      faults.append(f'{name} has shape {list(ours.shape)}, the source\'s {list(theirs.shape)}')
+    ours, theirs = (_packed(side[name], mask, output) for side in (export, source))
+    if theirs.size != ours.size:
+      faults.append(f'{name} has shape {list(export[name].shape)}, the source\'s {list(source[name].shape)}')
       continue
-    theirs = theirs.reshape(ours.shape)
-    output = name.rpartition('/')[2]
-    if output == 'sequence_output':
-      ours, theirs = ours[mask.astype(bool)], theirs[mask.astype(bool)]
-    difference = _difference(ours, theirs)
-    differences.setdefault(output, []).append(difference)
-    if not difference.passes:
-      faults.append(f'{name} differs by {difference.max_abs:.2g}, more than {difference.allowed:.2g}')
-  if faults or not differences:
-    raise errors.ParityError(f'no parity ({"; ".join(faults) or "no outputs"}) in the encoder against its source: this is a '
-                             'fault of the conversion, nothing was published')
-  return {output: _worst(each) for output, each in differences.items()}
+    check = _check(theirs, expected.of(name, source), ours, expected.of(name, export))
+    checks.setdefault(output, []).append(check)
+    if not check.source.within(check.limit):
+      faults.append(f'{name} of the source is {check.source} from the reference, more than {check.limit}')
+    elif not check.passes:
+      faults.append(f'{name} is {check.export} from the reference, more than {check.allowed}')
+  if faults or not checks:
+    raise errors.ParityError(f'no parity ({"; ".join(faults) or "no outputs"}) in the encoder against its source: the source is '
+                             'no ALBERT with these weights, or the conversion is at fault; nothing was published')
+  return {output: max(each, key=lambda c: c.export.rms) for output, each in checks.items()}
 
 
-def _difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
-  if not theirs.size:
-    return Difference(0, float('nan'), TOLERANCE)
-  scale = max(1.0, float(np.sqrt(np.mean(np.square(theirs)))))
+def _packed(value: np.ndarray, mask: np.ndarray, output: str) -> np.ndarray:
+  """What is by position, at the positions that are not padding; everything else flat."""
+  if (output == 'sequence_output' or output.startswith('layer_')) and value.size % mask.size == 0:
+    return value.reshape(mask.size, -1)[mask.astype(bool).ravel()].ravel()
+  return value.ravel()
+
+
+def _check(theirs: np.ndarray, their_reference: np.ndarray, ours: np.ndarray, our_reference: np.ndarray) -> Check:
+  source, export = _distance(theirs, their_reference), _distance(ours, our_reference)
+  scale, largest = (float(f(np.abs(our_reference))) if our_reference.size else math.nan for f in (_rms, np.max))
+  floor = Distance(_FLOOR_ULPS * _ULP * scale, _SINGLE_FLOOR_ULPS * _ULP * largest)
+  allowed = Distance(_larger(_RATIO * source.rms, floor.rms), _larger(_RATIO * source.largest, floor.largest))
+  return Check(int(ours.size), source, export, Distance(_SOURCE_LIMIT * scale, _SOURCE_LIMIT * largest), allowed)
+
+
+def _larger(one: float, other: float) -> float:
+  return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)
+
+
+def _rms(values: np.ndarray) -> float:
+  return float(np.sqrt(np.mean(np.square(values))))
+
+
+def _distance(actual: np.ndarray, expected: np.ndarray) -> Distance:
+  if not actual.size or actual.size != expected.size:
+    return Distance(math.nan, math.nan)
   with np.errstate(invalid='ignore'):  # infinity less infinity is a NaN, and fails as one
-    return Difference(int(theirs.size), float(np.max(np.abs(ours - theirs))), TOLERANCE * scale)
+    difference = np.abs(actual.astype(np.float64).ravel() - expected.ravel())
+    return Distance(_rms(difference), float(np.max(difference)))
 
 
-def _worst(differences: list[Difference]) -> Difference:
-  return Difference(sum(d.values for d in differences), max(d.max_abs for d in differences),
-                    min(d.allowed for d in differences))
+class Exported:
+  """An exported encoder, loaded from its files."""
+
+  def __init__(self, path: pathlib.Path, interface: str):
+    """Loads it.
+
+    Args:
+      path: the SavedModel.
+      interface: 'dict' or 'list'.
+    """
+    import tensorflow as tf
+    self._loaded = tf.saved_model.load(os.fspath(path))
+    self._interface = interface
+    self.variables = {v.name.removesuffix(':0'): v for v in self._loaded.variables}
+
+  def outputs(self, batch: Batch, signatures: Sequence[str]) -> dict[str, np.ndarray]:
+    """Runs the encoder, and its heads, on a batch.
+
+    Args:
+      batch: the inputs.
+      signatures: 'tokens' for the encoder itself, 'mlm' and 'sop' for its heads.
+
+    Returns:
+      float32 outputs under the names that the source's have: 'tokens/pooled_output' and so on; and the encoder's layers as
+      'tokens/layer_0' and so on.
+    """
+    import tensorflow as tf
+    inputs = {name: tf.constant(getattr(batch, name)) for name in ('input_word_ids', 'input_mask', 'input_type_ids')}
+    if self._interface == 'list':
+      values = self._loaded(list(inputs.values()))
+      return {f'tokens/{name}': v.numpy() for name, v in zip(('pooled_output', 'sequence_output'), values, strict=True)}
+    with_positions = dict(inputs, masked_lm_positions=tf.constant(batch.masked_lm_positions))
+    result: dict[str, np.ndarray] = {}
+    for signature in signatures:
+      call = self._loaded if signature == 'tokens' else getattr(self._loaded, signature)
+      values = call(with_positions if signature == 'mlm' else inputs)
+      result |= {f'{signature}/{name}': values[name].numpy() for name in _COMPARED if name in values}
+      if signature == 'tokens':
+        result |= {f'tokens/layer_{i}': value.numpy() for i, value in enumerate(values['encoder_outputs'])}
+    return result
 
 
-def encoder_outputs(path: pathlib.Path, batch: Batch, signatures: Iterable[str], interface: str) -> dict[str, np.ndarray]:
-  """Loads an exported encoder and runs it, and its heads, on a batch.
+@dataclasses.dataclass(frozen=True)
+class Control:
+  """A wrong conversion, and how far it is from the reference.
+
+  Attributes:
+    export: distance of the output that is furthest beyond what is allowed.
+    allowed: what it was allowed.
+  """
+  export: Distance
+  allowed: Distance
+
+
+def run_controls(exported: Exported, batch: Batch, expected: Expected, allowed: Mapping[str, Check]) -> dict[str, Control]:
+  """Makes each of the mistakes that no shape would show, in the loaded model, and sees it fail.
+
+  Args:
+    exported: the model under test; as it was, afterwards.
+    batch: the inputs; only the first row, which is the longest, is run.
+    expected: what the outputs should be.
+    allowed: the passed checks.
+
+  Returns:
+    The controls by name.
+
+  Raises:
+    ParityError: a mistake was not noticed: the comparison proves nothing.
+  """
+  row = Batch(*(value[:1] for value in dataclasses.astuple(batch)))
+  own = expected.rows == 0
+  right = {'sequence_output': expected.layers[-1][own], 'pooled_output': expected.pooled_output[:1]}
+  result: dict[str, Control] = {}
+  unnoticed = []
+  for name, changes in _mistakes(exported.variables):
+    before = [(variable, variable.numpy()) for variable, _ in changes]
+    try:
+      for variable, value in changes:
+        variable.assign(value)
+      outputs = exported.outputs(row, ['tokens'])
+    finally:
+      for variable, value in before:
+        variable.assign(value)
+    distances = {output: _distance(outputs[f'tokens/{output}'], value) for output, value in right.items()}
+    worst = max(distances, key=lambda output: distances[output].rms / allowed[output].allowed.rms)
+    result[name] = Control(distances[worst], allowed[worst].allowed)
+    if not distances[worst].rms > allowed[worst].allowed.rms:
+      unnoticed.append(name)
+  if unnoticed:
+    raise errors.ParityError(f'the comparison does not notice a wrong model ({", ".join(unnoticed)}) in its negative controls: it '
+                             'proves nothing for these weights, nothing was published')
+  return result
+
+
+def _mistakes(variables: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[Any, np.ndarray]]]]:
+  """Each mistake with the variables that it changes, and to what."""
+  block = 'transformer'
+
+  def swapped(one: str, other: str) -> list[tuple[Any, np.ndarray]]:
+    return [(variables[one], variables[other].numpy()), (variables[other], variables[one].numpy())]
+
+  def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> list[tuple[Any, np.ndarray]]:
+    value = variables[name].numpy()
+    return [(variables[name], change(value))]
+
+  yield 'query and key swapped', swapped(f'{block}/self_attention/query/kernel', f'{block}/self_attention/key/kernel')
+  yield 'layer norms swapped', [
+      change for part in ('gamma', 'beta')
+      for change in swapped(f'{block}/self_attention_layer_norm/{part}', f'{block}/output_layer_norm/{part}')]
+  yield 'value kernel transposed', changed(
+      f'{block}/self_attention/value/kernel', lambda v: v.reshape(len(v), -1).T.reshape(v.shape))
+  yield 'word embedding shifted by a row', changed('word_embeddings/embeddings', lambda v: np.roll(v, 1, axis=0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+  """The proof that an export computes what its source does.
+
+  Attributes:
+    outputs: the checks by output, the layers as 'layer_0' and so on.
+    controls: the wrong conversions that failed them, as they must.
+  """
+  outputs: dict[str, Check]
+  controls: dict[str, Control]
+
+  def as_json(self) -> dict[str, Any]:
+    """For the record: figures with three digits."""
+    def rounded(value: Any) -> Any:
+      if isinstance(value, dict):
+        return {key: rounded(v) for key, v in value.items()}
+      return float(f'{value:.2e}') if isinstance(value, float) else value
+    return rounded(dataclasses.asdict(self))
+
+
+def certify(path: pathlib.Path, interface: str, batch: Batch, signatures: Sequence[str], expected: Expected,
+            source_outputs: Callable[[], Mapping[str, np.ndarray]]) -> Certificate:
+  """Loads an exported encoder, compares it with its source, and sees the comparison fail for wrong ones.
 
   Args:
     path: the SavedModel.
-    batch: the inputs.
-    signatures: 'tokens' for the encoder itself, 'mlm' and 'sop' for its heads.
     interface: 'dict' or 'list'.
-
-  Returns:
-    float32 outputs under the names that the source's have: 'tokens/pooled_output' and so on.
-  """
-  import tensorflow as tf
-  loaded = tf.saved_model.load(os.fspath(path))
-  inputs = {name: tf.constant(getattr(batch, name)) for name in ('input_word_ids', 'input_mask', 'input_type_ids')}
-  if interface == 'list':
-    outputs = {'tokens': dict(zip(('pooled_output', 'sequence_output'), loaded(list(inputs.values())), strict=True))}
-  else:
-    with_positions = dict(inputs, masked_lm_positions=tf.constant(batch.masked_lm_positions))
-    outputs = {name: loaded(inputs) if name == 'tokens' else getattr(loaded, name)(with_positions if name == 'mlm' else inputs)
-               for name in signatures}
-  return {f'{signature}/{name}': value.numpy() for signature, each in outputs.items() for name, value in each.items()
-          if name in _COMPARED}
-
-
-# Every kind of text the published normalization treats in a way of its own.
-_SENTENCES = (
-    'The bridge was closed, and the ferry was late.',
-    'CAFÉ au lait: naïve, 1,200 boats (or 3.5)!',
-    '  spaces\tand\nlines  ',
-    'Straße, ﬁnale, Ωmega and 東京',
-    '“quotes” – dashes — £3 or €4 …',
-    '[CLS] is text here, and so is <pad>',
-    '',
-)
-
-
-def check_preprocessor(path: pathlib.Path, sp_model: bytes) -> int:
-  """Loads an exported preprocessor and compares its ids with a plain-Python statement of the published rule.
-
-  Returns:
-    The number of tokens compared.
+    batch: the inputs.
+    signatures: what to compare.
+    expected: what the outputs should be.
+    source_outputs: gives the source's; called when the export's are there, since the source is run beside.
 
   Raises:
-    ParityError: naming the first text whose ids differ.
+    ParityError: the export differs, or a wrong one would not.
   """
-  import tensorflow as tf
-  import tensorflow_text  # noqa: F401  (registers the ops)
-  processor = spm.SentencePieceProcessor(model_proto=sp_model)
-  loaded = tf.saved_model.load(os.fspath(path))
-  actual = loaded.tokenize(tf.constant(_SENTENCES)).to_list()
-  packed = loaded(tf.constant(_SENTENCES))['input_word_ids'].numpy()
-  cls, sep = vocabulary.SPECIAL_TOKENS['[CLS]'], vocabulary.SPECIAL_TOKENS['[SEP]']
-  count = 0
-  for sentence, tokens, row in zip(_SENTENCES, actual, packed, strict=True):
-    decomposed = unicodedata.normalize('NFD', sentence)
-    plain = ''.join(c for c in decomposed if unicodedata.category(c) != 'Mn')
-    # TF-Text's case folding is ICU's NFKC_Casefold.
-    expected = processor.encode(unicodedata.normalize('NFKC', unicodedata.normalize('NFKC', plain).casefold()))
-    if tokens != expected or row[:len(tokens) + 2].tolist() != [cls, *expected, sep][:len(row)]:
-      raise errors.ParityError(
-          f'no parity (ids {tokens} instead of {expected}) in the preprocessor for {sentence!r}: this is a fault of the '
-          'conversion, nothing was published')
-    count += len(tokens)
-  return count
+  exported = Exported(path, interface)
+  outputs = exported.outputs(batch, signatures)
+  theirs = source_outputs()
+  if interface == 'list':  # which gives no layers
+    theirs = {name: value for name, value in theirs.items() if '/layer_' not in name}
+  checks = compare(theirs, outputs, expected, batch.input_mask)
+  return Certificate(checks, run_controls(exported, batch, expected, checks))

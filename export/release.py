@@ -26,6 +26,7 @@ from export import publish
 from export import request as request_lib
 from export import saved_model
 from export import source_graph
+from export import token_parity
 
 # The packages whose version can change what is published.
 _LIBRARIES = ('albert-hub-export', 'isal', 'numpy', 'sentencepiece', 'tensorflow-cpu', 'tensorflow', 'tensorflow-text',
@@ -40,12 +41,12 @@ class Outcome:
     published: the releases that are new in the tree.
     kept: the companion, if it was there already.
     parameters: how many numbers the encoder and its heads hold.
-    differences: the parity figures by output.
+    certificate: the parity figures.
   """
   published: list[str]
   kept: list[str]
   parameters: int
-  differences: dict[str, parity.Difference]
+  certificate: parity.Certificate
 
 
 def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
@@ -79,27 +80,28 @@ def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
     del albert  # what is compared is what was written
     gc.collect()
 
-    differences: dict[str, parity.Difference] = {}
-    with console.step('compare with the source', detail=lambda: _worst(differences)):
-      tokens = parity.check_preprocessor(staged / companion.path, source.sp_model)
-      ours = parity.encoder_outputs(staged / release.path, batch, signatures, release.interface)
-      differences |= parity.compare(theirs.outputs(), ours, batch.input_mask)
+    with console.step('compute the reference'):
+      expected = parity.Expected(source, parts, batch)
+    with console.step('compare with the source'):
+      tokens = token_parity.check(staged / companion.path, source.sp_model)
+      certificate = parity.certify(
+          staged / release.path, release.interface, batch, signatures, expected, theirs.outputs)
 
     keys = saved_model.checkpoint_keys(staged / release.path)
     ledger = [dataclasses.asdict(weight) | {'checkpoint_key': keys[weight.target]} for weight in weights]
-    facts = _encoder_facts(request, source, parts, ledger, differences)
+    facts = _encoder_facts(request, source, parts, ledger, certificate)
     size = sum(f.stat().st_size for f in staged.rglob('*') if f.is_file())
     with console.step('pack', total=size) as advance:
       _package(staged, companion, _preprocessor_facts(companion, source, tokens), advance, 'preprocessor',
                vocab_size=source.config.vocab_size, seq_length=preprocessing.DEFAULT_SEQ_LENGTH)
-      _package(staged, release, facts, advance, 'encoder', config=source.config, parity=differences,
+      _package(staged, release, facts, advance, 'encoder', config=source.config, certificate=certificate,
                heads=[p.value for p in weight_map.Part if p in parts], source_handle=facts['source']['handle'],
                source_digest=source.digest,
                parameters=_count(weight_map.rows(source.config, {weight_map.Part.ENCODER}), source))
     with console.step('publish'):
       published = publish.publish(request.export_root, staged, [companion.path, release.path])
   kept = [path for path in (companion.path, release.path) if path not in published]
-  return Outcome(published, kept, _count(rows, source), differences)
+  return Outcome(published, kept, _count(rows, source), certificate)
 
 
 def _parts(request: request_lib.Request, source: source_lib.Source) -> frozenset[weight_map.Part]:
@@ -129,12 +131,8 @@ def _count(rows: Iterable[weight_map.Row], source: source_lib.Source) -> int:
   return sum(math.prod(weight_map.shape(row.shape, source.config)) for row in rows)
 
 
-def _worst(differences: dict[str, parity.Difference]) -> str:
-  return f'worst difference {max(d.max_abs for d in differences.values()):.1e}' if differences else ''
-
-
 def _encoder_facts(request: request_lib.Request, source: source_lib.Source, parts: frozenset[weight_map.Part],
-                   ledger: list[dict[str, Any]], differences: dict[str, parity.Difference]) -> dict[str, Any]:
+                   ledger: list[dict[str, Any]], certificate: parity.Certificate) -> dict[str, Any]:
   release, companion = request.release, request.release.preprocessor
   return {
       'interface': release.interface,
@@ -144,10 +142,7 @@ def _encoder_facts(request: request_lib.Request, source: source_lib.Source, part
       'config': dataclasses.asdict(source.config),
       # A path on this machine would tell nobody anything.
       'source': {'handle': request.source if '://' in request.source else None, 'digest': source.digest},
-      'parity': {
-          name: {'values': d.values, 'max_abs': float(f'{d.max_abs:.2e}'), 'allowed': float(f'{d.allowed:.2e}')}
-          for name, d in differences.items()
-      },
+      'certificate': certificate.as_json(),
       'weights': ledger,
   }
 
@@ -157,7 +152,7 @@ def _preprocessor_facts(release: catalog_lib.Release, source: source_lib.Source,
   return {
       'changes': release.changes[release.version],
       'source': {'sp_model': {'name': source.sp_model_name, 'digest': _sha256(source.sp_model)}},
-      'parity': {'tokens': {'values': tokens, 'different': 0}},
+      'certificate': {'tokens': {'values': tokens, 'different': 0}},
   }
 
 

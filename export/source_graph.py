@@ -90,6 +90,12 @@ def reduced(saved_model_pb: pathlib.Path, signatures: Iterable[str], tags: Itera
               f'no plain tensor {key} in signature {name} of {saved_model_pb}: this is no ALBERT module')
         here[key].CopyFrom(there[key])
         endpoints.append(there[key].name)
+    if name == 'tokens':
+      for number, tensor in enumerate(_layers(whole.graph_def, signature.outputs['sequence_output'].name)):
+        layer = signature.outputs[f'layer_{number}']
+        layer.name, layer.dtype = tensor, signature.outputs['sequence_output'].dtype
+        layer.tensor_shape.unknown_rank = True
+        endpoints.append(tensor)
   variables = []
   for key in ('variables', 'trainable_variables'):
     if key in whole.collection_def:
@@ -104,6 +110,20 @@ def reduced(saved_model_pb: pathlib.Path, signatures: Iterable[str], tags: Itera
       kept.add(node.name)
   part.graph_def.node.extend(node for node in whole.graph_def.node if node.name in kept)
   return result
+
+
+def _layers(graph: Any, sequence_output: str) -> list[str]:
+  """The outputs of the layers, first to last: the additions that end the layer norm after each feed-forward.
+
+  `tf.nn.batch_normalization` computes x * scale + (beta - mean * scale): one addition of one subtraction from each reading of
+  beta. The order of a GraphDef that TF1 wrote is the order in which it was built.
+  """
+  nodes = list(_ancestors(graph, [sequence_output]))
+  names = {node.name for node in nodes if node.op == 'VarHandleOp' and node.name.endswith('inner_group_0/LayerNorm_1/beta')}
+  for op in ('ReadVariableOp', 'Sub', 'AddV2'):
+    names = {node.name for node in nodes if node.op in (op, 'Add' if op == 'AddV2' else op)
+             and names & {name.split(':')[0] for name in node.input}}
+  return [f'{node.name}:0' for node in graph.node if node.name in names]
 
 
 def _check(node: Any, allowed: frozenset[str], fault: str, file: pathlib.Path) -> None:
@@ -140,7 +160,7 @@ class Run:
     self._directory = directory
 
   def outputs(self) -> dict[str, np.ndarray]:
-    """Waits for the child, and returns the outputs, as 'tokens/pooled_output' and so on.
+    """Waits for the child, and returns the outputs, as 'tokens/pooled_output' and so on, and the layers as 'tokens/layer_0'.
 
     Raises:
       UntrustedGraphError: the graph was not run.
@@ -202,7 +222,7 @@ def _run(module: str, inputs_file: str, outputs_file: str, *signatures: str) -> 
   outputs: dict[str, np.ndarray] = {}
   for name in signatures:
     results = loaded.signatures[name](**{key: inputs[key] for key in SIGNATURES[name][0]})
-    outputs |= {f'{name}/{key}': results[key].numpy() for key in SIGNATURES[name][1]}
+    outputs |= {f'{name}/{key}': value.numpy() for key, value in results.items()}
   np.savez(outputs_file, **dict[str, Any](outputs))
 
 

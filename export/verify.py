@@ -44,11 +44,11 @@ def main() -> None:
 
 def _check_preprocessor(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source,
                         console: console_lib.Console) -> None:
-  from export import parity
+  from export import token_parity
   if record['source']['sp_model']['digest'] != 'sha256:' + hashlib.sha256(source.sp_model).hexdigest():
     raise errors.IntegrityError(f'{release} was made from another SentencePiece model than {source.handle} has: give its source')
   with console.step('compare with the source'):
-    tokens = parity.check_preprocessor(release, source.sp_model)
+    tokens = token_parity.check(release, source.sp_model)
   console.line(f'{tokens} tokens are the same')
 
 
@@ -72,10 +72,12 @@ def _check_encoder(release: pathlib.Path, record: dict[str, Any], source: source
                                   'this is not what was published, fetch it again')
   batch = parity.make_batch(source.config)
   signatures = source_graph.signatures(parts)
-  with source_graph.start(source.path, batch.for_source, signatures) as theirs, console.step('compare the outputs with the source'):
-    ours = parity.encoder_outputs(release, batch, signatures, record['interface'])
-    differences = parity.compare(theirs.outputs(), ours, batch.input_mask)
-  console.differences(differences)
+  with source_graph.start(source.path, batch.for_source, signatures) as theirs:
+    with console.step('compute the reference'):
+      expected = parity.Expected(source, frozenset(parts), batch)
+    with console.step('compare the outputs'):
+      certificate = parity.certify(release, record['interface'], batch, signatures, expected, theirs.outputs)
+  console.certificate(certificate)
 
 
 if __name__ == '__main__':

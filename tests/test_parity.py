@@ -1,6 +1,7 @@
 """The comparison passes for a right conversion, and fails for every wrong one."""
 
 import dataclasses
+import pathlib
 
 import conftest
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 from converters import albert as albert_lib
 from converters import config as config_lib
 from converters import errors
+from converters import source as source_lib
 from converters import weight_map
 from export import parity
 from export import saved_model
 from export import source_graph
+from export import token_parity
 
 SIGNATURES = tuple(source_graph.SIGNATURES)
 
@@ -43,70 +46,125 @@ def test_batch_fits_the_smallest_models(changes):
   assert (batch.masked_lm_positions < batch.input_mask.sum(axis=1)[:, np.newaxis]).all()
 
 
-@pytest.fixture
-def outputs():
-  rng = np.random.default_rng(0)
-  return {
-      'tokens/pooled_output': rng.standard_normal((2, 4)),
-      'tokens/sequence_output': rng.standard_normal((2, 3, 4)),
-      'mlm/pooled_output': rng.standard_normal((2, 4)),
-      'mlm/mlm_logits': rng.standard_normal((4, 5)),
-      'sop/sop_log_probs': rng.standard_normal((2, 2)),
-  }
+class Right:
+  """Stands for `parity.Expected`: the reference is given, and the same for both sides."""
+
+  def __init__(self, outputs):
+    self._outputs = outputs
+
+  def of(self, name, outputs):
+    return self._outputs[name]
 
 
 MASK = np.array([[1, 1, 1], [1, 0, 0]])
 
 
-def test_equal_outputs_pass(outputs):
-  ours = outputs | {'mlm/mlm_logits': outputs['mlm/mlm_logits'].reshape(2, 2, 5)}
-  differences = parity.compare(outputs, ours, MASK)
-  assert {name: (d.values, d.max_abs) for name, d in differences.items()} == {
-      'pooled_output': (16, 0.0), 'sequence_output': (16, 0.0), 'mlm_logits': (20, 0.0), 'sop_log_probs': (4, 0.0)}
+@pytest.fixture
+def right():
+  rng = np.random.default_rng(0)
+  return {
+      'tokens/pooled_output': rng.standard_normal((2, 4)),
+      'tokens/sequence_output': rng.standard_normal((4, 5)),
+      'tokens/layer_0': rng.standard_normal((4, 5)),
+      'mlm/pooled_output': rng.standard_normal((2, 4)),
+      'mlm/mlm_logits': rng.standard_normal((2, 2, 5)),
+      'sop/sop_log_probs': rng.standard_normal((2, 2)),
+  }
 
 
-def test_padding_is_not_compared(outputs):
-  ours = {name: value.copy() for name, value in outputs.items()}
+@pytest.fixture
+def outputs(right):
+  """float32 outputs that are off by rounding alone; what is by position has its padding, of which nothing is asked."""
+  result = {}
+  for name, value in right.items():
+    value = value.astype(np.float32)
+    if name in ('tokens/sequence_output', 'tokens/layer_0'):
+      value = np.concatenate([value, np.full((2, 5), 9, np.float32)]).reshape(2, 3, 5)
+    result[name] = value
+  return result
+
+
+def _copy(outputs):
+  return {name: value.copy() for name, value in outputs.items()}
+
+
+def test_rounding_passes(right, outputs):
+  theirs = outputs | {'mlm/mlm_logits': outputs['mlm/mlm_logits'].reshape(4, 5), 'tokens/layer_0': outputs['tokens/layer_0'].reshape(6, 5)}
+  checks = parity.compare(theirs, outputs, Right(right), MASK)
+  assert {name: check.values for name, check in checks.items()} == {
+      'pooled_output': 8, 'sequence_output': 20, 'layer_0': 20, 'mlm_logits': 20, 'sop_log_probs': 4}
+  for check in checks.values():
+    assert 0 < check.export.rms == check.source.rms < check.allowed.rms < 3e-6
+
+
+def test_padding_is_not_compared(right, outputs):
+  ours = _copy(outputs)
   ours['tokens/sequence_output'][1, 2] += 9
-  parity.compare(outputs, ours, MASK)
+  parity.compare(outputs, ours, Right(right), MASK)
   ours['tokens/sequence_output'][1, 0, 0] += 1e-3
-  with pytest.raises(errors.ParityError, match='tokens/sequence_output differs by 0.001, more than 1e-05'):
-    parity.compare(outputs, ours, MASK)
+  with pytest.raises(errors.ParityError, match='tokens/sequence_output is 0.00022 .at most 0.001. from the reference, more than 1.7e-06'):
+    parity.compare(outputs, ours, Right(right), MASK)
+
+
+def test_the_export_may_be_twice_as_far_off_as_the_source(right, outputs):
+  rng = np.random.default_rng(1)
+  noise = {name: rng.choice([-1e-5, 1e-5], value.shape).astype(np.float32) for name, value in outputs.items()}
+  theirs = {name: value + noise[name] for name, value in outputs.items()}
+  parity.compare(theirs, {name: value - 1.9 * noise[name] for name, value in outputs.items()}, Right(right), MASK)
+  with pytest.raises(errors.ParityError, match='mlm/mlm_logits is'):
+    parity.compare(theirs, {name: value - 2.1 * noise[name] for name, value in outputs.items()}, Right(right), MASK)
+
+
+def test_one_value_far_off_fails_among_many(right, outputs):
+  rng = np.random.default_rng(2)
+  expected = {'tokens/pooled_output': rng.standard_normal(1_000_000)}
+  theirs = {'tokens/pooled_output': (expected['tokens/pooled_output'] + 1e-6 * rng.standard_normal(1_000_000)).astype(np.float32)}
+  ours = _copy(theirs)
+  ours['tokens/pooled_output'][7] += 1e-3
+  check = parity._check(*(v['tokens/pooled_output'] for v in (theirs, expected, ours, expected)))
+  assert check.export.rms < check.allowed.rms and check.export.largest > check.allowed.largest and not check.passes
+
+
+NAMES = ['tokens/pooled_output', 'tokens/sequence_output', 'tokens/layer_0', 'mlm/pooled_output', 'mlm/mlm_logits', 'sop/sop_log_probs']
 
 
 @pytest.mark.parametrize('side, value', [
-    ('ours', 1e-4), ('theirs', 1e-4), *((side, value) for side in ('ours', 'theirs', 'both') for value in (np.nan, np.inf))])
-@pytest.mark.parametrize('name', [
-    'tokens/pooled_output', 'tokens/sequence_output', 'mlm/pooled_output', 'mlm/mlm_logits', 'sop/sop_log_probs'])
-def test_one_wrong_value_fails(outputs, name, side, value):
-  ours, theirs = ({n: v.copy() for n, v in outputs.items()} for _ in range(2))
+    ('ours', 1e-4), ('theirs', 1e-2), *((side, value) for side in ('ours', 'theirs', 'both') for value in (np.nan, np.inf))])
+@pytest.mark.parametrize('name', NAMES)
+def test_one_wrong_value_fails(right, outputs, name, side, value):
+  ours, theirs = _copy(outputs), _copy(outputs)
   for wrong in {'ours': [ours], 'theirs': [theirs], 'both': [ours, theirs]}[side]:
     wrong[name].flat[1] += value
-  with pytest.raises(errors.ParityError, match=f'{name} differs by'):
-    parity.compare(theirs, ours, MASK)
+  with pytest.raises(errors.ParityError, match=f'no parity .{name} (of the source )?is '):
+    parity.compare(theirs, ours, Right(right), MASK)
 
 
-def test_every_failing_output_is_named(outputs):
-  ours = {name: value + 1 for name, value in outputs.items()}
+def test_every_failing_output_is_named(right, outputs):
   with pytest.raises(errors.ParityError) as caught:
-    parity.compare(outputs, ours, MASK)
+    parity.compare(outputs, {name: value + 1 for name, value in outputs.items()}, Right(right), MASK)
   assert all(name in str(caught.value) for name in outputs)
 
 
-def test_missing_empty_and_misshapen_outputs_fail(outputs):
+def test_missing_empty_and_misshapen_outputs_fail(right, outputs):
   without = {n: v for n, v in outputs.items() if n != 'sop/sop_log_probs'}
   with pytest.raises(errors.ParityError, match='sop/sop_log_probs is missing in the source'):
-    parity.compare(without, outputs, MASK)
+    parity.compare(without, outputs, Right(right), MASK)
   with pytest.raises(errors.ParityError, match='sop/sop_log_probs is missing in the export'):
-    parity.compare(outputs, without, MASK)
-  assert not parity.Difference(0, 0.0, 1.0).passes
+    parity.compare(outputs, without, Right(right), MASK)
+  with pytest.raises(errors.ParityError, match='tokens/layer_0 is missing in the export'):
+    parity.compare(outputs, {n: v for n, v in outputs.items() if 'layer' not in n}, Right(right), MASK)
   with pytest.raises(errors.ParityError, match='no outputs'):
-    parity.compare({}, {}, MASK)
-  empty = outputs | {'tokens/pooled_output': np.zeros((0, 4))}
-  with pytest.raises(errors.ParityError, match='tokens/pooled_output differs by nan'):
-    parity.compare(empty, empty, MASK)
+    parity.compare({}, {}, Right(right), MASK)
+  empty = {'tokens/pooled_output': np.zeros((0, 4), np.float32)}
+  with pytest.raises(errors.ParityError, match='tokens/pooled_output of the source is nan'):
+    parity.compare(empty, empty, Right(empty), MASK)
   with pytest.raises(errors.ParityError, match=r'pooled_output has shape \[2, 3\], the source\'s \[2, 4\]'):
-    parity.compare(outputs, outputs | {'tokens/pooled_output': np.zeros((2, 3))}, MASK)
+    parity.compare(outputs, outputs | {'tokens/pooled_output': np.zeros((2, 3), np.float32)}, Right(right), MASK)
+
+
+def test_layers_that_the_source_does_not_show_are_left_out(right, outputs):
+  checks = parity.compare({n: v for n, v in outputs.items() if 'layer' not in n}, outputs, Right(right), MASK)
+  assert 'layer_0' not in checks and 'sequence_output' in checks
 
 
 def _swapped(one, other):
@@ -133,8 +191,8 @@ WRONG = {
 def theirs(module):
   config = config_lib.read(module / 'assets/albert_config.json')
   batch = parity.make_batch(config)
-  with source_graph.start(module, batch.for_source, SIGNATURES) as run:
-    return batch, run.outputs()
+  with source_graph.start(module, batch.for_source, SIGNATURES) as run, source_lib.open_source(str(module)) as source:
+    return batch, parity.Expected(source, source.parts, batch), run.outputs()
 
 
 @pytest.mark.parametrize('wrong', [None, *WRONG])
@@ -147,13 +205,14 @@ def test_weights_in_the_wrong_place_fail(source, theirs, monkeypatch, tmp_path, 
   albert = albert_lib.build(source, source.parts)
   (tmp_path / 'sp.model').write_bytes(source.sp_model)
   saved_model.write(*encoder.exportable(albert, str(tmp_path / 'sp.model')), tmp_path / 'model')
-  batch, expected = theirs
-  actual = parity.encoder_outputs(tmp_path / 'model', batch, SIGNATURES, 'dict')
+  monkeypatch.undo()
+  batch, expected, source_outputs = theirs
+  actual = parity.Exported(tmp_path / 'model', 'dict').outputs(batch, SIGNATURES)
   if wrong is None:
-    parity.compare(expected, actual, batch.input_mask)
+    assert len(parity.compare(source_outputs, actual, expected, batch.input_mask)) == 4 + 3
   else:
-    with pytest.raises(errors.ParityError, match='differs by'):
-      parity.compare(expected, actual, batch.input_mask)
+    with pytest.raises(errors.ParityError, match='from the reference, more than'):
+      parity.compare(source_outputs, actual, expected, batch.input_mask)
 
 
 def test_export_without_parity_publishes_nothing(module, release, monkeypatch):
@@ -174,7 +233,7 @@ def test_head_without_a_signature_is_refused_or_left_out(own_module, release):
   path.write_bytes(saved.SerializeToString())
   with pytest.raises(errors.SourceError, match='sop weights, but no signature to compare them with.*--nosop'):
     release(own_module)
-  assert sorted(release(own_module, sop=False)[1].differences) == ['mlm_logits', 'pooled_output', 'sequence_output']
+  assert 'mlm_logits' in release(own_module, sop=False)[1].certificate.outputs
 
 
 @pytest.mark.parametrize('signature', SIGNATURES)
@@ -187,12 +246,48 @@ def test_every_signature_is_compared(own_module, release, signature):
   tanh = next(n for n in graph.graph_def.node if n.name == output.name.split(':')[0])
   output.name = tanh.input[0] + ':0'
   path.write_bytes(saved.SerializeToString())
-  with pytest.raises(errors.ParityError, match=rf'no parity \({signature}/pooled_output differs by [^;]*\)'):
+  with pytest.raises(errors.ParityError, match=rf'no parity \({signature}/pooled_output of the source is ') as caught:
     release(own_module)
+  assert not [other for other in SIGNATURES if other != signature and f'{other}/' in str(caught.value)]
+
+
+def test_controls_leave_the_model_as_it_was_and_are_recorded(encoder_path, theirs):
+  batch, expected, source_outputs = theirs
+  exported = parity.Exported(pathlib.Path(encoder_path), 'dict')
+  before = exported.outputs(batch, ['tokens'])
+  checks = parity.compare(source_outputs, exported.outputs(batch, SIGNATURES), expected, batch.input_mask)
+  controls = parity.run_controls(exported, batch, expected, checks)
+  assert sorted(controls) == ['layer norms swapped', 'query and key swapped', 'value kernel transposed', 'word embedding shifted by a row']
+  assert all(control.export.rms > 1000 * control.allowed.rms for control in controls.values())
+  after = exported.outputs(batch, ['tokens'])
+  assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_control_that_is_not_noticed_refuses_the_certificate(encoder_path, theirs, monkeypatch):
+  batch, expected, source_outputs = theirs
+  exported = parity.Exported(pathlib.Path(encoder_path), 'dict')
+  checks = parity.compare(source_outputs, exported.outputs(batch, SIGNATURES), expected, batch.input_mask)
+  monkeypatch.setattr(parity, '_mistakes', lambda variables: iter([('nothing at all', [])]))
+  with pytest.raises(errors.ParityError, match='does not notice a wrong model .nothing at all.'):
+    parity.run_controls(exported, batch, expected, checks)
+
+
+def test_weights_that_hide_mistakes_are_refused(release, module, monkeypatch):
+  # Query and key alike: swapping them changes nothing, so this module cannot prove that they are in their places.
+  from converters import tf1_hub
+  read = tf1_hub.Module.tensor
+  rows = {r.name: r for r in weight_map.rows(_config(), frozenset(weight_map.Part))}
+  monkeypatch.setattr(tf1_hub.Module, 'tensor', lambda self, row: read(self, rows[row.name.replace('.key.', '.query.')]))
+  monkeypatch.setattr(parity, 'compare', lambda source, export, expected, mask: real(export, export, expected, mask))
+  with pytest.raises(errors.ParityError, match='does not notice a wrong model .query and key swapped.'):
+    release(module)
+  assert conftest.leftovers(release.root) == []
+
+
+real = parity.compare
 
 
 def test_preprocessor_with_another_model_fails(preprocessor_path, make_module):
-  import pathlib
   other = (make_module(vocab_size=150) / 'assets/30k-clean.model').read_bytes()
   with pytest.raises(errors.ParityError, match="no parity .* in the preprocessor for 'The bridge"):
-    parity.check_preprocessor(pathlib.Path(preprocessor_path), other)
+    token_parity.check(pathlib.Path(preprocessor_path), other)

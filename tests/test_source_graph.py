@@ -149,8 +149,9 @@ def test_gives_the_outputs_of_all_signatures(module, batch):
     outputs = run.outputs()
   assert sorted(outputs) == [
       'mlm/mlm_logits', 'mlm/pooled_output', 'mlm/sequence_output', 'sop/pooled_output', 'sop/sequence_output',
-      'sop/sop_log_probs', 'tokens/pooled_output', 'tokens/sequence_output']
+      'sop/sop_log_probs', 'tokens/layer_0', 'tokens/layer_1', 'tokens/layer_2', 'tokens/pooled_output', 'tokens/sequence_output']
   assert outputs['mlm/mlm_logits'].shape == (4 * 3, 200)
+  assert np.array_equal(outputs['tokens/layer_2'].ravel(), outputs['tokens/sequence_output'].ravel())
   loaded = tf.saved_model.load(str(module), tags=[])
   expected = loaded.signatures['sop'](**{k: tf.constant(batch.for_source[k]) for k in ('input_ids', 'input_mask', 'segment_ids')})
   np.testing.assert_allclose(outputs['sop/sop_log_probs'], expected['sop_log_probs'], atol=1e-6)
