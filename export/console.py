@@ -15,7 +15,7 @@ import rich.progress
 import rich.table
 
 if typing.TYPE_CHECKING:
-  from export import parity
+  from export import certificate as certificate_lib
 
 Advance = Callable[[int], None]
 
@@ -69,7 +69,7 @@ class Console:
     self.line(f'\n{title}')
     self._console.print(table, soft_wrap=False)
 
-  def certificate(self, certificate: 'parity.Certificate') -> None:
+  def certificate(self, certificate: 'certificate_lib.Certificate') -> None:
     self.table('Distance to a float64 reference: root mean square, and at most', ['output', 'source', 'export', 'allowed'], [
         [name, *(f'{d.rms:.1e}  {d.largest:.1e}' for d in (check.source, check.export, check.allowed))]
         for name, check in certificate.outputs.items() if not name.startswith('layer_')])

@@ -7,13 +7,7 @@ the positions that are not padding. (At padding the two differ by design: the or
 
 import dataclasses
 import math
-import os
-import pathlib
-from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Mapping
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +28,7 @@ _ULP = 2.0**-23
 # rounding was measured at 7e-7 after 24 layers.
 _SOURCE_LIMIT = 1e-4
 
-_COMPARED = ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs')
+COMPARED = ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +185,7 @@ def _packed(value: np.ndarray, mask: np.ndarray, output: str) -> np.ndarray:
 
 
 def _check(theirs: np.ndarray, their_reference: np.ndarray, ours: np.ndarray, our_reference: np.ndarray) -> Check:
-  source, export = _distance(theirs, their_reference), _distance(ours, our_reference)
+  source, export = distance(theirs, their_reference), distance(ours, our_reference)
   scale, largest = (float(f(np.abs(our_reference))) if our_reference.size else math.nan for f in (_rms, np.max))
   floor = Distance(_FLOOR_ULPS * _ULP * scale, _SINGLE_FLOOR_ULPS * _ULP * largest)
   allowed = Distance(_larger(_RATIO * source.rms, floor.rms), _larger(_RATIO * source.largest, floor.largest))
@@ -206,167 +200,10 @@ def _rms(values: np.ndarray) -> float:
   return float(np.sqrt(np.mean(np.square(values))))
 
 
-def _distance(actual: np.ndarray, expected: np.ndarray) -> Distance:
+def distance(actual: np.ndarray, expected: np.ndarray) -> Distance:
+  """How far two arrays of the same number of values are from each other; NaN if there are none."""
   if not actual.size or actual.size != expected.size:
     return Distance(math.nan, math.nan)
   with np.errstate(invalid='ignore'):  # infinity less infinity is a NaN, and fails as one
     difference = np.abs(actual.astype(np.float64).ravel() - expected.ravel())
     return Distance(_rms(difference), float(np.max(difference)))
-
-
-class Exported:
-  """An exported encoder, loaded from its files."""
-
-  def __init__(self, path: pathlib.Path, interface: str):
-    """Loads it.
-
-    Args:
-      path: the SavedModel.
-      interface: 'dict' or 'list'.
-    """
-    import tensorflow as tf
-    self._loaded = tf.saved_model.load(os.fspath(path))
-    self._interface = interface
-    self.variables = {v.name.removesuffix(':0'): v for v in self._loaded.variables}
-
-  def outputs(self, batch: Batch, signatures: Sequence[str]) -> dict[str, np.ndarray]:
-    """Runs the encoder, and its heads, on a batch.
-
-    Args:
-      batch: the inputs.
-      signatures: 'tokens' for the encoder itself, 'mlm' and 'sop' for its heads.
-
-    Returns:
-      float32 outputs under the names that the source's have: 'tokens/pooled_output' and so on; and the encoder's layers as
-      'tokens/layer_0' and so on.
-    """
-    import tensorflow as tf
-    inputs = {name: tf.constant(getattr(batch, name)) for name in ('input_word_ids', 'input_mask', 'input_type_ids')}
-    if self._interface == 'list':
-      values = self._loaded(list(inputs.values()))
-      return {f'tokens/{name}': v.numpy() for name, v in zip(('pooled_output', 'sequence_output'), values, strict=True)}
-    with_positions = dict(inputs, masked_lm_positions=tf.constant(batch.masked_lm_positions))
-    result: dict[str, np.ndarray] = {}
-    for signature in signatures:
-      call = self._loaded if signature == 'tokens' else getattr(self._loaded, signature)
-      values = call(with_positions if signature == 'mlm' else inputs)
-      result |= {f'{signature}/{name}': values[name].numpy() for name in _COMPARED if name in values}
-      if signature == 'tokens':
-        result |= {f'tokens/layer_{i}': value.numpy() for i, value in enumerate(values['encoder_outputs'])}
-    return result
-
-
-@dataclasses.dataclass(frozen=True)
-class Control:
-  """A wrong conversion, and how far it is from the reference.
-
-  Attributes:
-    export: distance of the output that is furthest beyond what is allowed.
-    allowed: what it was allowed.
-  """
-  export: Distance
-  allowed: Distance
-
-
-def run_controls(exported: Exported, batch: Batch, expected: Expected, allowed: Mapping[str, Check]) -> dict[str, Control]:
-  """Makes each of the mistakes that no shape would show, in the loaded model, and sees it fail.
-
-  Args:
-    exported: the model under test; as it was, afterwards.
-    batch: the inputs; only the first row, which is the longest, is run.
-    expected: what the outputs should be.
-    allowed: the passed checks.
-
-  Returns:
-    The controls by name.
-
-  Raises:
-    ParityError: a mistake was not noticed: the comparison proves nothing.
-  """
-  row = Batch(*(value[:1] for value in dataclasses.astuple(batch)))
-  own = expected.rows == 0
-  right = {'sequence_output': expected.layers[-1][own], 'pooled_output': expected.pooled_output[:1]}
-  result: dict[str, Control] = {}
-  unnoticed = []
-  for name, changes in _mistakes(exported.variables):
-    before = [(variable, variable.numpy()) for variable, _ in changes]
-    try:
-      for variable, value in changes:
-        variable.assign(value)
-      outputs = exported.outputs(row, ['tokens'])
-    finally:
-      for variable, value in before:
-        variable.assign(value)
-    distances = {output: _distance(outputs[f'tokens/{output}'], value) for output, value in right.items()}
-    worst = max(distances, key=lambda output: distances[output].rms / allowed[output].allowed.rms)
-    result[name] = Control(distances[worst], allowed[worst].allowed)
-    if not distances[worst].rms > allowed[worst].allowed.rms:
-      unnoticed.append(name)
-  if unnoticed:
-    raise errors.ParityError(f'the comparison does not notice a wrong model ({", ".join(unnoticed)}) in its negative controls: it '
-                             'proves nothing for these weights, nothing was published')
-  return result
-
-
-def _mistakes(variables: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[Any, np.ndarray]]]]:
-  """Each mistake with the variables that it changes, and to what."""
-  block = 'transformer'
-
-  def swapped(one: str, other: str) -> list[tuple[Any, np.ndarray]]:
-    return [(variables[one], variables[other].numpy()), (variables[other], variables[one].numpy())]
-
-  def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> list[tuple[Any, np.ndarray]]:
-    value = variables[name].numpy()
-    return [(variables[name], change(value))]
-
-  yield 'query and key swapped', swapped(f'{block}/self_attention/query/kernel', f'{block}/self_attention/key/kernel')
-  yield 'layer norms swapped', [
-      change for part in ('gamma', 'beta')
-      for change in swapped(f'{block}/self_attention_layer_norm/{part}', f'{block}/output_layer_norm/{part}')]
-  yield 'value kernel transposed', changed(
-      f'{block}/self_attention/value/kernel', lambda v: v.reshape(len(v), -1).T.reshape(v.shape))
-  yield 'word embedding shifted by a row', changed('word_embeddings/embeddings', lambda v: np.roll(v, 1, axis=0))
-
-
-@dataclasses.dataclass(frozen=True)
-class Certificate:
-  """The proof that an export computes what its source does.
-
-  Attributes:
-    outputs: the checks by output, the layers as 'layer_0' and so on.
-    controls: the wrong conversions that failed them, as they must.
-  """
-  outputs: dict[str, Check]
-  controls: dict[str, Control]
-
-  def as_json(self) -> dict[str, Any]:
-    """For the record: figures with three digits."""
-    def rounded(value: Any) -> Any:
-      if isinstance(value, dict):
-        return {key: rounded(v) for key, v in value.items()}
-      return float(f'{value:.2e}') if isinstance(value, float) else value
-    return rounded(dataclasses.asdict(self))
-
-
-def certify(path: pathlib.Path, interface: str, batch: Batch, signatures: Sequence[str], expected: Expected,
-            source_outputs: Callable[[], Mapping[str, np.ndarray]]) -> Certificate:
-  """Loads an exported encoder, compares it with its source, and sees the comparison fail for wrong ones.
-
-  Args:
-    path: the SavedModel.
-    interface: 'dict' or 'list'.
-    batch: the inputs.
-    signatures: what to compare.
-    expected: what the outputs should be.
-    source_outputs: gives the source's; called when the export's are there, since the source is run beside.
-
-  Raises:
-    ParityError: the export differs, or a wrong one would not.
-  """
-  exported = Exported(path, interface)
-  outputs = exported.outputs(batch, signatures)
-  theirs = source_outputs()
-  if interface == 'list':  # which gives no layers
-    theirs = {name: value for name, value in theirs.items() if '/layer_' not in name}
-  checks = compare(theirs, outputs, expected, batch.input_mask)
-  return Certificate(checks, run_controls(exported, batch, expected, checks))

@@ -16,6 +16,7 @@ from converters import errors
 from converters import source as source_lib
 from converters import weight_map
 from export import catalog as catalog_lib
+from export import certificate as certificate_lib
 from export import console as console_lib
 from export import encoder as encoder_lib
 from export import model_card
@@ -46,7 +47,7 @@ class Outcome:
   published: list[str]
   kept: list[str]
   parameters: int
-  certificate: parity.Certificate
+  certificate: certificate_lib.Certificate
 
 
 def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
@@ -84,7 +85,7 @@ def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
       expected = parity.Expected(source, parts, batch)
     with console.step('compare with the source'):
       tokens = token_parity.check(staged / companion.path, source.sp_model)
-      certificate = parity.certify(
+      certificate = certificate_lib.certify(
           staged / release.path, release.interface, batch, signatures, expected, theirs.outputs)
 
     keys = saved_model.checkpoint_keys(staged / release.path)
@@ -132,7 +133,7 @@ def _count(rows: Iterable[weight_map.Row], source: source_lib.Source) -> int:
 
 
 def _encoder_facts(request: request_lib.Request, source: source_lib.Source, parts: frozenset[weight_map.Part],
-                   ledger: list[dict[str, Any]], certificate: parity.Certificate) -> dict[str, Any]:
+                   ledger: list[dict[str, Any]], certificate: certificate_lib.Certificate) -> dict[str, Any]:
   release, companion = request.release, request.release.preprocessor
   return {
       'interface': release.interface,

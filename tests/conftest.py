@@ -15,8 +15,10 @@ import tensorflow as tf
 from converters import source as source_lib
 from export import catalog as catalog_lib
 from export import console as console_lib
+from export import parity
 from export import release as release_lib
 from export import request as request_lib
+from export import source_graph
 from export.demo import tf1_module
 from export.demo import vocabulary
 
@@ -67,6 +69,18 @@ def own_module(module, tmp_path) -> pathlib.Path:
 def source(module):
   with source_lib.open_source(str(module)) as opened:
     yield opened
+
+
+SIGNATURES = tuple(source_graph.SIGNATURES)
+
+
+@pytest.fixture(scope='session')
+def theirs(module):
+  """A batch, what its outputs should be, and what the module's own graph gives."""
+  with source_lib.open_source(str(module)) as opened:
+    batch = parity.make_batch(opened.config)
+    with source_graph.start(module, batch.for_source, SIGNATURES) as run:
+      return batch, parity.Expected(opened, opened.parts, batch), run.outputs()
 
 
 class Release:

@@ -10,14 +10,13 @@ import pytest
 from converters import albert as albert_lib
 from converters import config as config_lib
 from converters import errors
-from converters import source as source_lib
 from converters import weight_map
+from export import certificate
 from export import parity
 from export import saved_model
-from export import source_graph
 from export import token_parity
 
-SIGNATURES = tuple(source_graph.SIGNATURES)
+SIGNATURES = conftest.SIGNATURES
 
 
 def _config(**changes):
@@ -187,14 +186,6 @@ WRONG = {
 }
 
 
-@pytest.fixture(scope='module')
-def theirs(module):
-  config = config_lib.read(module / 'assets/albert_config.json')
-  batch = parity.make_batch(config)
-  with source_graph.start(module, batch.for_source, SIGNATURES) as run, source_lib.open_source(str(module)) as source:
-    return batch, parity.Expected(source, source.parts, batch), run.outputs()
-
-
 @pytest.mark.parametrize('wrong', [None, *WRONG])
 def test_weights_in_the_wrong_place_fail(source, theirs, monkeypatch, tmp_path, wrong):
   from export import encoder
@@ -207,7 +198,7 @@ def test_weights_in_the_wrong_place_fail(source, theirs, monkeypatch, tmp_path, 
   saved_model.write(*encoder.exportable(albert, str(tmp_path / 'sp.model')), tmp_path / 'model')
   monkeypatch.undo()
   batch, expected, source_outputs = theirs
-  actual = parity.Exported(tmp_path / 'model', 'dict').outputs(batch, SIGNATURES)
+  actual = certificate.Exported(tmp_path / 'model', 'dict').outputs(batch, SIGNATURES)
   if wrong is None:
     assert len(parity.compare(source_outputs, actual, expected, batch.input_mask)) == 4 + 3
   else:
@@ -249,42 +240,6 @@ def test_every_signature_is_compared(own_module, release, signature):
   with pytest.raises(errors.ParityError, match=rf'no parity \({signature}/pooled_output of the source is ') as caught:
     release(own_module)
   assert not [other for other in SIGNATURES if other != signature and f'{other}/' in str(caught.value)]
-
-
-def test_controls_leave_the_model_as_it_was_and_are_recorded(encoder_path, theirs):
-  batch, expected, source_outputs = theirs
-  exported = parity.Exported(pathlib.Path(encoder_path), 'dict')
-  before = exported.outputs(batch, ['tokens'])
-  checks = parity.compare(source_outputs, exported.outputs(batch, SIGNATURES), expected, batch.input_mask)
-  controls = parity.run_controls(exported, batch, expected, checks)
-  assert sorted(controls) == ['layer norms swapped', 'query and key swapped', 'value kernel transposed', 'word embedding shifted by a row']
-  assert all(control.export.rms > 1000 * control.allowed.rms for control in controls.values())
-  after = exported.outputs(batch, ['tokens'])
-  assert all(np.array_equal(before[name], after[name]) for name in before)
-
-
-def test_a_control_that_is_not_noticed_refuses_the_certificate(encoder_path, theirs, monkeypatch):
-  batch, expected, source_outputs = theirs
-  exported = parity.Exported(pathlib.Path(encoder_path), 'dict')
-  checks = parity.compare(source_outputs, exported.outputs(batch, SIGNATURES), expected, batch.input_mask)
-  monkeypatch.setattr(parity, '_mistakes', lambda variables: iter([('nothing at all', [])]))
-  with pytest.raises(errors.ParityError, match='does not notice a wrong model .nothing at all.'):
-    parity.run_controls(exported, batch, expected, checks)
-
-
-def test_weights_that_hide_mistakes_are_refused(release, module, monkeypatch):
-  # Query and key alike: swapping them changes nothing, so this module cannot prove that they are in their places.
-  from converters import tf1_hub
-  read = tf1_hub.Module.tensor
-  rows = {r.name: r for r in weight_map.rows(_config(), frozenset(weight_map.Part))}
-  monkeypatch.setattr(tf1_hub.Module, 'tensor', lambda self, row: read(self, rows[row.name.replace('.key.', '.query.')]))
-  monkeypatch.setattr(parity, 'compare', lambda source, export, expected, mask: real(export, export, expected, mask))
-  with pytest.raises(errors.ParityError, match='does not notice a wrong model .query and key swapped.'):
-    release(module)
-  assert conftest.leftovers(release.root) == []
-
-
-real = parity.compare
 
 
 def test_preprocessor_with_another_model_fails(preprocessor_path, make_module):

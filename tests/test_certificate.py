@@ -1,0 +1,55 @@
+"""Wrong conversions, made on purpose in the loaded artifact, fail the comparison; or there is no certificate."""
+
+import json
+import pathlib
+
+import conftest
+import numpy as np
+import pytest
+
+from converters import errors
+from converters import tf1_hub
+from converters import weight_map
+from export import certificate
+from export import parity
+
+
+def test_controls_leave_the_model_as_it_was_and_are_recorded(encoder_path, theirs):
+  batch, expected, source_outputs = theirs
+  exported = certificate.Exported(pathlib.Path(encoder_path), 'dict')
+  before = exported.outputs(batch, ['tokens'])
+  checks = parity.compare(source_outputs, exported.outputs(batch, conftest.SIGNATURES), expected, batch.input_mask)
+  controls = certificate.run_controls(exported, batch, expected, checks)
+  assert sorted(controls) == ['layer norms swapped', 'query and key swapped', 'value kernel transposed', 'word embedding shifted by a row']
+  assert all(control.export.rms > 1000 * control.allowed.rms for control in controls.values())
+  after = exported.outputs(batch, ['tokens'])
+  assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_control_that_is_not_noticed_refuses_the_certificate(encoder_path, theirs, monkeypatch):
+  batch, expected, source_outputs = theirs
+  exported = certificate.Exported(pathlib.Path(encoder_path), 'dict')
+  checks = parity.compare(source_outputs, exported.outputs(batch, conftest.SIGNATURES), expected, batch.input_mask)
+  monkeypatch.setattr(certificate, '_mistakes', lambda variables: iter([('nothing at all', [])]))
+  with pytest.raises(errors.ParityError, match='does not notice a wrong model .nothing at all.'):
+    certificate.run_controls(exported, batch, expected, checks)
+
+
+def test_weights_that_hide_mistakes_are_refused(release, module, source, monkeypatch):
+  # Query and key alike: swapping them changes nothing, so this module cannot prove that they are in their places.
+  read, compare = tf1_hub.Module.tensor, parity.compare
+  rows = {r.name: r for r in weight_map.rows(source.config, source.parts)}
+  monkeypatch.setattr(tf1_hub.Module, 'tensor', lambda self, row: read(self, rows[row.name.replace('.key.', '.query.')]))
+  monkeypatch.setattr(parity, 'compare', lambda source, export, expected, mask: compare(export, export, expected, mask))
+  with pytest.raises(errors.ParityError, match='does not notice a wrong model .query and key swapped.'):
+    release(module)
+  assert conftest.leftovers(release.root) == []
+
+
+def test_record_has_the_certificate_of_every_output_and_layer(released):
+  record = json.loads((released.root / 'tensorflow/albert_en_tiny/2.release.json').read_text())['certificate']
+  assert list(record['outputs']) == [
+      'pooled_output', 'sequence_output', 'layer_0', 'layer_1', 'layer_2', 'mlm_logits', 'sop_log_probs']
+  for check in record['outputs'].values():
+    assert check['values'] and 0 < check['export']['rms'] <= check['allowed']['rms'] and check['source']['rms'] > 0
+  assert len(record['controls']) == 4
