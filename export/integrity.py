@@ -11,6 +11,7 @@ import numpy as np
 from isal import igzip
 from isal import isal_zlib
 
+from converters import config as config_lib
 from converters import errors
 from converters import weight_map
 from export import checkpoint_index
@@ -50,21 +51,20 @@ def check(release: pathlib.Path, record: dict[str, Any]) -> int:
   Raises:
     IntegrityError: listing every difference.
   """
-  weights = record.get('weights', [])
   try:
     faults = [*_place(release, record), *_files(release, record), *_archive(release, record)]
-    faults += [] if faults else _weights(release, weights)  # a changed file has changed weights: once is enough
-  except (KeyError, TypeError, AttributeError) as e:
+    if not faults and record['kind'] == 'encoder':  # a changed file has changed weights: once is enough
+      faults += _weights(release, record)
+  except (KeyError, TypeError, AttributeError, ValueError, errors.ConfigError) as e:
     raise errors.IntegrityError(
         f'{release}.release.json is no release record ({type(e).__name__}: {e}): publish the release again') from e
   if faults:
     raise errors.IntegrityError(f'{"; ".join(faults)} in {release}: this is not what was published, fetch it again')
-  return len(weights)
+  return len(record.get('weights', ()))
 
 
 def _place(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
-  name = '/'.join(release.resolve().parts[-3:])
-  if name != record['release']:
+  if release.name != record['release'].rpartition('/')[2]:
     yield f'the record is of {record["release"]}'
 
 
@@ -73,7 +73,11 @@ def _files(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
   yield from (f'{name} is missing' for name in record['files'] if name not in actual)
   yield from (f'{name} is not in the record' for name in actual if name not in record['files'])
   yield from (f'{name} has changed' for name, digest in actual.items() if record['files'].get(name, digest) != digest)
-  yield from (f'{path.relative_to(release)} is a link' for path in sorted(release.rglob('*')) if path.is_symlink())
+  directories = {parent.as_posix() for name in record['files'] for parent in pathlib.PurePosixPath(name).parents}
+  for path in sorted(release.rglob('*')):
+    name = path.relative_to(release).as_posix()
+    if path.is_symlink() or not (path.is_file() or name in directories):
+      yield f'{name} is a link, or nothing that was published'
   for key, suffix in (('archive', '.tar.gz'), ('card', '.md')):
     path = release.with_name(release.name + suffix)
     if not path.is_file():
@@ -111,19 +115,26 @@ def _archive(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
     yield f'the tar in {path.name} has changed'
 
 
-def _weights(release: pathlib.Path, weights: list[dict[str, Any]]) -> Iterator[str]:
-  """Whether every weight's bytes, in their canonical layout, have the digest of the source tensor."""
-  if not weights:
+def _weights(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
+  """Whether the ledger has every weight of the model once, and every weight's bytes its digest."""
+  weights = record['weights']
+  config = config_lib.parse(record['config'])
+  parts = {weight_map.Part.ENCODER, *(weight_map.Part(head) for head in record['heads'])}
+  if [(w['source'], w['target']) for w in weights] != [(r.name, r.tf_models) for r in weight_map.rows(config, parts)]:
+    yield 'the ledger does not list the weights of such a model'
     return
   variables = release / 'variables'
   entries = checkpoint_index.read(variables / 'variables.index')
   shards = sorted(variables.glob('variables.data-*-of-*'))
+  if sorted(w['checkpoint_key'] for w in weights) != sorted(k for k, entry in entries.items() if entry.dtype == _FLOAT32):
+    yield 'the ledger does not list the tensors of the checkpoint'
+    return
   for weight in weights:
     entry = entries.get(weight['checkpoint_key'])
     if entry is None or entry.shard >= len(shards):
-      yield f'no tensor {weight["checkpoint_key"]} for {weight["source"]}'
+      yield f'no data file for {weight["source"]}'
       continue
-    if entry.dtype != _FLOAT32 or entry.size != 4 * int(np.prod(entry.shape)):
+    if entry.size != 4 * int(np.prod(entry.shape)):
       yield f'{weight["target"]} is no float32 tensor'
       continue
     try:

@@ -25,8 +25,8 @@ _FLOOR_ULPS = 16
 _SINGLE_FLOOR_ULPS = 64
 _ULP = 2.0**-23
 # A source that is further from the reference than this, at the same scales, does not compute an ALBERT with these weights:
-# rounding was measured at 7e-7 after 24 layers.
-_SOURCE_LIMIT = 1e-4
+# rounding was measured at 7e-7 after 24 layers of random weights, and outliers in trained ones may cost some digits.
+_SOURCE_LIMIT = 1e-3
 
 COMPARED = ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs')
 
@@ -165,7 +165,7 @@ def compare(source: Mapping[str, np.ndarray], export: Mapping[str, np.ndarray], 
     if theirs.size != ours.size:
       faults.append(f'{name} has shape {list(export[name].shape)}, the source\'s {list(source[name].shape)}')
       continue
-    check = _check(theirs, expected.of(name, source), ours, expected.of(name, export))
+    check = verdict(theirs, expected.of(name, source), ours, expected.of(name, export))
     checks.setdefault(output, []).append(check)
     if not check.source.within(check.limit):
       faults.append(f'{name} of the source is {check.source} from the reference, more than {check.limit}')
@@ -173,7 +173,7 @@ def compare(source: Mapping[str, np.ndarray], export: Mapping[str, np.ndarray], 
       faults.append(f'{name} is {check.export} from the reference, more than {check.allowed}')
   if faults or not checks:
     raise errors.ParityError(f'no parity ({"; ".join(faults) or "no outputs"}) in the encoder against its source: the source is '
-                             'no ALBERT with these weights, or the conversion is at fault; nothing was published')
+                             'no ALBERT with these weights, or the conversion is at fault')
   return {output: max(each, key=lambda c: c.export.rms) for output, each in checks.items()}
 
 
@@ -184,9 +184,10 @@ def _packed(value: np.ndarray, mask: np.ndarray, output: str) -> np.ndarray:
   return value.ravel()
 
 
-def _check(theirs: np.ndarray, their_reference: np.ndarray, ours: np.ndarray, our_reference: np.ndarray) -> Check:
+def verdict(theirs: np.ndarray, their_reference: np.ndarray, ours: np.ndarray, our_reference: np.ndarray) -> Check:
+  """Checks one output: the source's values, what they should be, the export's values, and what those should be."""
   source, export = distance(theirs, their_reference), distance(ours, our_reference)
-  scale, largest = (float(f(np.abs(our_reference))) if our_reference.size else math.nan for f in (_rms, np.max))
+  scale, largest = (float(f(np.abs(their_reference))) if their_reference.size else math.nan for f in (_rms, np.max))
   floor = Distance(_FLOOR_ULPS * _ULP * scale, _SINGLE_FLOOR_ULPS * _ULP * largest)
   allowed = Distance(_larger(_RATIO * source.rms, floor.rms), _larger(_RATIO * source.largest, floor.largest))
   return Check(int(ours.size), source, export, Distance(_SOURCE_LIMIT * scale, _SOURCE_LIMIT * largest), allowed)

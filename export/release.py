@@ -19,6 +19,7 @@ from export import catalog as catalog_lib
 from export import certificate as certificate_lib
 from export import console as console_lib
 from export import encoder as encoder_lib
+from export import integrity
 from export import model_card
 from export import package
 from export import parity
@@ -99,6 +100,9 @@ def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
                heads=[p.value for p in weight_map.Part if p in parts], source_handle=facts['source']['handle'],
                source_digest=source.digest,
                parameters=_count(weight_map.rows(source.config, {weight_map.Part.ENCODER}), source))
+    with console.step('verify'):
+      for path in (companion.path, release.path):
+        integrity.check(staged / path, integrity.read_record(staged / path))
     with console.step('publish'):
       published = publish.publish(request.export_root, staged, [companion.path, release.path])
   kept = [path for path in (companion.path, release.path) if path not in published]

@@ -23,6 +23,8 @@ def write(root: Any, signatures: dict[str, Any], path: pathlib.Path) -> None:
     path: the directory to make.
   """
   tf.saved_model.save(root, os.fspath(path), signatures=signatures)
+  if not any((path / 'assets').iterdir()):
+    (path / 'assets').rmdir()  # TensorFlow makes it for a model without assets too
   _drop_random_uuid(path)
 
 

@@ -30,7 +30,7 @@ _ALBERT_CONFIG = flags.DEFINE_string(
 def main() -> None:
   if not _RELEASE.value:
     raise errors.UsageError('--release= is empty: give the directory of a published version')
-  release = pathlib.Path(_RELEASE.value)
+  release = pathlib.Path(_RELEASE.value).resolve()
   console = console_lib.Console()
   record = integrity.read_record(release)
   with console.step(f'check {record["release"]}'):

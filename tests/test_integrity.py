@@ -78,6 +78,8 @@ DAMAGE = {
     'added file': (lambda r: (r / 'assets/x').write_text(''), 'assets/x is not in the record'),
     'link': (lambda r: ((r / 'saved_model.pb').rename(r.parent / 'x'), (r / 'saved_model.pb').symlink_to(r.parent / 'x')),
              'saved_model.pb is a link'),
+    'fifo': (lambda r: os.mkfifo(r / 'assets/fifo'), 'assets/fifo is a link, or nothing that was published'),
+    'directory': (lambda r: (r / 'extra').mkdir(), 'extra is a link, or nothing that was published'),
     'card': (lambda r: _flip(_beside('.md')(r)), '2.md has changed'),
     'no card': (lambda r: _beside('.md')(r).unlink(), '2.md is missing'),
     'archive': (lambda r: _flip(_beside('.tar.gz')(r), 3000), '2.tar.gz has changed'),
@@ -138,9 +140,26 @@ def test_weight_changed_with_all_digests_is_found_by_the_ledger(published):
 
 def test_ledger_with_impossible_entries_is_refused(published):
   for change, message in ((dict(shape=[3]), 'cannot be read'), (dict(transform='rot13'), 'cannot be read'),
-                          (dict(checkpoint_key='x'), 'no tensor x for embeddings.word')):
+                          (dict(checkpoint_key='x'), 'the ledger does not list the tensors of the checkpoint'),
+                          (dict(source='x'), 'the ledger does not list the weights of such a model')):
     before = _beside('.release.json')(published).read_text()
     _edit_record(published, lambda record, change=change: record['weights'][0].update(change))
+    with pytest.raises(errors.IntegrityError, match=message):
+      _check(published)
+    _beside('.release.json')(published).write_text(before)
+
+
+def test_ledger_with_a_part_left_out_is_refused(published):
+  def without_mlm(record):
+    record['heads'].remove('mlm')
+    record['weights'] = [w for w in record['weights'] if not w['source'].startswith('mlm.')]
+
+  for edit, message in ((lambda record: record.pop('weights'), "KeyError: 'weights'"),
+                        (lambda record: record['weights'].pop(), 'does not list the weights of such a model'),
+                        (without_mlm, 'does not list the tensors of the checkpoint'),
+                        (lambda record: record['config'].update(hidden_size=5), 'not a multiple of|cannot be read')):
+    before = _beside('.release.json')(published).read_text()
+    _edit_record(published, edit)
     with pytest.raises(errors.IntegrityError, match=message):
       _check(published)
     _beside('.release.json')(published).write_text(before)

@@ -120,7 +120,7 @@ def test_one_value_far_off_fails_among_many(right, outputs):
   theirs = {'tokens/pooled_output': (expected['tokens/pooled_output'] + 1e-6 * rng.standard_normal(1_000_000)).astype(np.float32)}
   ours = _copy(theirs)
   ours['tokens/pooled_output'][7] += 1e-3
-  check = parity._check(*(v['tokens/pooled_output'] for v in (theirs, expected, ours, expected)))
+  check = parity.verdict(*(v['tokens/pooled_output'] for v in (theirs, expected, ours, expected)))
   assert check.export.rms < check.allowed.rms and check.export.largest > check.allowed.largest and not check.passes
 
 
@@ -198,19 +198,19 @@ def test_weights_in_the_wrong_place_fail(source, theirs, monkeypatch, tmp_path, 
   saved_model.write(*encoder.exportable(albert, str(tmp_path / 'sp.model')), tmp_path / 'model')
   monkeypatch.undo()
   batch, expected, source_outputs = theirs
-  actual = certificate.Exported(tmp_path / 'model', 'dict').outputs(batch, SIGNATURES)
+  arguments = (tmp_path / 'model', 'dict', batch, SIGNATURES, expected, lambda: source_outputs)
   if wrong is None:
-    assert len(parity.compare(source_outputs, actual, expected, batch.input_mask)) == 4 + 3
+    assert len(certificate.certify(*arguments).outputs) == 4 + 3
   else:
     with pytest.raises(errors.ParityError, match='from the reference, more than'):
-      parity.compare(source_outputs, actual, expected, batch.input_mask)
+      certificate.certify(*arguments)
 
 
 def test_export_without_parity_publishes_nothing(module, release, monkeypatch):
   transform = weight_map.Transform.apply
   monkeypatch.setattr(weight_map.Transform, 'apply',
                       lambda self, value, shape: transform(self, value.T if value.shape == (16, 16) else value, shape))
-  with pytest.raises(errors.ParityError, match='no parity .*nothing was published'):
+  with pytest.raises(errors.ParityError, match='no parity '):
     release(module)
   assert conftest.leftovers(release.root) == []
 
