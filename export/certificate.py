@@ -35,7 +35,7 @@ class Exported:
 
     Args:
       batch: the inputs.
-      signatures: 'tokens' for the encoder itself, 'mlm' and 'sop' for its heads.
+      signatures: 'tokens' for the encoder itself, 'mlm' and 'sop' for its heads, and 'serving_default'.
 
     Returns:
       float32 outputs under the names that the source's have: 'tokens/pooled_output' and so on; and the encoder's layers as
@@ -44,9 +44,11 @@ class Exported:
     """
     import tensorflow as tf
     inputs = {name: tf.constant(getattr(batch, name)) for name in ('input_word_ids', 'input_mask', 'input_type_ids')}
-    served = self._loaded.signatures['serving_default'](**inputs)
-    again = {f'serving_default/{name}': served[name].numpy() for name in ('pooled_output', 'sequence_output')}
-    again['default/pooled_output'] = served['default'].numpy()
+    again: dict[str, np.ndarray] = {}
+    if 'serving_default' in signatures:
+      served = self._loaded.signatures['serving_default'](**inputs)
+      again = {f'serving_default/{name}': served[name].numpy() for name in ('pooled_output', 'sequence_output')}
+      again['default/pooled_output'] = served['default'].numpy()
     result: dict[str, np.ndarray] = {}
     if self._interface == 'list':
       values = self._loaded(list(inputs.values()))
@@ -54,7 +56,7 @@ class Exported:
         result[f'tokens/{name}'] = value.numpy()
       return result | again
     with_positions = dict(inputs, masked_lm_positions=tf.constant(batch.masked_lm_positions))
-    for signature in signatures:
+    for signature in (s for s in signatures if s != 'serving_default'):
       call = self._loaded if signature == 'tokens' else getattr(self._loaded, signature)
       values = call(with_positions if signature == 'mlm' else inputs)
       result |= {f'{signature}/{name}': values[name].numpy() for name in parity.COMPARED if name in values}
@@ -180,7 +182,7 @@ def certify(path: pathlib.Path, interface: str, batch: parity.Batch, signatures:
     ParityError: the export differs, or a wrong one would not.
   """
   exported = Exported(path, interface)
-  outputs = exported.outputs(batch, signatures)
+  outputs = exported.outputs(batch, [*signatures, 'serving_default'])
   theirs = dict(source_outputs())
   shown = sum('/layer_' in name for name in theirs)
   if interface == 'list' or shown != len(expected.layers):  # not given by the export, or not found in the source's graph
