@@ -15,7 +15,7 @@ import rich.progress
 import rich.table
 
 if typing.TYPE_CHECKING:
-  from export import certificate as certificate_lib
+  from export.proof import certificate as certificate_lib
 
 Advance = Callable[[int], None]
 

@@ -99,7 +99,7 @@ class _Outlined:
                   tf.TensorSpec([None, None, None], tf.float32)]]
     # One function per mode: the mode is in Keras' call context, which is not part of a tf.function's cache key, and a
     # single function would keep whichever mode came first.
-    functions = {mode: tf.function(call, input_signature=signature, autograph=False) for mode in (False, True)}
+    functions = {mode: tf.function(call, input_signature=signature, autograph=False, experimental_attributes={'_noinline': True}) for mode in (False, True)}
     block.call = lambda inputs: functions[self._training](inputs)
 
   def encode(self, inputs: _Tensors, training: bool) -> dict[str, Any]:

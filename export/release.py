@@ -16,19 +16,17 @@ from converters import errors
 from converters import source as source_lib
 from converters import weight_map
 from export import catalog as catalog_lib
-from export import certificate as certificate_lib
 from export import console as console_lib
 from export import encoder as encoder_lib
 from export import integrity
 from export import model_card
 from export import package
-from export import parity
 from export import preprocessing
 from export import publish
 from export import request as request_lib
 from export import saved_model
-from export import source_graph
-from export import token_parity
+from export.proof import certificate as certificate_lib
+from export.proof import token_parity
 
 # The packages whose version can change what is published.
 _LIBRARIES = ('albert-hub-export', 'isal', 'numpy', 'sentencepiece', 'tensorflow-cpu', 'tensorflow', 'tensorflow-text',
@@ -62,9 +60,7 @@ def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
     with console.step('open the source'):
       source = stack.enter_context(source_lib.open_source(request.source, request.albert_config))
     parts = _parts(request, source)
-    batch = parity.make_batch(source.config)
-    signatures = source_graph.signatures(parts)
-    theirs = stack.enter_context(source_graph.start(source.path, batch.for_source, signatures))
+    examination = stack.enter_context(certificate_lib.examine(source, parts))
     staged = stack.enter_context(publish.staging(request.export_root))
 
     # Saved first, and before any other function is made in this process: so the companion's bytes do not depend on the
@@ -82,12 +78,9 @@ def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
     del albert  # what is compared is what was written
     gc.collect()
 
-    with console.step('compute the reference'):
-      expected = parity.Expected(source, parts, batch)
-    with console.step('compare with the source'):
+    with console.step('compare the tokens'):
       tokens = token_parity.check(staged / companion.path, source.sp_model)
-      certificate = certificate_lib.certify(
-          staged / release.path, release.interface, batch, signatures, expected, theirs.outputs)
+    certificate = examination.certify(staged / release.path, release.interface, console.step)
 
     keys = saved_model.checkpoint_keys(staged / release.path)
     ledger = [dataclasses.asdict(weight) | {'checkpoint_key': keys[weight.target]} for weight in weights]

@@ -44,7 +44,7 @@ def main() -> None:
 
 def _check_preprocessor(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source,
                         console: console_lib.Console) -> None:
-  from export import token_parity
+  from export.proof import token_parity
   if record['source']['sp_model']['digest'] != 'sha256:' + hashlib.sha256(source.sp_model).hexdigest():
     raise errors.IntegrityError(f'{release} was made from another SentencePiece model than {source.handle} has: give its source')
   with console.step('compare with the source'):
@@ -53,9 +53,7 @@ def _check_preprocessor(release: pathlib.Path, record: dict[str, Any], source: s
 
 
 def _check_encoder(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console) -> None:
-  from export import certificate as certificate_lib
-  from export import parity
-  from export import source_graph
+  from export.proof import certificate as certificate_lib
   if record['source']['digest'] != source.digest:
     raise errors.IntegrityError(
         f'{release} was made from {record["source"]["digest"]}, and {source.handle} is {source.digest}: give its source')
@@ -71,13 +69,8 @@ def _check_encoder(release: pathlib.Path, record: dict[str, Any], source: source
     if different or len(digests) != len(rows):
       raise errors.IntegrityError(f'{", ".join(different) or "the list of weights"} of {source.handle} is not what {release} records: '
                                   'this is not what was published, fetch it again')
-  batch = parity.make_batch(source.config)
-  signatures = source_graph.signatures(parts)
-  with source_graph.start(source.path, batch.for_source, signatures) as theirs:
-    with console.step('compute the reference'):
-      expected = parity.Expected(source, frozenset(parts), batch)
-    with console.step('compare the outputs'):
-      certificate = certificate_lib.certify(release, record['interface'], batch, signatures, expected, theirs.outputs)
+  with certificate_lib.examine(source, parts) as examination:
+    certificate = examination.certify(release, record['interface'], console.step)
   console.certificate(certificate)
 
 

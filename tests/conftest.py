@@ -15,12 +15,12 @@ import tensorflow as tf
 from converters import source as source_lib
 from export import catalog as catalog_lib
 from export import console as console_lib
-from export import parity
 from export import release as release_lib
 from export import request as request_lib
-from export import source_graph
 from export.demo import tf1_module
 from export.demo import vocabulary
+from export.proof import parity
+from export.proof import source_graph
 
 # For MirroredStrategy: two devices on any machine. Only possible before TensorFlow's first operation.
 tf.config.set_logical_device_configuration(

@@ -10,8 +10,8 @@ import pytest
 from converters import errors
 from converters import tf1_hub
 from converters import weight_map
-from export import certificate
-from export import parity
+from export.proof import certificate
+from export.proof import parity
 
 
 def test_controls_leave_the_model_as_it_was_and_are_recorded(encoder_path, theirs):

@@ -11,10 +11,10 @@ from converters import albert as albert_lib
 from converters import config as config_lib
 from converters import errors
 from converters import weight_map
-from export import certificate
-from export import parity
 from export import saved_model
-from export import token_parity
+from export.proof import certificate
+from export.proof import parity
+from export.proof import token_parity
 
 SIGNATURES = conftest.SIGNATURES
 

@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from converters import source as source_lib
 from converters import weight_map
-from export import parity
-from export import reference
+from export.proof import parity
+from export.proof import reference
 
 
 def _reference(source, batch):

@@ -11,8 +11,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import config as config_lib
 from converters import errors
-from export import parity
-from export import source_graph
+from export.proof import parity
+from export.proof import source_graph
 
 
 @pytest.fixture

@@ -7,28 +7,31 @@ the positions that are not padding. (At padding the two differ by design: the or
 
 import dataclasses
 import math
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 
 import numpy as np
 
 from converters import config as config_lib
 from converters import errors
-from converters import source as source_lib
 from converters import weight_map
-from export import reference
+from export.proof import expected as expected_lib
+from export.proof import reference
 
 # How much further from the reference than the source the export may be. Both round in float32, in another order.
 _RATIO = 2.0
 # ... or this many units in the last place of float32 at the output's scale, if the source happens to be closer than rounding
-# can promise: for the root mean square at that of the output, for a single value at the largest one.
+# can promise: for the root mean square at that of the output.
 _FLOOR_ULPS = 16
-_SINGLE_FLOOR_ULPS = 64
+# The largest of all differences, which may be one of millions, is more a matter of chance: both count this many times.
+_SINGLE = 4
 _ULP = 2.0**-23
 # A source that is further from the reference than this, at the same scales, does not compute an ALBERT with these weights:
 # rounding was measured at 7e-7 after 24 layers of random weights, and outliers in trained ones may cost some digits.
 _SOURCE_LIMIT = 1e-3
-
-COMPARED = ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs')
+# Differences are taken in pieces of this many values, so that a large tensor needs no copies of itself.
+_PIECE = 1 << 19
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,81 +69,12 @@ class Check:
     return self.values > 0 and self.source.within(self.limit) and self.export.within(self.allowed)
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
-  """A batch in the exported model's terms; each int32. 4 rows of different length, two of them with a second segment.
-
-  Attributes:
-    input_word_ids, input_mask, input_type_ids: [4, seq].
-    masked_lm_positions: [4, 3], zero-padded.
-  """
-  input_word_ids: np.ndarray
-  input_mask: np.ndarray
-  input_type_ids: np.ndarray
-  masked_lm_positions: np.ndarray
-
-  @property
-  def for_source(self) -> dict[str, np.ndarray]:
-    """The same under the names of the TF1 signatures."""
-    return {
-        'input_ids': self.input_word_ids,
-        'input_mask': self.input_mask,
-        'segment_ids': self.input_type_ids,
-        'mlm_positions': self.masked_lm_positions,
-    }
-
-
-def make_batch(config: config_lib.AlbertConfig, seed: int = 0) -> Batch:
-  """A batch of random word ids, the same for the same arguments."""
-  length = min(24, config.max_position_embeddings)
-  lengths = np.array([length, max(1, 2 * length // 3), max(1, length // 2), max(1, length // 8)])
-  second = np.array([length // 2, lengths[1], length // 4, lengths[3]])  # where the second segment begins, if at all
-  position = np.arange(length)
-  mask = (position < lengths[:, np.newaxis]).astype(np.int32)
-  types = ((position >= second[:, np.newaxis]) * mask % config.type_vocab_size).astype(np.int32)
-  ids = np.random.default_rng(seed).integers(0, config.vocab_size, mask.shape, dtype=np.int32) * mask
-  positions = np.stack([lengths - 1, lengths // 2, np.zeros_like(lengths)], axis=1).astype(np.int32)
-  return Batch(ids, mask, types, positions)
-
-
-class Expected:
-  """What the source's weights come to in float64 on a batch."""
-
-  def __init__(self, source: source_lib.Source, parts: frozenset[weight_map.Part], batch: Batch):
-    """Reads each weight once, and keeps those of the heads."""
-    weights = {row.name: source.tensor(row) for row in weight_map.rows(source.config, parts)}
-    self.layers, self.pooled_output = reference.encode(
-        weights.__getitem__, source.config, batch.input_word_ids, batch.input_mask, batch.input_type_ids)
-    self._positions = batch.masked_lm_positions
-    self._heads = {name: value for name, value in weights.items() if name.startswith(('mlm.', 'sop.', 'embeddings.word'))}
-    self.rows = np.nonzero(batch.input_mask)[0]
-
-  def of(self, name: str, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What an output should be.
-
-    A head is judged by what it makes of its own side's encoder output: that it makes little of a small error there is not
-    its doing, and with a handful of values the ratio of two such errors would be chance.
-
-    Args:
-      name: 'tokens/pooled_output', 'mlm/mlm_logits', 'tokens/layer_3' and so on.
-      outputs: all outputs of the side that gave it.
-    """
-    signature, _, output = name.rpartition('/')
-    if output == 'mlm_logits':
-      return reference.mlm_logits(self._heads.__getitem__, outputs[f'{signature}/sequence_output'], self._positions)
-    if output == 'sop_log_probs':
-      return reference.sop_log_probs(self._heads.__getitem__, outputs[f'{signature}/pooled_output'])
-    if output == 'pooled_output':
-      return self.pooled_output
-    return self.layers[-1 if output == 'sequence_output' else int(output.removeprefix('layer_'))]
-
-
-def compare(source: Mapping[str, np.ndarray], export: Mapping[str, np.ndarray], expected: Expected,
+def compare(source: Mapping[str, np.ndarray], export: Mapping[str, np.ndarray], expected: expected_lib.Expected,
             mask: np.ndarray) -> dict[str, Check]:
   """Compares outputs.
 
   Args:
-    source: the outputs of the source's signatures, as `source_graph.Run.outputs` gives them: 'tokens/pooled_output' and so
+    source: the outputs of the source's signatures, as `source_run.Run.outputs` gives them: 'tokens/pooled_output' and so
       on, and 'tokens/layer_0' and so on where the graph shows them; mlm_logits may be [batch * P, V], and what is by position
       [batch * seq, H].
     export: the outputs of the exported model and its heads under the same names.
@@ -184,27 +118,78 @@ def _packed(value: np.ndarray, mask: np.ndarray, output: str) -> np.ndarray:
   return value.ravel()
 
 
-def verdict(theirs: np.ndarray, their_reference: np.ndarray, ours: np.ndarray, our_reference: np.ndarray) -> Check:
-  """Checks one output: the source's values, what they should be, the export's values, and what those should be."""
+def compare_gradient(rows: Iterable[weight_map.Row], config: config_lib.AlbertConfig, source: Callable[[weight_map.Row], np.ndarray],
+                     export: Callable[[weight_map.Row], np.ndarray], expected: reference.Gradient) -> dict[str, Check]:
+  """Compares the derivatives of a scalar by every weight.
+
+  Args:
+    rows: the weights, each kernel before its bias.
+    config: gives their shapes.
+    source, export: give the derivative by a weight, as many numbers in the same order as its canonical layout has.
+    expected: what both should be.
+
+  Returns:
+    The checks by canonical name.
+
+  Raises:
+    ParityError: a derivative is missing, or the export's is too far off; lists all.
+  """
+  faults, checks = [], {}
+  scales: dict[str, Distance] = {}
+  for row in rows:
+    name, right = row.name, expected.of(row.name, weight_map.shape(row.shape, config))
+    scale = scales[name] = _scale(right)
+    kernel = name.removesuffix('.bias') + '.kernel'
+    if kernel in scales:
+      # The same derivatives, summed: where they cancel out, as they do for the keys' bias, that of the kernel says what
+      # rounding is of.
+      scale = Distance(_larger(scale.rms, scales[kernel].rms), _larger(scale.largest, scales[kernel].largest))
+    theirs, ours = source(row), export(row)
+    if theirs.size != right.size or ours.size != right.size:
+      faults.append(f'that by {name} has {ours.size} values, the source\'s {theirs.size}, the weight {right.size}')
+      continue
+    check = checks[name] = verdict(theirs, right, ours, right, scale)
+    if not check.source.within(check.limit):
+      faults.append(f'that by {name} is {check.source} from the reference in the source, more than {check.limit}')
+    elif not check.passes:
+      faults.append(f'that by {name} is {check.export} from the reference, more than {check.allowed}')
+  if faults or not checks:
+    raise errors.ParityError(f'no parity of the gradient ({"; ".join(faults) or "no weights"}) in the encoder against its source: '
+                             'the model would train otherwise, the conversion is at fault')
+  return checks
+
+
+def verdict(theirs: np.ndarray, their_reference: np.ndarray, ours: np.ndarray, our_reference: np.ndarray,
+            scale: Distance | None = None) -> Check:
+  """Checks one output: the source's values, what they should be, the export's values, and what those should be.
+
+  `scale` is what rounding is measured by: root mean square and largest value; those of `their_reference` if None.
+  """
   source, export = distance(theirs, their_reference), distance(ours, our_reference)
-  scale, largest = (float(f(np.abs(their_reference))) if their_reference.size else math.nan for f in (_rms, np.max))
-  floor = Distance(_FLOOR_ULPS * _ULP * scale, _SINGLE_FLOOR_ULPS * _ULP * largest)
-  allowed = Distance(_larger(_RATIO * source.rms, floor.rms), _larger(_RATIO * source.largest, floor.largest))
-  return Check(int(ours.size), source, export, Distance(_SOURCE_LIMIT * scale, _SOURCE_LIMIT * largest), allowed)
+  scale = scale or _scale(their_reference)
+  floor = Distance(_FLOOR_ULPS * _ULP * scale.rms, _FLOOR_ULPS * _ULP * scale.largest)
+  allowed = Distance(_larger(_RATIO * source.rms, floor.rms), _SINGLE * _larger(_RATIO * source.largest, floor.largest))
+  return Check(int(ours.size), source, export, Distance(_SOURCE_LIMIT * scale.rms, _SOURCE_LIMIT * scale.largest), allowed)
+
+
+def _scale(expected: np.ndarray) -> Distance:
+  """How large values are: their distance to zero."""
+  return distance(expected, np.broadcast_to(0.0, expected.size))
 
 
 def _larger(one: float, other: float) -> float:
   return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)
 
 
-def _rms(values: np.ndarray) -> float:
-  return float(np.sqrt(np.mean(np.square(values))))
-
-
 def distance(actual: np.ndarray, expected: np.ndarray) -> Distance:
   """How far two arrays of the same number of values are from each other; NaN if there are none."""
   if not actual.size or actual.size != expected.size:
     return Distance(math.nan, math.nan)
-  with np.errstate(invalid='ignore'):  # infinity less infinity is a NaN, and fails as one
-    difference = np.abs(actual.astype(np.float64).ravel() - expected.ravel())
-    return Distance(_rms(difference), float(np.max(difference)))
+  squares, largest = 0.0, 0.0
+  one, other = actual.reshape(-1), expected.reshape(-1)
+  for start in range(0, one.size, _PIECE):
+    with np.errstate(invalid='ignore'):  # infinity less infinity is a NaN, and fails as one
+      difference = np.abs(one[start:start + _PIECE].astype(np.float64) - other[start:start + _PIECE])
+      squares += float(np.square(difference).sum())
+    largest = _larger(largest, float(difference.max()))
+  return Distance(math.sqrt(squares / one.size), largest)

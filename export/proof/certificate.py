@@ -1,0 +1,155 @@
+"""The proof that an exported encoder computes what its source does, and trains as it did."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from converters import errors
+from converters import source as source_lib
+from converters import weight_map
+from export.proof import batch as batch_lib
+from export.proof import controls
+from export.proof import expected as expected_lib
+from export.proof import exported as exported_lib
+from export.proof import parity
+from export.proof import source_graph
+from export.proof import source_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+  """The proof that an export computes what its source does.
+
+  Attributes:
+    outputs: the checks by output, the layers as 'layer_0' and so on.
+    gradient: the checks of a scalar's derivatives by every weight, by canonical name.
+    dropout: whether the training mode is random, as the config says.
+    controls: the wrong conversions that failed the check of outputs, as they must.
+  """
+  outputs: dict[str, parity.Check]
+  gradient: dict[str, parity.Check]
+  dropout: bool
+  controls: dict[str, controls.Control]
+
+  def as_json(self) -> dict[str, Any]:
+    """For the record: figures with three digits."""
+    def rounded(value: Any) -> Any:
+      if isinstance(value, dict):
+        return {key: rounded(v) for key, v in value.items()}
+      return float(f'{value:.2e}') if isinstance(value, float) else value
+    return rounded(dataclasses.asdict(self))
+
+
+Step = Callable[[str], contextlib.AbstractContextManager[Any]]
+
+
+class Examination:
+  """Of an exported encoder, against its source.
+
+  Attributes:
+    batch, scalar: what both sides are given.
+    signatures: of the source, that are compared.
+  """
+
+  def __init__(self, source: source_lib.Source, parts: Iterable[weight_map.Part], run: source_run.Run):
+    self._source = source
+    self._parts = frozenset(parts)
+    self._run = run
+    self.batch, self.scalar, self.signatures = given(source, self._parts)
+
+  def certify(self, path: pathlib.Path, interface: str, step: Step = contextlib.nullcontext) -> Certificate:
+    """Loads an exported encoder, compares it with its source, and sees the comparison fail for wrong ones.
+
+    Args:
+      path: the SavedModel.
+      interface: 'dict' or 'list'.
+      step: entered with the name of each step.
+
+    Raises:
+      ParityError: the export differs, or a wrong one would not.
+    """
+    with step('compute the reference'):
+      expected = expected_lib.Expected(self._source, self._parts, self.batch, self.scalar)
+    with step('compare the outputs'):
+      exported = exported_lib.Exported(path, interface)
+      outputs = exported.outputs(self.batch, [*self.signatures, 'serving_default'])
+      theirs = self._source_outputs(outputs, interface, expected)
+      checks = parity.compare(theirs, outputs, expected, self.batch.input_mask)
+      dropout = _compare_modes(exported, self.scalar, checks)
+    with step('try wrong models'):
+      wrong = controls.run(exported, self.batch, expected, theirs)
+    with step('compare the gradient'):
+      return Certificate(checks, self._compare_gradient(exported, expected), dropout, wrong)
+
+  def _source_outputs(self, outputs: Mapping[str, np.ndarray], interface: str, expected: expected_lib.Expected) -> dict[str, np.ndarray]:
+    """The source's outputs, as far as the export has them too."""
+    theirs = self._run.outputs()
+    shown = sum('/layer_' in name for name in theirs)
+    if interface == 'list' or shown != len(expected.layers):  # not given by the export, or not found in the source's graph
+      theirs = {name: value for name, value in theirs.items() if '/layer_' not in name}
+    # What the export gives once more: as `default`, and through its signature.
+    return theirs | {name: theirs[f'tokens/{name.rpartition("/")[2]}'] for name in outputs
+                     if name.startswith(('default/', 'serving_default/'))}
+
+  def _compare_gradient(self, exported: exported_lib.Exported, expected: expected_lib.Expected) -> dict[str, parity.Check]:
+    # The source's first: then its process is gone, and with it what it held, before the export's are worked out.
+    config, theirs = self._source.config, self._run.gradient()
+    ours = exported.gradient(self.scalar)
+    rows = weight_map.rows(config, self._parts)
+    missing = [row.tf1 for row in rows if row.tf1 not in theirs] + [row.tf_models for row in rows if row.tf_models not in ours]
+    if missing:
+      raise errors.ParityError(f'no gradient by {", ".join(missing)} in the encoder or its source: nothing can be compared')
+    return parity.compare_gradient(
+        rows, config, lambda row: theirs[row.tf1],
+        lambda row: row.transform.invert(ours.pop(row.tf_models).numpy(), weight_map.shape(row.shape, config)), expected.gradient)
+
+
+def given(source: source_lib.Source, parts: Iterable[weight_map.Part]) -> tuple[batch_lib.Batch, batch_lib.Scalar, list[str]]:
+  """What both sides are given, and the source's signatures for the pieces of a model."""
+  parts = frozenset(parts)
+  return batch_lib.make(source.config), batch_lib.make_scalar(source.config, parts), source_graph.signatures(parts)
+
+
+@contextlib.contextmanager
+def examine(source: source_lib.Source, parts: Iterable[weight_map.Part]) -> Iterator[Examination]:
+  """Starts running the source's graph, in a process of its own that is gone when the context ends."""
+  batch, scalar, signatures = given(source, parts)
+  with source_run.start(source.path, batch, signatures, scalar) as run:
+    yield Examination(source, parts, run)
+
+
+def _compare_modes(exported: exported_lib.Exported, scalar: batch_lib.Scalar, checks: Mapping[str, parity.Check]) -> bool:
+  """Whether the training mode is random. It must be with dropout, and only then; without, both modes are the same.
+
+  Args:
+    exported: the model.
+    scalar: says whether it has dropout.
+    checks: of its outputs: what is called the same may differ by what rounding may come to.
+
+  Raises:
+    ParityError: it is not so.
+  """
+  def same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    names = {name: name.rpartition('/')[2] for name in one if name.rpartition('/')[2] in checks}
+    return all(parity.distance(one[name], other[name]).rms <= 2 * checks[output].allowed.rms for name, output in names.items())
+
+  random = not scalar.training
+  first, second = (exported.outputs(scalar.batch, ['tokens'], training=True) for _ in range(2))
+  calm, again = (exported.outputs(scalar.batch, ['tokens']) for _ in range(2))
+  faults = {
+      'training=False is not the same from call to call': not same(calm, again),
+      'training=True is the same from call to call, but the config has dropout': random and same(first, second),
+      'training=True is not the same as training=False, but the config has no dropout': not random and not (
+          same(first, second) and same(first, calm)),
+  }
+  if any(faults.values()):
+    raise errors.ParityError(
+        f'{"; ".join(fault for fault, there in faults.items() if there)} in the encoder: the conversion is at fault')
+  return random

@@ -1,0 +1,95 @@
+"""Mistakes made on purpose in the loaded model: a comparison that does not notice them proves nothing."""
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from converters import errors
+from export.proof import batch as batch_lib
+from export.proof import expected as expected_lib
+from export.proof import exported as exported_lib
+from export.proof import parity
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+  """A wrong conversion, and how far it is from the reference.
+
+  Attributes:
+    export: distance of the output that is furthest beyond what is allowed.
+    allowed: what it was allowed.
+  """
+  export: parity.Distance
+  allowed: parity.Distance
+
+
+def run(exported: exported_lib.Exported, batch: batch_lib.Batch, expected: expected_lib.Expected,
+        source: Mapping[str, np.ndarray]) -> dict[str, Control]:
+  """Makes each of the mistakes that no shape would show, in the loaded model, and sees it fail.
+
+  Args:
+    exported: the model under test; as it was, afterwards.
+    batch: the inputs; only the first row, which is the longest and has no padding, is run.
+    expected: what the outputs should be.
+    source: the source's outputs on the whole batch.
+
+  Returns:
+    The controls by name.
+
+  Raises:
+    ParityError: a mistake was not noticed: the comparison proves nothing.
+  """
+  row = batch.first(1)
+  positions = expected.rows == 0
+  length = batch.input_mask.shape[1]
+  right = {'pooled_output': expected.pooled_output[:1], 'sequence_output': expected.layers[-1][positions]}
+  right |= {f'layer_{number}': layer[positions] for number, layer in enumerate(expected.layers)}
+  theirs = {name: source[f'tokens/{name}'].reshape(-1, value.shape[-1])[:1 if name == 'pooled_output' else length]
+            for name, value in right.items() if f'tokens/{name}' in source}
+  result: dict[str, Control] = {}
+  unnoticed = []
+  for name, changes in _mistakes(exported.variables):
+    before = [(variable, variable.numpy()) for variable, _ in changes]
+    try:
+      for variable, value in changes:
+        variable.assign(value)
+      outputs = exported.outputs(row, ['tokens'])
+    finally:
+      for variable, value in before:
+        variable.assign(value)
+    checks = [parity.verdict(value, right[output], outputs[f'tokens/{output}'][0], right[output])
+              for output, value in theirs.items() if f'tokens/{output}' in outputs]
+    failed = [check for check in checks if not (check.passes or check.export.within(check.allowed))]
+    if failed:
+      worst = max(failed, key=lambda check: check.export.rms / check.allowed.rms)
+      result[name] = Control(worst.export, worst.allowed)
+    else:
+      unnoticed.append(name)
+  if unnoticed:
+    raise errors.ParityError(f'the comparison does not notice a wrong model ({", ".join(unnoticed)}) in its negative controls: it '
+                             'proves nothing for these weights')
+  return result
+
+
+def _mistakes(variables: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[Any, np.ndarray]]]]:
+  """Each mistake with the variables that it changes, and to what."""
+  block = 'transformer'
+
+  def swapped(one: str, other: str) -> list[tuple[Any, np.ndarray]]:
+    return [(variables[one], variables[other].numpy()), (variables[other], variables[one].numpy())]
+
+  def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> list[tuple[Any, np.ndarray]]:
+    value = variables[name].numpy()
+    return [(variables[name], change(value))]
+
+  yield 'query and key swapped', swapped(f'{block}/self_attention/query/kernel', f'{block}/self_attention/key/kernel')
+  yield 'layer norms swapped', [
+      change for part in ('gamma', 'beta')
+      for change in swapped(f'{block}/self_attention_layer_norm/{part}', f'{block}/output_layer_norm/{part}')]
+  yield 'value kernel transposed', changed(
+      f'{block}/self_attention/value/kernel', lambda v: v.reshape(len(v), -1).T.reshape(v.shape))
+  yield 'word embedding shifted by a row', changed('word_embeddings/embeddings', lambda v: np.roll(v, 1, axis=0))

@@ -1,0 +1,280 @@
+"""ALBERT in NumPy, in float64, forwards and backwards: what source and export are both measured against.
+
+Written from the paper (arxiv.org/abs/1909.11942) and the canonical weights alone. It shares no code with AlbertEncoder, with
+the converters' way onto it, or with the TF1 graph that made modules have.
+
+Each step returns its result and a function that takes a derivative back through it: from that by the result to that by the
+step's input, noting on the way those by the weights it used.
+"""
+
+import collections
+import math
+from collections.abc import Callable
+from collections.abc import Mapping
+
+import numpy as np
+
+from converters import config as config_lib
+
+_EPSILON = 1e-12  # of every layer norm
+# Kernels are float32, and turned into float64 in pieces of this many numbers: larger ones are fresh memory every time, which
+# takes longer than the multiplication.
+_PIECE = 1 << 19
+
+Tensor = Callable[[str], np.ndarray]
+
+
+class Gradient:
+  """The derivatives of a scalar by all weights, kept as the factors that they are sums of products of."""
+
+  def __init__(self) -> None:
+    self._products = collections.defaultdict[str, list[tuple[np.ndarray, np.ndarray]]](list)
+    self._rows = collections.defaultdict[str, list[tuple[np.ndarray, np.ndarray]]](list)
+    self._sums = collections.defaultdict[str, np.ndarray | float](float)
+
+  def add_product(self, name: str, left: np.ndarray, right: np.ndarray) -> None:
+    """Adds the transpose of left [n, in] times right [n, out]."""
+    self._products[name].append((left, right))
+
+  def add_rows(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+    """Adds values [n, width] at rows, int [n]."""
+    self._rows[name].append((rows, values))
+
+  def add_sum(self, name: str, values: np.ndarray) -> None:
+    """Adds the sum over n of values [n, width]."""
+    self._sums[name] += values.sum(axis=0)
+
+  def of(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Works out the derivative by one weight of that shape: float64 in its canonical layout."""
+    result = np.zeros(shape)
+    if name in self._products:
+      left, right = (np.concatenate(factors) for factors in zip(*self._products[name], strict=True))
+      result += left.T @ right
+    for rows, values in self._rows[name]:
+      np.add.at(result, rows, values)
+    return result + self._sums[name]
+
+
+Back = Callable[[np.ndarray, Gradient], np.ndarray]
+
+
+def encode(tensor: Tensor, config: config_lib.AlbertConfig, word_ids: np.ndarray, mask: np.ndarray,
+           type_ids: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+  """Runs the encoder on the positions that are not padding.
+
+  Args:
+    tensor: gives a weight by its canonical name, float32 or float64, in canonical layout. Asked for the transformer block's once a layer.
+    config: the sizes.
+    word_ids, mask, type_ids: int [batch, seq]; each row begins with a position that is not masked.
+
+  Returns:
+    The outputs of all layers, a list of L float64 [tokens, H], where tokens are the positions that are not masked, row by
+    row; and the pooled output [batch, H].
+  """
+  row, position = np.nonzero(mask)
+  x, _ = _embed(tensor, config, word_ids[row, position], position, type_ids[row, position])
+  layers = []
+  for _ in range(config.num_hidden_layers):
+    x, _ = _layer(tensor, config, x, row)
+    layers.append(x)
+  return layers, _pool(tensor, x, _first(row, mask))[0]
+
+
+def mlm_logits(tensor: Tensor, sequence_output: np.ndarray, positions: np.ndarray) -> np.ndarray:
+  """sequence_output [batch, seq, H], positions int [batch, P] -> float64 [batch, P, V]."""
+  x = np.take_along_axis(sequence_output.astype(np.float64), positions[:, :, np.newaxis].astype(np.int64), axis=1)
+  return _mlm(tensor, x)[0]
+
+
+def sop_log_probs(tensor: Tensor, pooled_output: np.ndarray) -> np.ndarray:
+  """pooled_output [batch, H] -> float64 [batch, 2]."""
+  return _sop(tensor, pooled_output.astype(np.float64))[0]
+
+
+def gradient(tensor: Tensor, config: config_lib.AlbertConfig, word_ids: np.ndarray, mask: np.ndarray, type_ids: np.ndarray,
+             positions: np.ndarray, factors: Mapping[str, np.ndarray]) -> Gradient:
+  """Differentiates the sum of the outputs times factors by every weight.
+
+  Args:
+    tensor, config, word_ids, mask, type_ids: as for `encode`; the positions that are not masked come first in a row.
+    positions: int [batch, P], of the masked language model, none of them masked.
+    factors: `pooled_output` [batch, H], `sequence_output` [batch, seq, H], and with the heads `mlm_logits` [batch, P, V] and
+      `sop_log_probs` [batch, 2]. The last is differentiated by the head's own weights only.
+  """
+  row, position = np.nonzero(mask)
+  first = _first(row, mask)
+  backs = []
+  x, back = _embed(tensor, config, word_ids[row, position], position, type_ids[row, position])
+  backs.append(back)
+  for _ in range(config.num_hidden_layers):
+    x, back = _layer(tensor, config, x, row)
+    backs.append(back)
+  result = Gradient()
+  dx = factors['sequence_output'][row, position].astype(np.float64)
+  pooled, back = _pool(tensor, x, first)
+  dx += back(factors['pooled_output'].astype(np.float64), result)
+  if 'mlm_logits' in factors:
+    where = first[:, np.newaxis] + positions
+    _, back = _mlm(tensor, x[where])
+    np.add.at(dx, where, back(factors['mlm_logits'].astype(np.float64), result))
+  if 'sop_log_probs' in factors:
+    _sop(tensor, pooled)[1](factors['sop_log_probs'].astype(np.float64), result)
+  for back in reversed(backs):
+    dx = back(dx, result)
+  return result
+
+
+def _first(row: np.ndarray, mask: np.ndarray) -> np.ndarray:
+  """Where each row of the batch begins among the tokens."""
+  return np.searchsorted(row, np.arange(len(mask)))
+
+
+def _embed(tensor: Tensor, config: config_lib.AlbertConfig, words: np.ndarray, positions: np.ndarray,
+           types: np.ndarray) -> tuple[np.ndarray, Back]:
+  tables = {'embeddings.word': words, 'embeddings.position': positions, 'embeddings.token_type': types}
+  x = sum(tensor(name)[ids].astype(np.float64) for name, ids in tables.items())
+  x, norm_back = _norm(tensor, 'embeddings.norm', x)
+  project_back = None
+  if config.embedding_size != config.hidden_size:
+    x, project_back = _dense(tensor, 'embeddings.projection', x)
+
+  def back(dx: np.ndarray, gradient: Gradient) -> np.ndarray:
+    dx = norm_back(project_back(dx, gradient) if project_back else dx, gradient)
+    for name, ids in tables.items():
+      gradient.add_rows(name, ids, dx)
+    return dx
+  return x, back
+
+
+def _layer(tensor: Tensor, config: config_lib.AlbertConfig, x: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, Back]:
+  attended, attention_back = _attention(tensor, config, x, row)
+  middle, middle_back = _norm(tensor, 'attention.norm', x + attended)
+  inner, inner_back = _dense(tensor, 'feed_forward.intermediate', middle)
+  inner, gelu_back = _gelu(inner)
+  outer, outer_back = _dense(tensor, 'feed_forward.output', inner)
+  y, norm_back = _norm(tensor, 'feed_forward.norm', middle + outer)
+
+  def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
+    d = norm_back(dy, gradient)
+    d = middle_back(d + inner_back(gelu_back(outer_back(d, gradient), gradient), gradient), gradient)
+    return d + attention_back(d, gradient)
+  return y, back
+
+
+def _pool(tensor: Tensor, x: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, Back]:
+  y, dense_back = _dense(tensor, 'pooler', x[first])
+  pooled = np.tanh(y)
+
+  def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
+    dx = np.zeros_like(x)
+    dx[first] = dense_back(dy * (1 - pooled * pooled), gradient)
+    return dx
+  return pooled, back
+
+
+def _mlm(tensor: Tensor, x: np.ndarray) -> tuple[np.ndarray, Back]:
+  """x [..., H] -> logits [..., V]."""
+  y, dense_back = _dense(tensor, 'mlm.transform', x)
+  y, gelu_back = _gelu(y)
+  y, norm_back = _norm(tensor, 'mlm.norm', y)
+  table = tensor('embeddings.word')
+
+  def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
+    gradient.add_product('embeddings.word', _flat(dy), _flat(y))
+    gradient.add_sum('mlm.output_bias', _flat(dy))
+    return dense_back(gelu_back(norm_back(_matmul(dy, table), gradient), gradient), gradient)
+  return _matmul(y, table.T) + tensor('mlm.output_bias'), back
+
+
+def _sop(tensor: Tensor, pooled: np.ndarray) -> tuple[np.ndarray, Back]:
+  kernel = tensor('sop.kernel').astype(np.float64)  # [2, H]
+  logits = pooled @ kernel.T + tensor('sop.bias')
+  log_probs = logits - np.logaddexp(logits[:, :1], logits[:, 1:])
+
+  def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
+    d = dy - np.exp(log_probs) * dy.sum(axis=-1, keepdims=True)
+    gradient.add_product('sop.kernel', d, pooled)
+    gradient.add_sum('sop.bias', d)
+    return d @ kernel
+  return log_probs, back
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+  return x.reshape(-1, x.shape[-1])
+
+
+def _matmul(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+  """float64 [..., in] times float32 or float64 [in, out] -> float64 [..., out]."""
+  if kernel.dtype == np.float64:
+    return x @ kernel
+  columns = max(1, _PIECE // kernel.shape[0])
+  pieces = [x @ kernel[:, i:i + columns].astype(np.float64) for i in range(0, kernel.shape[1], columns)]
+  return np.concatenate(pieces, axis=-1)
+
+
+def _dense(tensor: Tensor, name: str, x: np.ndarray) -> tuple[np.ndarray, Back]:
+  kernel = tensor(f'{name}.kernel')
+
+  def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
+    gradient.add_product(f'{name}.kernel', _flat(x), _flat(dy))
+    gradient.add_sum(f'{name}.bias', _flat(dy))
+    return _matmul(dy, kernel.T)
+  return _matmul(x, kernel) + tensor(f'{name}.bias'), back
+
+
+def _norm(tensor: Tensor, name: str, x: np.ndarray) -> tuple[np.ndarray, Back]:
+  centred = x - x.mean(axis=-1, keepdims=True)
+  deviation = np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + _EPSILON)
+  normal = centred / deviation
+  gamma = tensor(f'{name}.gamma')
+
+  def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
+    gradient.add_sum(f'{name}.gamma', _flat(dy * normal))
+    gradient.add_sum(f'{name}.beta', _flat(dy))
+    d = dy * gamma
+    return (d - d.mean(axis=-1, keepdims=True) - normal * (d * normal).mean(axis=-1, keepdims=True)) / deviation
+  return normal * gamma + tensor(f'{name}.beta'), back
+
+
+def _gelu(x: np.ndarray) -> tuple[np.ndarray, Back]:
+  """The tanh approximation."""
+  scale, cube = math.sqrt(2 / math.pi), 0.044715
+  t = np.tanh(scale * (x + cube * x * x * x))
+
+  def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
+    return dy * 0.5 * (1 + t + x * (1 - t * t) * scale * (1 + 3 * cube * x * x))
+  return 0.5 * x * (1 + t), back
+
+
+def _attention(tensor: Tensor, config: config_lib.AlbertConfig, x: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, Back]:
+  """x [tokens, H], each token of which belongs to a row -> the same. A masked position gets no weight at all: the original's
+  -10000 comes to that in float32 and in float64, as exp(-10000) is 0 in both."""
+  heads = config.num_attention_heads
+  scale = 1 / math.sqrt(config.hidden_size // heads)
+  parts, part_backs = {}, {}
+  for part in ('query', 'key', 'value'):
+    y, part_backs[part] = _dense(tensor, f'attention.{part}', x)
+    parts[part] = y.reshape(len(x), heads, -1)
+  query, key, value = parts['query'], parts['key'], parts['value']
+  context = np.empty_like(query)
+  weights = {}
+  for number in np.unique(row):
+    own = row == number
+    scores = np.einsum('qhd,khd->hqk', query[own], key[own]) * scale
+    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights[number] = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    context[own] = np.einsum('hqk,khd->qhd', weights[number], value[own])
+  y, output_back = _dense(tensor, 'attention.output', context.reshape(len(x), -1))
+
+  def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
+    d_context = output_back(dy, gradient).reshape(context.shape)
+    d = {part: np.empty_like(value) for part, value in parts.items()}
+    for number, w in weights.items():
+      own = row == number
+      d['value'][own] = np.einsum('hqk,qhd->khd', w, d_context[own])
+      d_weights = np.einsum('qhd,khd->hqk', d_context[own], value[own])
+      d_scores = scale * w * (d_weights - (w * d_weights).sum(axis=-1, keepdims=True))
+      d['query'][own] = np.einsum('hqk,khd->qhd', d_scores, key[own])
+      d['key'][own] = np.einsum('hqk,qhd->khd', d_scores, query[own])
+    return sum((part_backs[part](d[part].reshape(len(x), -1), gradient) for part in parts), np.zeros_like(x))
+  return y, back

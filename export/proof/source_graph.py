@@ -1,0 +1,140 @@
+"""What of a TF1 Hub module's graph may be run.
+
+A module from elsewhere is a program. It is run only if every operation in it is on the allow-list below; and what is run is a
+reduced copy, with the signatures that are asked for and what restores their variables, and nothing else.
+"""
+
+import collections
+import dataclasses
+import pathlib
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
+
+from converters import errors
+from converters import weight_map
+
+# What an ALBERT computes with. Seen in the authors' modules, in both metagraphs, and in others of the family.
+_COMPUTING = frozenset(["Add", "AddV2", "All", "Assert", "BatchMatMul", "BatchMatMulV2", "BiasAdd", "Cast", "Const", "Einsum", "ExpandDims", "Fill", "GatherV2", "GreaterEqual", "Identity", "Less", "LessEqual", "LogSoftmax", "MatMul", "Mean", "Mul", "NoOp", "OneHot", "Pack", "Placeholder", "PlaceholderWithDefault", "Pow", "RandomUniform", "Range", "ReadVariableOp", "RealDiv", "Reshape", "ResourceGather", "Rsqrt", "Select", "SelectV2", "Shape", "Slice", "Softmax", "SquaredDifference", "Squeeze", "StopGradient", "StridedSlice", "Sub", "Tanh", "Transpose", "VarHandleOp"])
+# What restores variables.
+_RESTORING = _COMPUTING | frozenset(['AssignVariableOp', 'RestoreV2'])
+# Initial values, and the saver's other half: in every module, and never in what is run.
+_LEFT_OUT = frozenset(['MergeV2Checkpoints', 'SaveV2', 'ShardedFilename', 'StaticRegexFullMatch', 'StringJoin',
+                       'TruncatedNormal', 'VarIsInitializedOp'])
+ALLOWED = _RESTORING | _LEFT_OUT
+
+# What is compared of each signature: inputs, outputs.
+_TOKENS_INPUTS = ('input_ids', 'input_mask', 'segment_ids')
+_TOKENS_OUTPUTS = ('pooled_output', 'sequence_output')
+SIGNATURES = {
+    'tokens': (_TOKENS_INPUTS, _TOKENS_OUTPUTS),
+    'mlm': ((*_TOKENS_INPUTS, 'mlm_positions'), (*_TOKENS_OUTPUTS, 'mlm_logits')),
+    'sop': (_TOKENS_INPUTS, (*_TOKENS_OUTPUTS, 'sop_log_probs')),
+}
+
+
+def signatures(parts: Iterable[weight_map.Part]) -> list[str]:
+  """The signatures that show what the pieces of a model compute, in a fixed order."""
+  wanted = set(parts)
+  return ['tokens' if part is weight_map.Part.ENCODER else part.value for part in weight_map.Part if part in wanted]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduced:
+  """The part of a module that may be run.
+
+  Attributes:
+    graph_def: the operations that the signatures' outputs and the restoring of variables depend on; no library functions.
+    inputs, outputs: names of tensors, by signature and then by the signature's names; the layers are outputs of `tokens` as
+      'layer_0' and so on, if they were found.
+    handles: names of the tensors that stand for the variables, by the variables' names.
+    restore, filename: the operation that restores the variables, and the tensor that it takes a checkpoint's prefix from.
+  """
+  graph_def: Any
+  inputs: dict[str, dict[str, str]]
+  outputs: dict[str, dict[str, str]]
+  handles: dict[str, str]
+  restore: str
+  filename: str
+
+
+def reduced(saved_model_pb: pathlib.Path, signatures: Iterable[str], tags: Iterable[str] = ()) -> Reduced:
+  """Checks a module's graph, and takes the part that is needed.
+
+  Args:
+    saved_model_pb: the module's graph.
+    signatures: names of `SIGNATURES`, each in the module.
+    tags: of the metagraph: none, or 'train'.
+
+  Raises:
+    UntrustedGraphError: an operation anywhere in the file is not allowed, or is not allowed where it stands; names the node.
+      Or there is no such metagraph.
+  """
+  from tensorflow.core.framework import graph_pb2
+  from tensorflow.core.protobuf import saved_model_pb2
+  saved_model = saved_model_pb2.SavedModel.FromString(saved_model_pb.read_bytes())
+  for meta_graph in saved_model.meta_graphs:
+    graph = meta_graph.graph_def
+    for node in (*graph.node, *(n for function in graph.library.function for n in function.node_def)):
+      _check(node, ALLOWED, 'not on the allow-list', saved_model_pb)
+
+  whole = next((m for m in saved_model.meta_graphs if set(m.meta_info_def.tags) == set(tags)), None)
+  if whole is None:
+    raise errors.UntrustedGraphError(
+        f'no metagraph with tags {sorted(tags)} in {saved_model_pb}: this is no ALBERT module')
+  inputs, outputs = dict[str, dict[str, str]](), dict[str, dict[str, str]]()
+  for name in signatures:
+    signature = whole.signature_def[name]
+    for there, here, wanted in ((signature.inputs, inputs, SIGNATURES[name][0]), (signature.outputs, outputs, SIGNATURES[name][1])):
+      for key in wanted:
+        if key not in there or there[key].WhichOneof('encoding') != 'name':
+          raise errors.UntrustedGraphError(
+              f'no plain tensor {key} in signature {name} of {saved_model_pb}: this is no ALBERT module')
+      here[name] = {key: there[key].name for key in wanted}
+    if name == 'tokens':
+      layers = _layers(whole.graph_def, outputs[name]['sequence_output'])
+      outputs[name] |= {f'layer_{number}': tensor for number, tensor in enumerate(layers)}
+
+  kept = set()
+  endpoints = [tensor for tensors in (*inputs.values(), *outputs.values()) for tensor in tensors.values()]
+  saver = whole.saver_def
+  for tensors, allowed, where in ((endpoints, _COMPUTING, 'a signature'),
+                                  ([saver.restore_op_name, saver.filename_tensor_name], _RESTORING, 'what restores variables')):
+    for node in _ancestors(whole.graph_def, tensors):
+      _check(node, allowed, f'not allowed in {where}', saved_model_pb)
+      kept.add(node.name)
+  part = graph_pb2.GraphDef(node=[node for node in whole.graph_def.node if node.name in kept], versions=whole.graph_def.versions)
+  handles = {node.attr['shared_name'].s.decode() or node.name: f'{node.name}:0' for node in part.node if node.op == 'VarHandleOp'}
+  return Reduced(part, inputs, outputs, handles, saver.restore_op_name, saver.filename_tensor_name)
+
+
+def _layers(graph: Any, sequence_output: str) -> list[str]:
+  """The outputs of the layers, first to last: the additions that end the layer norm after each feed-forward.
+
+  `tf.nn.batch_normalization` computes x * scale + (beta - mean * scale): one addition of one subtraction from each reading of
+  beta. The order of a GraphDef that TF1 wrote is the order in which it was built.
+  """
+  nodes = list(_ancestors(graph, [sequence_output]))
+  names = {node.name for node in nodes if node.op == 'VarHandleOp' and node.name.endswith('inner_group_0/LayerNorm_1/beta')}
+  for op in ('ReadVariableOp', 'Sub', 'AddV2'):
+    names = {node.name for node in nodes if node.op in (op, 'Add' if op == 'AddV2' else op)
+             and names & {name.split(':')[0] for name in node.input}}
+  return [f'{node.name}:0' for node in graph.node if node.name in names]
+
+
+def _check(node: Any, allowed: frozenset[str], fault: str, file: pathlib.Path) -> None:
+  if node.op not in allowed:
+    raise errors.UntrustedGraphError(
+        f'operation {node.op} at node {node.name!r} is {fault} in {file}: this graph is not run, so nothing can be compared')
+
+
+def _ancestors(graph: Any, tensors: Iterable[str]) -> Iterator[Any]:
+  nodes = {node.name: node for node in graph.node}
+  queue = collections.deque(tensors)
+  seen = set()
+  while queue:
+    name = queue.popleft().lstrip('^').split(':')[0]
+    if name in nodes and name not in seen:
+      seen.add(name)
+      queue.extend(nodes[name].input)
+      yield nodes[name]

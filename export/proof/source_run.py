@@ -1,0 +1,170 @@
+"""Runs the allowed part of a TF1 Hub module's graph, in a process of its own, to learn what it computes.
+
+A fault in native code ends the child and not the export. The child runs beside what its parent does meanwhile.
+
+  python -m export.proof.source_run MODULE_DIRECTORY WORK_DIRECTORY train|infer SIGNATURE...
+"""
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from converters import errors
+from export.proof import batch as batch_lib
+from export.proof import source_graph
+
+
+class Run:
+  """A source graph being run in a child process."""
+
+  def __init__(self, module: pathlib.Path, process: subprocess.Popen[bytes], directory: pathlib.Path):
+    self._module = module
+    self._process = process
+    self._directory = directory
+
+  def outputs(self) -> dict[str, np.ndarray]:
+    """Waits for the outputs, and returns them: 'tokens/pooled_output' and so on, and the layers as 'tokens/layer_0'.
+
+    Raises:
+      UntrustedGraphError: the graph was not run.
+      SourceError: it was, and failed, or killed its process.
+    """
+    path = self._directory / _OUTPUTS
+    if not path.exists() and self._process.stdout.read(1) != _READY:  # type: ignore[union-attr]
+      self._finish()
+    with self._load(path) as outputs:
+      return dict(outputs)
+
+  def gradient(self) -> Mapping[str, np.ndarray]:
+    """Waits for the end, and returns the derivatives of the scalar by TF1 variable name, each in its variable's shape.
+
+    They are read one at a time, when they are asked for. A variable on which the scalar does not depend has none.
+
+    Raises:
+      UntrustedGraphError, SourceError: as `outputs` does.
+    """
+    self._finish()
+    return self._load(self._directory / _GRADIENT)
+
+  def _load(self, path: pathlib.Path) -> Any:
+    try:
+      return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, zipfile.BadZipFile) as e:
+      raise errors.SourceError(f'no outputs ({e}) from the graph of {self._module}: try again') from e
+
+  def _finish(self) -> None:
+    """Waits for the child's end; raises if that is not a good one."""
+    status = self._process.wait()
+    if status == 0:
+      return
+    lines = (self._directory / _STDERR).read_text(errors='replace').strip().splitlines() or ['nothing on stderr']
+    if status == _REFUSED:
+      raise errors.UntrustedGraphError(lines[-1])
+    cause = f'signal {-status}' if status < 0 else lines[-1]
+    raise errors.SourceError(f'running saved_model.pb in {self._module} failed ({cause}): fetch the module again')
+
+
+@contextlib.contextmanager
+def start(module: pathlib.Path, batch: batch_lib.Batch, signatures: Sequence[str], scalar: batch_lib.Scalar) -> Iterator[Run]:
+  """Starts running signatures of a module. The child is gone when the context ends.
+
+  Args:
+    module: the module's directory.
+    batch: the inputs.
+    signatures: names of `source_graph.SIGNATURES`, each in the module.
+    scalar: what to differentiate, in the metagraph of its mode.
+  """
+  with tempfile.TemporaryDirectory(prefix='albert_parity_') as name, contextlib.ExitStack() as stack:
+    directory = pathlib.Path(name)
+    inputs = {f'batch/{key}': value for key, value in batch.for_source.items()}
+    inputs |= {f'scalar/{key}': value for key, value in scalar.batch.for_source.items()}
+    inputs |= {f'factors/{key}': value for key, value in scalar.factors.items()}
+    np.savez(directory / _INPUTS, **dict[str, Any](inputs))
+    command = [sys.executable, '-m', __name__, str(module), str(directory), 'train' if scalar.training else 'infer', *signatures]
+    environment = dict(os.environ, TF_CPP_MIN_LOG_LEVEL='3', PYTHONWARNINGS='ignore',
+                       PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
+    stderr = stack.enter_context(open(directory / _STDERR, 'wb'))
+    process = stack.enter_context(subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, env=environment))
+    stack.callback(process.kill)
+    yield Run(module, process, directory)
+
+
+# Files in the directory that both processes work in.
+_INPUTS, _OUTPUTS, _GRADIENT, _STDERR = 'inputs.npz', 'outputs.npz', 'gradient.npz', 'stderr'
+_READY = b'.'  # the outputs are written
+_REFUSED = 3  # exit status
+
+
+def _run(module: str, work_directory: str, mode: str, *signatures: str) -> None:
+  saved_model_pb, directory = pathlib.Path(module) / 'saved_model.pb', pathlib.Path(work_directory)
+  prefix = str(pathlib.Path(module) / 'variables' / 'variables')
+  with np.load(directory / _INPUTS, allow_pickle=False) as npz:
+    inputs = dict(npz)
+  graph = source_graph.reduced(saved_model_pb, signatures)
+  np.savez(directory / 'unfinished.npz', **dict[str, Any](_outputs(graph, prefix, inputs)))
+  (directory / 'unfinished.npz').rename(directory / _OUTPUTS)
+  sys.stdout.buffer.write(_READY)
+  sys.stdout.buffer.flush()
+  names = [name for name in signatures if name != 'tokens' or 'mlm' not in signatures]
+  graph = source_graph.reduced(saved_model_pb, names, ['train'] if mode == 'train' else [])
+  np.savez(directory / _GRADIENT, **dict[str, Any](_gradient(graph, prefix, inputs)))
+
+
+def _outputs(graph: source_graph.Reduced, prefix: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  with _session(graph, prefix, inputs, 'batch') as session:
+    values = session.run(graph.outputs)
+  return {f'{name}/{key}': value for name, outputs in values.items() for key, value in outputs.items()}
+
+
+def _gradient(graph: source_graph.Reduced, prefix: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  import tensorflow as tf
+  factors = {key.removeprefix('factors/'): value for key, value in inputs.items() if key.startswith('factors/')}
+  with _session(graph, prefix, inputs, 'scalar') as session:
+    def scalar(signature: str, names: Sequence[str]) -> Any:
+      outputs = {name: session.graph.get_tensor_by_name(graph.outputs[signature][name]) for name in names}
+      return tf.add_n([tf.reduce_sum(tf.reshape(value, [-1]) * factors[name].ravel()) for name, value in outputs.items()])
+
+    def derivatives(scalar: Any, variables: Sequence[str]) -> dict[str, Any]:
+      handles = [session.graph.get_tensor_by_name(graph.handles[name]) for name in variables]
+      # Each variable is used once a layer: summed in pairs, its derivatives are not all held at once.
+      values = tf.gradients(scalar, handles, aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE)
+      return {name: tf.convert_to_tensor(value) for name, value in zip(variables, values, strict=True) if value is not None}
+
+    signature = 'mlm' if 'mlm_logits' in factors else 'tokens'
+    results = derivatives(scalar(signature, [name for name in factors if name != 'sop_log_probs']), list(graph.handles))
+    if 'sop_log_probs' in factors:
+      results |= derivatives(scalar('sop', ['sop_log_probs']), [name for name in graph.handles if name not in results])
+    return session.run(results)
+
+
+@contextlib.contextmanager
+def _session(graph: source_graph.Reduced, prefix: str, inputs: Mapping[str, np.ndarray], group: str) -> Iterator[Any]:
+  """A session with the graph, its variables, and a group of the inputs in the place of its placeholders."""
+  import tensorflow as tf
+  config = tf.compat.v1.ConfigProto()
+  # For a single run, rewriting a graph takes longer than what it saves.
+  config.graph_options.rewrite_options.disable_meta_optimizer = True
+  with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
+    given = {tensor: tf.constant(inputs[f'{group}/{key}']) for tensors in graph.inputs.values() for key, tensor in tensors.items()}
+    tf.graph_util.import_graph_def(graph.graph_def, given, name='')
+    session.run(graph.restore, {graph.filename: prefix})
+    yield session
+
+
+if __name__ == '__main__':
+  try:
+    _run(*sys.argv[1:])
+  except errors.UntrustedGraphError as refusal:
+    print(refusal, file=sys.stderr)
+    sys.exit(_REFUSED)
