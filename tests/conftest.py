@@ -19,8 +19,8 @@ from export import release as release_lib
 from export import request as request_lib
 from export.demo import tf1_module
 from export.demo import vocabulary
-from export.proof import parity
-from export.proof import source_graph
+from export.proof import certificate
+from export.proof import expected
 
 # For MirroredStrategy: two devices on any machine. Only possible before TensorFlow's first operation.
 tf.config.set_logical_device_configuration(
@@ -71,16 +71,40 @@ def source(module):
     yield opened
 
 
-SIGNATURES = tuple(source_graph.SIGNATURES)
+
+
+
+@dataclasses.dataclass
+class Ran:
+  """Stands for `source_run.Run`: what a module's graph has given before."""
+  given_outputs: dict
+  given_gradient: dict
+
+  def outputs(self):
+    return dict(self.given_outputs)
+
+  def gradient(self):
+    return self.given_gradient
 
 
 @pytest.fixture(scope='session')
-def theirs(module):
+def ran(module):
+  """What the module's own graph gives."""
+  with source_lib.open_source(str(module)) as opened, certificate.examine(opened, opened.parts) as examination:
+    return Ran(examination._run.outputs(), dict(examination._run.gradient()))
+
+
+@pytest.fixture
+def examination(source, ran):
+  return certificate.Examination(source, source.parts, ran)
+
+
+@pytest.fixture(scope='session')
+def theirs(module, ran):
   """A batch, what its outputs should be, and what the module's own graph gives."""
   with source_lib.open_source(str(module)) as opened:
-    batch = parity.make_batch(opened.config)
-    with source_graph.start(module, batch.for_source, SIGNATURES) as run:
-      return batch, parity.Expected(opened, opened.parts, batch), run.outputs()
+    batch, scalar, _ = certificate.given(opened, opened.parts)
+    return batch, expected.Expected(opened, opened.parts, batch, scalar), ran.outputs()
 
 
 class Release:

@@ -1,24 +1,31 @@
-"""Wrong conversions, made on purpose in the loaded artifact, fail the comparison; or there is no certificate."""
+"""A certificate is given for a right conversion, and refused for one that computes or trains otherwise."""
 
+import dataclasses
 import json
 import pathlib
 
 import conftest
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
+from converters import config as config_lib
 from converters import errors
 from converters import tf1_hub
 from converters import weight_map
+from export.proof import batch as batch_lib
 from export.proof import certificate
+from export.proof import controls as controls_lib
+from export.proof import exported as exported_lib
 from export.proof import parity
 
 
 def test_controls_leave_the_model_as_it_was_and_are_recorded(encoder_path, theirs):
   batch, expected, source_outputs = theirs
-  exported = certificate.Exported(pathlib.Path(encoder_path), 'dict')
+  exported = exported_lib.Exported(pathlib.Path(encoder_path), 'dict')
   before = exported.outputs(batch, ['tokens'])
-  controls = certificate.run_controls(exported, batch, expected, source_outputs)
+  controls = controls_lib.run(exported, batch, expected, source_outputs)
   assert sorted(controls) == ['layer norms swapped', 'query and key swapped', 'value kernel transposed', 'word embedding shifted by a row']
   assert all(control.export.rms > 1000 * control.allowed.rms for control in controls.values())
   after = exported.outputs(batch, ['tokens'])
@@ -27,10 +34,10 @@ def test_controls_leave_the_model_as_it_was_and_are_recorded(encoder_path, their
 
 def test_a_control_that_is_not_noticed_refuses_the_certificate(encoder_path, theirs, monkeypatch):
   batch, expected, source_outputs = theirs
-  exported = certificate.Exported(pathlib.Path(encoder_path), 'dict')
-  monkeypatch.setattr(certificate, '_mistakes', lambda variables: iter([('nothing at all', [])]))
+  exported = exported_lib.Exported(pathlib.Path(encoder_path), 'dict')
+  monkeypatch.setattr(controls_lib, '_mistakes', lambda variables: iter([('nothing at all', [])]))
   with pytest.raises(errors.ParityError, match='does not notice a wrong model .nothing at all.'):
-    certificate.run_controls(exported, batch, expected, source_outputs)
+    controls_lib.run(exported, batch, expected, source_outputs)
 
 
 def test_weights_that_hide_mistakes_are_refused(release, module, source, monkeypatch):
@@ -44,20 +51,18 @@ def test_weights_that_hide_mistakes_are_refused(release, module, source, monkeyp
   assert conftest.leftovers(release.root) == []
 
 
-def test_a_blind_comparison_gives_no_certificate(encoder_path, theirs, monkeypatch):
-  batch, expected, source_outputs = theirs
+def test_a_blind_comparison_gives_no_certificate(encoder_path, examination, monkeypatch):
   monkeypatch.setattr(parity.Check, 'passes', True)
   with pytest.raises(errors.ParityError, match='does not notice a wrong model .query and key swapped, layer norms swapped, '):
-    certificate.certify(pathlib.Path(encoder_path), 'dict', batch, conftest.SIGNATURES, expected, lambda: source_outputs)
+    examination.certify(pathlib.Path(encoder_path), 'dict')
 
 
 @pytest.mark.parametrize('output', ['serving_default/pooled_output', 'serving_default/sequence_output', 'default/pooled_output'])
-def test_signature_and_default_are_compared(encoder_path, theirs, monkeypatch, output):
-  batch, expected, source_outputs = theirs
-  outputs = certificate.Exported.outputs
-  monkeypatch.setattr(certificate.Exported, 'outputs', lambda self, *args: (r := outputs(self, *args)) | {output: r[output] + np.float32(1e-3)})
+def test_signature_and_default_are_compared(encoder_path, examination, monkeypatch, output):
+  outputs = exported_lib.Exported.outputs
+  monkeypatch.setattr(exported_lib.Exported, 'outputs', lambda self, *args, **kwargs: (r := outputs(self, *args, **kwargs)) | {output: r[output] + np.float32(1e-3)})
   with pytest.raises(errors.ParityError, match=f'no parity .{output} is '):
-    certificate.certify(pathlib.Path(encoder_path), 'dict', batch, conftest.SIGNATURES, expected, lambda: source_outputs)
+    examination.certify(pathlib.Path(encoder_path), 'dict')
 
 
 def test_wrong_weights_that_no_batch_reaches_are_not_published(release, module, monkeypatch):
@@ -78,4 +83,83 @@ def test_record_has_the_certificate_of_every_output_and_layer(released):
       'pooled_output', 'sequence_output', 'layer_0', 'layer_1', 'layer_2', 'mlm_logits', 'sop_log_probs']
   for check in record['outputs'].values():
     assert check['values'] and 0 < check['export']['rms'] <= check['allowed']['rms'] and check['source']['rms'] > 0
-  assert len(record['controls']) == 4
+  assert len(record['controls']) == 4 and record['dropout'] is False
+  assert len(record['gradient']) == 32
+  for check in record['gradient'].values():
+    assert check['values'] and 0 < check['export']['rms'] <= check['allowed']['rms'] and check['source']['rms'] > 0
+
+
+def test_a_model_that_trains_otherwise_is_refused(encoder_path, examination, monkeypatch):
+  # Right outputs, wrong derivatives: those of one layer's query kernel are dropped.
+  gradient = exported_lib.Exported.gradient
+  def wrong(self, scalar):
+    result = gradient(self, scalar)
+    return result | {name: result[name] * 0.99 for name in ['transformer/self_attention/query/kernel']}
+  monkeypatch.setattr(exported_lib.Exported, 'gradient', wrong)
+  with pytest.raises(errors.ParityError, match=r'no parity of the gradient .that by attention.query.kernel is [^;]* more than [^;]*\) in'):
+    examination.certify(pathlib.Path(encoder_path), 'dict')
+
+
+def test_a_variable_without_a_gradient_is_refused(release, module, monkeypatch):
+  # As a converter would make it that freezes the embeddings.
+  from official.nlp.modeling import layers
+  call = layers.OnDeviceEmbedding.call
+  monkeypatch.setattr(layers.OnDeviceEmbedding, 'call', lambda self, inputs: tf.stop_gradient(call(self, inputs)))
+  with pytest.raises(errors.ParityError, match='no gradient by (word_embeddings|type_embeddings)/embeddings'):
+    release(module, mlm=False)
+  assert conftest.leftovers(release.root) == []
+
+
+def test_a_gradient_that_the_source_lacks_is_refused(encoder_path, source, ran):
+  without = {name: value for name, value in ran.given_gradient.items() if name != 'bert/pooler/dense/bias'}
+  examination = certificate.Examination(source, source.parts, dataclasses.replace(ran, given_gradient=without))
+  with pytest.raises(errors.ParityError, match='no gradient by bert/pooler/dense/bias'):
+    examination.certify(pathlib.Path(encoder_path), 'dict')
+
+
+def test_a_module_that_trains_otherwise_is_refused(own_module, release):
+  # Only its train metagraph is changed: the outputs of the other are right.
+  def edit(meta_graph):
+    tanh = meta_graph.signature_def['mlm'].outputs['pooled_output'].name.split(':')[0]
+    next(n for n in meta_graph.graph_def.node if n.name == tanh).op = 'Identity'
+  path = own_module / 'saved_model.pb'
+  saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+  edit(saved_model.meta_graphs[1])
+  path.write_bytes(saved_model.SerializeToString())
+  with pytest.raises(errors.ParityError, match='no parity of the gradient .*that by pooler.kernel is .* in the source'):
+    release(own_module)
+
+
+DROPOUT = dict(hidden_dropout=0.1, attention_dropout=0.1)
+
+
+def test_dropout_is_in_the_training_mode_alone(release, make_module):
+  path, outcome = release(make_module(**DROPOUT))
+  assert outcome.certificate.dropout is True and len(outcome.certificate.gradient) == 32
+  exported = exported_lib.Exported(path, 'dict')
+  batch = batch_lib.make(config_lib.read(make_module(**DROPOUT) / 'assets/albert_config.json'))
+  first, second = (exported.outputs(batch, ['tokens'], training=True)['tokens/layer_0'] for _ in range(2))
+  assert parity.distance(first, second).rms > 0.1
+
+
+@pytest.mark.parametrize('changes, made, fault', [
+    (DROPOUT, {}, 'training=True is the same from call to call, but the config has dropout'),
+    ({}, DROPOUT, 'training=True is not the same as training=False, but the config has no dropout'),
+    ({}, dict(always=True), 'training=False is not the same from call to call')])
+def test_dropout_that_is_not_the_configs_is_refused(release, make_module, monkeypatch, changes, made, fault):
+  from official.nlp.modeling import networks
+  class Wrong(networks.AlbertEncoder):
+    def __init__(self, **kwargs):
+      rates = {'dropout_rate': made.get('hidden_dropout', 0.0), 'attention_dropout_rate': made.get('attention_dropout', 0.0)}
+      super().__init__(**(kwargs | rates))
+    def __call__(self, inputs, training=False):
+      outputs = super().__call__(inputs, training=training)
+      if made.get('always'):
+        noise = tf.random.normal(tf.shape(outputs['pooled_output']), stddev=1e-3)
+        outputs = dict(outputs, pooled_output=outputs['pooled_output'] + noise)
+      return outputs
+  monkeypatch.setattr(networks, 'AlbertEncoder', Wrong)
+  if made.get('always'):  # which the comparison with the source would notice first
+    monkeypatch.setattr(parity, 'compare', lambda *args: {'pooled_output': parity.verdict(*[np.ones(3)] * 4)})
+  with pytest.raises(errors.ParityError, match=fault):
+    release(make_module(**changes))

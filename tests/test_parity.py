@@ -1,6 +1,5 @@
 """The comparison passes for a right conversion, and fails for every wrong one."""
 
-import dataclasses
 import pathlib
 
 import conftest
@@ -8,41 +7,12 @@ import numpy as np
 import pytest
 
 from converters import albert as albert_lib
-from converters import config as config_lib
 from converters import errors
 from converters import weight_map
 from export import saved_model
-from export.proof import certificate
 from export.proof import parity
+from export.proof import source_graph
 from export.proof import token_parity
-
-SIGNATURES = conftest.SIGNATURES
-
-
-def _config(**changes):
-  return config_lib.AlbertConfig(**({
-      'vocab_size': 200, 'embedding_size': 8, 'hidden_size': 16, 'num_hidden_layers': 3, 'num_attention_heads': 4,
-      'intermediate_size': 24, 'max_position_embeddings': 128, 'type_vocab_size': 2, 'hidden_dropout_prob': 0.0,
-      'attention_probs_dropout_prob': 0.0} | changes))
-
-
-def test_batch_has_different_lengths_both_types_and_padding():
-  batch = parity.make_batch(_config())
-  lengths = batch.input_mask.sum(axis=1)
-  assert len(set(lengths)) == 4 and lengths.max() == batch.input_mask.shape[1] and lengths.min() >= 1
-  assert {tuple(sorted(set(row[mask == 1]))) for row, mask in zip(batch.input_type_ids, batch.input_mask, strict=True)} == {(0,), (0, 1)}
-  assert not batch.input_type_ids[batch.input_mask == 0].any() and not batch.input_word_ids[batch.input_mask == 0].any()
-  assert (batch.masked_lm_positions < lengths[:, np.newaxis]).all() and not batch.masked_lm_positions[:, -1].any()
-  assert all(a.dtype == np.int32 for a in dataclasses.astuple(batch))
-
-
-@pytest.mark.parametrize('changes', [dict(max_position_embeddings=1), dict(max_position_embeddings=2), dict(type_vocab_size=1)])
-def test_batch_fits_the_smallest_models(changes):
-  config = _config(**changes)
-  batch = parity.make_batch(config)
-  assert batch.input_mask.shape[1] <= config.max_position_embeddings
-  assert batch.input_type_ids.max() < config.type_vocab_size
-  assert (batch.masked_lm_positions < batch.input_mask.sum(axis=1)[:, np.newaxis]).all()
 
 
 class Right:
@@ -187,7 +157,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize('wrong', [None, *WRONG])
-def test_weights_in_the_wrong_place_fail(source, theirs, monkeypatch, tmp_path, wrong):
+def test_weights_in_the_wrong_place_fail(source, examination, monkeypatch, tmp_path, wrong):
   from export import encoder
   rows = {r.name: r for r in weight_map.rows(source.config, source.parts)}
   read = source.tensor
@@ -197,13 +167,11 @@ def test_weights_in_the_wrong_place_fail(source, theirs, monkeypatch, tmp_path, 
   (tmp_path / 'sp.model').write_bytes(source.sp_model)
   saved_model.write(*encoder.exportable(albert, str(tmp_path / 'sp.model')), tmp_path / 'model')
   monkeypatch.undo()
-  batch, expected, source_outputs = theirs
-  arguments = (tmp_path / 'model', 'dict', batch, SIGNATURES, expected, lambda: source_outputs)
   if wrong is None:
-    assert len(certificate.certify(*arguments).outputs) == 4 + 3
+    assert len(examination.certify(tmp_path / 'model', 'dict').outputs) == 4 + 3
   else:
     with pytest.raises(errors.ParityError, match='from the reference, more than'):
-      certificate.certify(*arguments)
+      examination.certify(tmp_path / 'model', 'dict')
 
 
 def test_export_without_parity_publishes_nothing(module, release, monkeypatch):
@@ -227,7 +195,7 @@ def test_head_without_a_signature_is_refused_or_left_out(own_module, release):
   assert 'mlm_logits' in release(own_module, sop=False)[1].certificate.outputs
 
 
-@pytest.mark.parametrize('signature', SIGNATURES)
+@pytest.mark.parametrize('signature', source_graph.SIGNATURES)
 def test_every_signature_is_compared(own_module, release, signature):
   from tensorflow.core.protobuf import saved_model_pb2
   path = own_module / 'saved_model.pb'
@@ -239,7 +207,7 @@ def test_every_signature_is_compared(own_module, release, signature):
   path.write_bytes(saved.SerializeToString())
   with pytest.raises(errors.ParityError, match=rf'no parity \({signature}/pooled_output of the source is ') as caught:
     release(own_module)
-  assert not [other for other in SIGNATURES if other != signature and f'{other}/' in str(caught.value)]
+  assert not [other for other in source_graph.SIGNATURES if other != signature and f'{other}/' in str(caught.value)]
 
 
 def test_preprocessor_with_another_model_fails(preprocessor_path, make_module):

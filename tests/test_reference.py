@@ -6,12 +6,13 @@ import tensorflow as tf
 
 from converters import source as source_lib
 from converters import weight_map
-from export.proof import parity
+from export.proof import batch as batch_lib
+from export.proof import expected
 from export.proof import reference
 
 
 def _reference(source, batch):
-  return parity.Expected(source, source.parts, batch)
+  return expected.Expected(source, source.parts, batch, batch_lib.make_scalar(source.config, source.parts))
 
 
 @pytest.mark.parametrize('changes', [{}, dict(embedding_size=16), dict(num_attention_heads=1, type_vocab_size=3, seed=5)],
@@ -19,29 +20,29 @@ def _reference(source, batch):
 def test_agrees_with_the_tf1_graph(make_module, changes):
   module = make_module(**changes)
   with source_lib.open_source(str(module)) as source:
-    batch = parity.make_batch(source.config)
-    expected = _reference(source, batch)
+    batch = batch_lib.make(source.config)
+    right = _reference(source, batch)
   loaded = tf.saved_model.load(str(module), tags=[])
   inputs = {name: tf.constant(value) for name, value in batch.for_source.items()}
   mlm = {f'mlm/{k}': v.numpy() for k, v in loaded.signatures['mlm'](**inputs).items()}
   del inputs['mlm_positions']
   sop = {f'sop/{k}': v.numpy() for k, v in loaded.signatures['sop'](**inputs).items()}
   mask = batch.input_mask.astype(bool)
-  np.testing.assert_allclose(mlm['mlm/sequence_output'][mask], expected.layers[-1], atol=1e-5)
-  np.testing.assert_allclose(mlm['mlm/pooled_output'], expected.pooled_output, atol=1e-5)
-  logits = expected.of('mlm/mlm_logits', mlm)
+  np.testing.assert_allclose(mlm['mlm/sequence_output'][mask], right.layers[-1], atol=1e-5)
+  np.testing.assert_allclose(mlm['mlm/pooled_output'], right.pooled_output, atol=1e-5)
+  logits = right.of('mlm/mlm_logits', mlm)
   np.testing.assert_allclose(mlm['mlm/mlm_logits'].reshape(logits.shape), logits, atol=1e-5)
-  np.testing.assert_allclose(sop['sop/sop_log_probs'], expected.of('sop/sop_log_probs', sop), atol=1e-5)
-  for value in (*expected.layers, expected.pooled_output, logits):
+  np.testing.assert_allclose(sop['sop/sop_log_probs'], right.of('sop/sop_log_probs', sop), atol=1e-5)
+  for value in (*right.layers, right.pooled_output, logits):
     assert value.dtype == np.float64
 
 
 def test_padding_and_other_rows_do_not_matter(source):
-  batch = parity.make_batch(source.config)
+  batch = batch_lib.make(source.config)
   together = _reference(source, batch)
   for number in range(4):
     length = int(batch.input_mask[number].sum())
-    alone = parity.Batch(*(v[number:number + 1, :length] for v in (batch.input_word_ids, batch.input_mask, batch.input_type_ids)),
+    alone = batch_lib.Batch(*(v[number:number + 1, :length] for v in (batch.input_word_ids, batch.input_mask, batch.input_type_ids)),
                          batch.masked_lm_positions[number:number + 1])
     single = _reference(source, alone)
     np.testing.assert_allclose(single.layers[-1], together.layers[-1][together.rows == number], atol=1e-12)
@@ -49,14 +50,49 @@ def test_padding_and_other_rows_do_not_matter(source):
 
 
 def test_kernels_in_pieces_come_to_the_same(source, monkeypatch):
-  batch = parity.make_batch(source.config)
+  batch = batch_lib.make(source.config)
   whole = _reference(source, batch)
   monkeypatch.setattr(reference, '_PIECE', 40)
-  np.testing.assert_allclose(_reference(source, batch).layers[-1], whole.layers[-1], atol=1e-12)
+  monkeypatch.setattr(expected, '_SMALL', 0)
+  pieces = _reference(source, batch)
+  np.testing.assert_allclose(pieces.layers[-1], whole.layers[-1], atol=1e-12)
+  for row in weight_map.rows(source.config, source.parts):
+    shape = weight_map.shape(row.shape, source.config)
+    np.testing.assert_allclose(pieces.gradient.of(row.name, shape), whole.gradient.of(row.name, shape), atol=1e-10, err_msg=row.name)
+
+
+@pytest.mark.parametrize('changes', [{}, dict(embedding_size=16), dict(num_attention_heads=1)],
+                         ids=['projected', 'not projected', 'one head'])
+def test_gradient_is_the_slope_of_the_forward_pass(make_module, changes):
+  with source_lib.open_source(str(make_module(**changes))) as source:
+    rows = weight_map.rows(source.config, source.parts)
+    weights = {row.name: source.tensor(row).astype(np.float64) for row in rows}
+    scalar = batch_lib.make_scalar(source.config, source.parts)
+    batch, factors = scalar.batch, scalar.factors
+    arguments = source.config, batch.input_word_ids, batch.input_mask, batch.input_type_ids
+
+  def value(changed, head_only):
+    layers, pooled = reference.encode(changed.__getitem__, *arguments)
+    sequence = np.zeros((*batch.input_mask.shape, source.config.hidden_size))
+    sequence[batch.input_mask.astype(bool)] = layers[-1]
+    if head_only:
+      return (reference.sop_log_probs(changed.__getitem__, pooled) * factors['sop_log_probs']).sum()
+    logits = reference.mlm_logits(changed.__getitem__, sequence, batch.masked_lm_positions)
+    return sum((one * factors[name]).sum() for name, one in (
+        ('pooled_output', pooled), ('sequence_output', sequence), ('mlm_logits', logits)))
+
+  gradient = reference.gradient(weights.__getitem__, *arguments, batch.masked_lm_positions, factors)
+  rng = np.random.default_rng(0)
+  for row in rows:
+    direction = rng.standard_normal(weights[row.name].shape)
+    step = 1e-6 * direction
+    up, down = (value(weights | {row.name: weights[row.name] + s}, row.name.startswith('sop.')) for s in (step, -step))
+    slope = (gradient.of(row.name, direction.shape) * direction).sum()
+    assert slope == pytest.approx((up - down) / 2e-6, rel=1e-4, abs=1e-5), row.name
 
 
 def test_every_weight_counts(source):
-  batch = parity.make_batch(source.config)
+  batch = batch_lib.make(source.config)
   rows = weight_map.rows(source.config, source.parts)
   weights = {row.name: source.tensor(row) for row in rows}
 

@@ -11,7 +11,6 @@ from converters import weight_map
 from export.proof import batch as batch_lib
 from export.proof import reference
 
-
 _SMALL = 1 << 25  # values: 268 MB as float64
 
 

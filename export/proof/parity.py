@@ -24,6 +24,9 @@ _RATIO = 2.0
 # ... or this many units in the last place of float32 at the output's scale, if the source happens to be closer than rounding
 # can promise: for the root mean square at that of the output.
 _FLOOR_ULPS = 16
+# A derivative has passed through each rounding twice, forwards and backwards, and those of all weights hang together: one
+# unlucky rounding is in all of them. Right conversions of small models were seen 36 units off where the source was less than 18.
+_GRADIENT_FLOOR_ULPS = 64
 # The largest of all differences, which may be one of millions, is more a matter of chance: both count this many times.
 _SINGLE = 4
 _ULP = 2.0**-23
@@ -148,7 +151,7 @@ def compare_gradient(rows: Iterable[weight_map.Row], config: config_lib.AlbertCo
     if theirs.size != right.size or ours.size != right.size:
       faults.append(f'that by {name} has {ours.size} values, the source\'s {theirs.size}, the weight {right.size}')
       continue
-    check = checks[name] = verdict(theirs, right, ours, right, scale)
+    check = checks[name] = verdict(theirs, right, ours, right, scale, _GRADIENT_FLOOR_ULPS)
     if not check.source.within(check.limit):
       faults.append(f'that by {name} is {check.source} from the reference in the source, more than {check.limit}')
     elif not check.passes:
@@ -160,14 +163,14 @@ def compare_gradient(rows: Iterable[weight_map.Row], config: config_lib.AlbertCo
 
 
 def verdict(theirs: np.ndarray, their_reference: np.ndarray, ours: np.ndarray, our_reference: np.ndarray,
-            scale: Distance | None = None) -> Check:
+            scale: Distance | None = None, floor_ulps: int = _FLOOR_ULPS) -> Check:
   """Checks one output: the source's values, what they should be, the export's values, and what those should be.
 
-  `scale` is what rounding is measured by: root mean square and largest value; those of `their_reference` if None.
+  `floor_ulps` are taken of `scale`: root mean square and largest value; those of `their_reference` if None.
   """
   source, export = distance(theirs, their_reference), distance(ours, our_reference)
   scale = scale or _scale(their_reference)
-  floor = Distance(_FLOOR_ULPS * _ULP * scale.rms, _FLOOR_ULPS * _ULP * scale.largest)
+  floor = Distance(floor_ulps * _ULP * scale.rms, floor_ulps * _ULP * scale.largest)
   allowed = Distance(_larger(_RATIO * source.rms, floor.rms), _SINGLE * _larger(_RATIO * source.largest, floor.largest))
   return Check(int(ours.size), source, export, Distance(_SOURCE_LIMIT * scale.rms, _SOURCE_LIMIT * scale.largest), allowed)
 
