@@ -108,7 +108,7 @@ class Examination:
       raise errors.ParityError(f'no gradient by {", ".join(missing)} in the encoder or its source: nothing can be compared')
     return parity.compare_gradient(
         rows, config, lambda row: theirs[row.tf1],
-        lambda row: row.transform.invert(ours.pop(row.tf_models).numpy(), weight_map.shape(row.shape, config)), expected.gradient)
+        lambda row: row.transform.invert(np.from_dlpack(ours.pop(row.tf_models)), weight_map.shape(row.shape, config)), expected.gradient)
 
 
 def given(source: source_lib.Source, parts: Iterable[weight_map.Part]) -> tuple[batch_lib.Batch, batch_lib.Scalar, list[str]]:

@@ -149,7 +149,7 @@ def _as_it_stands() -> Iterator[None]:
 def _summed_in_pairs() -> Iterator[None]:
   """A shared block's variables have one derivative a layer: summed in pairs, they are not all held at once.
 
-  For ALBERT-xxlarge that makes a peak of 3.8 GB of 12.2.
+  For ALBERT-xxlarge that makes a peak of 4.8 GB of 12.2.
   """
   import tensorflow as tf
   default = tf.AggregationMethod.DEFAULT

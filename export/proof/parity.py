@@ -33,8 +33,6 @@ _ULP = 2.0**-23
 # A source that is further from the reference than this, at the same scales, does not compute an ALBERT with these weights:
 # rounding was measured at 7e-7 after 24 layers of random weights, and outliers in trained ones may cost some digits.
 _SOURCE_LIMIT = 1e-3
-# Differences are taken in pieces of this many values, so that a large tensor needs no copies of itself.
-_PIECE = 1 << 19
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,18 +138,26 @@ def compare_gradient(rows: Iterable[weight_map.Row], config: config_lib.AlbertCo
   faults, checks = [], {}
   scales: dict[str, Distance] = {}
   for row in rows:
-    name, right = row.name, expected.of(row.name, weight_map.shape(row.shape, config))
-    scale = scales[name] = _scale(right)
-    kernel = name.removesuffix('.bias') + '.kernel'
+    name, shape = row.name, weight_map.shape(row.shape, config)
+    theirs, ours = source(row).reshape(-1), export(row).reshape(-1)
+    if not theirs.size == ours.size == math.prod(shape):
+      faults.append(f'that by {name} has {ours.size} values, the source\'s {theirs.size}, the weight {math.prod(shape)}')
+      continue
+    sums, start = [_Sum() for _ in range(3)], 0
+    for piece in expected.pieces(name, shape):
+      right = piece.reshape(-1)
+      stop = start + right.size
+      sums[0].add(right, 0.0)
+      sums[1].add(right, theirs[start:stop])
+      sums[2].add(right, ours[start:stop])
+      start = stop
+    scale, their_distance, our_distance = (total.distance for total in sums)
+    scales[name], kernel = scale, name.removesuffix('.bias') + '.kernel'
     if kernel in scales:
       # The same derivatives, summed: where they cancel out, as they do for the keys' bias, that of the kernel says what
       # rounding is of.
       scale = Distance(_larger(scale.rms, scales[kernel].rms), _larger(scale.largest, scales[kernel].largest))
-    theirs, ours = source(row), export(row)
-    if theirs.size != right.size or ours.size != right.size:
-      faults.append(f'that by {name} has {ours.size} values, the source\'s {theirs.size}, the weight {right.size}')
-      continue
-    check = checks[name] = verdict(theirs, right, ours, right, scale, _GRADIENT_FLOOR_ULPS)
+    check = checks[name] = _check(ours.size, their_distance, our_distance, scale, _GRADIENT_FLOOR_ULPS)
     if not check.source.within(check.limit):
       faults.append(f'that by {name} is {check.source} from the reference in the source, more than {check.limit}')
     elif not check.passes:
@@ -162,22 +168,17 @@ def compare_gradient(rows: Iterable[weight_map.Row], config: config_lib.AlbertCo
   return checks
 
 
-def verdict(theirs: np.ndarray, their_reference: np.ndarray, ours: np.ndarray, our_reference: np.ndarray,
-            scale: Distance | None = None, floor_ulps: int = _FLOOR_ULPS) -> Check:
-  """Checks one output: the source's values, what they should be, the export's values, and what those should be.
+def verdict(theirs: np.ndarray, their_reference: np.ndarray, ours: np.ndarray, our_reference: np.ndarray) -> Check:
+  """Checks one output: the source's values, what they should be, the export's values, and what those should be."""
+  scale = distance(their_reference, np.broadcast_to(0.0, their_reference.shape))
+  return _check(int(ours.size), distance(theirs, their_reference), distance(ours, our_reference), scale, _FLOOR_ULPS)
 
-  `floor_ulps` are taken of `scale`: root mean square and largest value; those of `their_reference` if None.
-  """
-  source, export = distance(theirs, their_reference), distance(ours, our_reference)
-  scale = scale or _scale(their_reference)
+
+def _check(values: int, source: Distance, export: Distance, scale: Distance, floor_ulps: int) -> Check:
+  """`scale` is how large the values are: their distance to zero."""
   floor = Distance(floor_ulps * _ULP * scale.rms, floor_ulps * _ULP * scale.largest)
   allowed = Distance(_larger(_RATIO * source.rms, floor.rms), _SINGLE * _larger(_RATIO * source.largest, floor.largest))
-  return Check(int(ours.size), source, export, Distance(_SOURCE_LIMIT * scale.rms, _SOURCE_LIMIT * scale.largest), allowed)
-
-
-def _scale(expected: np.ndarray) -> Distance:
-  """How large values are: their distance to zero."""
-  return distance(expected, np.broadcast_to(0.0, expected.size))
+  return Check(values, source, export, Distance(_SOURCE_LIMIT * scale.rms, _SOURCE_LIMIT * scale.largest), allowed)
 
 
 def _larger(one: float, other: float) -> float:
@@ -186,13 +187,30 @@ def _larger(one: float, other: float) -> float:
 
 def distance(actual: np.ndarray, expected: np.ndarray) -> Distance:
   """How far two arrays of the same number of values are from each other; NaN if there are none."""
-  if not actual.size or actual.size != expected.size:
+  if actual.size != expected.size:
     return Distance(math.nan, math.nan)
-  squares, largest = 0.0, 0.0
-  one, other = actual.reshape(-1), expected.reshape(-1)
-  for start in range(0, one.size, _PIECE):
+  total = _Sum()
+  total.add(actual.reshape(-1), expected.reshape(-1))
+  return total.distance
+
+
+class _Sum:
+  """The distance of arrays that come in pieces."""
+
+  def __init__(self) -> None:
+    self._count, self._squares, self._largest = 0, 0.0, 0.0
+
+  def add(self, actual: np.ndarray, expected: np.ndarray | float) -> None:
+    """Two arrays of the same shape, or one and a number."""
+    if not actual.size:
+      return
     with np.errstate(invalid='ignore'):  # infinity less infinity is a NaN, and fails as one
-      difference = np.abs(one[start:start + _PIECE].astype(np.float64) - other[start:start + _PIECE])
-      squares += float(np.square(difference).sum())
-    largest = _larger(largest, float(difference.max()))
-  return Distance(math.sqrt(squares / one.size), largest)
+      difference = np.abs(actual.astype(np.float64, copy=False) - expected)
+    self._count += difference.size
+    self._squares += float(np.square(difference).sum())
+    self._largest = _larger(self._largest, float(difference.max()))
+
+  @property
+  def distance(self) -> Distance:
+    """NaN if there was nothing."""
+    return Distance(math.sqrt(self._squares / self._count), self._largest) if self._count else Distance(math.nan, math.nan)

@@ -10,6 +10,7 @@ step's input, noting on the way those by the weights it used.
 import collections
 import math
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 
 import numpy as np
@@ -30,7 +31,7 @@ class Gradient:
   def __init__(self) -> None:
     self._products = collections.defaultdict[str, list[tuple[np.ndarray, np.ndarray]]](list)
     self._rows = collections.defaultdict[str, list[tuple[np.ndarray, np.ndarray]]](list)
-    self._sums = collections.defaultdict[str, np.ndarray | float](float)
+    self._sums: dict[str, np.ndarray] = {}
 
   def add_product(self, name: str, left: np.ndarray, right: np.ndarray) -> None:
     """Adds the transpose of left [n, in] times right [n, out]."""
@@ -42,17 +43,26 @@ class Gradient:
 
   def add_sum(self, name: str, values: np.ndarray) -> None:
     """Adds the sum over n of values [n, width]."""
-    self._sums[name] += values.sum(axis=0)
+    self._sums[name] = self._sums.get(name, 0) + values.sum(axis=0)
 
-  def of(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Works out the derivative by one weight of that shape: float64 in its canonical layout."""
-    result = np.zeros(shape)
+  def pieces(self, name: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Works out the derivative by one weight of that shape, a few rows at a time: float64 in its canonical layout."""
+    left: np.ndarray | None = None
+    right: np.ndarray = np.empty(0)
     if name in self._products:
       left, right = (np.concatenate(factors) for factors in zip(*self._products[name], strict=True))
-      result += left.T @ right
-    for rows, values in self._rows[name]:
-      np.add.at(result, rows, values)
-    return result + self._sums[name]
+    count = max(1, _PIECE // math.prod(shape[1:]))
+    for start in range(0, shape[0], count):
+      stop = min(start + count, shape[0])
+      piece = np.zeros((stop - start, *shape[1:]))
+      if left is not None:
+        np.matmul(left[:, start:stop].T, right, out=piece)
+      for rows, values in self._rows[name]:
+        here = (start <= rows) & (rows < stop)
+        np.add.at(piece, rows[here] - start, values[here])
+      if name in self._sums:
+        piece += self._sums[name][start:stop]
+      yield piece
 
 
 Back = Callable[[np.ndarray, Gradient], np.ndarray]
