@@ -20,7 +20,7 @@ FLAGS ?=
 DEMO := build/demo/albert_en_demo
 
 .DELETE_ON_ERROR:
-.PHONY: export test lint lock clean
+.PHONY: export test lint golden lock clean
 
 ifeq ($(strip $(SOURCE)$(MODEL)),)
 # The demo: its module is made on the spot. This very version of it is made anew every time; no other version ever is.
@@ -64,6 +64,19 @@ LOCK := uv pip compile --quiet --upgrade --generate-hashes --no-header --no-emit
 	--python-platform=x86_64-manylinux_2_28 --override=overrides.txt
 lock:
 	cd requirements && $(LOCK) runtime.in --output-file=runtime.txt && $(LOCK) dev.in --output-file=dev.txt
+
+# The golden files that tests compare with, recorded anew: says what moved. Look at it before you commit it.
+GOLDEN := tests/golden
+GOLDEN_MODULE = $(PY) -m export.demo --output=build/golden/$(1) --size=tiny $(2) && \
+	$(PY) -m export.golden --record --source=build/golden/$(1) --golden=$(GOLDEN)/$(1).json
+golden: $(VENV)/.runtime $(DEMO)
+	@rm -rf build/golden
+	@$(PY) -m export.golden --record --source=$(DEMO) --golden=$(GOLDEN)/albert_en_demo.json
+	@$(call GOLDEN_MODULE,interface_1,--seed=1 --nomlm --nosop)
+	@$(call GOLDEN_MODULE,interface_2,--seed=2 --nosop)
+	@$(call GOLDEN_MODULE,interface_3,--seed=3)
+	@for version in 1 2 3; do $(PY) -m export.golden --record --source=$(DEMO) --preprocessor=$$version \
+		--golden=$(GOLDEN)/preprocessor_$$version.json || exit 1; done
 
 clean:
 	rm -rf $(VENV) build

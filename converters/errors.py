@@ -41,6 +41,10 @@ class IntegrityError(AlbertHubError):
   """A published release is not what its record says."""
 
 
+class GoldenError(AlbertHubError):
+  """A golden file is broken, or of something else."""
+
+
 class CatalogError(AlbertHubError):
   """assets/catalog.yaml is broken."""
 

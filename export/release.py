@@ -79,7 +79,7 @@ def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
     gc.collect()
 
     with console.step('compare the tokens'):
-      tokens = token_parity.check(staged / companion.path, source.sp_model)
+      tokens = token_parity.check(staged / companion.path, source.sp_model, companion.version)
     certificate = examination.certify(staged / release.path, release.interface, console.step)
 
     keys = saved_model.checkpoint_keys(staged / release.path)

@@ -48,7 +48,7 @@ def _check_preprocessor(release: pathlib.Path, record: dict[str, Any], source: s
   if record['source']['sp_model']['digest'] != 'sha256:' + hashlib.sha256(source.sp_model).hexdigest():
     raise errors.IntegrityError(f'{release} was made from another SentencePiece model than {source.handle} has: give its source')
   with console.step('compare with the source'):
-    tokens = token_parity.check(release, source.sp_model)
+    tokens = token_parity.check(release, source.sp_model, int(release.name))
   console.line(f'{tokens} tokens are the same')
 
 

@@ -26,9 +26,7 @@ from export.proof import expected
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 
-TINY = tf1_module.Spec(
-    vocab_size=200, embedding_size=8, hidden_size=16, num_hidden_layers=3, num_attention_heads=4, intermediate_size=24,
-    max_position_embeddings=128, type_vocab_size=2)
+TINY = tf1_module.Spec(**tf1_module.SIZES['tiny'])
 
 
 @pytest.fixture(scope='session')

@@ -13,7 +13,7 @@ from converters import errors
 from export import command_line
 
 _OUTPUT = flags.DEFINE_string('output', None, 'Directory to make; must not exist.', required=True)
-_SIZE = flags.DEFINE_enum('size', 'demo', ['demo', 'base', 'large', 'xlarge', 'xxlarge'], 'Published size to imitate.')
+_SIZE = flags.DEFINE_enum('size', 'demo', ['tiny', 'demo', 'base', 'large', 'xlarge', 'xxlarge'], 'Published size to imitate, or a small one.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the random weights.', lower_bound=0)
 _MLM = flags.DEFINE_bool('mlm', True, 'Whether the module has the masked language model head.')
 _SOP = flags.DEFINE_bool('sop', True, 'Whether the module has the sentence order head.')

@@ -22,8 +22,10 @@ v1 = tf.compat.v1
 _TFHUB_MODULE_PB = b'\x08\x03'
 _SP_MODEL_NAME = '30k-clean.model'
 
-# Published sizes of google/albert_*/2, and one that a laptop exports in seconds.
+# Published sizes of google/albert_*/2, one that a laptop exports in seconds, and one for tests.
 SIZES = {
+    'tiny': dict(vocab_size=200, embedding_size=8, hidden_size=16, num_hidden_layers=3, num_attention_heads=4,
+                 intermediate_size=24, max_position_embeddings=128),
     'demo': dict(vocab_size=1000, hidden_size=64, num_hidden_layers=4, num_attention_heads=4),
     'base': dict(vocab_size=30000, hidden_size=768, num_hidden_layers=12, num_attention_heads=12),
     'large': dict(vocab_size=30000, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16),

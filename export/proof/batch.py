@@ -9,8 +9,8 @@ from converters import config as config_lib
 from converters import weight_map
 
 LENGTH = 24
-_SCALAR_LENGTH = 6
-_SCALAR_ROWS = 2
+SHORT_LENGTH = 6
+SHORT_ROWS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Scalar:
 
 def make_scalar(config: config_lib.AlbertConfig, parts: Iterable[weight_map.Part], seed: int = 1) -> Scalar:
   """A scalar for a model of `parts`, with normally distributed factors; the same for the same arguments."""
-  batch = make(config, _SCALAR_LENGTH, seed).first(_SCALAR_ROWS)
+  batch = make(config, SHORT_LENGTH, seed).first(SHORT_ROWS)
   rows, length = batch.input_mask.shape
   parts = frozenset(parts)
   shapes: dict[str, tuple[int, ...]] = {

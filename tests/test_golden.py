@@ -1,0 +1,214 @@
+"""Releases are held against golden files without their sources; what is empty, foreign, stale or no number fails."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from converters import errors
+from converters import source as source_lib
+from export import integrity
+from export.proof import golden as golden_lib
+from export.proof import token_parity
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden'
+# As `make golden` makes them: interface version to what the module has.
+MODULES = {1: dict(seed=1, mlm=False, sop=False), 2: dict(seed=2, sop=False), 3: dict(seed=3)}
+
+
+def _check(path, golden):
+  return golden_lib.check(path, integrity.read_record(path), golden)
+
+
+def test_either_of_two_equally_likely_segmentations_is_right(preprocessor_path, sp_model, monkeypatch):
+  # This vocabulary has '0' and '00', and SentencePiece's versions cut '000' in two ways.
+  path = pathlib.Path(preprocessor_path)
+  token_parity.check(path, sp_model, 3)
+  ids = token_parity.Preprocessor.ids
+  def swapped(self, texts):
+    return [[*reversed(one[:2]), *one[2:]] if text.startswith('The') else one for text, one in zip(texts, ids(self, texts), strict=True)]
+  monkeypatch.setattr(token_parity.Preprocessor, 'ids', swapped)
+  with pytest.raises(errors.ParityError, match="no parity .ids .* in the preprocessor for 'The bridge"):
+    token_parity.check(path, sp_model, 3)
+
+
+@pytest.mark.parametrize('version', MODULES)
+def test_every_interface_version_gives_the_golden_outputs(make_module, release, version):
+  path, _ = release(make_module(**MODULES[version]), version=version, interface='list' if version == 1 else 'dict')
+  distances = _check(path, golden_lib.read(GOLDEN / f'interface_{version}.json'))
+  assert list(distances) == ['pooled_output', 'sequence_output', *(['mlm_logits'] if version > 1 else []), *(['sop_log_probs'] if version > 2 else [])]
+
+
+@pytest.mark.parametrize('version', [1, 2, 3])
+def test_every_preprocessor_version_gives_the_golden_ids(demo, release, version):
+  release(demo, name='albert_en_demo', preprocessor=f'albert_en_demo_preprocess/{version}', mlm=False, sop=False)
+  path = release.root / f'tensorflow/albert_en_demo_preprocess/{version}'
+  assert _check(path, golden_lib.read(GOLDEN / f'preprocessor_{version}.json')) > 10_000
+  other = golden_lib.read(GOLDEN / f'preprocessor_{version % 3 + 1}.json')
+  with pytest.raises(errors.GoldenError, match=f'is of version {version % 3 + 1} of the contract, not of {version}'):
+    _check(path, other)
+
+
+@pytest.fixture(scope='module')
+def demo(tmp_path_factory, python_module):
+  path = tmp_path_factory.mktemp('demo') / 'albert_en_demo'
+  subprocess.run(python_module('export.demo', f'--output={path}'), check=True)
+  return path
+
+
+def test_demo_on_the_command_line(demo, tmp_path, python_module):
+  def run(*flags):
+    return subprocess.run(python_module(*flags), capture_output=True, text=True)
+
+  assert run('export', f'--source={demo}', '--model=albert_en_demo', '--version=2', f'--export_root={tmp_path}').returncode == 0
+  release = tmp_path / 'tensorflow/albert_en_demo/2'
+  right = run('export.golden', '--check', f'--release={release}', f'--golden={GOLDEN / "albert_en_demo.json"}')
+  assert right.returncode == 0 and 'mlm_logits' in right.stdout, right.stderr
+  foreign = run('export.golden', '--check', f'--release={release}', f'--golden={GOLDEN / "interface_3.json"}')
+  assert foreign.returncode == 1 and foreign.stderr.startswith('error: the golden file is of sha256:')
+  # Recorded again, nothing has moved; recorded over another, all has.
+  again = tmp_path / 'golden.json'
+  shutil.copy(GOLDEN / 'albert_en_demo.json', again)
+  before = golden_lib.read(again)
+  assert run('export.golden', '--record', f'--source={demo}', f'--golden={again}').returncode == 0
+  for name, entry in golden_lib.read(again)['outputs'].items():  # on another processor, in the last digits
+    np.testing.assert_allclose(entry['values'], before['outputs'][name]['values'], rtol=0, atol=entry['allowed_largest'])
+  shutil.copy(GOLDEN / 'interface_3.json', again)
+  moved = run('export.golden', '--record', f'--source={demo}', f'--golden={again}').stdout
+  assert 'Moved in' in moved and 'sequence_output' in moved and 'shape' in moved
+
+
+@pytest.mark.parametrize('flags, message', [
+    ([], 'give either --record or --check'),
+    (['--record', '--check'], 'give either --record or --check'),
+    (['--check', '--release=x'], '--golden= is empty'),
+    (['--check', '--golden=x'], '--release= is empty'),
+    (['--record', '--golden=x'], '--source= is empty'),
+    (['--record', '--golden=x', '--source=.', '--preprocessor=4'], '--preprocessor=4: there are versions 1, 2, 3')])
+def test_flags_that_cannot_be_meant(flags, message):
+  run = subprocess.run([sys.executable, '-m', 'export.golden', *flags], capture_output=True, text=True)
+  assert run.returncode == 2 and run.stderr.startswith('error: ') and message in run.stderr
+
+
+@pytest.fixture(scope='module')
+def golden(module):
+  """Of the release that most tests share."""
+  with source_lib.open_source(str(module)) as source:
+    return golden_lib.of_source(source)
+
+
+@pytest.fixture
+def written(golden, tmp_path):
+  golden_lib.write(golden, tmp_path / 'golden.json')
+  return tmp_path / 'golden.json'
+
+
+def test_file_is_the_same_every_time_and_reads_back(golden, written, module, encoder_path):
+  assert golden_lib.read(written) == golden
+  content = written.read_bytes()
+  with source_lib.open_source(str(module)) as source:
+    golden_lib.write(golden_lib.of_source(source), written)
+  assert written.read_bytes() == content and len(content) < 20_000
+  assert max(map(len, content.splitlines())) < 2_000
+  assert len(_check(pathlib.Path(encoder_path), golden)) == 4
+  assert golden_lib.moved(golden, golden) == []
+
+
+def _moved(golden, name, change):
+  copy = json.loads(json.dumps(golden))
+  copy['outputs'][name]['values'][1][1] += change
+  return copy
+
+
+@pytest.mark.parametrize('name', ['pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs'])
+def test_one_value_that_moved_fails(golden, encoder_path, name):
+  _check(pathlib.Path(encoder_path), _moved(golden, name, 1e-6))
+  wrong = _moved(golden, name, 1e-3)
+  with pytest.raises(errors.ParityError, match=f'no parity with the golden file .{name} is '):
+    _check(pathlib.Path(encoder_path), wrong)
+  assert [what for what, _ in golden_lib.moved(golden, wrong)] == [name]
+
+
+@pytest.mark.parametrize('change, fault', [
+    (lambda g: g['outputs'].pop('mlm_logits'), 'mlm_logits is not in the golden file'),
+    (lambda g: g['outputs']['pooled_output'].update(values=[[0.5]]), r'pooled_output has shape \[2, 16\] instead of \[1, 1\]'),
+    (lambda g: g['outputs']['pooled_output'].update(values=[]), r'pooled_output has shape \[2, 16\] instead of \[0\]')])
+def test_missing_and_misshapen_outputs_fail(golden, encoder_path, change, fault):
+  wrong = json.loads(json.dumps(golden))
+  change(wrong)
+  with pytest.raises(errors.ParityError, match=fault):
+    _check(pathlib.Path(encoder_path), wrong)
+
+
+@pytest.mark.parametrize('change, fault', [
+    (lambda g: g.update(source='sha256:0'), 'the golden file is of sha256:0, and .* was made from sha256:'),
+    (lambda g: g.update(kind='preprocessor'), 'is of kind preprocessor'),
+    (lambda g: g['inputs']['input_mask'][0].reverse() or g['inputs']['input_word_ids'][0].reverse(), 'stale inputs'),
+    (lambda g: g['outputs']['pooled_output'].update(values=[['x']]), 'pooled_output is no table of numbers'),
+    (lambda g: g['outputs']['pooled_output'].pop('allowed_rms'), 'pooled_output is no table of numbers')])
+def test_foreign_and_stale_files_fail(golden, encoder_path, change, fault):
+  wrong = json.loads(json.dumps(golden))
+  change(wrong)
+  with pytest.raises(errors.GoldenError, match=fault):
+    _check(pathlib.Path(encoder_path), wrong)
+
+
+@pytest.mark.parametrize('content, fault', [
+    (lambda t: '', 'is no golden file'),
+    (lambda t: '[]', 'is no golden file'),
+    (lambda t: t[:-40], 'is no golden file'),
+    (lambda t: t.replace('"source"', '"sauce"'), "is no golden file .KeyError: 'source'"),
+    (lambda t: json.dumps(json.loads(t) | {'outputs': {}}), 'nothing to compare with'),
+    (lambda t: json.dumps(json.loads(t) | {'format': 0}), 'format 0 instead of 1'),
+    (lambda t: t.replace('"values": [\n    [ ', '"values": [\n    [ NaN, ', 1), 'NaN among the values'),
+    (lambda t: t.replace('"values": [\n    [ ', '"values": [\n    [ -Infinity, ', 1), '-Infinity among the values')])
+def test_broken_files_fail(written, content, fault):
+  before = written.read_text()
+  written.write_text(content(before))
+  assert written.read_text() != before
+  with pytest.raises(errors.GoldenError, match=fault):
+    golden_lib.read(written)
+
+
+def test_no_file_and_no_record_fail(tmp_path):
+  with pytest.raises(errors.GoldenError, match='no golden file .*missing.json .No such file'):
+    golden_lib.read(tmp_path / 'missing.json')
+
+
+def test_nan_in_the_release_fails(golden, encoder_path, monkeypatch):
+  from export.proof import exported
+  outputs = exported.Exported.outputs
+  monkeypatch.setattr(exported.Exported, 'outputs', lambda self, *args: {n: v * np.float32(np.nan) for n, v in outputs(self, *args).items()})
+  with pytest.raises(errors.ParityError, match='pooled_output is nan'):
+    _check(pathlib.Path(encoder_path), golden)
+
+
+def test_other_ids_fail(preprocessor_path, sp_model, monkeypatch):
+  monkeypatch.setattr(token_parity, 'TEXTS', [t for t in token_parity.TEXTS if '000' not in t])  # which has two right answers
+  path = pathlib.Path(preprocessor_path)
+  digest = integrity.read_record(path)['source']['sp_model']['digest']
+  golden = golden_lib.of_sp_model(sp_model, digest, 3)
+  assert _check(path, golden) > 10_000
+  golden['texts'][0]['ids'][0] += 1
+  with pytest.raises(errors.ParityError, match="no parity .ids .* in the preprocessor for 'The bridge"):
+    _check(path, golden)
+  golden = golden_lib.of_sp_model(sp_model, digest, 3)
+  golden['special_tokens']['mask_id'] = 5
+  with pytest.raises(errors.ParityError, match='special tokens'):
+    _check(path, golden)
+  golden = golden_lib.of_sp_model(sp_model, digest, 3)
+  golden['texts'].pop()
+  with pytest.raises(errors.GoldenError, match='stale texts'):
+    _check(path, golden)
+
+
+def test_every_kind_of_awkward_text_is_there():
+  texts = ''.join(token_parity.TEXTS)
+  assert '' in token_parity.TEXTS and any(t and not t.strip() for t in token_parity.TEXTS)
+  assert any(max(map(len, t.split()), default=0) >= 10_000 for t in token_parity.TEXTS)
+  assert all(c in texts for c in '\u200b\u200d\ufeff\u0301é“”«»🙂½ﬁ\x00')
+  assert '1,200' in texts
