@@ -18,7 +18,9 @@ from converters import source as source_lib
 from export import catalog as catalog_lib
 from export import command_line
 from export import console as console_lib
+from export import integrity
 from export import publish
+from export import report as report_lib
 from export import request as request_lib
 
 if typing.TYPE_CHECKING:
@@ -45,6 +47,8 @@ _SOP = flags.DEFINE_bool('sop', None, 'Include the sentence order head. Default:
 _ALBERT_CONFIG = flags.DEFINE_string(
     'albert_config', None, 'A file to read instead of the source\'s assets/albert_config.json, which some early modules lack.')
 
+_REPORT = flags.DEFINE_string('report', None, 'An HTML file to write, with the proof as a page for people.')
+
 _NAME = re.compile(r'[a-z0-9][a-z0-9_-]{0,99}')
 
 
@@ -67,6 +71,7 @@ def main() -> None:
     raise errors.UsageError('--export_root= is empty: give a directory')
   request = request_lib.Request(
       release, source, pathlib.Path(_EXPORT_ROOT.value), _ALBERT_CONFIG.value, _MLM.value, _SOP.value)
+  report = command_line.report_path(_REPORT.value)
   publish.check_free(request.export_root, release.path)
   source_lib.check_handle(source)
   console = console_lib.Console()
@@ -76,6 +81,9 @@ def main() -> None:
   outcome = release_lib.run(request, console)
   command_line.finish()
   _summarize(console, request.export_root, outcome)
+  if report:
+    report_lib.write(integrity.read_record(request.export_root / release.path), report)
+    console.line(f'\nReport: {report}')
 
 
 def _checked_name(flag: str, value: str | None) -> str:

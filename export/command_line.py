@@ -5,6 +5,7 @@ Exit status 0: done. 1: refused or failed, with one `error:` line on standard er
 
 import logging as python_logging
 import os
+import pathlib
 import signal
 import sys
 import traceback
@@ -83,6 +84,20 @@ def _quieten(verbose: bool) -> None:
 
 def _interrupt(number: int, frame: types.FrameType | None) -> None:
   raise KeyboardInterrupt
+
+
+def report_path(value: str | None) -> pathlib.Path | None:
+  """What --report asks for; checked before any work is done.
+
+  Raises:
+    UsageError: there can be no such file.
+  """
+  if value is None:
+    return None
+  path = pathlib.Path(value)
+  if not value or path.is_dir() or not path.absolute().parent.is_dir():
+    raise errors.UsageError(f'--report={value}: give a file in a directory that exists')
+  return path
 
 
 def finish() -> None:

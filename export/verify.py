@@ -19,18 +19,21 @@ from converters import weight_map
 from export import command_line
 from export import console as console_lib
 from export import integrity
+from export import report as report_lib
 
 _RELEASE = flags.DEFINE_string('release', None, 'Directory of the published version, as dist/tensorflow/albert_en_large/2.')
 _SOURCE = flags.DEFINE_string(
     'source', None, 'What it was exported from: a directory, a .tar.gz, or a hub handle. Default: only what needs no source.')
 _ALBERT_CONFIG = flags.DEFINE_string(
     'albert_config', None, 'A file to read instead of the source\'s assets/albert_config.json, as in the export.')
+_REPORT = flags.DEFINE_string('report', None, 'An HTML file to write, with the record\'s proof as a page for people.')
 
 
 def main() -> None:
   if not _RELEASE.value:
     raise errors.UsageError('--release= is empty: give the directory of a published version')
   release = pathlib.Path(_RELEASE.value).resolve()
+  report = command_line.report_path(_REPORT.value)
   console = console_lib.Console()
   record = integrity.read_record(release)
   with console.step(f'check {record["release"]}'):
@@ -40,6 +43,9 @@ def main() -> None:
     source_lib.check_handle(_SOURCE.value)
     with source_lib.open_source(_SOURCE.value, _ALBERT_CONFIG.value) as source:
       (_check_preprocessor if record['kind'] == 'preprocessor' else _check_encoder)(release, record, source, console)
+  if report:
+    report_lib.write(record, report)
+    console.line(f'Report: {report}')
 
 
 def _check_preprocessor(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source,

@@ -64,8 +64,9 @@ def test_demo_on_the_command_line(demo, tmp_path, python_module):
   def run(*flags):
     return subprocess.run(python_module(*flags), capture_output=True, text=True)
 
-  assert run('export', f'--source={demo}', '--model=albert_en_demo', '--version=2', f'--export_root={tmp_path}').returncode == 0
+  assert run('export', f'--source={demo}', '--model=albert_en_demo', '--version=2', f'--export_root={tmp_path}', f'--report={tmp_path / "report.html"}').returncode == 0
   release = tmp_path / 'tensorflow/albert_en_demo/2'
+  assert 'albert_en_demo/2' in (tmp_path / 'report.html').read_text()
   right = run('export.golden', '--check', f'--release={release}', f'--golden={GOLDEN / "albert_en_demo.json"}')
   assert right.returncode == 0 and 'mlm_logits' in right.stdout, right.stderr
   foreign = run('export.golden', '--check', f'--release={release}', f'--golden={GOLDEN / "interface_3.json"}')

@@ -1,0 +1,93 @@
+"""Renders a release record as a page for people: one HTML file without anything outside it."""
+
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+
+from converters import errors
+from export import assets_dir
+
+_WIDTH, _HEIGHT = 900, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 885, 12, 252
+
+
+def write(record: Mapping[str, Any], path: pathlib.Path) -> None:
+  """Writes the page.
+
+  Args:
+    record: a release record, as 2.release.json holds it.
+    path: of the HTML file; one that exists is replaced.
+
+  Raises:
+    PublishError: it cannot be written.
+  """
+  page = render(record)
+  try:
+    path.write_text(page, encoding='utf-8')
+  except OSError as e:
+    raise errors.PublishError(f'cannot write the report {path} ({e.strerror}): give another --report') from e
+
+
+def render(record: Mapping[str, Any]) -> str:
+  """The page's content."""
+  environment = jinja2.Environment(
+      loader=jinja2.FileSystemLoader(assets_dir.PATH), undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True,
+      lstrip_blocks=True)
+  checks = record['certificate'].get('outputs', {})
+  layers = [check for name, check in checks.items() if name.startswith('layer_')]
+  return environment.get_template('report.html').render(
+      record=record, facts=_facts(record), made=_made(record), plot=_plot(layers) if layers else None,
+      outputs={name: check for name, check in checks.items() if not name.startswith('layer_')})
+
+
+def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+  if record['kind'] == 'preprocessor':
+    return [(f'{record["archive"]["size"] / 1e6:,.2f} MB', 'archive')]
+  certificate = record['certificate']
+  worst = max(check['export']['rms'] / check['allowed']['rms']
+              for group in ('outputs', 'gradient') for check in certificate[group].values())
+  return [
+      (f'{sum(math.prod(weight["shape"]) for weight in record["weights"]):,}', 'parameters'),
+      (f'{len(certificate["outputs"])}', 'outputs and layers compared'),
+      (f'{len(certificate["gradient"])}', 'gradients compared'),
+      (f'{100 * worst:.0f} %', 'of the allowed error, at worst'),
+      (f'{record["archive"]["size"] / 1e6:,.2f} MB', 'archive'),
+  ]
+
+
+def _made(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+  source = record['source']
+  rows = [('source', source['digest'])] if 'digest' in source else [('SentencePiece model', source['sp_model']['digest'])]
+  if source.get('handle'):
+    rows.append(('handle', source['handle']))
+  rows += [('archive', f'sha256:{record["archive"]["sha256"]}'), ('tar inside', f'sha256:{record["archive"]["tar_sha256"]}')]
+  if 'config' in record:
+    rows.append(('config', ', '.join(f'{key}={value}' for key, value in record['config'].items())))
+  return rows + list(record['libraries'].items())
+
+
+def _plot(layers: list[Mapping[str, Any]]) -> dict[str, Any]:
+  """Where things are drawn, in the picture's units. The error is on a logarithmic axis."""
+  series = {name: [check[name]['rms'] for check in layers] for name in ('allowed', 'source', 'export')}
+  values = [value for values in series.values() for value in values if value > 0] or [1.0]
+  low, high = math.log10(min(values)), math.log10(max(values))
+  low, high = low - 0.08 * (high - low) - 0.02, high + 0.08 * (high - low) + 0.02
+
+  def x(layer: int) -> float:
+    return round(_LEFT + 14 + (_RIGHT - _LEFT - 28) * (layer / (len(layers) - 1) if len(layers) > 1 else 0.5), 1)
+
+  def y(value: float) -> float:
+    share = (math.log10(value) - low) / (high - low) if value > 0 else 0.0
+    return round(_BOTTOM - (_BOTTOM - _TOP) * share, 1)
+
+  ticks = [digit * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for digit in (1, 2, 5)]
+  step = max(1, math.ceil(len(layers) / 16))
+  return {
+      'width': _WIDTH, 'height': _HEIGHT, 'left': _LEFT, 'right': _RIGHT,
+      'series': {name: [(x(i), y(value)) for i, value in enumerate(values)] for name, values in series.items()},
+      'x_ticks': [(x(i), i + 1) for i in range(0, len(layers), step)],
+      'y_ticks': [(y(tick), f'{tick:.0e}'.replace('e-0', 'e-')) for tick in ticks if low <= math.log10(tick) <= high],
+  }

@@ -1,0 +1,125 @@
+"""The report is one page that shows the record, with nothing outside it; and a browser draws it, where there is one."""
+
+import html.parser
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from export import report
+
+_VOID = {'meta', 'br', 'line', 'circle', 'polyline', 'i/'}
+
+
+@pytest.fixture(scope='module')
+def record(released):
+  return json.loads((released.root / 'tensorflow/albert_en_tiny/2.release.json').read_text())
+
+
+class _Page(html.parser.HTMLParser):
+  """Collects a page's text and elements, and sees that what is opened is closed."""
+
+  def __init__(self, page):
+    super().__init__()
+    self.text, self.elements, self._open = [], [], []
+    self.feed(page)
+    self.close()
+    assert self._open == []
+
+  def handle_starttag(self, tag, attributes):
+    self.elements.append((tag, dict(attributes)))
+    if tag not in _VOID:
+      self._open.append(tag)
+
+  def handle_startendtag(self, tag, attributes):
+    self.elements.append((tag, dict(attributes)))
+
+  def handle_endtag(self, tag):
+    assert self._open.pop() == tag
+
+  def handle_data(self, data):
+    self.text.append(data)
+
+
+def test_page_shows_what_the_record_holds(record):
+  page = _Page(report.render(record))
+  text = ' '.join(' '.join(page.text).split())
+  certificate = record['certificate']
+  for name in (*certificate['controls'], *certificate['gradient'], *record['libraries'], record['release'], record['source']['digest'],
+               record['archive']['sha256'], 'pooled_output', 'mlm_logits', 'training=True'):
+    assert name in text, name
+  for weight in record['weights']:
+    assert weight['target'] in text and weight['sha256'][:16] in text
+  for check in certificate['outputs'].values():
+    assert f'{check["export"]["rms"]:.1e}' in text or check not in [certificate['outputs']['pooled_output']]
+  assert {e['id'] for _, e in page.elements if 'id' in e} == {'layers', 'outputs', 'controls', 'gradient', 'ledger', 'environment'}
+
+
+def test_plot_has_every_layer_inside_the_picture(record):
+  page = _Page(report.render(record))
+  _, _, width, height = map(float, next(e for tag, e in page.elements if tag == 'svg')['viewbox'].split())
+  lines = [e['points'] for tag, e in page.elements if tag == 'polyline']
+  assert len(lines) == 3
+  for points in lines:
+    places = [tuple(map(float, p.split(','))) for p in points.split()]
+    assert len(places) == 3 and all(0 < x < width and 0 < y < height for x, y in places)
+    assert sorted(x for x, _ in places) == [x for x, _ in places]
+  allowed, source, _ = [[float(p.split(',')[1]) for p in points.split()] for points in lines]
+  assert all(a < s for a, s in zip(allowed, source, strict=True))  # more is higher up
+
+
+def test_nothing_is_fetched_and_nothing_is_run(record):
+  page = report.render(record)
+  assert not re.search(r'https?:|src=|href=|url\(|@import|<script', page)
+
+
+def test_text_of_a_record_is_text(record):
+  hostile = json.loads(json.dumps(record))
+  hostile['release'] = hostile['weights'][0]['source'] = '<script>alert(1)</script>'
+  hostile['libraries']['"><img src=x>'] = '<b>'
+  page = report.render(hostile)
+  assert '<script' not in page and '<img' not in page and '&lt;script&gt;' in page
+
+
+def test_list_interface_and_preprocessor_have_their_pages(released, release, module, record):
+  path, _ = release(module, version=1, interface='list')
+  page = report.render(json.loads(path.with_name('1.release.json').read_text()))
+  assert '<svg' not in page and 'sequence_output' in page
+  preprocessor = json.loads((released.root / 'tensorflow/albert_en_tiny_preprocess/3.release.json').read_text())
+  assert f'{preprocessor["certificate"]["tokens"]["values"]:,} tokens' in ' '.join(_Page(report.render(preprocessor)).text)
+  one = json.loads(json.dumps(record))
+  one['certificate']['outputs'] = {n: c for n, c in one['certificate']['outputs'].items() if n not in ('layer_1', 'layer_2')}
+  assert _Page(report.render(one))  # a model of a single layer
+
+
+def test_commands_write_it(encoder_path, tmp_path, python_module, record):
+  def verify(*flags):
+    return subprocess.run(python_module('export.verify', f'--release={encoder_path}', *flags), capture_output=True, text=True)
+
+  done = verify(f'--report={tmp_path / "report.html"}')
+  assert done.returncode == 0 and (tmp_path / 'report.html').read_text() == report.render(record)
+  for path in ('', tmp_path, tmp_path / 'missing/report.html'):
+    refused = verify(f'--report={path}')
+    assert refused.returncode == 2 and refused.stderr.startswith(f'error: --report={path}: '), refused.stderr
+
+
+BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason='no Chromium here')
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_a_browser_draws_it(record, tmp_path, scheme):
+  page, picture = tmp_path / 'report.html', tmp_path / 'report.png'
+  report.write(record, page)
+  flags = ['--force-dark-mode', '--blink-settings=preferredColorScheme=0'] if scheme == 'dark' else []
+  subprocess.run([BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--window-size=1000,1600', *flags,
+                  f'--user-data-dir={tmp_path / "profile"}', f'--screenshot={picture}', page.as_uri()],
+                 check=True, capture_output=True, timeout=120)
+  import tensorflow as tf
+  pixels = tf.io.decode_png(pathlib.Path(picture).read_bytes(), channels=3).numpy()
+  background = pixels[-1, 0].astype(int)
+  assert (background.mean() > 200) == (scheme == 'light')
+  assert (abs(pixels.astype(int) - background).max(axis=-1) > 60).mean() > 0.01  # there is something on it
