@@ -25,6 +25,7 @@ class Source(Protocol):
     parts: the pieces of a model that it has weights for.
     sp_model_name: file name of its SentencePiece model.
     sp_model: content of that file.
+    sp_model_digest: 'sha256:...' of it.
     provable: the pieces whose outputs it can compute itself, to compare with.
     digest: 'sha256:...' over the names and contents of its files; the same however it was packed.
   """
@@ -40,6 +41,9 @@ class Source(Protocol):
 
   @property
   def digest(self) -> str: ...
+
+  @property
+  def sp_model_digest(self) -> str: ...
 
   def tensor(self, row: weight_map.Row) -> np.ndarray:
     """Reads one tensor: float32, in its canonical layout.

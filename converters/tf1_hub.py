@@ -69,6 +69,10 @@ class Module:
   def digest(self) -> str:
     return 'sha256:' + digest_of_tree(self.path)
 
+  @functools.cached_property
+  def sp_model_digest(self) -> str:
+    return 'sha256:' + hashlib.sha256(self.sp_model).hexdigest()
+
   def tensor(self, row: weight_map.Row) -> np.ndarray:
     try:
       value = self._reader.get_tensor(row.tf1)

@@ -73,5 +73,8 @@ class Console:
     self.table('Distance to a float64 reference: root mean square, and at most', ['output', 'source', 'export', 'allowed'], [
         [name, *(f'{d.rms:.1e}  {d.largest:.1e}' for d in (check.source, check.export, check.allowed))]
         for name, check in certificate.outputs.items() if not name.startswith('layer_')])
+    worst = max(check.export.rms / check.allowed.rms for check in certificate.gradient.values())
+    self.line(f'\nGradient by {len(certificate.gradient)} weights: at most {worst:.0%} of what is allowed')
+    self.line('Dropout: in the training mode only' if certificate.dropout else 'No dropout: both modes are the same')
     self.table('Wrong on purpose, and noticed', ['control', 'export', 'allowed'], [
         [name, f'{control.export.rms:.1e}', f'{control.allowed.rms:.1e}'] for name, control in certificate.controls.items()])

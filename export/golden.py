@@ -8,7 +8,6 @@ A file names the digest of its source: a release that was made from another fail
 than two right conversions may be apart. Recording over a file says what moved.
 """
 
-import hashlib
 import pathlib
 
 from absl import flags
@@ -58,7 +57,7 @@ def _record(handle: str, path: pathlib.Path, console: console_lib.Console) -> No
     if version is None:
       golden = golden_lib.of_source(source)
     else:
-      golden = golden_lib.of_sp_model(source.sp_model, 'sha256:' + hashlib.sha256(source.sp_model).hexdigest(), version)
+      golden = golden_lib.of_sp_model(source.sp_model, source.sp_model_digest, version)
   try:
     before = golden_lib.read(path) if path.exists() else {}
   except errors.GoldenError:  # about to be replaced, whatever it was

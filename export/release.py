@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import gc
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -149,7 +148,7 @@ def _preprocessor_facts(release: catalog_lib.Release, source: source_lib.Source,
   """Says nothing of the encoder: encoders of four sizes share a preprocessor."""
   return {
       'changes': release.changes[release.version],
-      'source': {'sp_model': {'name': source.sp_model_name, 'digest': _sha256(source.sp_model)}},
+      'source': {'sp_model': {'name': source.sp_model_name, 'digest': source.sp_model_digest}},
       'certificate': {'tokens': {'values': tokens, 'different': 0}},
   }
 
@@ -181,7 +180,3 @@ def _library_versions() -> dict[str, str]:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       versions[name] = importlib.metadata.version(name)
   return versions
-
-
-def _sha256(content: bytes) -> str:
-  return 'sha256:' + hashlib.sha256(content).hexdigest()

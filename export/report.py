@@ -23,8 +23,13 @@ def write(record: Mapping[str, Any], path: pathlib.Path) -> None:
 
   Raises:
     PublishError: it cannot be written.
+    IntegrityError: the record lacks what the page shows.
   """
-  page = render(record)
+  try:
+    page = render(record)
+  except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, jinja2.TemplateError) as e:
+    raise errors.IntegrityError(
+        f'the record of {record.get("release")} holds no such certificate ({type(e).__name__}: {e}): publish the release again') from e
   try:
     path.write_text(page, encoding='utf-8')
   except OSError as e:

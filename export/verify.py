@@ -51,7 +51,7 @@ def main() -> None:
 def _check_preprocessor(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source,
                         console: console_lib.Console) -> None:
   from export.proof import token_parity
-  if record['source']['sp_model']['digest'] != 'sha256:' + hashlib.sha256(source.sp_model).hexdigest():
+  if record['source']['sp_model']['digest'] != source.sp_model_digest:
     raise errors.IntegrityError(f'{release} was made from another SentencePiece model than {source.handle} has: give its source')
   with console.step('compare with the source'):
     tokens = token_parity.check(release, source.sp_model, int(release.name))

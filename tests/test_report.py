@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from converters import errors
 from export import report
 
 _VOID = {'meta', 'br', 'line', 'circle', 'polyline', 'i/'}
@@ -104,6 +105,17 @@ def test_commands_write_it(encoder_path, tmp_path, python_module, record):
   for path in ('', tmp_path, tmp_path / 'missing/report.html'):
     refused = verify(f'--report={path}')
     assert refused.returncode == 2 and refused.stderr.startswith(f'error: --report={path}: '), refused.stderr
+
+
+@pytest.mark.parametrize('key', ['gradient', 'controls', 'outputs'])
+def test_a_record_without_its_certificate_is_refused(record, tmp_path, key):
+  broken = json.loads(json.dumps(record))
+  del broken['certificate'][key]
+  if key == 'outputs':
+    broken['certificate']['outputs'] = {'layer_0': {}}
+  with pytest.raises(errors.IntegrityError, match='the record of tensorflow/albert_en_tiny/2 holds no such certificate'):
+    report.write(broken, tmp_path / 'report.html')
+  assert not list(tmp_path.iterdir())
 
 
 BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
