@@ -29,6 +29,8 @@ def run(main: Callable[[], None]) -> NoReturn:
   """Parses the flags, runs `main`, and exits."""
   # KerasLayer and tf-models are Keras 2: TensorFlow asks for this before its first import.
   os.environ['TF_USE_LEGACY_KERAS'] = '1'
+  # What TensorFlow translates for its own layers it imports from the temporary directory, where the compiled form would stay.
+  sys.dont_write_bytecode = True
   # With as few as there are processors, sums of a large model's derivatives wait their turn, and all that is to be summed is
   # held meanwhile: 12 GB for ALBERT-xxlarge with one, 5 to 5.7 with two, 4.8 with four.
   os.environ.setdefault('TF_NUM_INTEROP_THREADS', '4')

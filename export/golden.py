@@ -59,15 +59,14 @@ def _record(handle: str, path: pathlib.Path, console: console_lib.Console) -> No
     else:
       golden = golden_lib.of_sp_model(source.sp_model, source.sp_model_digest, version)
   try:
-    before = golden_lib.read(path) if path.exists() else {}
-  except errors.GoldenError:  # about to be replaced, whatever it was
-    before = {}
+    moved = golden_lib.moved(golden_lib.read(path), golden) if path.exists() else None
+  except (errors.GoldenError, KeyError, TypeError, ValueError, AttributeError):  # about to be replaced, whatever it was
+    moved = None
   try:
     golden_lib.write(golden, path)
   except OSError as e:
     raise errors.GoldenError(f'cannot write {path} ({e.strerror}): give another --golden') from e
-  moved = golden_lib.moved(before, golden)
-  if not before:
+  if moved is None:
     console.line(f'{path} is new')
   elif moved:
     console.table(f'Moved in {path}', ['what', 'difference'], moved)
@@ -84,6 +83,8 @@ def _check(release: pathlib.Path, path: pathlib.Path, console: console_lib.Conso
   if isinstance(result, int):
     console.line(f'{result} ids are the same')
   else:
+    if left_out := golden['outputs'].keys() - result.keys():
+      console.line(f'not in the release, and not compared: {", ".join(sorted(left_out))}')
     console.table('Distance to the golden values: root mean square, and at most', ['output', 'distance', 'allowed'], [
         [name, f'{d.rms:.1e}  {d.largest:.1e}', '{allowed_rms:.1e}  {allowed_largest:.1e}'.format_map(golden['outputs'][name])]
         for name, d in result.items()])

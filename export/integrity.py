@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import pathlib
 import tarfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from converters import weight_map
 from export import checkpoint_index
 from export import package
 
+_HEAD_OUTPUTS = {'mlm': 'mlm_logits', 'sop': 'sop_log_probs'}
 _FLOAT32 = 1  # DT_FLOAT of TensorFlow's DataType enum
 
 
@@ -53,14 +55,18 @@ def check(release: pathlib.Path, record: dict[str, Any]) -> int:
   """
   try:
     faults = [*_place(release, record), *_files(release, record), *_archive(release, record)]
-    if not faults and record['kind'] == 'encoder':  # a changed file has changed weights: once is enough
-      faults += _weights(release, record)
+    if not faults:  # a changed file has changed weights: once is enough
+      entries = checkpoint_index.read(release / 'variables' / 'variables.index')
+      if (record['kind'] == 'encoder') != any(entry.dtype == _FLOAT32 for entry in entries.values()):
+        faults.append(f'this is no {record["kind"]}')
+      elif record['kind'] == 'encoder':
+        faults += [*_weights(release, record), *_certificate(record)]
   except (KeyError, TypeError, AttributeError, ValueError, errors.ConfigError) as e:
     raise errors.IntegrityError(
         f'{release}.release.json is no release record ({type(e).__name__}: {e}): publish the release again') from e
   if faults:
     raise errors.IntegrityError(f'{"; ".join(faults)} in {release}: this is not what was published, fetch it again')
-  return len(record.get('weights', ()))
+  return len(record['weights']) if record['kind'] == 'encoder' else 0
 
 
 def _place(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
@@ -113,6 +119,25 @@ def _archive(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
     yield f'{path.name} does not hold the directory ({", ".join(names)})'
   if tee.sha256.hexdigest() != record['archive']['tar_sha256']:
     yield f'the tar in {path.name} has changed'
+
+
+def _certificate(record: dict[str, Any]) -> Iterator[str]:
+  """Whether the recorded certificate is one: complete, and of figures that passed."""
+  certificate = record['certificate']
+  outputs = {'pooled_output', 'sequence_output', *(_HEAD_OUTPUTS[head] for head in record['heads'])}
+  if record['interface'] == 'dict':
+    outputs |= {f'layer_{number}' for number in range(record['config']['num_hidden_layers'])}
+  for group, names in (('outputs', outputs), ('gradient', {weight['source'] for weight in record['weights']})):
+    if certificate[group].keys() != names:
+      yield f'the certificate is not of the {group} of such a model'
+    for name, check in certificate[group].items():
+      for side, most in (('source', 'limit'), ('export', 'allowed')):
+        if not all(0 <= check[side][figure] <= check[most][figure] < math.inf for figure in ('rms', 'largest')):
+          yield f'{name} of the {side} did not pass in the certificate'
+  if len(certificate['controls']) < 4 or any(
+      all(control['export'][figure] <= control['allowed'][figure] for figure in ('rms', 'largest'))
+      for control in certificate['controls'].values()):
+    yield 'the certificate has a wrong model that passed, or too few of them'
 
 
 def _weights(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:

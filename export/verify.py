@@ -7,6 +7,7 @@ With --source, also that the record is of that source, that every weight is the 
 source computes. Exit status 1 on any difference, with a line that names it.
 """
 
+import dataclasses
 import hashlib
 import pathlib
 from typing import Any
@@ -63,6 +64,9 @@ def _check_encoder(release: pathlib.Path, record: dict[str, Any], source: source
   if record['source']['digest'] != source.digest:
     raise errors.IntegrityError(
         f'{release} was made from {record["source"]["digest"]}, and {source.handle} is {source.digest}: give its source')
+  if record['config'] != dataclasses.asdict(source.config):
+    raise errors.IntegrityError(f'the record of {release} has another config than {source.handle}: this is not what was published, '
+                                'fetch it again')
   parts = {weight_map.Part.ENCODER, *(weight_map.Part(head) for head in record['heads'])}
   digests = {weight['source']: weight['sha256'] for weight in record['weights']}
   rows = weight_map.rows(source.config, parts)
@@ -77,7 +81,18 @@ def _check_encoder(release: pathlib.Path, record: dict[str, Any], source: source
                                   'this is not what was published, fetch it again')
   with certificate_lib.examine(source, parts) as examination:
     certificate = examination.certify(release, record['interface'], console.step)
+  fresh, recorded = certificate.as_json(), record['certificate']
+  for group in ('outputs', 'gradient', 'controls'):
+    if fresh[group].keys() != recorded[group].keys() or not all(
+        _alike(figure['export']['rms'], recorded[group][name]['export']['rms']) for name, figure in fresh[group].items()):
+      raise errors.IntegrityError(f'the {group} of the certificate in the record of {release} are not what is found now: this is not '
+                                  'what was published, fetch it again')
   console.certificate(certificate)
+
+
+def _alike(one: float, other: float) -> bool:
+  """Whether two errors can be the same on two processors, which round in another order."""
+  return one / 4 <= other <= one * 4
 
 
 if __name__ == '__main__':

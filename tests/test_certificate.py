@@ -20,6 +20,8 @@ from export.proof import controls as controls_lib
 from export.proof import exported as exported_lib
 from export.proof import parity
 
+DROPOUT = dict(hidden_dropout=0.1, attention_dropout=0.1)
+
 
 def test_controls_leave_the_model_as_it_was_and_are_recorded(encoder_path, theirs):
   batch, expected, source_outputs = theirs
@@ -90,7 +92,7 @@ def test_record_has_the_certificate_of_every_output_and_layer(released):
 
 
 def test_a_model_that_trains_otherwise_is_refused(encoder_path, examination, monkeypatch):
-  # Right outputs, wrong derivatives: those of one layer's query kernel are dropped.
+  # Right outputs, wrong derivatives by one weight.
   gradient = exported_lib.Exported.gradient
   def wrong(self, scalar):
     result = gradient(self, scalar)
@@ -108,6 +110,28 @@ def test_a_variable_without_a_gradient_is_refused(release, module, monkeypatch):
   with pytest.raises(errors.ParityError, match='no gradient by (word_embeddings|type_embeddings)/embeddings'):
     release(module, mlm=False)
   assert conftest.leftovers(release.root) == []
+
+
+@pytest.mark.parametrize('dropout', [False, True])
+def test_a_variable_that_is_frozen_in_training_alone_is_refused(release, make_module, monkeypatch, dropout):
+  from official.nlp.modeling import networks
+  class Frozen(networks.AlbertEncoder):
+    def __call__(self, inputs, training=False):
+      outputs = super().__call__(inputs, training=training)
+      return {k: tf.nest.map_structure(lambda v: v * 0 + tf.stop_gradient(v), o) for k, o in outputs.items()} if training else outputs
+  monkeypatch.setattr(networks, 'AlbertEncoder', Frozen)
+  fault = 'the gradient by .* is zero, infinite or NaN with training=True' if dropout else 'no parity of the gradient'
+  with pytest.raises(errors.ParityError, match=fault):
+    release(make_module(**(DROPOUT if dropout else {})), mlm=False)
+
+
+def test_too_few_layers_are_refused(encoder_path, examination, monkeypatch):
+  outputs = exported_lib.Exported.outputs
+  def fewer(self, *args, **kwargs):
+    return {name: value for name, value in outputs(self, *args, **kwargs).items() if name != 'tokens/layer_1'}
+  monkeypatch.setattr(exported_lib.Exported, 'outputs', fewer)
+  with pytest.raises(errors.ParityError, match='other layers than 3 as encoder_outputs'):
+    examination.certify(pathlib.Path(encoder_path), 'dict')
 
 
 def test_a_gradient_that_the_source_lacks_is_refused(encoder_path, source, ran):
@@ -128,9 +152,6 @@ def test_a_module_that_trains_otherwise_is_refused(own_module, release):
   path.write_bytes(saved_model.SerializeToString())
   with pytest.raises(errors.ParityError, match='no parity of the gradient .*that by pooler.kernel is .* in the source'):
     release(own_module)
-
-
-DROPOUT = dict(hidden_dropout=0.1, attention_dropout=0.1)
 
 
 def test_dropout_is_in_the_training_mode_alone(release, make_module):

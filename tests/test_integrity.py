@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -190,6 +191,49 @@ def test_broken_record_is_refused(published, case):
   damage(_beside('.release.json')(published))
   with pytest.raises(errors.IntegrityError, match=message):
     _check(published)
+
+
+CERTIFICATES = {
+    'a figure that did not pass': (lambda c: c['outputs']['pooled_output']['export'].update(rms=9.0), 'pooled_output of the export did not pass'),
+    'a source that did not': (lambda c: c['outputs']['layer_1']['source'].update(rms=9.0), 'layer_1 of the source did not pass'),
+    'no number': (lambda c: c['gradient']['pooler.bias']['export'].update(largest=float('nan')), 'pooler.bias of the export did not pass'),
+    'no limit': (lambda c: c['outputs']['pooled_output']['allowed'].update(rms=float('inf')), 'pooled_output of the export did not pass'),
+    'an output left out': (lambda c: c['outputs'].pop('mlm_logits'), 'not of the outputs of such a model'),
+    'a layer left out': (lambda c: c['outputs'].pop('layer_2'), 'not of the outputs of such a model'),
+    'a weight left out': (lambda c: c['gradient'].pop('mlm.norm.beta'), 'not of the gradient of such a model'),
+    'no controls': (lambda c: c['controls'].clear(), 'a wrong model that passed, or too few of them'),
+    'a control that passed': (lambda c: c['controls']['query and key swapped']['export'].update(rms=0.0, largest=0.0), 'a wrong model that passed'),
+    'nothing': (lambda c: c.clear(), 'is no release record'),
+}
+
+
+@pytest.mark.parametrize('case', CERTIFICATES)
+def test_a_certificate_that_certifies_nothing_is_refused(published, case):
+  change, fault = CERTIFICATES[case]
+  _edit_record(published, lambda record: change(record['certificate']))
+  with pytest.raises(errors.IntegrityError, match=fault):
+    _check(published)
+
+
+def test_an_encoder_cannot_pass_for_a_preprocessor(published):
+  _edit_record(published, lambda record: record.update(kind='preprocessor'))
+  with pytest.raises(errors.IntegrityError, match='this is no preprocessor in '):
+    _check(published)
+  companion = published.parents[1] / 'albert_en_tiny_preprocess/3'
+  assert _check(companion) == 0
+  _edit_record(companion, lambda record: record.update(kind='encoder'))
+  with pytest.raises(errors.IntegrityError, match='this is no encoder in '):
+    _check(companion)
+
+
+@pytest.mark.parametrize('change, fault', [
+    (lambda record: record['config'].update(hidden_dropout_prob=0.5), 'has another config than'),
+    (lambda record: record['certificate']['outputs']['pooled_output']['export'].update(rms=1e-12, largest=1e-12),
+     'the outputs of the certificate in the record of .* are not what is found now')])
+def test_with_the_source_config_and_certificate_are_held_against_it(published, module, change, fault):
+  _edit_record(published, change)
+  done = _verify(f'--release={published}', f'--source={module}')
+  assert done.returncode == 1 and re.search(fault, done.stderr), done.stderr
 
 
 def test_index_is_read_like_tensorflow_reads_it(encoder_path):

@@ -129,9 +129,67 @@ def test_missing_empty_and_misshapen_outputs_fail(right, outputs):
     parity.compare(outputs, outputs | {'tokens/pooled_output': np.zeros((2, 3), np.float32)}, Right(right), MASK)
 
 
-def test_layers_that_the_source_does_not_show_are_left_out(right, outputs):
-  checks = parity.compare({n: v for n, v in outputs.items() if 'layer' not in n}, outputs, Right(right), MASK)
-  assert 'layer_0' not in checks and 'sequence_output' in checks
+def test_layers_that_the_source_does_not_show_are_held_to_its_last_one(right, outputs):
+  theirs = {n: v for n, v in outputs.items() if 'layer' not in n}
+  checks = parity.compare(theirs, outputs, Right(right), MASK)
+  assert checks['layer_0'].source == checks['sequence_output'].source
+  with pytest.raises(errors.ParityError, match='no parity .tokens/layer_0 is '):
+    parity.compare(theirs, outputs | {'tokens/layer_0': outputs['tokens/layer_0'] + np.float32(1e-4)}, Right(right), MASK)
+
+
+def test_a_source_that_is_further_off_than_rounding_and_the_export_is_refused(right, outputs):
+  # As one is that computes almost an ALBERT: less than the absolute limit, and many times what the export is off.
+  theirs = {name: value * np.float32(1 + 1e-4) for name, value in outputs.items()}
+  with pytest.raises(errors.ParityError, match='tokens/pooled_output of the source is '):
+    parity.compare(theirs, outputs, Right(right), MASK)
+
+
+@pytest.mark.parametrize('times, passes', [(3.9, True), (4.1, False)])
+def test_a_single_value_may_be_four_times_as_far_off_as_the_largest_of_the_source(times, passes):
+  rng = np.random.default_rng(3)
+  expected = rng.standard_normal(100_000)
+  theirs = expected + 1e-5 * rng.choice([-1, 1], 100_000)
+  ours = theirs.copy()
+  ours[7] = expected[7] + times * 1e-5
+  check = parity.verdict(theirs, expected, ours, expected)
+  assert check.export.rms < check.allowed.rms and check.passes is passes
+
+
+class _Weights:
+  """Stands for `reference.Gradient`."""
+
+  def __init__(self, values):
+    self._values = values
+
+  def pieces(self, name, shape):
+    yield from np.array_split(self._values[name], 3)
+
+
+@pytest.mark.parametrize('name, off, passes', [
+    ('pooler.kernel', 50, True), ('pooler.kernel', 80, False), ('pooler.bias', 50, True), ('pooler.bias', 80, False), ('mlm.norm.beta', 80, False)])
+@pytest.mark.parametrize('sign', [1, -1])
+def test_a_derivative_may_be_64_units_off_or_twice_what_the_source_is(source, name, off, passes, sign):
+  rows = [r for r in weight_map.rows(source.config, source.parts) if r.name in ('pooler.kernel', 'pooler.bias', 'mlm.norm.beta')]
+  rng = np.random.default_rng(4)
+  right = {r.name: rng.choice([-1.0, 1.0], weight_map.shape(r.shape, source.config)) for r in rows}
+  right['pooler.bias'] *= 1e-9  # whose derivatives cancel out: measured at its kernel's scale
+  ours = right | {name: right[name] + sign * off * 2.0**-23}
+  arguments = rows, source.config, lambda row: right[row.name], lambda row: ours[row.name], _Weights(right)
+  if passes:
+    assert list(parity.compare_gradient(*arguments)) == [r.name for r in rows]
+  else:
+    with pytest.raises(errors.ParityError, match=f'no parity of the gradient .that by {name} is [^;]*$'):
+      parity.compare_gradient(*arguments)
+
+
+def test_every_wrong_derivative_is_named_and_none_is_left_out(source):
+  rows = weight_map.rows(source.config, source.parts)
+  rng = np.random.default_rng(5)
+  right = {r.name: rng.standard_normal(weight_map.shape(r.shape, source.config)) for r in rows}
+  for wrong in (lambda v: v * 1.001, lambda v: v * 0.999, lambda v: v * np.nan, lambda v: v[:-1]):
+    with pytest.raises(errors.ParityError) as caught:
+      parity.compare_gradient(rows, source.config, lambda row: right[row.name], lambda row, w=wrong: w(right[row.name]), _Weights(right))
+    assert all(f'that by {r.name} ' in str(caught.value) for r in rows)
 
 
 def _swapped(one, other):

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 from converters import errors
@@ -54,8 +55,8 @@ def test_page_shows_what_the_record_holds(record):
     assert name in text, name
   for weight in record['weights']:
     assert weight['target'] in text and weight['sha256'][:16] in text
-  for check in certificate['outputs'].values():
-    assert f'{check["export"]["rms"]:.1e}' in text or check not in [certificate['outputs']['pooled_output']]
+  for name in ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs'):
+    assert f'{certificate["outputs"][name]["export"]["rms"]:.1e}' in text
   assert {e['id'] for _, e in page.elements if 'id' in e} == {'layers', 'outputs', 'controls', 'gradient', 'ledger', 'environment'}
 
 
@@ -64,12 +65,20 @@ def test_plot_has_every_layer_inside_the_picture(record):
   _, _, width, height = map(float, next(e for tag, e in page.elements if tag == 'svg')['viewbox'].split())
   lines = [e['points'] for tag, e in page.elements if tag == 'polyline']
   assert len(lines) == 3
+  drawn = []
   for points in lines:
     places = [tuple(map(float, p.split(','))) for p in points.split()]
     assert len(places) == 3 and all(0 < x < width and 0 < y < height for x, y in places)
     assert sorted(x for x, _ in places) == [x for x, _ in places]
-  allowed, source, _ = [[float(p.split(',')[1]) for p in points.split()] for points in lines]
-  assert all(a < s for a, s in zip(allowed, source, strict=True))  # more is higher up
+  for points, side in zip(lines, ('allowed', 'source', 'export'), strict=True):
+    heights = [-float(p.split(',')[1]) for p in points.split()]
+    errors_ = [record['certificate']['outputs'][f'layer_{i}'][side]['rms'] for i in range(3)]
+    drawn.append((heights, errors_))
+  # One straight line takes every error's logarithm to its height.
+  heights, values = (np.concatenate(each) for each in zip(*drawn, strict=True))
+  slope, start = np.polyfit(np.log(values), heights, 1)
+  assert slope > 0
+  np.testing.assert_allclose(heights, slope * np.log(values) + start, atol=0.2)
 
 
 def test_nothing_is_fetched_and_nothing_is_run(record):

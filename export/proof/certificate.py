@@ -91,6 +91,9 @@ class Examination:
   def _source_outputs(self, outputs: Mapping[str, np.ndarray], interface: str, expected: expected_lib.Expected) -> dict[str, np.ndarray]:
     """The source's outputs, as far as the export has them too."""
     theirs = self._run.outputs()
+    layers = {f'tokens/layer_{number}' for number in range(len(expected.layers) if interface == 'dict' else 0)}
+    if {name for name in outputs if '/layer_' in name} != layers:
+      raise errors.ParityError(f'the encoder gives other layers than {len(expected.layers)} as encoder_outputs: the conversion is at fault')
     shown = sum('/layer_' in name for name in theirs)
     if interface == 'list' or shown != len(expected.layers):  # not given by the export, or not found in the source's graph
       theirs = {name: value for name, value in theirs.items() if '/layer_' not in name}
@@ -101,6 +104,8 @@ class Examination:
   def _compare_gradient(self, exported: exported_lib.Exported, expected: expected_lib.Expected) -> dict[str, parity.Check]:
     # The source's first: then its process is gone, and with it what it held, before the export's are worked out.
     config, theirs = self._source.config, self._run.gradient()
+    if not self.scalar.training:
+      _check_random_gradient(exported.gradient(dataclasses.replace(self.scalar, training=True)))
     ours = exported.gradient(self.scalar)
     rows = weight_map.rows(config, self._parts)
     missing = [row.tf1 for row in rows if row.tf1 not in theirs] + [row.tf_models for row in rows if row.tf_models not in ours]
@@ -123,6 +128,15 @@ def examine(source: source_lib.Source, parts: Iterable[weight_map.Part]) -> Iter
   batch, scalar, signatures = given(source, parts)
   with source_run.start(source.path, batch, signatures, scalar) as run:
     yield Examination(source, parts, run)
+
+
+def _check_random_gradient(gradient: Mapping[str, Any]) -> None:
+  """That with dropout, too, every variable trains. What the derivatives are is another thing at every call."""
+  dead = [name for name, value in gradient.items() if not 0 < float(np.linalg.norm(np.from_dlpack(value))) < np.inf]
+  if dead:
+    raise errors.ParityError(
+        f'the gradient by {", ".join(dead)} is zero, infinite or NaN with training=True in the encoder: it would not train, the '
+        'conversion is at fault')
 
 
 def _compare_modes(exported: exported_lib.Exported, scalar: batch_lib.Scalar, checks: Mapping[str, parity.Check]) -> bool:

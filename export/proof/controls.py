@@ -44,12 +44,9 @@ def run(exported: exported_lib.Exported, batch: batch_lib.Batch, expected: expec
     ParityError: a mistake was not noticed: the comparison proves nothing.
   """
   row = batch.first(1)
-  positions = expected.rows == 0
-  length = batch.input_mask.shape[1]
-  right = {'pooled_output': expected.pooled_output[:1], 'sequence_output': expected.layers[-1][positions]}
-  right |= {f'layer_{number}': layer[positions] for number, layer in enumerate(expected.layers)}
-  theirs = {name: source[f'tokens/{name}'].reshape(-1, value.shape[-1])[:1 if name == 'pooled_output' else length]
-            for name, value in right.items() if f'tokens/{name}' in source}
+  length = row.input_mask.size
+  theirs = {name: value[:1] if name.endswith('/pooled_output') else value.reshape(-1, value.shape[-1])[:length]
+            for name, value in source.items() if name.startswith('tokens/')}
   result: dict[str, Control] = {}
   unnoticed = []
   for name, changes in _mistakes(exported.variables):
@@ -61,10 +58,10 @@ def run(exported: exported_lib.Exported, batch: batch_lib.Batch, expected: expec
     finally:
       for variable, value in before:
         variable.assign(value)
-    checks = [parity.verdict(value, right[output], outputs[f'tokens/{output}'][0], right[output])
-              for output, value in theirs.items() if f'tokens/{output}' in outputs]
-    failed = [check for check in checks if not (check.passes or check.export.within(check.allowed))]
-    if failed:
+    outputs = {output: value for output, value in outputs.items() if output.startswith('tokens/')}
+    checks, faults = parity.examine(theirs, outputs, _FirstRow(expected), row.input_mask)
+    failed = [check for check in checks.values() if not (check.passes or check.export.within(check.allowed))]
+    if faults and failed:
       worst = max(failed, key=lambda check: check.export.rms / check.allowed.rms)
       result[name] = Control(worst.export, worst.allowed)
     else:
@@ -73,6 +70,17 @@ def run(exported: exported_lib.Exported, batch: batch_lib.Batch, expected: expec
     raise errors.ParityError(f'the comparison does not notice a wrong model ({", ".join(unnoticed)}) in its negative controls: it '
                              'proves nothing for these weights')
   return result
+
+
+class _FirstRow:
+  """What the encoder's outputs should be for the batch's first row."""
+
+  def __init__(self, expected: expected_lib.Expected):
+    self._expected = expected
+
+  def of(self, name: str, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    value = self._expected.of(name, outputs)
+    return value[:1] if name.endswith('/pooled_output') else value[self._expected.rows == 0]
 
 
 def _mistakes(variables: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[Any, np.ndarray]]]]:

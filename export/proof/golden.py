@@ -26,6 +26,8 @@ _FORMAT = 1
 _SEED = 2
 # Logits are kept for this many words, spread over the vocabulary.
 _WORDS = 64
+# The most that may be allowed, as a share of the values.
+_MOST = 1e-3
 _RECORD_AGAIN = 'record it again with python -m export.golden --record'
 
 
@@ -64,9 +66,19 @@ def of_sp_model(sp_model: bytes, digest: str, version: int) -> dict[str, Any]:
     sp_model: the SentencePiece model.
     digest: its, 'sha256:...'.
     version: of the preprocessor's contract.
+
+  Raises:
+    ParityError: TF-Text's ids are not SentencePiece's.
   """
+  import tensorflow_text
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
-  texts = [{'text': text, 'ids': token_parity.ids(processor, text)} for text in token_parity.TEXTS]
+  # Of two segmentations that are equally likely, the one that artifacts choose.
+  chosen = tensorflow_text.SentencepieceTokenizer(model=sp_model).tokenize([token_parity.normalized(t) for t in token_parity.TEXTS]).to_list()
+  texts = []
+  for text, ids in zip(token_parity.TEXTS, chosen, strict=True):
+    if not token_parity.equally_likely(processor, ids, token_parity.ids(processor, text)):
+      raise errors.ParityError(f'SentencePiece and TF-Text give other ids for {text[:100]!r}: use the locked versions')
+    texts.append({'text': text, 'ids': ids})
   return {'format': _FORMAT, 'kind': 'preprocessor', 'source': digest, 'version': version,
           'special_tokens': token_parity.special_tokens(version, processor.vocab_size()), 'texts': texts}
 
@@ -74,8 +86,8 @@ def of_sp_model(sp_model: bytes, digest: str, version: int) -> dict[str, Any]:
 def write(golden: Mapping[str, Any], path: pathlib.Path) -> None:
   """Writes a file: ASCII, so that what cannot be seen in a text is spelled out."""
   text = json.dumps(golden, indent=1, allow_nan=False)
-  # Lists of numbers on one line each.
-  text = re.sub(r'\[[^\[\]{}"]*\]', lambda found: ' '.join(found.group().split()), text)
+  # Lists of numbers on one line each. (A string holds no line feed.)
+  text = re.sub(r'\[\n[^\[\]{}"]*\]', lambda found: ' '.join(found.group().split()), text)
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(text + '\n', encoding='ascii')
 
@@ -96,7 +108,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     golden['source'], golden['inputs' if golden['kind'] == 'encoder' else 'special_tokens']
   except OSError as e:
     raise errors.GoldenError(f'no golden file {path} ({e.strerror}): {_RECORD_AGAIN}') from e
-  except (ValueError, KeyError, TypeError) as e:
+  except (ValueError, KeyError, TypeError, RecursionError) as e:
     raise errors.GoldenError(f'{path} is no golden file ({type(e).__name__}: {e}): {_RECORD_AGAIN}') from e
   if stale:
     raise errors.GoldenError(f'format {golden["format"]} instead of {_FORMAT} in {path}: {_RECORD_AGAIN}')
@@ -125,7 +137,10 @@ def check(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str,
   digest = record['source']['digest'] if record['kind'] == 'encoder' else record['source']['sp_model']['digest']
   if digest != golden['source']:
     raise errors.GoldenError(f'the golden file is of {golden["source"]}, and {release} was made from {digest}: give its own')
-  return (_check_encoder if record['kind'] == 'encoder' else _check_preprocessor)(release, record, golden)
+  try:
+    return (_check_encoder if record['kind'] == 'encoder' else _check_preprocessor)(release, record, golden)
+  except (KeyError, TypeError, AttributeError) as e:
+    raise errors.GoldenError(f'the golden file of {golden["source"]} is broken ({type(e).__name__}: {e}): {_RECORD_AGAIN}') from e
 
 
 def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, parity.Distance]:
@@ -150,6 +165,10 @@ def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Map
     if right.shape != value.shape:
       faults.append(f'{name} has shape {list(value.shape)} instead of {list(right.shape)}')
       continue
+    # A file is text that anybody can edit: it may not allow what would not be the same model any more.
+    scale = parity.distance(right, np.zeros_like(right))
+    if not allowed.within(parity.Distance(_MOST * scale.rms, _MOST * scale.largest)):
+      raise errors.GoldenError(f'{name} may be {allowed} off, of {scale}, in the golden file of {golden["source"]}: {_RECORD_AGAIN}')
     distances[name] = parity.distance(value, right)
     if not distances[name].within(allowed):
       faults.append(f'{name} is {distances[name]} from the golden values, more than {allowed}')
@@ -171,6 +190,8 @@ def _check_preprocessor(release: pathlib.Path, record: Mapping[str, Any], golden
 
 def moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str]]:
   """What is not the same in two golden files, as name and difference."""
+  if before.get('kind') != after['kind']:
+    return [('everything', 'another kind of file')]
   changes = [(key, f'{before.get(key)} -> {after.get(key)}') for key in ('format', 'kind', 'source', 'version', 'special_tokens')
              if before.get(key) != after.get(key)]
   if before.get('inputs') != after.get('inputs'):
