@@ -92,3 +92,10 @@ def test_weights_that_are_not_finite_are_refused(source, monkeypatch, value):
   monkeypatch.setattr(source, '_reader', Reader())
   with pytest.raises(errors.SourceError, match='NaN or infinity in bert/pooler/dense/bias'):
     albert_lib.build(source, source.parts)
+
+
+def test_dropout_rates_are_the_configs(make_module):
+  with source_lib.open_source(str(make_module(hidden_dropout=0.3, attention_dropout=0.5))) as source:
+    encoder = albert_lib.build(source, {weight_map.Part.ENCODER}).encoder
+  config = encoder.get_config()
+  assert (config['dropout_rate'], config['attention_dropout_rate']) == (0.3, 0.5)
