@@ -150,7 +150,7 @@ def test_a_module_that_trains_otherwise_is_refused(own_module, release):
   saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
   edit(saved_model.meta_graphs[1])
   path.write_bytes(saved_model.SerializeToString())
-  with pytest.raises(errors.ParityError, match='no parity of the gradient .*that by pooler.kernel is .* in the source'):
+  with pytest.raises(errors.ParityError, match='no parity of the gradient .*that by pooler.kernel of the source is '):
     release(own_module)
 
 
