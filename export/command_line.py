@@ -97,8 +97,9 @@ def report_path(value: str | None) -> pathlib.Path | None:
   if value is None:
     return None
   path = pathlib.Path(value)
-  if not value or path.is_dir() or not path.absolute().parent.is_dir():
-    raise errors.UsageError(f'--report={value}: give a file in a directory that exists')
+  place = path if path.exists() else path.absolute().parent
+  if not value or path.is_dir() or not path.absolute().parent.is_dir() or not os.access(place, os.W_OK):
+    raise errors.UsageError(f'--report={value}: give a file in a directory that exists and can be written to')
   return path
 
 

@@ -11,6 +11,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import source as source_lib
 from export import catalog as catalog_lib
@@ -147,6 +148,15 @@ def preprocessor_path(released) -> str:
 def python_module():
   """The command line of `python -m NAME ...` in the environment that runs the tests."""
   return lambda name, *flags: [sys.executable, '-m', name, *map(str, flags)]
+
+
+def edit_graph(module: pathlib.Path, edit, graph: int = 0) -> pathlib.Path:
+  """Changes a metagraph of a module, in place, and returns the path of its saved_model.pb."""
+  path = module / 'saved_model.pb'
+  saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+  edit(saved_model.meta_graphs[graph])
+  path.write_bytes(saved_model.SerializeToString())
+  return path
 
 
 def leftovers(root: pathlib.Path) -> list[str]:

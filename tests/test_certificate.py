@@ -8,7 +8,6 @@ import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import config as config_lib
 from converters import errors
@@ -146,10 +145,7 @@ def test_a_module_that_trains_otherwise_is_refused(own_module, release):
   def edit(meta_graph):
     tanh = meta_graph.signature_def['mlm'].outputs['pooled_output'].name.split(':')[0]
     next(n for n in meta_graph.graph_def.node if n.name == tanh).op = 'Identity'
-  path = own_module / 'saved_model.pb'
-  saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-  edit(saved_model.meta_graphs[1])
-  path.write_bytes(saved_model.SerializeToString())
+  conftest.edit_graph(own_module, edit, graph=1)
   with pytest.raises(errors.ParityError, match='no parity of the gradient .*that by pooler.kernel of the source is '):
     release(own_module)
 

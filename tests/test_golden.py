@@ -106,10 +106,17 @@ def test_file_is_the_same_every_time_and_reads_back(golden, written, module, enc
   assert golden_lib.moved(golden, golden) == []
 
 
-def _moved(golden, name, change):
+def _changed(golden, change):
+  """A copy of a golden file, changed in place by a function."""
   copy = json.loads(json.dumps(golden))
-  copy['outputs'][name]['values'][1][1] += change
+  change(copy)
   return copy
+
+
+def _moved(golden, name, by):
+  values = [*golden['outputs'][name]['values'][1]]
+  values[1] += by
+  return _changed(golden, lambda g: g['outputs'][name]['values'].__setitem__(1, values))
 
 
 @pytest.mark.parametrize('name', ['pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs'])
@@ -131,8 +138,7 @@ def test_a_single_value_fails_among_many(golden, encoder_path):
 @pytest.mark.parametrize('allowed', [1e300, float('inf'), float('nan'), 1.0])
 def test_a_file_that_allows_too_much_fails(golden, encoder_path, allowed):
   for key in ('allowed_rms', 'allowed_largest'):
-    wrong = json.loads(json.dumps(golden))
-    wrong['outputs']['pooled_output'][key] = allowed
+    wrong = _changed(golden, lambda g, key=key: g['outputs']['pooled_output'].update({key: allowed}))
     with pytest.raises(errors.GoldenError, match='pooled_output may be '):
       _check(pathlib.Path(encoder_path), wrong)
 
@@ -140,8 +146,7 @@ def test_a_file_that_allows_too_much_fails(golden, encoder_path, allowed):
 @pytest.mark.parametrize('change', [
     lambda g: g.update(outputs='text'), lambda g: g.update(outputs=[1]), lambda g: g.update(inputs=3), lambda g: g['outputs'].update(pooled_output=7)])
 def test_files_of_another_shape_fail(golden, encoder_path, change):
-  wrong = json.loads(json.dumps(golden))
-  change(wrong)
+  wrong = _changed(golden, change)
   with pytest.raises(errors.AlbertHubError, match='is broken|stale|is no table|is not in the golden file'):
     _check(pathlib.Path(encoder_path), wrong)
 
@@ -151,8 +156,7 @@ def test_files_of_another_shape_fail(golden, encoder_path, change):
     (lambda g: g['outputs']['pooled_output'].update(values=[[0.5]]), r'pooled_output has shape \[2, 16\] instead of \[1, 1\]'),
     (lambda g: g['outputs']['pooled_output'].update(values=[]), r'pooled_output has shape \[2, 16\] instead of \[0\]')])
 def test_missing_and_misshapen_outputs_fail(golden, encoder_path, change, fault):
-  wrong = json.loads(json.dumps(golden))
-  change(wrong)
+  wrong = _changed(golden, change)
   with pytest.raises(errors.ParityError, match=fault):
     _check(pathlib.Path(encoder_path), wrong)
 
@@ -164,8 +168,7 @@ def test_missing_and_misshapen_outputs_fail(golden, encoder_path, change, fault)
     (lambda g: g['outputs']['pooled_output'].update(values=[['x']]), 'pooled_output is no table of numbers'),
     (lambda g: g['outputs']['pooled_output'].pop('allowed_rms'), 'pooled_output is no table of numbers')])
 def test_foreign_and_stale_files_fail(golden, encoder_path, change, fault):
-  wrong = json.loads(json.dumps(golden))
-  change(wrong)
+  wrong = _changed(golden, change)
   with pytest.raises(errors.GoldenError, match=fault):
     _check(pathlib.Path(encoder_path), wrong)
 

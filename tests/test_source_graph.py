@@ -1,21 +1,11 @@
 """Of a source's graph only what is needed may be run, and only if every operation in it is on the allow-list."""
 
-import pathlib
 
+import conftest
 import pytest
-from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import errors
 from export.proof import source_graph
-
-
-def _edit(module: pathlib.Path, edit, graph: int = 0) -> pathlib.Path:
-  path = module / 'saved_model.pb'
-  saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-  edit(saved_model.meta_graphs[graph])
-  path.write_bytes(saved_model.SerializeToString())
-  return path
-
 
 ALL = tuple(source_graph.SIGNATURES)
 
@@ -48,7 +38,7 @@ def _add_function(meta_graph):
                          ids=['PyFunc', 'WriteFile', 'PartitionedCall', 'function'])
 def test_operation_off_the_list_is_refused(own_module, edit, graph):
   with pytest.raises(errors.UntrustedGraphError, match="operation .* at node 'hidden/here' is not on the allow-list"):
-    source_graph.reduced(_edit(own_module, edit, graph), ALL)
+    source_graph.reduced(conftest.edit_graph(own_module, edit, graph), ALL)
 
 
 def test_saving_is_refused_in_a_signature(own_module):
@@ -57,7 +47,7 @@ def test_saving_is_refused_in_a_signature(own_module):
     saving = next(n.name for n in meta_graph.graph_def.node if n.op == 'SaveV2')
     next(n for n in meta_graph.graph_def.node if n.name == node).input.append(f'^{saving}')
   with pytest.raises(errors.UntrustedGraphError, match='SaveV2 .*not allowed in a signature'):
-    source_graph.reduced(_edit(own_module, edit), ALL)
+    source_graph.reduced(conftest.edit_graph(own_module, edit), ALL)
 
 
 def test_saving_is_refused_in_what_restores_variables(own_module):
@@ -66,14 +56,14 @@ def test_saving_is_refused_in_what_restores_variables(own_module):
     restoring = meta_graph.saver_def.restore_op_name
     next(n for n in meta_graph.graph_def.node if n.name == restoring).input.append(f'^{saving}')
   with pytest.raises(errors.UntrustedGraphError, match='SaveV2 .*not allowed in what restores variables'):
-    source_graph.reduced(_edit(own_module, edit), ALL)
+    source_graph.reduced(conftest.edit_graph(own_module, edit), ALL)
 
 
 def test_sparse_tensor_in_a_signature_is_refused(own_module):
   def edit(meta_graph):
     meta_graph.signature_def['tokens'].outputs['pooled_output'].coo_sparse.values_tensor_name = 'tokens/input_ids:0'
   with pytest.raises(errors.UntrustedGraphError, match='no plain tensor pooled_output in signature tokens'):
-    source_graph.reduced(_edit(own_module, edit), ALL)
+    source_graph.reduced(conftest.edit_graph(own_module, edit), ALL)
 
 
 def test_module_without_the_metagraph_is_refused(own_module):

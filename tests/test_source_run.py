@@ -1,13 +1,12 @@
 """A source's graph runs in a child process, and nothing in it that was not asked for."""
 
 import os
-import pathlib
 import signal
 
+import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import config as config_lib
 from converters import errors
@@ -36,14 +35,6 @@ def start(config, batch):
     parts = {part for part in weight_map.Part if source_graph.signatures([part])[0] in signatures}
     return source_run.start(module, batch, signatures, batch_lib.make_scalar(config, parts))
   return run
-
-
-def _edit(module: pathlib.Path, edit, graph: int = 0) -> pathlib.Path:
-  path = module / 'saved_model.pb'
-  saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-  edit(saved_model.meta_graphs[graph])
-  path.write_bytes(saved_model.SerializeToString())
-  return path
 
 
 def _save_to(meta_graph, path):
@@ -82,7 +73,7 @@ def _as_sparse_output(meta_graph, saving):
     _in_collection('local_variables'), _as_init_signature, _as_sparse_output
 ], ids=['main_op', 'legacy_init_op', 'table_initializer', 'local_variables', 'init signature', 'sparse output'])
 def test_what_a_loader_would_run_unasked_is_not_run(own_module, start, tmp_path, way):
-  _edit(own_module, lambda meta_graph: way(meta_graph, _save_to(meta_graph, tmp_path / 'pwned')))
+  conftest.edit_graph(own_module, lambda meta_graph: way(meta_graph, _save_to(meta_graph, tmp_path / 'pwned')))
   with start(own_module, ['tokens']) as run:
     assert run.outputs()['tokens/pooled_output'].shape == (4, 16)
     assert run.gradient()['bert/pooler/dense/bias'].shape == (16,)
@@ -91,7 +82,7 @@ def test_what_a_loader_would_run_unasked_is_not_run(own_module, start, tmp_path,
 
 def test_the_saving_operation_would_write(own_module, tmp_path):
   # Or the test above could not fail.
-  _edit(own_module, lambda meta_graph: _in_collection('table_initializer')(meta_graph, _save_to(meta_graph, tmp_path / 'pwned')))
+  conftest.edit_graph(own_module, lambda meta_graph: _in_collection('table_initializer')(meta_graph, _save_to(meta_graph, tmp_path / 'pwned')))
   tf.saved_model.load(str(own_module), tags=[])
   assert list(tmp_path.glob('pwned*'))
 
@@ -110,7 +101,7 @@ def test_gives_the_outputs_of_all_signatures(module, batch, start):
 
 
 def test_refused_graph_is_reported_from_the_child(own_module, batch, start):
-  _edit(own_module, lambda meta_graph: meta_graph.graph_def.node.add(name='hidden', op='PyFunc'))
+  conftest.edit_graph(own_module, lambda meta_graph: meta_graph.graph_def.node.add(name='hidden', op='PyFunc'))
   with start(own_module) as run, pytest.raises(errors.UntrustedGraphError, match='PyFunc'):
     run.outputs()
 

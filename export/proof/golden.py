@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import sentencepiece as spm
 
+from converters import config as config_lib
 from converters import errors
 from converters import source as source_lib
 from export.proof import batch as batch_lib
@@ -144,12 +145,11 @@ def check(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str,
 
 
 def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, parity.Distance]:
-  from converters import config as config_lib
   batch = _batch(config_lib.parse(record['config']))
   if golden['inputs'] != _inputs(batch):
     raise errors.GoldenError(f'stale inputs in the golden file of {golden["source"]}: {_RECORD_AGAIN}')
   exported = exported_lib.Exported(release, record['interface'])
-  signatures = ['tokens', *(head for head in record['heads'])]
+  signatures = ['tokens', *record['heads']]
   ours = _kept(exported.outputs(batch, signatures), batch)
   faults, distances = [], {}
   for name, value in ours.items():
@@ -192,7 +192,7 @@ def moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str
   """What is not the same in two golden files, as name and difference."""
   if before.get('kind') != after['kind']:
     return [('everything', 'another kind of file')]
-  changes = [(key, f'{before.get(key)} -> {after.get(key)}') for key in ('format', 'kind', 'source', 'version', 'special_tokens')
+  changes = [(key, f'{before.get(key)} -> {after.get(key)}') for key in ('source', 'version', 'special_tokens')
              if before.get(key) != after.get(key)]
   if before.get('inputs') != after.get('inputs'):
     changes.append(('inputs', 'others'))
@@ -209,7 +209,7 @@ def moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str
   return changes
 
 
-def _batch(config: Any) -> batch_lib.Batch:
+def _batch(config: config_lib.AlbertConfig) -> batch_lib.Batch:
   return batch_lib.make(config, batch_lib.SHORT_LENGTH, _SEED).first(batch_lib.SHORT_ROWS)
 
 
