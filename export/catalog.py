@@ -1,15 +1,25 @@
 """assets/catalog.yaml: which models there are, where they come from, and what each version of them is."""
 
 import dataclasses
+import io
 import json
+import os
 import pathlib
+import tempfile
+from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import jsonschema
-import yaml
+import ruamel.yaml
+import ruamel.yaml.nodes
 
 from converters import errors
 from export import assets_dir
+
+PATH = assets_dir.PATH / 'catalog.yaml'
+# Of the published contract of albert_en_preprocess: which versions there are to make.
+PREPROCESSOR_VERSIONS = (1, 2, 3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,19 +29,26 @@ class Release:
   Attributes:
     publisher, name, version: 'tensorflow', 'albert_en_large', 2.
     changes: by version, up to this one, what was new in it.
+    breaking: the versions among them that code written for the one before may not work with.
     language, dataset: for the card.
   """
   publisher: str
   name: str
   version: int
   changes: dict[int, list[str]]
+  breaking: frozenset[int] = frozenset()
   language: str
   dataset: tuple[str, ...] = ()
 
   @property
+  def model(self) -> str:
+    """Its model, below the export root and on a hub host: 'tensorflow/albert_en_large'."""
+    return f'{self.publisher}/{self.name}'
+
+  @property
   def path(self) -> str:
     """Where it goes below the export root, and on a hub host: 'tensorflow/albert_en_large/2'."""
-    return f'{self.publisher}/{self.name}/{self.version}'
+    return f'{self.model}/{self.version}'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,29 +63,47 @@ class EncoderRelease(Release):
   preprocessor: Release
 
 
+@dataclasses.dataclass(frozen=True)
+class Collection:
+  """What the models of a publisher are published together as: its name, 'albert', one line about it, and its language."""
+  name: str
+  title: str
+  language: str
+
+
 class Catalog:
   """The content of a catalog file."""
 
-  def __init__(self, path: pathlib.Path = assets_dir.PATH / 'catalog.yaml'):
+  def __init__(self, path: pathlib.Path = PATH):
     """Reads and checks a catalog.
 
     Raises:
-      CatalogError: it is not YAML, or not what assets/catalog.schema.json says.
+      CatalogError: naming file and line: it is not YAML, not what assets/catalog.schema.json says, has a key twice, a gap among
+        a model's versions, a name for two models, or a preprocessor that it does not hold.
     """
     self._path = path
     try:
-      self._content: dict[str, Any] = yaml.safe_load(path.read_text(encoding='utf-8'))
-      schema = json.loads((assets_dir.PATH / 'catalog.schema.json').read_text(encoding='utf-8'))
-      # YAML keys may be numbers, JSON's are strings.
-      jsonschema.validate(json.loads(json.dumps(self._content)), schema)
-    except (OSError, yaml.YAMLError) as e:
-      raise errors.CatalogError(f'cannot read {path} ({e}): mend the catalog'.replace('\n', ' ')) from e
-    except jsonschema.ValidationError as e:
-      raise errors.CatalogError(f'{e.json_path}: {e.message} in {path}: mend the catalog') from e
+      text = path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as e:
+      raise errors.CatalogError(f'cannot read {path} ({e}): give a catalog with --catalog') from e
+    self._content: dict[str, Any] = _checked(text, path)
 
   @property
   def publisher(self) -> str:
     return self._content['publisher']
+
+  @property
+  def collection(self) -> Collection:
+    return Collection(**self._content['collection'])
+
+  @property
+  def encoders(self) -> list[str]:
+    return list(self._content['encoders'])
+
+  @property
+  def preprocessors(self) -> list[str]:
+    """All there are, as 'albert_en_preprocess/3'."""
+    return [f'{name}/{version}' for name, model in self._content['preprocessors'].items() for version in model['versions']]
 
   def source(self, name: str) -> str | None:
     """The handle that a model is exported from when --source says nothing else."""
@@ -78,42 +113,196 @@ class Catalog:
     model = self._content['encoders'].get(name)
     return max(model['versions']) if model else None
 
+  def entry(self, name: str, version: int) -> dict[str, Any]:
+    """What the catalog says of a version of an encoder that it holds: `interface`, `preprocessor`, `changes`, `breaking`."""
+    return dict(self._content['encoders'][name]['versions'][version])
+
   def encoder(self, name: str, version: int, *, publisher: str | None = None, interface: str | None = None,
               preprocessor: str | None = None, changes: list[str] | None = None) -> EncoderRelease:
     """What a version of an encoder is: what the arguments say, else the catalog, else a new model's defaults.
 
     Args:
       name: of the encoder; the catalog may lack it.
-      version: at least 1; the catalog may lack it.
+      version: at least 1; one in the catalog or the next one, for a model that the catalog holds.
       publisher: default: the catalog's.
       interface: 'dict' or 'list'; default: the catalog's, else 'dict'.
       preprocessor: 'NAME/VERSION'; default: the catalog's, else that of the newest encoder version there is.
       changes: what this version changes; default: the catalog's, else "Initial release." for a model that it lacks.
 
     Raises:
-      UsageError: nobody says what is new in this version of a model that has others.
+      UsageError: the version is neither in the catalog nor the next, or nobody says what is new in it.
     """
     publisher = publisher or self.publisher
     model = self._content['encoders'].get(name, {'language': 'en', 'versions': {}})
     versions = model['versions']
+    if versions and version not in versions:
+      if version != max(versions) + 1:
+        raise errors.UsageError(
+            f'--version={version}: the newest version of {name} in the catalog is {max(versions)}: give --version={max(versions) + 1} '
+            'for the next one, or one that is in the catalog')
+      if not changes:
+        raise errors.UsageError(
+            f'--version={version}: the catalog has no such version of {name}: say what is new with --change, or add it with '
+            '`python -m export.bump`')
     entry = versions.get(version, {})
     companion = preprocessor or entry.get('preprocessor') or self._usual_preprocessor(versions)
     companion_name, _, companion_version = companion.partition('/')
     history = {v: e['changes'] for v, e in sorted(versions.items()) if v < version}
-    if not changes and versions and version not in versions:
-      raise errors.UsageError(f'--version={version}: the catalog has no such version of {name}: say what is new with --change')
     history[version] = changes or entry.get('changes') or ['Initial release.']
     return EncoderRelease(
-        publisher=publisher, name=name, version=version, changes=history, language=model['language'],
-        dataset=tuple(model.get('dataset', ())), interface=interface or entry.get('interface', 'dict'),
+        publisher=publisher, name=name, version=version, changes=history, breaking=_breaking(versions, version),
+        language=model['language'], dataset=tuple(model.get('dataset', ())),
+        interface=interface or entry.get('interface', 'dict'),
         preprocessor=self._preprocessor(publisher, companion_name, int(companion_version)))
 
-  def _usual_preprocessor(self, versions: dict[int, Any]) -> str:
-    versions = versions or self._content['encoders']['albert_en_large']['versions']
+  def _usual_preprocessor(self, versions: Mapping[int, Any]) -> str:
+    # Of a model that the catalog lacks: as the first one in it.
+    versions = versions or next(iter(self._content['encoders'].values()))['versions']
     return versions[max(versions)]['preprocessor']
 
   def _preprocessor(self, publisher: str, name: str, version: int) -> Release:
     model = self._content['preprocessors'].get(name, {'language': 'en', 'versions': {}})
     history = {v: e['changes'] for v, e in sorted(model['versions'].items()) if v <= version}
     history.setdefault(version, ['Initial release.'])
-    return Release(publisher=publisher, name=name, version=version, changes=history, language=model['language'])
+    return Release(publisher=publisher, name=name, version=version, changes=history,
+                   breaking=_breaking(model['versions'], version), language=model['language'])
+
+  def with_version(self, name: str, entry: Mapping[str, Any]) -> tuple[int, str]:
+    """The catalog with one more version of an encoder.
+
+    Args:
+      name: of an encoder in the catalog.
+      entry: what the catalog is to say of it.
+
+    Returns:
+      The version, and the file's new text: the old one with the new lines in it.
+
+    Raises:
+      CatalogError: the file is written such that a version cannot be added by itself, or the entry does not fit in.
+    """
+    text = self._path.read_text(encoding='utf-8')
+    versions, line = _node(ruamel.yaml.YAML(typ='safe', pure=True).compose(text), ('encoders', name, 'versions'))
+    version = max(self._content['encoders'][name]['versions']) + 1
+    rendered = io.StringIO()
+    dump = ruamel.yaml.YAML()
+    dump.indent(mapping=2, sequence=4, offset=2)
+    dump.width = 1 << 20
+    dump.dump({version: dict(entry)}, rendered)
+    # A mapping ends where the next thing begins: comments and blank lines before that are the next thing's.
+    before = text[:versions.end_mark.index].splitlines(keepends=True)
+    while not before[-1].strip() or before[-1].lstrip().startswith('#'):
+      del before[-1]
+    head = ''.join(before)
+    indent = ' ' * versions.start_mark.column
+    added = ''.join(indent + line for line in rendered.getvalue().splitlines(keepends=True))
+    new = head + ('' if head.endswith('\n') else '\n') + added + text[len(head):]
+    expected = json.loads(json.dumps(self._content))
+    expected['encoders'][name]['versions'][str(version)] = json.loads(json.dumps(entry))
+    try:
+      got = _checked(new, self._path)
+    except errors.CatalogError:
+      got = {}
+    if json.loads(json.dumps(got)) != expected:
+      raise errors.CatalogError(
+          f'{self._path}:{line}: a version cannot be added to {name} by itself: write its versions out, one '
+          'below the other')
+    return version, new
+
+  def write(self, text: str) -> None:
+    """Replaces the file.
+
+    Raises:
+      CatalogError: it cannot be written; it is as it was.
+    """
+    path = pathlib.Path(os.path.realpath(self._path))
+    temporary = None
+    try:
+      with tempfile.NamedTemporaryFile('w', encoding='utf-8', dir=path.parent, prefix=f'.{path.name}-', delete=False) as file:
+        temporary = pathlib.Path(file.name)
+        file.write(text)
+      os.chmod(temporary, path.stat().st_mode & 0o777)
+      temporary.replace(path)
+    except BaseException as e:
+      if temporary is not None:
+        temporary.unlink(missing_ok=True)
+      if isinstance(e, OSError):
+        raise errors.CatalogError(f'cannot write {self._path} ({e.strerror}): give another --catalog') from e
+      raise
+
+
+def _breaking(versions: Mapping[int, Any], newest: int) -> frozenset[int]:
+  return frozenset(v for v, entry in versions.items() if v <= newest and entry.get('breaking'))
+
+
+def _checked(text: str, path: pathlib.Path) -> dict[str, Any]:
+  """Parses a catalog and checks everything about it."""
+  try:
+    parser = ruamel.yaml.YAML(typ='safe', pure=True)
+    root = parser.compose(text)
+    content = parser.load(text)
+    # YAML's keys may be anything, JSON's are strings.
+    plain = json.loads(json.dumps(content))
+  except ruamel.yaml.error.MarkedYAMLError as e:
+    mark = e.problem_mark or e.context_mark
+    line = f':{mark.line + 1}' if mark else ''
+    raise errors.CatalogError(f'{path}{line}: {e.problem or e.context}: mend the catalog') from e
+  except (ruamel.yaml.error.YAMLError, ValueError, TypeError, RecursionError) as e:
+    raise errors.CatalogError(f'{path}: this is no catalog ({str(e) or type(e).__name__}): mend it') from e
+  schema = json.loads((assets_dir.PATH / 'catalog.schema.json').read_text(encoding='utf-8'))
+  fault = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(plain))
+  faults = [(_place(fault), fault.message)] if fault else list(_faults(content))
+  for place, message in faults[:1]:
+    where = '.'.join(map(str, place)) or 'the whole'
+    raise errors.CatalogError(f'{path}:{_node(root, place)[1]}: {where}: {message}: mend the catalog')
+  return content
+
+
+def _faults(content: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], str]]:
+  """What a schema cannot say: the place of a fault, and what it is."""
+  for kind in ('encoders', 'preprocessors'):
+    for name, model in content[kind].items():
+      numbers = list(model['versions'])
+      for expected, number in enumerate(numbers, start=1):
+        if not isinstance(number, int):
+          yield (kind, name, 'versions', number), f'version {number!r} is no number'
+        elif number != expected:
+          yield (kind, name, 'versions', number), f'version {number} stands where version {expected} should'
+  for name in content['encoders']:
+    if name in content['preprocessors']:
+      yield ('preprocessors', name), 'there is an encoder of this name'
+  for name, model in content['preprocessors'].items():
+    for number in model['versions']:
+      if number not in PREPROCESSOR_VERSIONS:
+        yield (('preprocessors', name, 'versions', number),
+               f'there are versions {", ".join(map(str, PREPROCESSOR_VERSIONS))} of the preprocessor\'s contract')
+  for name, model in content['encoders'].items():
+    for number, entry in model['versions'].items():
+      companion, _, version = entry['preprocessor'].partition('/')
+      if int(version) not in content['preprocessors'].get(companion, {'versions': {}})['versions']:
+        yield ('encoders', name, 'versions', number, 'preprocessor'), f'the catalog has no preprocessor {entry["preprocessor"]}'
+
+
+def _place(fault: jsonschema.ValidationError) -> tuple[Any, ...]:
+  """Where a fault is: of a key that should not be there, at the key, and not at what it is in."""
+  key: tuple[Any, ...] = ()
+  if fault.validator == 'additionalProperties' and isinstance(fault.schema, Mapping):
+    key = tuple(name for name in dict(fault.instance) if name not in fault.schema['properties'])[:1]
+  elif 'propertyNames' in fault.absolute_schema_path:
+    key = (fault.instance,)
+  return (*fault.absolute_path, *key)
+
+
+def _node(root: Any, place: tuple[Any, ...]) -> tuple[Any, int]:
+  """The node of a document at a place, or what is nearest above it (a missing key has none); and its line, from 1."""
+  node, line = root, 1
+  for step in place:
+    if isinstance(node, ruamel.yaml.nodes.MappingNode):
+      found = [(value, key.start_mark.line) for key, value in node.value if key.value == str(step)]
+    elif isinstance(node, ruamel.yaml.nodes.SequenceNode):
+      found = [(value, value.start_mark.line) for value in node.value[step:step + 1]]
+    else:
+      found = []
+    if not found:
+      break
+    node, line = found[-1][0], found[-1][1] + 1  # what an alias stands for is elsewhere: its key is here
+  return node, line

@@ -1,10 +1,13 @@
-"""The catalog tells what the flags leave open, and a broken one is refused with its place."""
+"""The catalog tells what the flags leave open, a broken one is refused with the line, and a bump adds what it should and no more."""
+
+import difflib
 
 import pytest
 
 from converters import errors
-from export import assets_dir
 from export import catalog as catalog_lib
+
+TEXT = catalog_lib.PATH.read_text(encoding='utf-8')
 
 
 @pytest.fixture(scope='module')
@@ -20,8 +23,16 @@ def test_published_history(catalog, size):
   assert [r.interface for r in releases] == ['list', 'dict', 'dict']
   assert [r.preprocessor.path for r in releases] == [f'tensorflow/albert_en_preprocess/{v}' for v in (1, 1, 3)]
   assert [sorted(r.changes) for r in releases] == [[1], [1, 2], [1, 2, 3]]
+  assert [set(r.breaking) for r in releases] == [set(), {2}, {2}]
   assert releases[1].path == f'tensorflow/{name}/2'
   assert catalog.newest_version(name) == 3
+
+
+def test_it_holds_the_collection_the_preprocessors_and_the_demo(catalog):
+  assert (catalog.publisher, catalog.collection.name) == ('tensorflow', 'albert')
+  for name in ('albert_en_preprocess', 'albert_en_demo_preprocess'):
+    assert [p for p in catalog.preprocessors if p.startswith(name + '/')] == [f'{name}/{version}' for version in (1, 2, 3)]
+  assert catalog.newest_version('albert_en_demo') == 3 and catalog.source('albert_en_demo') is None
 
 
 def test_flags_come_before_the_catalog(catalog):
@@ -37,24 +48,117 @@ def test_a_model_that_the_catalog_lacks(catalog):
   assert release.changes == {1: ['Initial release.']}
 
 
-def test_a_new_version_of_a_known_model_needs_a_change(catalog):
+def test_a_version_is_in_the_catalog_or_the_next(catalog):
   with pytest.raises(errors.UsageError, match='--version=4: the catalog has no such version of albert_en_large.*--change'):
     catalog.encoder('albert_en_large', 4)
   assert catalog.encoder('albert_en_large', 4, changes=['Retrained.']).changes[4] == ['Retrained.']
+  with pytest.raises(errors.UsageError, match='--version=5: the newest version of albert_en_large in the catalog is 3: give --version=4'):
+    catalog.encoder('albert_en_large', 5, changes=['Retrained.'])
 
 
+# What is replaced by what, a text on the line of the broken file that the error is to name, and what it is to say.
 BROKEN = {
-    'no YAML': (lambda t: t + '\n  - [', 'cannot read '),
-    'no publisher': (lambda t: t.replace('publisher:', 'editor:'), 'publisher'),
-    'unknown interface': (lambda t: t.replace('        interface: dict', '        interface: tuple', 1), r'interface: .*tuple'),
-    'preprocessor without version': (lambda t: t.replace('albert_en_preprocess/1', 'albert_en_preprocess', 1), r'preprocessor: '),
+    'no YAML': ('albert_base/3', 'albert_base/3: 3', 'albert_base/3: 3', 'mapping values are not allowed'),
+    'no publisher': ('publisher: tensorflow', 'editor: tensorflow', '# What is published', 'publisher'),
+    'no collection': ('collection:', 'collections:', '# What is published', 'collection'),
+    'unknown interface': ('interface: list', 'interface: tuple', 'interface: tuple', "'tuple' is not one of"),
+    'preprocessor without version': ('albert_en_preprocess/1', 'albert_en_preprocess', 'preprocessor: albert_en_preprocess\n', 'preprocessor: '),
+    'unknown preprocessor': ('albert_en_preprocess/1', 'albert_en_preprocess/9', 'albert_en_preprocess/9', 'no preprocessor albert_en_preprocess/9'),
+    'no language': ('    language: en', '', '  albert_en_base:', 'language'),
+    'unknown key': ('    language: en', '    language: en\n    tongue: en', 'tongue', "'tongue' was unexpected"),
+    'a model twice': ('  albert_en_large:', '  albert_en_base: # again', '# again', 'duplicate key "albert_en_base"'),
+    'a version twice': ('      2: *encoder_2', '      1: *encoder_2', '1: *encoder_2', 'duplicate key "1"'),
+    'a gap': ('      2: *encoder_2\n      3: *encoder_3', '      3: *encoder_3 # here', '# here', 'version 3 stands where version 2 should'),
+    'no version 1': ('      1: *encoder_1\n      2: *encoder_2', '      2: *encoder_2 # here', '# here', 'version 2 stands where version 1 should'),
+    'another order': ('      1: *encoder_1\n      2: *encoder_2', '      2: *encoder_2\n      1: *encoder_1', '2: *encoder_2',
+                      'version 2 stands where version 1 should'),
+    'version 2.0': ('      2: *encoder_2', '      2.0: *encoder_2', '2.0', "'2.0' does not match"),
+    'version "2"': ('      2: *encoder_2', '      "2": *encoder_2', '"2"', "version '2' is no number"),
+    'version 0': ('      2: *encoder_2', '      0: *encoder_2', '0: *encoder_2', "'0' does not match"),
+    'a preprocessor nobody can make': ('      3: *preprocessor_3', '      3: *preprocessor_3\n      4: *preprocessor_3', '4: *preprocessor_3',
+                                       'there are versions 1, 2, 3'),
+    'one name for two': ('  albert_en_demo_preprocess:', '  albert_en_demo: # too', '# too', 'there is an encoder of this name'),
+    'changes that are none': ('          - Initial release.', '          - ""', '- ""', 'changes'),
+    'a change of two lines': ('          - Initial release.', '          - "a\\nb"', '"a\\nb"', 'changes'),
+    'an unknown alias': ('*encoder_2', '*encoder_9', '*encoder_9', 'undefined alias'),
 }
 
 
 @pytest.mark.parametrize('fault', BROKEN)
-def test_broken_catalog_is_refused(tmp_path, fault):
-  edit, message = BROKEN[fault]
+def test_broken_catalog_is_refused_with_the_line(tmp_path, fault):
+  old, new, place, message = BROKEN[fault]
+  broken = TEXT.replace(old, new, 1)
+  assert broken != TEXT
   path = tmp_path / 'catalog.yaml'
-  path.write_text(edit((assets_dir.PATH / 'catalog.yaml').read_text()))
-  with pytest.raises(errors.CatalogError, match=f'{message}.*mend the catalog'):
+  path.write_text(broken)
+  line = next(number for number, text in enumerate(broken.splitlines(keepends=True), start=1) if place in text)
+  with pytest.raises(errors.CatalogError) as raised:
     catalog_lib.Catalog(path)
+  text = str(raised.value)
+  assert text.startswith(f'{path}:{line}: ') and message in text and text.endswith('mend the catalog'), text
+
+
+@pytest.mark.parametrize('content', ['', '- 1', '1', 'x: &a [*a]', 'x: \x07', '[' * 5000, '? [1, 2]\n: 3', 'x: !!python/object:os.system y'])
+def test_what_is_no_catalog_is_one_line(tmp_path, content):
+  path = tmp_path / 'catalog.yaml'
+  path.write_text(content)
+  with pytest.raises(errors.CatalogError, match=f'^{path}'):
+    catalog_lib.Catalog(path)
+
+
+def test_a_missing_catalog_names_the_flag(tmp_path):
+  with pytest.raises(errors.CatalogError, match='cannot read .*--catalog'):
+    catalog_lib.Catalog(tmp_path)
+
+
+ENTRY = {'interface': 'dict', 'preprocessor': 'albert_en_preprocess/3', 'changes': ['One: with "signs", # and more.', 'yes', 'x' * 300, 'ünï']}
+
+
+@pytest.mark.parametrize('name', ['albert_en_base', 'albert_en_large', 'albert_en_xxlarge', 'albert_en_demo'])
+def test_a_new_version_adds_lines_and_changes_none(tmp_path, name):
+  path = tmp_path / 'catalog.yaml'
+  path.write_text(TEXT)
+  catalog = catalog_lib.Catalog(path)
+  version, text = catalog.with_version(name, ENTRY)
+  catalog.write(text)
+  assert version == 4
+  changed = [line for line in difflib.ndiff(TEXT.splitlines(), text.splitlines()) if line[0] in '+-?']
+  assert len(changed) == 8 and all(line.startswith('+ ') for line in changed)
+  again = catalog_lib.Catalog(path)
+  assert again.entry(name, 4) == ENTRY and again.newest_version(name) == 4
+  assert [again.newest_version(n) for n in again.encoders if n != name] == [3] * 4
+  assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('edit', [
+    lambda t: t.replace('    versions:\n      1: *encoder_1\n      2: *encoder_2\n      3: *encoder_3\n',
+                        '    versions: {1: *encoder_1, 2: *encoder_2, 3: *encoder_3}\n', 1),
+    lambda t: t.replace('    versions:\n      1: &encoder_1', '    versions: &all\n      1: &encoder_1', 1).replace(
+        '    versions:\n      1: *encoder_1\n      2: *encoder_2\n      3: *encoder_3\n', '    versions: *all\n', 1),
+], ids=['in one line', 'shared'])
+def test_versions_that_cannot_be_added_to_by_themselves(tmp_path, edit):
+  path = tmp_path / 'catalog.yaml'
+  path.write_text(edit(TEXT))
+  assert path.read_text() != TEXT
+  with pytest.raises(errors.CatalogError, match='cannot be added to albert_en_large by itself'):
+    catalog_lib.Catalog(path).with_version('albert_en_large', ENTRY)
+
+
+def test_a_catalog_without_a_last_line_feed(tmp_path):
+  path = tmp_path / 'catalog.yaml'
+  encoders, preprocessors = TEXT[TEXT.index('encoders:'):TEXT.index('preprocessors:')], TEXT[TEXT.index('preprocessors:'):]
+  path.write_text(TEXT[:TEXT.index('encoders:')] + preprocessors + encoders.rstrip())
+  assert catalog_lib.Catalog(path).with_version('albert_en_demo', ENTRY)[0] == 4
+
+
+def test_a_catalog_that_cannot_be_written_stays(tmp_path, monkeypatch):
+  path = tmp_path / 'catalog.yaml'
+  path.write_text(TEXT)
+  catalog = catalog_lib.Catalog(path)
+
+  def full(self, target):
+    raise OSError(28, 'No space left on device')
+  monkeypatch.setattr('pathlib.Path.replace', full)
+  with pytest.raises(errors.CatalogError, match='cannot write .*No space left'):
+    catalog.write('other')
+  assert path.read_text() == TEXT and list(tmp_path.iterdir()) == [path]
