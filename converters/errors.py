@@ -41,6 +41,10 @@ class IntegrityError(AlbertHubError):
   """A published release is not what its record says."""
 
 
+class CompatibilityError(AlbertHubError):
+  """A new version is not what users of the one before it rely on."""
+
+
 class GoldenError(AlbertHubError):
   """A golden file is broken, or of something else."""
 

@@ -144,13 +144,25 @@ def check(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str,
     raise errors.GoldenError(f'the golden file of {golden["source"]} is broken ({type(e).__name__}: {e}): {_RECORD_AGAIN}') from e
 
 
-def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, parity.Distance]:
+def outputs(release: pathlib.Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """What a published encoder computes for the inputs of golden files.
+
+  Args:
+    release: its directory.
+    record: its record.
+
+  Returns:
+    Tables by output name: what is by position without padding, and logits of some words.
+  """
   batch = _batch(config_lib.parse(record['config']))
-  if golden['inputs'] != _inputs(batch):
-    raise errors.GoldenError(f'stale inputs in the golden file of {golden["source"]}: {_RECORD_AGAIN}')
   exported = exported_lib.Exported(release, record['interface'])
-  signatures = ['tokens', *record['heads']]
-  ours = _kept(exported.outputs(batch, signatures), batch)
+  return _kept(exported.outputs(batch, ['tokens', *record['heads']]), batch)
+
+
+def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, parity.Distance]:
+  if golden['inputs'] != _inputs(_batch(config_lib.parse(record['config']))):
+    raise errors.GoldenError(f'stale inputs in the golden file of {golden["source"]}: {_RECORD_AGAIN}')
+  ours = outputs(release, record)
   faults, distances = [], {}
   for name, value in ours.items():
     if name not in golden['outputs']:

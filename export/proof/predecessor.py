@@ -1,0 +1,54 @@
+"""A new version of a model against the one before it: whether it computes the same, for who replaces one by the other."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from export.proof import golden
+from export.proof import parity
+from export.proof import token_parity
+
+
+def encoder_differences(old: pathlib.Path, old_record: Mapping[str, Any], new: pathlib.Path,
+                        new_record: Mapping[str, Any]) -> list[str]:
+  """Runs two versions of an encoder on the inputs of golden files.
+
+  They may be as far apart as their certificates let each of them be from the float64 computation, together.
+
+  Args:
+    old, new: their directories.
+    old_record, new_record: of each: `config`, `interface`, `heads` and the `outputs` of its `certificate`.
+
+  Returns:
+    The outputs that differ by more, one line each.
+  """
+  sizes = {key: (value, new_record['config'].get(key)) for key, value in old_record['config'].items()
+           if key.endswith('_size') or key.startswith(('num_', 'max_'))}
+  if found := [f'{key} is {new_size} instead of {old_size}' for key, (old_size, new_size) in sizes.items() if old_size != new_size]:
+    return found
+  before, after = golden.outputs(old, old_record), golden.outputs(new, new_record)
+  for name in before.keys() & after.keys():
+    checks = [record['certificate']['outputs'][name]['allowed'] for record in (old_record, new_record)]
+    allowed = parity.Distance(*(sum(check[figure] for check in checks) for figure in ('rms', 'largest')))
+    distance = parity.distance(after[name], before[name])
+    if not distance.within(allowed):
+      found.append(f'{name} is {distance} from what it was, more than {allowed}')
+  return sorted(found)
+
+
+def preprocessor_differences(old: pathlib.Path, new: pathlib.Path) -> list[str]:
+  """Runs two versions of a preprocessor on awkward texts.
+
+  Returns:
+    What differs, one line each: special tokens that changed or are gone, and the first text that has other ids.
+  """
+  before, after = token_parity.Preprocessor(old), token_parity.Preprocessor(new)
+  tokens = after.special_tokens()
+  found = [f'{name} is {tokens[name]} instead of {value}' for name, value in before.special_tokens().items()
+           if name in tokens and tokens[name] != value]
+  texts = token_parity.TEXTS
+  for text, one, other in zip(texts, before.ids(texts), after.ids(texts), strict=True):
+    if one != other:
+      found.append(f'the ids of {text[:40]!r} are {other[:8]} instead of {one[:8]}')
+      break
+  return found
