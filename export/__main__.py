@@ -4,11 +4,11 @@
   python -m export --source=albert_large.tar.gz --model=albert_en_large --version=3 --export_root=dist
 
 Published below --export_root: PUBLISHER/MODEL/VERSION, a SavedModel; VERSION.tar.gz, .md and .release.json beside it;
-and the same four for the preprocessor that goes with it.
+and the same four for the preprocessor that goes with it. The card of the collection, PUBLISHER/collections/NAME/1.md, lists what
+the root holds.
 """
 
 import pathlib
-import re
 import typing
 
 from absl import flags
@@ -16,12 +16,15 @@ from absl import flags
 from converters import errors
 from converters import source as source_lib
 from export import catalog as catalog_lib
+from export import collection
 from export import command_line
 from export import console as console_lib
-from export import integrity
+from export import plan
 from export import publish
 from export import report as report_lib
 from export import request as request_lib
+from export import signature
+from export import tree as tree_lib
 
 if typing.TYPE_CHECKING:
   from export import release as release_lib
@@ -31,8 +34,10 @@ _SOURCE = flags.DEFINE_string(
     'Default: the handle that the catalog has for --model.')
 _MODEL = flags.DEFINE_string('model', None, 'Name to publish under, as albert_en_large. The catalog may lack it.')
 _VERSION = flags.DEFINE_integer(
-    'version', None, 'Version to publish. Default: the newest one in the catalog, or 1 for a model that it lacks.')
-_EXPORT_ROOT = flags.DEFINE_string('export_root', 'dist', 'Root of the release tree; made if need be.')
+    'version', None, 'Version to publish: one in the catalog, or the next, and higher than all in --export_root. Default: the '
+    'newest one in the catalog; for a model that it lacks, the next in --export_root.')
+_EXPORT_ROOT = flags.DEFINE_string(
+    'export_root', 'dist', 'Root of the release tree; made if need be. A directory, or what tf.io.gfile knows (gs://bucket/models).')
 _PUBLISHER = flags.DEFINE_string('publisher', None, 'First part of the published path. Default: the catalog\'s.')
 _IO = flags.DEFINE_enum(
     'io', None, ['dict', 'list'], 'How the encoder is called: with a dict of tensors, or with a list of three as in '
@@ -47,64 +52,76 @@ _SOP = flags.DEFINE_bool('sop', None, 'Include the sentence order head. Default:
 _ALBERT_CONFIG = flags.DEFINE_string(
     'albert_config', None, 'A file to read instead of the source\'s assets/albert_config.json, which some early modules lack.')
 
+_BREAKING = flags.DEFINE_bool(
+    'breaking', False, 'Publish it even if it breaks what users of the version before in --export_root rely on. The card says so.')
+_SIGN_KEY = flags.DEFINE_string(
+    'sign_key', None, 'A file with an elliptic curve key in PEM: an OpenSSF model signature is put beside the archive.')
+_CATALOG = flags.DEFINE_string('catalog', str(catalog_lib.PATH), 'The catalog of models and versions.')
+_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Check everything that can be checked without the weights, say what would be '
+                             'published, and publish nothing.')
 _REPORT = flags.DEFINE_string('report', None, 'An HTML file to write, with the proof as a page for people.')
-
-_NAME = re.compile(r'[a-z0-9][a-z0-9_-]{0,99}')
 
 
 def main() -> None:
-  catalog = catalog_lib.Catalog()
-  model = _checked_name('--model', _MODEL.value)
-  publisher = _checked_name('--publisher', _PUBLISHER.value) if _PUBLISHER.value is not None else None
-  version = _VERSION.value if _VERSION.value is not None else catalog.newest_version(model) or 1
-  if version < 1:
-    raise errors.UsageError(f'--version={version}: versions are 1, 2, 3 and so on')
-  if _PREPROCESSOR.value is not None and not re.fullmatch(_NAME.pattern + '/[1-9][0-9]*', _PREPROCESSOR.value):
-    raise errors.UsageError(f'--preprocessor={_PREPROCESSOR.value}: give NAME/VERSION, as albert_en_preprocess/3')
-  source = _SOURCE.value or catalog.source(model)
-  if not source:
-    raise errors.UsageError(f'no --source, and the catalog has none for {model}: give a directory, a .tar.gz or a handle')
-  release = catalog.encoder(
-      model, version, publisher=publisher, interface=_IO.value, preprocessor=_PREPROCESSOR.value, changes=_CHANGE.value)
-
-  if not _EXPORT_ROOT.value:
-    raise errors.UsageError('--export_root= is empty: give a directory')
-  request = request_lib.Request(
-      release, source, pathlib.Path(_EXPORT_ROOT.value), _ALBERT_CONFIG.value, _MLM.value, _SOP.value)
+  catalog = catalog_lib.Catalog(pathlib.Path(_CATALOG.value))
+  request = _request(catalog)
   report = command_line.report_path(_REPORT.value)
-  publish.check_free(request.export_root, release.path)
-  source_lib.check_handle(source)
+  release = request.release
+  tree = tree_lib.at(request.export_root)
+  publish.check_next(tree.root, release.path, tree.versions(release.model))
+  source_lib.check_handle(request.source)
+  if request.sign_key is not None:
+    signature.check_private_key(request.sign_key)
   console = console_lib.Console()
-  console.line(f'{release.path} from {source}')
+  console.line(f'{release.path} from {request.source}')
+  if _DRY_RUN.value:
+    plan.show(request, tree, console)
+    return
   with console.step('import TensorFlow'):  # takes seconds: only now that the flags are in order
     from export import release as release_lib
   outcome = release_lib.run(request, console)
   command_line.finish()
-  _summarize(console, request.export_root, outcome)
+  _summarize(console, tree, request, outcome)
   if report:
-    report_lib.write(integrity.read_record(request.export_root / release.path), report)
+    report_lib.write(collection.read_record(tree, release.path), report)
     console.line(f'\nReport: {report}')
 
 
-def _checked_name(flag: str, value: str | None) -> str:
-  if not value or not _NAME.fullmatch(value):
-    raise errors.UsageError(f'{flag}={value or ""}: give a name of a-z, 0-9, _ and -, as albert_en_large')
-  return value
+def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
+  model = command_line.check_name('--model', _MODEL.value)
+  publisher = catalog.publisher if _PUBLISHER.value is None else command_line.check_name('--publisher', _PUBLISHER.value)
+  if not _EXPORT_ROOT.value:
+    raise errors.UsageError('--export_root= is empty: give a directory')
+  if _VERSION.value is not None and not command_line.VERSION.fullmatch(str(_VERSION.value)):
+    raise errors.UsageError(f'--version={_VERSION.value}: versions are 1, 2, 3 and so on')
+  newest = max(tree_lib.at(_EXPORT_ROOT.value).versions(f'{publisher}/{model}'), default=0)
+  version = _VERSION.value or catalog.newest_version(model) or newest + 1
+  if catalog.newest_version(model) is None and newest and version > newest + 1:
+    raise errors.UsageError(f'--version={version}: {publisher}/{model}/{newest} is the newest in {_EXPORT_ROOT.value}: give '
+                            f'--version={newest + 1}')
+  command_line.check_preprocessor(_PREPROCESSOR.value)
+  source = _SOURCE.value or catalog.source(model)
+  if not source:
+    raise errors.UsageError(f'no --source, and the catalog has none for {model}: give a directory, a .tar.gz or a handle')
+  if _CHANGE.value and not all(change.strip() for change in _CHANGE.value):
+    raise errors.UsageError('--change= is empty: say what is new')
+  release = catalog.encoder(
+      model, version, publisher=publisher, interface=_IO.value, preprocessor=_PREPROCESSOR.value,
+      changes=[' '.join(change.split()) for change in _CHANGE.value or []])
+  return request_lib.Request(
+      release, source, _EXPORT_ROOT.value, _ALBERT_CONFIG.value, _MLM.value, _SOP.value, _BREAKING.value,
+      pathlib.Path(_SIGN_KEY.value) if _SIGN_KEY.value is not None else None, catalog.collection)
 
 
-def _summarize(console: console_lib.Console, export_root: pathlib.Path, outcome: 'release_lib.Outcome') -> None:
-  def size(path: pathlib.Path) -> str:
-    files = [path] if path.is_file() else [f for f in path.rglob('*') if f.is_file()]
-    count = sum(f.stat().st_size for f in files)
-    return f'{count / 1e6:,.2f} MB' if count >= 1e5 else f'{count / 1e3:,.1f} kB'
-
-  paths = []
-  for published in outcome.published:
-    model = export_root / published
-    paths += [model, *sorted(p for p in model.parent.glob(f'{model.name}.*'))]
-  console.table('Published', ['path', 'size'], [[str(p), size(p)] for p in paths])
+def _summarize(console: console_lib.Console, tree: tree_lib.Tree, request: request_lib.Request,
+               outcome: 'release_lib.Outcome') -> None:
+  paths = [path for release in outcome.published for path in (release, *tree.beside(release))]
+  console.table('Published', ['path', 'size'], [[f'{tree.root}/{path}', console_lib.size(tree.size(path))] for path in paths])
   for kept in outcome.kept:
-    console.line(f'Kept, with the same bytes: {export_root / kept}')
+    unsigned = request.sign_key is not None and kept + publish.SIGNATURE not in tree.beside(kept)
+    console.line(f'Kept, with the same bytes: {tree.root}/{kept}' + (' (not signed)' if unsigned else ''))
+  for breaking in outcome.breaking:
+    console.line(f'Breaking: {breaking}')
   console.line(f'\n{outcome.parameters:,} parameters')
   console.certificate(outcome.certificate)
 

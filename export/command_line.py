@@ -6,6 +6,7 @@ Exit status 0: done. 1: refused or failed, with one `error:` line on standard er
 import logging as python_logging
 import os
 import pathlib
+import re
 import signal
 import sys
 import traceback
@@ -19,6 +20,10 @@ from absl import flags
 from absl import logging
 
 from converters import errors
+
+# What a publisher or a model may be called.
+NAME = re.compile(r'[a-z0-9][a-z0-9_-]{0,99}')
+VERSION = re.compile(r'[1-9][0-9]{0,8}')
 
 # Read by absl where flags are defined, and printed above them by --help: the file's path says less.
 if (_spec := sys.modules['__main__'].__spec__) is not None:
@@ -101,6 +106,19 @@ def report_path(value: str | None) -> pathlib.Path | None:
   if not value or path.is_dir() or not path.absolute().parent.is_dir() or not os.access(place, os.W_OK):
     raise errors.UsageError(f'--report={value}: give a file in a directory that exists and can be written to')
   return path
+
+
+def check_name(flag: str, value: str | None) -> str:
+  """Raises UsageError for what cannot be part of a published path."""
+  if not value or not NAME.fullmatch(value):
+    raise errors.UsageError(f'{flag}={value or ""}: give a name of a-z, 0-9, _ and -, as albert_en_large')
+  return value
+
+
+def check_preprocessor(value: str | None) -> None:
+  """Raises UsageError for a --preprocessor that is not NAME/VERSION; None is one that was not given."""
+  if value is not None and not re.fullmatch(f'{NAME.pattern}/{VERSION.pattern}', value):
+    raise errors.UsageError(f'--preprocessor={value}: give NAME/VERSION, as albert_en_preprocess/3')
 
 
 def finish() -> None:

@@ -20,6 +20,11 @@ if typing.TYPE_CHECKING:
 Advance = Callable[[int], None]
 
 
+def size(count: int) -> str:
+  """A number of bytes for people."""
+  return f'{count / 1e6:,.2f} MB' if count >= 1e5 else f'{count / 1e3:,.1f} kB'
+
+
 class _Console(rich.console.Console):
 
   def on_broken_pipe(self) -> None:
@@ -68,6 +73,12 @@ class Console:
       table.add_row(*row)
     self.line(f'\n{title}')
     self._console.print(table, soft_wrap=False)
+
+  def facts(self, title: str, rows: Iterable[tuple[str, str] | list[str]]) -> None:
+    """Prints names and what there is to say of them, both as long as they take."""
+    self.line(f'\n{title}')
+    for name, value in rows:
+      self.line(f'  {name:<44} {value}')
 
   def certificate(self, certificate: 'certificate_lib.Certificate') -> None:
     self.table('Distance to a float64 reference: root mean square, and at most', ['output', 'source', 'export', 'allowed'], [

@@ -14,10 +14,11 @@ from absl import flags
 
 from converters import errors
 from converters import source as source_lib
+from export import catalog
 from export import command_line
 from export import console as console_lib
 from export import integrity
-from export import request
+from export import tree
 
 _RECORD = flags.DEFINE_bool('record', False, 'Write --golden from --source.')
 _CHECK = flags.DEFINE_bool('check', False, 'Compare --release with --golden.')
@@ -38,7 +39,8 @@ def main() -> None:
   if _RECORD.value:
     _record(_given('--source', _SOURCE.value), path, console_lib.Console())
   else:
-    _check(pathlib.Path(_given('--release', _RELEASE.value)).resolve(), path, console_lib.Console())
+    with tree.release_at(_given('--release', _RELEASE.value)) as release:
+      _check(release, path, console_lib.Console())
 
 
 def _given(flag: str, value: str | None) -> str:
@@ -49,8 +51,8 @@ def _given(flag: str, value: str | None) -> str:
 
 def _record(handle: str, path: pathlib.Path, console: console_lib.Console) -> None:
   version = _PREPROCESSOR.value
-  if version is not None and version not in request.PREPROCESSOR_VERSIONS:
-    raise errors.UsageError(f'--preprocessor={version}: there are versions {", ".join(map(str, request.PREPROCESSOR_VERSIONS))}')
+  if version is not None and version not in catalog.PREPROCESSOR_VERSIONS:
+    raise errors.UsageError(f'--preprocessor={version}: there are versions {", ".join(map(str, catalog.PREPROCESSOR_VERSIONS))}')
   source_lib.check_handle(handle)
   from export.proof import golden as golden_lib
   with source_lib.open_source(handle, _ALBERT_CONFIG.value) as source, console.step(f'record {path}'):

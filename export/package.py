@@ -5,11 +5,18 @@ import hashlib
 import io
 import os
 import pathlib
+import re
 import tarfile
 from collections.abc import Callable
 from typing import Any
 
 from isal import igzip
+
+from converters import errors
+
+# What a SavedModel is made of (tensorflow.org/hub/hosting): a host refuses an archive with anything else in it.
+_DIRECTORIES = ('assets', 'assets.extra', 'variables')
+_FILE = re.compile(r'saved_model\.pb|fingerprint\.pb|keras_metadata\.pb|assets(\.extra)?/[^/]+|variables/variables\.(index|data-\d{5}-of-\d{5})')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +50,20 @@ def pack(directory: pathlib.Path, archive: pathlib.Path, progress: Callable[[int
 
   Returns:
     SHA-256, in hex, of the tar inside. Unlike the compressed bytes, it does not depend on the compressor.
+
+  Raises:
+    PublishError: there is something in the directory that no hub host takes.
   """
+  members = sorted([directory, *directory.rglob('*')])
+  for path in members:
+    name = path.relative_to(directory).as_posix()
+    if path.is_symlink() or not (path.is_dir() if path == directory or name in _DIRECTORIES else path.is_file() and _FILE.fullmatch(name)):
+      raise errors.PublishError(f'{name} in {directory} is nothing that the archive of a model may hold: leave it out of the SavedModel')
   with open(archive, 'xb') as raw, igzip.IGzipFile(
       filename='', fileobj=raw, mode='wb', compresslevel=1, mtime=0) as packed:
     tee = _Tee(packed, progress)
     with tarfile.open(fileobj=tee, mode='w|', format=tarfile.USTAR_FORMAT, bufsize=1 << 20) as tar:
-      for path in sorted([directory, *directory.rglob('*')]):
+      for path in members:
         tar.add(path, path.relative_to(directory).as_posix(), recursive=False, filter=_normalized)
   return tee.sha256.hexdigest()
 

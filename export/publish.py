@@ -8,27 +8,56 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
 import shutil
 import signal
 import tempfile
 import threading
+from collections.abc import Callable
 from collections.abc import Iterator
 
 from converters import errors
+from export import command_line
 from export import package
 
-# What stands beside the directory '2': '2.tar.gz', '2.md', '2.release.json'.
-COMPANIONS = ('.tar.gz', '.md', '.release.json')
+# What stands beside the directory '2'; the last two only if it was signed.
+ARCHIVE, CARD, RECORD, SIGNATURE, RECORD_SIGNATURE = '.tar.gz', '.md', '.release.json', '.sig', '.release.json.sig'
+COMPANIONS = (ARCHIVE, CARD, RECORD, SIGNATURE, RECORD_SIGNATURE)
 _STAGING = '.staging-'
 
 
-def check_free(root: pathlib.Path, release: str) -> None:
-  """Raises PublishError when a version, 'tensorflow/albert_en_large/2', is already in the tree.
+def check_next(root: str | pathlib.Path, release: str, versions: list[int]) -> None:
+  """Checks that a version can be published beside those there are.
 
   Files beside a directory that is not there do not count: a killed export left them, and the next one replaces them.
+
+  Args:
+    root: the export root, for the message.
+    release: 'tensorflow/albert_en_large/2'.
+    versions: the published ones of the model.
+
+  Raises:
+    PublishError: it exists.
+    UsageError: it is lower than one that is there.
   """
-  if (root / release).exists():
+  model, _, version = release.rpartition('/')
+  if int(version) in versions:
     raise errors.PublishError(f'{release} exists in {root}: a version is never changed, give the next one with --version')
+  if versions and int(version) < max(versions):
+    raise errors.UsageError(f'--version={version}: {model}/{max(versions)} is in {root} already: give a higher one')
+
+
+def entries(directory: pathlib.Path, pattern: re.Pattern[str]) -> list[str]:
+  """The names of the directories in a directory that match a pattern; none of one that is not there."""
+  try:
+    return [path.name for path in directory.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
+  except (FileNotFoundError, NotADirectoryError):
+    return []
+
+
+def versions(directory: pathlib.Path) -> list[int]:
+  """The published versions of a model, ascending."""
+  return sorted(map(int, entries(directory, command_line.VERSION)))
 
 
 @contextlib.contextmanager
@@ -72,15 +101,13 @@ def publish(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> li
     PublishError: a version exists, or exists with other bytes; nothing was moved.
   """
   with _locked(root):
-    check_free(root, releases[-1])
+    check_next(root, releases[-1], versions((root / releases[-1]).parent))
     fresh = [r for r in releases if not (root / r).exists()]
     for kept in (r for r in releases if r not in fresh):
-      if not _same(root / kept, staged / kept):
-        raise errors.PublishError(
-            f'{kept} exists in {root} with other bytes than this export gives it: name another one with --preprocessor')
+      check_same(kept, root, root / kept, staged / kept)
     for release in fresh:
       package.settle(staged / release)
-      for companion in _companions(staged / release):
+      for companion in companions(staged / release):
         os.chmod(companion, 0o644)
         package.sync(companion)
     with _uninterrupted():
@@ -95,7 +122,9 @@ def _move(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> None
     for release in releases:
       parent = (root / release).parent
       made = _make(parent) + made
-      for path in (*_companions(staged / release), staged / release):
+      for suffix in COMPANIONS:  # of an export that was killed half-way
+        (parent / f'{(staged / release).name}{suffix}').unlink(missing_ok=True)
+      for path in (*companions(staged / release), staged / release):
         target = parent / path.name
         path.replace(target)
         moved.append(target)
@@ -130,13 +159,51 @@ def _make(directory: pathlib.Path) -> list[pathlib.Path]:
   return made
 
 
-def _companions(release: pathlib.Path) -> list[pathlib.Path]:
-  return [release.with_name(release.name + suffix) for suffix in COMPANIONS]
+def companions(release: pathlib.Path) -> list[pathlib.Path]:
+  """What stands beside a release's directory."""
+  return [path for suffix in COMPANIONS if (path := release.with_name(release.name + suffix)).is_file()]
 
 
-def _same(published: pathlib.Path, staged: pathlib.Path) -> bool:
-  """Whether two releases hold the same model. What is said about it in card and record belongs to the first export."""
-  return package.digests(published) == package.digests(staged)
+def check_same(release: str, root: str | pathlib.Path, published: pathlib.Path, staged: pathlib.Path) -> None:
+  """Checks that a version that is kept holds the same model. What is said about it in card and record belongs to its first export.
+
+  Args:
+    release: 'tensorflow/albert_en_preprocess/1'.
+    root: the export root, for the message.
+    published, staged: the two directories.
+
+  Raises:
+    PublishError: it does not.
+  """
+  if package.digests(published) != package.digests(staged):
+    raise errors.PublishError(
+        f'{release} exists in {root} with other bytes than this export gives it: name another one with --preprocessor')
+
+
+def replace(root: pathlib.Path, name: str, text: Callable[[], str]) -> None:
+  """Writes a file of the tree that belongs to no release: the old text or the new one is there, never half of it.
+
+  Args:
+    root: the export root.
+    name: of the file, below it.
+    text: makes the content, while nobody publishes.
+
+  Raises:
+    PublishError: it cannot be written.
+  """
+  path = root / name
+  temporary = path.with_name(f'.{path.name}-{os.getpid()}')
+  with _locked(root):
+    content = text()
+    try:
+      _make(path.parent)
+      temporary.write_text(content, encoding='utf-8')
+      os.chmod(temporary, 0o644)
+      temporary.replace(path)
+    except OSError as e:
+      with contextlib.suppress(OSError):
+        temporary.unlink()
+      raise errors.PublishError(f'cannot write {path} ({e.strerror}): give another --export_root') from e
 
 
 def _lock(directory: pathlib.Path) -> int:

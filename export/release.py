@@ -15,6 +15,7 @@ from converters import errors
 from converters import source as source_lib
 from converters import weight_map
 from export import catalog as catalog_lib
+from export import collection
 from export import console as console_lib
 from export import encoder as encoder_lib
 from export import integrity
@@ -24,6 +25,9 @@ from export import preprocessing
 from export import publish
 from export import request as request_lib
 from export import saved_model
+from export import signature
+from export import succession
+from export import tree as tree_lib
 from export.proof import certificate as certificate_lib
 from export.proof import token_parity
 
@@ -41,11 +45,13 @@ class Outcome:
     kept: the companion, if it was there already.
     parameters: how many numbers the encoder and its heads hold.
     certificate: the parity figures.
+    breaking: what users of the versions before will miss.
   """
   published: list[str]
   kept: list[str]
   parameters: int
   certificate: certificate_lib.Certificate
+  breaking: list[str]
 
 
 def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
@@ -55,12 +61,14 @@ def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
     AlbertHubError: and nothing was published, nor is anything left behind.
   """
   release, companion = request.release, request.release.preprocessor
+  tree = tree_lib.at(request.export_root)
   with contextlib.ExitStack() as stack:
     with console.step('open the source'):
       source = stack.enter_context(source_lib.open_source(request.source, request.albert_config))
-    parts = _parts(request, source)
+    parts = request_lib.parts(request, source)
     examination = stack.enter_context(certificate_lib.examine(source, parts))
-    staged = stack.enter_context(publish.staging(request.export_root))
+    staged = stack.enter_context(tree.staging())
+    steps = [stack.enter_context(succession.of(tree, r, request.breaking)) for r in (companion, release)]
 
     # Saved first, and before any other function is made in this process: so the companion's bytes do not depend on the
     # encoder that it is published with.
@@ -77,43 +85,44 @@ def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
     del albert  # what is compared is what was written
     gc.collect()
 
+    for step, new in zip(steps, (companion, release), strict=True):
+      if step.old:
+        with console.step(f'compare with {step.short}'):
+          step.compare_interfaces(staged / new.path)
     with console.step('compare the tokens'):
       tokens = token_parity.check(staged / companion.path, source.sp_model, companion.version)
     certificate = examination.certify(staged / release.path, release.interface, console.step)
 
     keys = saved_model.checkpoint_keys(staged / release.path)
     ledger = [dataclasses.asdict(weight) | {'checkpoint_key': keys[weight.target]} for weight in weights]
-    facts = _encoder_facts(request, source, parts, ledger, certificate)
+    both = ((companion, _preprocessor_facts(companion, source, tokens)),
+            (release, _encoder_facts(request, source, parts, ledger, certificate)))
+    for step, (new, facts) in zip(steps, both, strict=True):
+      if step.old:
+        with console.step(f'run {step.short} beside it'):
+          step.compare_outputs(staged / new.path, facts)
+      facts['breaking'] = step.breaking
     size = sum(f.stat().st_size for f in staged.rglob('*') if f.is_file())
     with console.step('pack', total=size) as advance:
-      _package(staged, companion, _preprocessor_facts(companion, source, tokens), advance, 'preprocessor',
-               vocab_size=source.config.vocab_size, seq_length=preprocessing.DEFAULT_SEQ_LENGTH)
-      _package(staged, release, facts, advance, 'encoder', config=source.config, certificate=certificate,
-               heads=[p.value for p in weight_map.Part if p in parts], source_handle=facts['source']['handle'],
-               source_digest=source.digest,
-               parameters=_count(weight_map.rows(source.config, {weight_map.Part.ENCODER}), source))
+      for new, facts in both:
+        _package(staged, new, facts, advance)
+    if request.sign_key is not None:
+      with console.step('sign'):
+        for new, _ in both:
+          signature.sign(staged / new.path, request.sign_key)
     with console.step('verify'):
       for path in (companion.path, release.path):
         integrity.check(staged / path, integrity.read_record(staged / path))
     with console.step('publish'):
-      published = publish.publish(request.export_root, staged, [companion.path, release.path])
+      published = tree.publish(staged, [companion.path, release.path])
+    if request.collection is not None:
+      try:
+        collection.write(tree, release.publisher, request.collection)
+      except errors.AlbertHubError as e:  # the release is published, and complete
+        console.line(f'The card of the collection is as it was: {e}')
   kept = [path for path in (companion.path, release.path) if path not in published]
-  return Outcome(published, kept, _count(rows, source), certificate)
-
-
-def _parts(request: request_lib.Request, source: source_lib.Source) -> frozenset[weight_map.Part]:
-  """Which pieces to export: what the source has, less what the flags leave out."""
-  wanted = {weight_map.Part.ENCODER}
-  for part, flag in ((weight_map.Part.MLM, request.mlm), (weight_map.Part.SOP, request.sop)):
-    if flag and part not in source.parts:
-      raise errors.SourceError(f'no {part.value} weights in {source.handle}, but --{part.value} asks for them: leave it out')
-    if flag is not False and part in source.parts and request.release.interface == 'dict':
-      if part not in source.provable:
-        raise errors.SourceError(
-            f'{part.value} weights, but no signature to compare them with, in {source.handle}: leave the head out with '
-            f'--no{part.value}')
-      wanted.add(part)
-  return frozenset(wanted)
+  return Outcome(published, kept, _count(rows, source), certificate,
+                 [difference for step in steps for difference in step.breaking])
 
 
 @contextlib.contextmanager
@@ -132,11 +141,13 @@ def _encoder_facts(request: request_lib.Request, source: source_lib.Source, part
                    ledger: list[dict[str, Any]], certificate: certificate_lib.Certificate) -> dict[str, Any]:
   release, companion = request.release, request.release.preprocessor
   return {
+      'kind': 'encoder',
       'interface': release.interface,
       'heads': [p.value for p in weight_map.Part if p in parts and p is not weight_map.Part.ENCODER],
       'preprocessor': companion.path,
       'changes': release.changes[release.version],
       'config': dataclasses.asdict(source.config),
+      'parameters': _count(weight_map.rows(source.config, {weight_map.Part.ENCODER}), source),
       # A path on this machine would tell nobody anything.
       'source': {'handle': request.source if '://' in request.source else None, 'digest': source.digest},
       'certificate': certificate.as_json(),
@@ -147,31 +158,30 @@ def _encoder_facts(request: request_lib.Request, source: source_lib.Source, part
 def _preprocessor_facts(release: catalog_lib.Release, source: source_lib.Source, tokens: int) -> dict[str, Any]:
   """Says nothing of the encoder: encoders of four sizes share a preprocessor."""
   return {
+      'kind': 'preprocessor',
       'changes': release.changes[release.version],
+      'vocab_size': source.config.vocab_size,
       'source': {'sp_model': {'name': source.sp_model_name, 'digest': source.sp_model_digest}},
       'certificate': {'tokens': {'values': tokens, 'different': 0}},
   }
 
 
-def _package(staged: pathlib.Path, release: catalog_lib.Release, facts: dict[str, Any], advance: console_lib.Advance,
-             kind: str, **card_facts: Any) -> None:
+def _package(staged: pathlib.Path, release: catalog_lib.Release, facts: dict[str, Any], advance: console_lib.Advance) -> None:
   """Writes archive, card and record beside a staged model."""
   model = staged / release.path
   beside = {suffix: model.with_name(model.name + suffix) for suffix in publish.COMPANIONS}
-  tar_sha256 = package.pack(model, beside['.tar.gz'], advance)
-  card = model_card.render(kind, release=release, asset_path=beside['.tar.gz'].name, **card_facts)
-  beside['.md'].write_text(card, encoding='utf-8')
-  outer = package.digests(model.parent)
+  tar_sha256 = package.pack(model, beside[publish.ARCHIVE], advance)
   record = {
       'release': release.path,
-      'kind': kind,
       **facts,
       'files': {name: dataclasses.asdict(d) for name, d in package.digests(model).items()},
-      'archive': {**dataclasses.asdict(outer[beside['.tar.gz'].name]), 'tar_sha256': tar_sha256},
-      'card': dataclasses.asdict(outer[beside['.md'].name]),
-      'libraries': _library_versions(),
+      'archive': {**dataclasses.asdict(package.digest(beside[publish.ARCHIVE])), 'tar_sha256': tar_sha256},
   }
-  beside['.release.json'].write_text(json.dumps(record, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+  card = model_card.render(facts['kind'], release=release, record=record, asset_path=beside[publish.ARCHIVE].name,
+                           seq_length=preprocessing.DEFAULT_SEQ_LENGTH)
+  beside[publish.CARD].write_text(card, encoding='utf-8')
+  record |= {'card': dataclasses.asdict(package.digest(beside[publish.CARD])), 'libraries': _library_versions()}
+  beside[publish.RECORD].write_text(json.dumps(record, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
 
 
 def _library_versions() -> dict[str, str]:

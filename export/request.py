@@ -1,13 +1,13 @@
 """What to release: the flags and the catalog's answers together, checked before any work is done."""
 
 import dataclasses
+import os
 import pathlib
 
 from converters import errors
+from converters import source as source_lib
+from converters import weight_map
 from export import catalog as catalog_lib
-
-# Of the published contract of albert_en_preprocess.
-PREPROCESSOR_VERSIONS = (1, 2, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,24 +20,49 @@ class Request:
     albert_config: a config file for a source without one.
     export_root: the root of the release tree.
     mlm, sop: whether to include a head; None for what the source has.
+    breaking: whether it may break what users of the version before rely on.
+    sign_key: a file with the key to sign with; None for no signature.
+    collection: what the models of the publisher are published together as.
 
   Raises:
     UsageError: the parts contradict each other.
   """
   release: catalog_lib.EncoderRelease
   source: str
-  export_root: pathlib.Path
+  export_root: str | os.PathLike[str]
   albert_config: str | None = None
   mlm: bool | None = None
   sop: bool | None = None
+  breaking: bool = False
+  sign_key: pathlib.Path | None = None
+  collection: catalog_lib.Collection | None = None
 
   def __post_init__(self) -> None:
     companion = self.release.preprocessor
-    if companion.version not in PREPROCESSOR_VERSIONS:
+    if companion.version not in catalog_lib.PREPROCESSOR_VERSIONS:
       raise errors.UsageError(
           f'preprocessor version {companion.version} in --preprocessor={companion.name}/{companion.version}: there are '
-          f'versions {", ".join(map(str, PREPROCESSOR_VERSIONS))}')
+          f'versions {", ".join(map(str, catalog_lib.PREPROCESSOR_VERSIONS))}')
     if companion.name == self.release.name:
       raise errors.UsageError(f'--model and --preprocessor are both {companion.name}: give them two names')
     if self.release.interface == 'list' and (self.mlm or self.sop):
       raise errors.UsageError('--mlm or --sop with the list interface: only --io=dict has heads')
+
+
+def parts(request: Request, source: source_lib.Source) -> frozenset[weight_map.Part]:
+  """Which pieces to export: what the source has, less what the flags leave out.
+
+  Raises:
+    SourceError: it lacks one that is asked for, or has nothing to compare one with.
+  """
+  wanted = {weight_map.Part.ENCODER}
+  for part, flag in ((weight_map.Part.MLM, request.mlm), (weight_map.Part.SOP, request.sop)):
+    if flag and part not in source.parts:
+      raise errors.SourceError(f'no {part.value} weights in {source.handle}, but --{part.value} asks for them: leave it out')
+    if flag is not False and part in source.parts and request.release.interface == 'dict':
+      if part not in source.provable:
+        raise errors.SourceError(
+            f'{part.value} weights, but no signature to compare them with, in {source.handle}: leave the head out with '
+            f'--no{part.value}')
+      wanted.add(part)
+  return frozenset(wanted)

@@ -2,7 +2,9 @@
 
   python -m export.verify --release=dist/tensorflow/albert_en_large/2
   python -m export.verify --release=dist/tensorflow/albert_en_large/2 --source=albert_large.tar.gz
+  python -m export.verify --release=gs://bucket/models/tensorflow/albert_en_large/2 --public_key=PUBLIC.pem
 
+With --public_key, also that the files and the record are those that were signed.
 With --source, also that the record is of that source, that every weight is the source's, and that the model computes what the
 source computes. Exit status 1 on any difference, with a line that names it.
 """
@@ -21,25 +23,40 @@ from export import command_line
 from export import console as console_lib
 from export import integrity
 from export import report as report_lib
+from export import signature
+from export import tree
 
 _RELEASE = flags.DEFINE_string('release', None, 'Directory of the published version, as dist/tensorflow/albert_en_large/2.')
 _SOURCE = flags.DEFINE_string(
     'source', None, 'What it was exported from: a directory, a .tar.gz, or a hub handle. Default: only what needs no source.')
 _ALBERT_CONFIG = flags.DEFINE_string(
     'albert_config', None, 'A file to read instead of the source\'s assets/albert_config.json, as in the export.')
+_PUBLIC_KEY = flags.DEFINE_string(
+    'public_key', None, 'A file with the public key, in PEM, of who signed the release: its signatures are checked first.')
 _REPORT = flags.DEFINE_string('report', None, 'An HTML file to write, with the record\'s proof as a page for people.')
 
 
 def main() -> None:
   if not _RELEASE.value:
     raise errors.UsageError('--release= is empty: give the directory of a published version')
-  release = pathlib.Path(_RELEASE.value).resolve()
   report = command_line.report_path(_REPORT.value)
-  console = console_lib.Console()
+  public_key = pathlib.Path(_PUBLIC_KEY.value) if _PUBLIC_KEY.value is not None else None
+  if public_key is not None:
+    signature.check_public_key(public_key)
+  with tree.release_at(_RELEASE.value) as release:
+    _verify(release, public_key, report, console_lib.Console())
+
+
+def _verify(release: pathlib.Path, public_key: pathlib.Path | None, report: pathlib.Path | None, console: console_lib.Console) -> None:
+  if public_key is not None:
+    with console.step('check the signatures'):
+      signature.verify(release, public_key)
   record = integrity.read_record(release)
   with console.step(f'check {record["release"]}'):
     weights = integrity.check(release, record)
   console.line(f'{len(record["files"])} files, archive, card and {weights} weights are as recorded')
+  if public_key is not None:
+    console.line(f'{record["release"]} is signed with {public_key}')
   if _SOURCE.value:
     source_lib.check_handle(_SOURCE.value)
     with source_lib.open_source(_SOURCE.value, _ALBERT_CONFIG.value) as source:

@@ -11,6 +11,8 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import pytest
 import tensorflow as tf
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import source as source_lib
@@ -26,6 +28,9 @@ from export.proof import expected
 # For MirroredStrategy: two devices on any machine. Only possible before TensorFlow's first operation.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+
+# Where the environment's commands are.
+BIN = os.path.dirname(sys.executable)
 
 TINY = tf1_module.Spec(**tf1_module.SIZES['tiny'])
 
@@ -70,9 +75,6 @@ def source(module):
     yield opened
 
 
-
-
-
 @dataclasses.dataclass
 class Ran:
   """Stands for `source_run.Run`: what a module's graph has given before."""
@@ -109,16 +111,18 @@ def theirs(module, ran):
 class Release:
   """Exports in this process: quick, and good for everything but comparing bytes."""
 
-  def __init__(self, root: pathlib.Path):
+  def __init__(self, root: pathlib.Path | str):
     self.root = root
     self.catalog = catalog_lib.Catalog()
 
-  def __call__(self, module, name='albert_en_tiny', version=2, mlm=None, sop=None, albert_config=None, **options):
+  def __call__(self, module, name='albert_en_tiny', version=2, mlm=None, sop=None, albert_config=None, breaking=False, sign_key=None,
+               **options):
     options.setdefault('preprocessor', 'albert_en_tiny_preprocess/3')
     request = request_lib.Request(
-        self.catalog.encoder(name, version, **options), str(module), self.root, albert_config, mlm, sop)
+        self.catalog.encoder(name, version, **options), str(module), self.root, albert_config, mlm, sop, breaking, sign_key,
+        self.catalog.collection)
     outcome = release_lib.run(request, console_lib.Console())
-    return self.root / request.release.path, outcome
+    return pathlib.Path(self.root) / request.release.path, outcome
 
 
 @pytest.fixture
@@ -135,6 +139,22 @@ def released(tmp_path_factory, module) -> Release:
 
 
 @pytest.fixture(scope='session')
+def keys(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
+  """A private key and its public half."""
+  return make_keys(tmp_path_factory.mktemp('keys'))
+
+
+@pytest.fixture(scope='session')
+def history(tmp_path_factory, module, keys) -> pathlib.Path:
+  """An export root with the demo's versions 1, 2 and 3 as the catalog has them, and all three preprocessors. Not to be changed."""
+  made = Release(tmp_path_factory.mktemp('history'))
+  for version in (1, 2, 3):
+    made(module, name='albert_en_demo', version=version, preprocessor=f'albert_en_demo_preprocess/{version}', breaking=version == 2,
+         sign_key=keys[0] if version == 3 else None)
+  return made.root
+
+
+@pytest.fixture(scope='session')
 def encoder_path(released) -> str:
   return str(released.root / 'tensorflow' / 'albert_en_tiny' / '2')
 
@@ -148,6 +168,16 @@ def preprocessor_path(released) -> str:
 def python_module():
   """The command line of `python -m NAME ...` in the environment that runs the tests."""
   return lambda name, *flags: [sys.executable, '-m', name, *map(str, flags)]
+
+
+def make_keys(directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+  private = ec.generate_private_key(ec.SECP256R1())
+  paths = directory / 'private.pem', directory / 'public.pem'
+  paths[0].write_bytes(private.private_bytes(
+      serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+  paths[1].write_bytes(private.public_key().public_bytes(
+      serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+  return paths
 
 
 def edit_graph(module: pathlib.Path, edit, graph: int = 0) -> pathlib.Path:

@@ -12,6 +12,7 @@ import time
 import conftest
 import pytest
 
+from export import catalog as catalog_lib
 from export import package
 
 
@@ -86,11 +87,25 @@ def test_the_same_input_gives_the_same_bytes_anywhere(export, module, archive, t
   # A second export of the same version is refused; another encoder keeps the companion.
   before = _tree(tmp_path / 'here')
   _fails(export(f'--source={module}', '--version=2', '--export_root=here'), 1, 'tensorflow/albert_en_tiny/2 exists in here')
-  third = export(f'--source={module}', '--version=4', '--export_root=here')
+  for version, words in (('1', ('--version=1', 'tensorflow/albert_en_tiny/2 is in here already')), ('4', ('--version=4', 'give --version=3'))):
+    _fails(export(f'--source={module}', f'--version={version}', '--export_root=here'), 2, *words)
+  assert _tree(tmp_path / 'here') == before
+  plan = export(f'--source={module}', '--version=3', '--export_root=here', '--dry_run')
+  assert plan.returncode == 0 and plan.stderr == '' and _tree(tmp_path / 'here') == before
+  for word in ('is there: kept if this export gives it the same bytes', 'new; compared with tensorflow/albert_en_tiny/2', 'dict in, dict out',
+               '.mlm, .sop', '32 tensors', 'Initial release.', 'Dry run: nothing was written.', record['source']['sp_model']['name']):
+    assert word in plan.stdout, plan.stdout
+  third = export(f'--source={module}', '--version=3', '--export_root=here')
   assert third.returncode == 0 and 'Kept, with the same bytes: here/tensorflow/albert_en_tiny_preprocess/3' in third.stdout
-  assert {n: c for n, c in _tree(tmp_path / 'here').items() if '/4' not in n} == before
+  after = _tree(tmp_path / 'here')
+  assert {n: c for n, c in after.items() if n in before and 'collections' not in n} == {n: c for n, c in before.items() if 'collections' not in n}
+  # The plan named every file, and no other.
+  planned = {line.strip().removeprefix('here/') for line in plan.stdout.splitlines() if line.startswith('  here/')}
+  assert {n.partition('3/')[0] + '3/' if '/3/' in n else n for n in after if n not in before} == planned
+  assert f'Made anew: here/{COLLECTION}' in plan.stdout and after[COLLECTION] != before[COLLECTION]
 
 
+COLLECTION = 'tensorflow/collections/albert/1.md'
 USAGE = {
     'unknown flag': (['--sauce=x'], 'sauce'),
     'version 0': (['--version=0'], '--version=0'),
@@ -105,7 +120,10 @@ USAGE = {
     'no source': (['--source='], 'no --source'),
     'long model name': (['--model=' + 'a' * 101], '--model=aaa'),
     'empty export root': (['--export_root='], '--export_root= is empty'),
-    'unknown version of a known model': (['--model=albert_en_large', '--version=9'], '--change'),
+    'a version beyond the next': (['--model=albert_en_large', '--version=9', '--change=x'], 'give --version=4'),
+    'the next version without a change': (['--model=albert_en_large', '--version=4'], '--change'),
+    'empty change': (['--change= '], '--change= is empty'),
+    'no key': (['--sign_key=nothing'], '--sign_key=nothing'),
     'unknown interface': (['--io=tuple'], 'tuple'),
     'heads with the list interface': (['--io=list', '--mlm'], '--io=dict'),
     'no flag': (['module'], "'module' is no flag"),
@@ -117,6 +135,59 @@ def test_flags_that_cannot_be_meant(export, tmp_path, case):
   flags, word = USAGE[case]
   _fails(export(f'--source={tmp_path}', *flags), 2, word)
   assert conftest.leftovers(tmp_path) == []
+
+
+def test_a_broken_catalog_is_found_before_any_work(export, tmp_path):
+  catalog = tmp_path / 'catalog.yaml'
+  text = (pathlib.Path(__file__).parents[1] / 'assets/catalog.yaml').read_text()
+  for old, new, word in (('      2: *encoder_2\n', '', 'version 3 stands where version 2 should'), ('albert_en_large:', 'albert_en_base:', 'duplicate')):
+    catalog.write_text(text.replace(old, new, 1))
+    _fails(export(f'--catalog={catalog}', f'--source={tmp_path}'), 1, f'{catalog}:', word, 'mend the catalog')
+  assert conftest.leftovers(tmp_path) == ['catalog.yaml']
+
+
+@pytest.fixture
+def bump(python_module, tmp_path):
+  """Runs export.bump on a copy of the catalog."""
+  catalog = tmp_path / 'catalog.yaml'
+  shutil.copy(pathlib.Path(__file__).parents[1] / 'assets/catalog.yaml', catalog)
+
+  def run(*flags):
+    return catalog, subprocess.run(python_module('export.bump', f'--catalog={catalog}', *flags), capture_output=True, text=True,
+                                   env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])})
+  return run
+
+
+def test_bump_adds_the_next_version_and_says_so(bump, export):
+  catalog, process = bump('--model=albert_en_large', '--change=One.', '--change=Two:  more.')
+  assert process.returncode == 0 and process.stderr == ''
+  for word in ('albert_en_large/4 is in', 'after albert_en_large/3', "- 'Two: more.'", '+      4:', 'make export MODEL=albert_en_large VERSION=4\n'):
+    assert word in process.stdout, process.stdout
+  _, process = bump('--model=albert_en_large', '--change=Lists again.', '--io=list', '--preprocessor=albert_en_preprocess/2')
+  assert '+        breaking: true' in process.stdout and 'VERSION=5 FLAGS=--breaking' in process.stdout
+  held = catalog_lib.Catalog(catalog)
+  assert held.entry('albert_en_large', 4) == {'interface': 'dict', 'preprocessor': 'albert_en_preprocess/3', 'changes': ['One.', 'Two: more.']}
+  assert held.entry('albert_en_large', 5) == {'interface': 'list', 'preprocessor': 'albert_en_preprocess/2', 'breaking': True, 'changes': ['Lists again.']}
+  # ... which the export takes: it gets as far as the source.
+  _fails(export(f'--catalog={catalog}', '--model=albert_en_large', '--version=5', '--source=nothing'), 1, 'no file or directory nothing')
+
+
+def test_bump_says_what_it_would_do(bump):
+  catalog, process = bump('--model=albert_en_demo', '--change=One.', '--breaking', '--dry_run')
+  assert process.returncode == 0 and 'albert_en_demo/4 would be in' in process.stdout and '+        breaking: true' in process.stdout
+  assert catalog_lib.Catalog(catalog).newest_version('albert_en_demo') == 3
+
+
+@pytest.mark.parametrize('flags, word', [
+    (['--change=x'], '--model='), (['--model=albert_fr', '--change=x'], '--model=albert_fr'), (['--model=albert_en_base'], '--change= is empty'),
+    (['--model=albert_en_base', '--change= '], '--change= is empty'), (['--model=albert_en_preprocess', '--change=x'], '--model=albert_en_preprocess'),
+    (['--model=albert_en_base', '--change=x', '--preprocessor=albert_en_preprocess/9'], '--preprocessor=albert_en_preprocess/9'),
+    (['--model=albert_en_base', '--change=x', '--preprocessor=3'], '--preprocessor=3'), (['--model=albert_en_base', '--change=x', '--io=tuple'], 'tuple'),
+])
+def test_bump_refuses_what_cannot_be_meant(bump, flags, word):
+  catalog, process = bump(*flags)
+  _fails(process, 2, word)
+  assert catalog.read_bytes() == (pathlib.Path(__file__).parents[1] / 'assets/catalog.yaml').read_bytes()
 
 
 def test_broken_module_is_one_line_and_nothing_is_left(export, own_module, tmp_path):

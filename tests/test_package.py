@@ -7,6 +7,7 @@ import tarfile
 import pytest
 from isal import igzip
 
+from converters import errors
 from export import package
 
 
@@ -59,3 +60,28 @@ def test_an_existing_archive_is_not_overwritten(model, tmp_path):
   (tmp_path / '2.tar.gz').write_bytes(b'')
   with pytest.raises(FileExistsError):
     package.pack(model, tmp_path / '2.tar.gz')
+
+
+@pytest.mark.parametrize('name', ['notes.txt', 'assets/more/x', 'variables/checkpoint', 'assets.extra/deep/er', '.hidden', 'saved_model.pb.bak', 'variables/sub/x'])
+def test_only_what_a_hub_host_allows_is_packed(model, tmp_path, name):
+  (model / name).parent.mkdir(parents=True, exist_ok=True)
+  (model / name).write_text('')
+  with pytest.raises(errors.PublishError, match='is nothing that the archive of a model may hold'):
+    package.pack(model, tmp_path / '2.tar.gz')
+  assert not (tmp_path / '2.tar.gz').exists()
+
+
+def test_a_link_is_not_packed(model, tmp_path):
+  (model / 'fingerprint.pb').symlink_to(model / 'saved_model.pb')
+  with pytest.raises(errors.PublishError, match='fingerprint.pb in '):
+    package.pack(model, tmp_path / '2.tar.gz')
+
+
+def test_everything_a_hub_host_allows_is_packed(model, tmp_path):
+  allowed = ['fingerprint.pb', 'keras_metadata.pb', 'assets/a.model', 'assets.extra/tf_serving_warmup_requests', 'variables/variables.data-00000-of-00001']
+  for name in allowed:
+    (model / name).parent.mkdir(exist_ok=True)
+    (model / name).write_text(name)
+  package.pack(model, tmp_path / '2.tar.gz')
+  with tarfile.open(tmp_path / '2.tar.gz') as tar:
+    assert set(allowed) < set(tar.getnames())

@@ -37,6 +37,26 @@ def test_both_models_appear_with_all_their_files(tmp_path):
       f'{release}{suffix}' for release in (COMPANION, ENCODER) for suffix in ('/saved_model.pb', *publish.COMPANIONS))
 
 
+def test_what_a_killed_export_left_is_no_part_of_the_next(tmp_path):
+  _publish(tmp_path)
+  for stray in ('albert/3.sig', 'albert/3.release.json.sig', 'albert/3.md'):
+    (tmp_path / 'tensorflow' / stray).write_text('left over')
+  with publish.staging(tmp_path) as staged:
+    (staged / 'tensorflow/albert/3').mkdir(parents=True)
+    (staged / 'tensorflow/albert/3.md').write_text('new')
+    publish.publish(tmp_path, staged, ['tensorflow/albert/3'])
+  assert sorted(p.name for p in (tmp_path / 'tensorflow/albert').glob('3*')) == ['3', '3.md']
+  assert (tmp_path / 'tensorflow/albert/3.md').read_text() == 'new'
+
+
+def test_a_lower_version_is_refused(tmp_path):
+  _publish(tmp_path)
+  with publish.staging(tmp_path) as staged:
+    (staged / 'tensorflow/albert/1').mkdir(parents=True)
+    with pytest.raises(errors.UsageError, match='--version=1: tensorflow/albert/2 is in .* already'):
+      publish.publish(tmp_path, staged, ['tensorflow/albert/1'])
+
+
 def test_modes_do_not_depend_on_the_umask(tmp_path):
   mask = os.umask(0o077)
   try:
@@ -100,7 +120,7 @@ def test_the_encoders_directory_comes_last(tmp_path, monkeypatch):
   replace = pathlib.Path.replace
   monkeypatch.setattr(pathlib.Path, 'replace', lambda self, target: (order.append(target.name), replace(self, target))[1])
   _publish(tmp_path)
-  assert order == ['1.tar.gz', '1.md', '1.release.json', '1', '2.tar.gz', '2.md', '2.release.json', '2']
+  assert order == [f'{version}{suffix}' for version in (1, 2) for suffix in (*publish.COMPANIONS, '')]
 
 
 def test_a_failed_export_leaves_no_root_that_was_not_there(tmp_path):
