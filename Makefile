@@ -1,7 +1,9 @@
 # make export    a TF1 Hub module -> a published encoder and its preprocessor
+# make bump      the next version of a model, in the catalog
+# make serve     what was published, for hub.load and for a browser
 # make test      everything CI runs
 #
-# Both make the environment they need in .venv, from the hash-locked files in requirements/, and reuse it.
+# Each makes the environment it needs in .venv, from the hash-locked files in requirements/, and reuses it.
 
 # The first Python 3.11 there is that can make virtual environments.
 PYTHON ?= $(shell for p in python3.11 python3 /usr/bin/python3.11 /usr/local/bin/python3.11; do \
@@ -16,26 +18,36 @@ SOURCE ?=
 MODEL ?=
 VERSION ?=
 FLAGS ?=
+# For bump: what is new.
+CHANGE ?=
+# For serve.
+PORT ?= 8501
 
 DEMO := build/demo/albert_en_demo
 
 .DELETE_ON_ERROR:
-.PHONY: export test lint golden lock clean
+.PHONY: export bump serve test lint golden lock clean
 
 ifeq ($(strip $(SOURCE)$(MODEL)),)
-# The demo: its module is made on the spot. This very version of it is made anew every time; no other version ever is.
+# The demo: its module is made on the spot. This version of it and newer ones are made anew every time; nothing else ever is.
 DEMO_VERSION := $(or $(VERSION),2)
-DEMO_RELEASE = $(EXPORT_ROOT)/tensorflow/albert_en_demo/$(DEMO_VERSION)
-DEMO_COMPANION = $(EXPORT_ROOT)/tensorflow/albert_en_demo_preprocess/3
+DEMO_ROOT = $(EXPORT_ROOT)/tensorflow/albert_en_demo
 export: $(VENV)/.runtime $(DEMO)
 	$(if $(EXPORT_ROOT),,$(error EXPORT_ROOT is empty: give a directory))
-	@rm -rf $(foreach path,"$(DEMO_RELEASE)" "$(DEMO_COMPANION)",$(path) $(path).tar.gz $(path).md $(path).release.json)
-	@$(PY) -m export --source=$(DEMO) --model=albert_en_demo --version=$(DEMO_VERSION) --export_root="$(EXPORT_ROOT)" $(FLAGS)
+	@for version in 1 2 3; do [ $$version -lt "$(DEMO_VERSION)" ] || rm -rf "$(DEMO_ROOT)/$$version" "$(DEMO_ROOT)/$$version".*; done
+	@rm -rf "$(DEMO_ROOT)_preprocess/$(if $(filter 1,$(DEMO_VERSION)),1,3)" "$(DEMO_ROOT)_preprocess/$(if $(filter 1,$(DEMO_VERSION)),1,3)".*
+	@$(PY) -m export --source=$(DEMO) --model=albert_en_demo --version="$(DEMO_VERSION)" --export_root="$(EXPORT_ROOT)" --breaking $(FLAGS)
 else
 export: $(VENV)/.runtime
 	@$(PY) -m export --model="$(MODEL)" --export_root="$(EXPORT_ROOT)" \
 		$(if $(SOURCE),--source="$(SOURCE)") $(if $(VERSION),--version="$(VERSION)") $(FLAGS)
 endif
+
+bump: $(VENV)/.runtime
+	@$(PY) -m export.bump --model="$(MODEL)" --change="$(CHANGE)" $(FLAGS)
+
+serve: $(VENV)/.runtime
+	@exec $(PY) -m export.serve --export_root="$(EXPORT_ROOT)" --port="$(PORT)" $(FLAGS)
 
 test: lint
 	$(PY) -m pytest -q

@@ -14,7 +14,7 @@ def render(kind: str, **facts: Any) -> str:
   """Fills in a template.
 
   Args:
-    kind: 'encoder' or 'preprocessor'.
+    kind: 'encoder', 'preprocessor' or 'collection'.
     **facts: what the template names; a missing one is an error.
 
   Raises:

@@ -25,26 +25,38 @@ def write(record: Mapping[str, Any], path: pathlib.Path) -> None:
     PublishError: it cannot be written.
     IntegrityError: the record lacks what the page shows.
   """
+  content = page(record)
   try:
-    page = render(record)
-  except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, jinja2.TemplateError) as e:
-    raise errors.IntegrityError(
-        f'the record of {record.get("release")} holds no such certificate ({type(e).__name__}: {e}): publish the release again') from e
-  try:
-    path.write_text(page, encoding='utf-8')
+    path.write_text(content, encoding='utf-8')
   except OSError as e:
     raise errors.PublishError(f'cannot write the report {path} ({e.strerror}): give another --report') from e
 
 
-def render(record: Mapping[str, Any]) -> str:
-  """The page's content."""
+def page(record: Mapping[str, Any], up: str | None = None) -> str:
+  """The page's content.
+
+  Args:
+    record: a release record.
+    up: address of the model's card, for a link.
+
+  Raises:
+    IntegrityError: the record lacks what the page shows.
+  """
+  try:
+    return _render(record, up)
+  except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, jinja2.TemplateError) as e:
+    raise errors.IntegrityError(
+        f'the record of {record.get("release")} holds no such certificate ({type(e).__name__}: {e}): publish the release again') from e
+
+
+def _render(record: Mapping[str, Any], up: str | None) -> str:
   environment = jinja2.Environment(
-      loader=jinja2.FileSystemLoader(assets_dir.PATH), undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True,
+      loader=jinja2.FileSystemLoader(assets_dir.PATH / 'pages'), undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True,
       lstrip_blocks=True)
   checks = record['certificate'].get('outputs', {})
   layers = [check for name, check in checks.items() if name.startswith('layer_')]
   return environment.get_template('report.html').render(
-      record=record, facts=_facts(record), made=_made(record), plot=_plot(layers) if layers else None,
+      record=record, up=up, facts=_facts(record), made=_made(record), plot=_plot(layers) if layers else None,
       outputs={name: check for name, check in checks.items() if not name.startswith('layer_')})
 
 

@@ -47,7 +47,7 @@ class _Page(html.parser.HTMLParser):
 
 
 def test_page_shows_what_the_record_holds(record):
-  page = _Page(report.render(record))
+  page = _Page(report.page(record))
   text = ' '.join(' '.join(page.text).split())
   certificate = record['certificate']
   for name in (*certificate['controls'], *certificate['gradient'], *record['libraries'], record['release'], record['source']['digest'],
@@ -61,7 +61,7 @@ def test_page_shows_what_the_record_holds(record):
 
 
 def test_plot_has_every_layer_inside_the_picture(record):
-  page = _Page(report.render(record))
+  page = _Page(report.page(record))
   _, _, width, height = map(float, next(e for tag, e in page.elements if tag == 'svg')['viewbox'].split())
   lines = [e['points'] for tag, e in page.elements if tag == 'polyline']
   assert len(lines) == 3
@@ -82,7 +82,7 @@ def test_plot_has_every_layer_inside_the_picture(record):
 
 
 def test_nothing_is_fetched_and_nothing_is_run(record):
-  page = report.render(record)
+  page = report.page(record)
   assert not re.search(r'https?:|src=|href=|url\(|@import|<script', page)
 
 
@@ -90,19 +90,19 @@ def test_text_of_a_record_is_text(record):
   hostile = json.loads(json.dumps(record))
   hostile['release'] = hostile['weights'][0]['source'] = '<script>alert(1)</script>'
   hostile['libraries']['"><img src=x>'] = '<b>'
-  page = report.render(hostile)
+  page = report.page(hostile)
   assert '<script' not in page and '<img' not in page and '&lt;script&gt;' in page
 
 
 def test_list_interface_and_preprocessor_have_their_pages(released, release, module, record):
   path, _ = release(module, version=1, interface='list')
-  page = report.render(json.loads(path.with_name('1.release.json').read_text()))
+  page = report.page(json.loads(path.with_name('1.release.json').read_text()))
   assert '<svg' not in page and 'sequence_output' in page
   preprocessor = json.loads((released.root / 'tensorflow/albert_en_tiny_preprocess/3.release.json').read_text())
-  assert f'{preprocessor["certificate"]["tokens"]["values"]:,} tokens' in ' '.join(_Page(report.render(preprocessor)).text)
+  assert f'{preprocessor["certificate"]["tokens"]["values"]:,} tokens' in ' '.join(_Page(report.page(preprocessor)).text)
   one = json.loads(json.dumps(record))
   one['certificate']['outputs'] = {n: c for n, c in one['certificate']['outputs'].items() if n not in ('layer_1', 'layer_2')}
-  assert _Page(report.render(one))  # a model of a single layer
+  assert _Page(report.page(one))  # a model of a single layer
 
 
 def test_commands_write_it(encoder_path, tmp_path, python_module, record):
@@ -110,7 +110,7 @@ def test_commands_write_it(encoder_path, tmp_path, python_module, record):
     return subprocess.run(python_module('export.verify', f'--release={encoder_path}', *flags), capture_output=True, text=True)
 
   done = verify(f'--report={tmp_path / "report.html"}')
-  assert done.returncode == 0 and (tmp_path / 'report.html').read_text() == report.render(record)
+  assert done.returncode == 0 and (tmp_path / 'report.html').read_text() == report.page(record)
   for path in ('', tmp_path, tmp_path / 'missing/report.html'):
     refused = verify(f'--report={path}')
     assert refused.returncode == 2 and refused.stderr.startswith(f'error: --report={path}: '), refused.stderr

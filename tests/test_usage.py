@@ -1,10 +1,15 @@
 """The published usage, as written: from text to a trained step."""
 
+import pathlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_hub as hub
 import tensorflow_text  # noqa: F401  (registers the preprocessor's operations)
+from official.nlp.tools import tokenization
+
+from export import saved_model
 
 SENTENCES = ['The ferry was late.', 'A fox crossed the pond, and nobody saw it.', 'Soon.', 'Nothing is proved by one example.']
 LABELS = np.array([0, 1, 0, 1])
@@ -29,7 +34,8 @@ def _changed(before, variables):
   return [v.name for old, v in zip(before, variables, strict=True) if not np.array_equal(old, v.numpy())]
 
 
-def test_encoder_on_a_dict_of_inputs(encoder_path):
+def test_version_2_on_a_dict_of_inputs(history):
+  encoder_path = f'{history}/tensorflow/albert_en_demo/2'
   encoder_inputs = dict(
       input_word_ids=tf.keras.layers.Input(shape=(None,), dtype=tf.int32),
       input_mask=tf.keras.layers.Input(shape=(None,), dtype=tf.int32),
@@ -124,8 +130,8 @@ def test_mlm_is_trained(encoder_path):
   assert not np.array_equal(word_embedding, encoder.trainable_variables[0].numpy())  # shared, not copied
 
 
-def test_persistent_tape(encoder_path):
-  encoder = hub.KerasLayer(encoder_path, trainable=True)
+def test_version_3_with_a_persistent_tape(history):
+  encoder = hub.KerasLayer(f'{history}/tensorflow/albert_en_demo/3', trainable=True)
   ones = tf.ones([2, 5], tf.int32)
   with tf.GradientTape(persistent=True) as tape:
     outputs = encoder(dict(input_word_ids=ones * 9, input_mask=ones, input_type_ids=ones * 0), training=True)
@@ -147,12 +153,50 @@ def test_distribution_strategies(preprocessor_path, encoder_path, strategy):
   assert len(_changed(before, encoder.trainable_variables)) >= 24
 
 
-def test_version_1_on_a_list(module, release):
-  path, _ = release(module, version=1, interface='list')
-  ids = [tf.keras.layers.Input(shape=(None,), dtype=tf.int32) for _ in range(3)]
-  encoder = hub.KerasLayer(str(path), trainable=True)
-  pooled_output, sequence_output = encoder(ids)
-  model = tf.keras.Model(ids, [pooled_output, sequence_output])
-  ones = np.ones([2, 5], np.int32)
-  assert [r.shape for r in model.predict([ones * 9, ones, ones * 0], verbose=0)] == [(2, 16), (2, 5, 16)]
-  assert len(encoder.trainable_variables) == 25
+def test_version_1_as_published(history):
+  """Lists, and text tokenized outside the graph with the model's SentencePiece asset."""
+  names = ('input_word_ids', 'input_mask', 'segment_ids')
+  inputs = [tf.keras.layers.Input(shape=(12,), dtype=tf.int32, name=name) for name in names]
+  encoder = hub.KerasLayer(f'{history}/tensorflow/albert_en_demo/1', trainable=True)
+  pooled_output, sequence_output = encoder(inputs)
+  model = tf.keras.Model(inputs=inputs, outputs=[pooled_output, sequence_output])
+  assert [output.shape.as_list() for output in model.outputs] == [[None, 16], [None, 12, 16]]
+
+  tokenizer = tokenization.FullSentencePieceTokenizer(encoder.resolved_object.sp_model_file.asset_path.numpy().decode())
+  tokens = ['[CLS]', *tokenizer.tokenize('the ferry was late.')[:10], '[SEP]']
+  ids = tokenizer.convert_tokens_to_ids(tokens)
+  assert ids[0] == 2 and ids[-1] == 3
+  rows = [np.array([row + [0] * (12 - len(ids))], np.int32) for row in (ids, [1] * len(ids), [0] * len(ids))]
+  pooled, sequence = model.predict(rows, verbose=0)
+  # The same as version 3 gives for the same ids: the history has one set of weights.
+  outputs = hub.load(f'{history}/tensorflow/albert_en_demo/3')(
+      dict(zip(('input_word_ids', 'input_mask', 'input_type_ids'), map(tf.constant, rows), strict=True)))
+  np.testing.assert_allclose(pooled, outputs['pooled_output'], atol=1e-6)
+  np.testing.assert_allclose(sequence, outputs['sequence_output'], atol=1e-6)
+
+  before = _values(encoder.trainable_variables)
+  model.compile('adam', 'mse')
+  model.fit(rows, [np.ones([1, 16]), np.ones([1, 12, 16])], verbose=0)
+  assert len(_changed(before, encoder.trainable_variables)) >= 24
+
+
+@pytest.mark.parametrize('version', [1, 2, 3])
+def test_preprocessor_as_published(history, version):
+  path = f'{history}/tensorflow/albert_en_demo_preprocess/{version}'
+  text_input = tf.keras.layers.Input(shape=(), dtype=tf.string)
+  encoder_inputs = hub.KerasLayer(path)(text_input)
+  assert {name: (value.dtype, value.shape.as_list()) for name, value in encoder_inputs.items()} == dict.fromkeys(
+      ('input_word_ids', 'input_mask', 'input_type_ids'), (tf.int32, [None, 128]))
+  preprocessor = hub.load(path)
+  special = preprocessor.tokenize.get_special_tokens_dict()
+  assert {name: int(value) for name, value in special.items() if name != 'vocab_size'} == {
+      'padding_id': 0, 'start_of_sequence_id': 2, 'end_of_segment_id': 3, 'mask_id': 4}
+  assert all(value.dtype == tf.int32 and value.shape == [] for value in special.values())
+  # New in version 3.
+  assert ('vocab_size' in special) == (version == 3) and int(special.get('vocab_size', 200)) == 200
+  # New in version 2.
+  assert version == 1 or not {op for op in saved_model.ops(pathlib.Path(path)) if 'Assert' in op}
+  packed = preprocessor.bert_pack_inputs([preprocessor.tokenize(tf.constant(SENTENCES))] * 2, seq_length=tf.constant(16))
+  assert packed['input_word_ids'].shape == (4, 16) and packed['input_type_ids'].numpy().max() == 1
+  ids = preprocessor(tf.constant(SENTENCES))['input_word_ids'].numpy()
+  assert (ids[:, 0] == 2).all() and ((ids == 3).sum(axis=1) == 1).all()

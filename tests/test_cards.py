@@ -1,0 +1,97 @@
+"""Cards: what a hub host reads in them, what is true of that very version, and every Python block is run."""
+
+import json
+import pathlib
+import re
+
+import markdown_it
+import pytest
+
+from export import catalog
+from export import collection
+from export import model_card
+from export import tree
+
+MODELS = [f'tensorflow/albert_en_demo{kind}/{version}' for kind in ('', '_preprocess') for version in (1, 2, 3)]
+COLLECTION = 'tensorflow/collections/albert/1'
+
+
+def _blocks(card):
+  return [token.content for token in markdown_it.MarkdownIt().parse(card) if token.type == 'fence' and token.info == 'python']
+
+
+@pytest.mark.parametrize('path', [*MODELS, COLLECTION])
+def test_every_python_block_runs(history, path, capsys):
+  card = (history / f'{path}.md').read_text()
+  blocks = _blocks(card)
+  assert blocks and len(blocks) == card.count('```python')
+  namespace = {}
+  for block in blocks:
+    assert 'https://tfhub.dev/' in block or namespace
+    exec(compile(block.replace(model_card.BASE_URL, f'{history}/'), path, 'exec'), namespace)
+  # What the comments say of shapes is so.
+  shapes = re.findall(r'^(\w+(?:, \w+)*) = .*# \[([^\]]*)\]$', '\n'.join(blocks), re.MULTILINE)
+  for name, shape in shapes:
+    actual, said = namespace[name].shape, shape.split(', ')
+    assert len(actual) == len(said), name
+    assert all(size == int(number) for size, number in zip(actual, said, strict=True) if number.isdigit()), (name, actual, said)
+  if path == COLLECTION or path.endswith(('demo/2', 'demo/3')):
+    assert shapes
+  if path.startswith('tensorflow/albert_en_demo/'):
+    assert pathlib.Path(namespace['sp_model_file'].decode()).read_bytes()
+
+
+@pytest.mark.parametrize('path', MODELS)
+def test_metadata_lines(history, path):
+  lines = (history / f'{path}.md').read_text().splitlines()
+  assert lines[0] == f'# Module {path}'
+  assert lines[1] == '' and re.fullmatch(r'[A-Z].*\.', lines[2]) and lines[3] == ''  # one plain line of summary
+  end = lines.index('', 4)
+  metadata = dict(re.fullmatch(r'<!-- ([a-z-]+): (.+) -->', line).groups() for line in lines[4:end])
+  assert metadata['asset-path'] == path.rpartition('/')[2] + '.tar.gz' and (history / f'{path}.tar.gz').exists()
+  encoder = 'preprocess' not in path
+  assert metadata['task'] == ('text-embedding' if encoder else 'text-preprocessing')
+  assert metadata['fine-tunable'] == ('true' if encoder else 'false')
+  assert (metadata['format'], metadata['language']) == ('saved_model_2', 'en')
+  assert metadata['network-architecture'] == 'Transformer, ALBERT'
+  assert ('dataset' in metadata) == encoder
+  assert '<!--' not in '\n'.join(lines[end:])
+
+
+@pytest.mark.parametrize('path', MODELS)
+def test_a_card_says_what_its_record_says(history, path):
+  card = (history / f'{path}.md').read_text()
+  record = json.loads((history / f'{path}.release.json').read_text())
+  for file in (*record['files'].values(), record['archive']):
+    assert f'`{file["sha256"]}`' in card
+  assert record['archive']['tar_sha256'] in card
+  digest = record['source']['digest' if record['kind'] == 'encoder' else 'sp_model']
+  assert (digest if isinstance(digest, str) else digest['digest']).removeprefix('sha256:') in card
+  version = path.rpartition('/')[2]
+  changes = [f'### Version {v}' for v in range(int(version), 0, -1)]
+  assert re.findall(r'^### Version \d+', card, re.MULTILINE) == changes
+  for change in record['changes']:
+    assert f'* {change}' in card
+  if record['kind'] == 'encoder':
+    for output in ('pooled_output', 'sequence_output'):
+      figures = record['certificate']['outputs'][output]['export']
+      assert f'{figures["rms"]:.1e}, {figures["largest"]:.1e}' in card
+    assert f'{record["parameters"]:,}, all trainable' in card and '| hidden size (H) | 16 |' in card
+    assert record['preprocessor'] in card and ('.mlm' in card) == ('mlm' in record['heads']) == (version != '1')
+    worst = max(c['export']['rms'] / c['allowed']['rms'] for c in record['certificate']['gradient'].values())
+    assert f'at most\n{100 * worst:.0f} % of what is allowed' in card
+  else:
+    assert ('vocab_size' in card) == (version == '3') and f'{record["certificate"]["tokens"]["values"]:,} ids' in card
+
+
+def test_collection_lists_the_newest_of_every_model(history):
+  card = (history / f'{COLLECTION}.md').read_text()
+  assert card.startswith(f'# Collection {COLLECTION.replace("/collections", "")}\n\nALBERT ')
+  assert re.search(r'\| \[tensorflow/albert_en_demo/3\]\(https://tfhub.dev/tensorflow/albert_en_demo/3\) \| 3 \| 16 \| 5,032 \| .*preprocess/3\) \| 1, 2 \|', card)
+  assert re.search(r'\| \[tensorflow/albert_en_demo_preprocess/3\]\(.*\) \| 1, 2 \|', card)
+  assert card == collection.render(tree.at(history), 'tensorflow', catalog.Catalog().collection)
+
+
+def test_collection_of_another_publisher_has_its_own_models_only(history):
+  card = collection.render(tree.at(history), 'acme', catalog.Catalog().collection)
+  assert card.startswith('# Collection acme/albert/1') and 'albert_en_demo' not in card and not _blocks(card)
