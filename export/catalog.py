@@ -285,10 +285,11 @@ def _faults(content: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], str]]
 def _place(fault: jsonschema.ValidationError) -> tuple[Any, ...]:
   """Where a fault is: of a key that should not be there, at the key, and not at what it is in."""
   key: tuple[Any, ...] = ()
+  instance: Any = fault.instance
   if fault.validator == 'additionalProperties' and isinstance(fault.schema, Mapping):
-    key = tuple(name for name in dict(fault.instance) if name not in fault.schema['properties'])[:1]
+    key = tuple(name for name in instance if name not in fault.schema['properties'])[:1]
   elif 'propertyNames' in fault.absolute_schema_path:
-    key = (fault.instance,)
+    key = (instance,)
   return (*fault.absolute_path, *key)
 
 
