@@ -18,8 +18,8 @@ SOURCE ?=
 MODEL ?=
 VERSION ?=
 FLAGS ?=
-# For bump: what is new.
-CHANGE ?=
+# For bump: what is new. Read by the shell from its environment, so that it may hold quotes.
+export CHANGE ?=
 # For serve.
 PORT ?= 8501
 
@@ -28,14 +28,17 @@ DEMO := build/demo/albert_en_demo
 .DELETE_ON_ERROR:
 .PHONY: export bump serve test lint golden lock clean
 
-ifeq ($(strip $(SOURCE)$(MODEL)),)
+ifeq ($(strip $(SOURCE))$(filter-out albert_en_demo,$(MODEL)),)
 # The demo: its module is made on the spot. This version of it and newer ones are made anew every time; nothing else ever is.
 DEMO_VERSION := $(or $(VERSION),2)
 DEMO_ROOT = $(EXPORT_ROOT)/tensorflow/albert_en_demo
+DEMO_PREPROCESSOR = $(DEMO_ROOT)_preprocess/$(if $(filter 1,$(DEMO_VERSION)),1,3)
 export: $(VENV)/.runtime $(DEMO)
 	$(if $(EXPORT_ROOT),,$(error EXPORT_ROOT is empty: give a directory))
-	@for version in 1 2 3; do [ $$version -lt "$(DEMO_VERSION)" ] || rm -rf "$(DEMO_ROOT)/$$version" "$(DEMO_ROOT)/$$version".*; done
-	@rm -rf "$(DEMO_ROOT)_preprocess/$(if $(filter 1,$(DEMO_VERSION)),1,3)" "$(DEMO_ROOT)_preprocess/$(if $(filter 1,$(DEMO_VERSION)),1,3)".*
+	@case "$(DEMO_VERSION)" in *[!0-9]*|0*) ;; *) \
+		for path in "$(DEMO_ROOT)"/[1-9]*; do \
+			name=$${path##*/}; [ "$${name%%[!0-9]*}" -lt "$(DEMO_VERSION)" ] || rm -rf "$$path"; done; \
+		rm -rf "$(DEMO_PREPROCESSOR)" "$(DEMO_PREPROCESSOR)".*;; esac
 	@$(PY) -m export --source=$(DEMO) --model=albert_en_demo --version="$(DEMO_VERSION)" --export_root="$(EXPORT_ROOT)" --breaking $(FLAGS)
 else
 export: $(VENV)/.runtime
@@ -44,7 +47,7 @@ export: $(VENV)/.runtime
 endif
 
 bump: $(VENV)/.runtime
-	@$(PY) -m export.bump --model="$(MODEL)" --change="$(CHANGE)" $(FLAGS)
+	@$(PY) -m export.bump --model="$(MODEL)" --change="$$CHANGE" $(FLAGS)
 
 serve: $(VENV)/.runtime
 	@exec $(PY) -m export.serve --export_root="$(EXPORT_ROOT)" --port="$(PORT)" $(FLAGS)
