@@ -87,8 +87,8 @@ def release_at(path: str) -> Iterator[pathlib.Path]:
   if '://' not in path.removeprefix('file://'):
     yield pathlib.Path(path.removeprefix('file://')).resolve()
     return
-  root, _, name = path.rstrip('/').rpartition('/')
-  with _Remote(root).local(name) as local:
+  root, model, version = path.rstrip('/').rsplit('/', 2)
+  with at(root).local(f'{model}/{version}') as local:
     yield local
 
 

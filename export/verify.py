@@ -4,7 +4,7 @@
   python -m export.verify --release=dist/tensorflow/albert_en_large/2 --source=albert_large.tar.gz
   python -m export.verify --release=gs://bucket/models/tensorflow/albert_en_large/2 --public_key=PUBLIC.pem
 
-With --public_key, also that the files and the record are those that were signed.
+With --public_key, also that the files and the record are those that were signed, under the name that they were signed for.
 With --source, also that the record is of that source, that every weight is the source's, and that the model computes what the
 source computes. Exit status 1 on any difference, with a line that names it.
 """
@@ -56,6 +56,10 @@ def _verify(release: pathlib.Path, public_key: pathlib.Path | None, report: path
     weights = integrity.check(release, record)
   console.line(f'{len(record["files"])} files, archive, card and {weights} weights are as recorded')
   if public_key is not None:
+    # A signature says nothing of a name: another model of the same signer would pass for this one.
+    if list(release.parts[-2:]) != record['release'].split('/')[-2:]:
+      raise errors.IntegrityError(f'what is signed in {release} is {record["release"]}: give it the directory of that name, or fetch the '
+                                  'right one')
     console.line(f'{record["release"]} is signed with {public_key}')
   if _SOURCE.value:
     source_lib.check_handle(_SOURCE.value)

@@ -80,6 +80,8 @@ BROKEN = {
     'one name for two': ('  albert_en_demo_preprocess:', '  albert_en_demo: # too', '# too', 'there is an encoder of this name'),
     'changes that are none': ('          - Initial release.', '          - ""', '- ""', 'changes'),
     'a change of two lines': ('          - Initial release.', '          - "a\\nb"', '"a\\nb"', 'changes'),
+    'a name with a line feed': ('publisher: tensorflow', 'publisher: "tensorflow\\n"', 'publisher:', 'does not match'),
+    'a preprocessor with a line feed': ('albert_en_preprocess/1', '"albert_en_preprocess/1\\n"', 'preprocess/1', 'does not match'),
     'an unknown alias': ('*encoder_2', '*encoder_9', '*encoder_9', 'undefined alias'),
 }
 

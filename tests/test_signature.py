@@ -143,3 +143,9 @@ def test_verify_on_the_command_line(signed, keys, tmp_path, python_module):
   (signed / 'new').write_text('')
   wrong = run(f'--public_key={keys[1]}')
   assert wrong.returncode == 1 and '3.sig is no signature of' in wrong.stderr
+
+  # What is signed as one model is not another one of the same signer.
+  (signed / 'new').unlink()
+  moved = signed.parent.rename(signed.parent.with_name('albert_en_large')) / '3'
+  wrong = subprocess.run(python_module('export.verify', f'--release={moved}', f'--public_key={keys[1]}'), capture_output=True, text=True)
+  assert wrong.returncode == 1 and f'what is signed in {moved} is {ENCODER}' in wrong.stderr, wrong.stderr
