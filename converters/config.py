@@ -7,11 +7,13 @@ from typing import Any
 
 from converters import errors
 
-# Attributes that the authors' configs carry and that do not touch the forward pass.
-_IGNORED = frozenset({'initializer_range', 'net_structure_type', 'gap_size', 'num_memory_blocks', 'down_scale_factor',
-                      'layers_to_keep'})
-# Attributes that would change the architecture: only the value that all published modules have can be converted.
-_FIXED = {'hidden_act': 'gelu', 'num_hidden_groups': 1, 'inner_group_num': 1, 'ln_type': 'postln'}
+# Attributes that do not touch what a trained model computes.
+_IGNORED = frozenset({'initializer_range'})
+# Attributes that would change the architecture, or that the authors' configs carry and nobody documented: only the value that all
+# published modules have can be converted.
+_FIXED = {'hidden_act': 'gelu', 'num_hidden_groups': 1, 'inner_group_num': 1, 'ln_type': 'postln', 'net_structure_type': 0, 'gap_size': 0,
+          'num_memory_blocks': 0, 'down_scale_factor': 1, 'layers_to_keep': []}
+_LARGEST_FILE = 1 << 20  # bytes
 # No published ALBERT comes near; a number beyond it is a damaged or hostile file, not a bigger model.
 _LARGEST = {'num_hidden_layers': 256, 'num_attention_heads': 1024}
 _LARGEST_SIZE = 1 << 20
@@ -60,15 +62,27 @@ def read(path: str | os.PathLike[str]) -> AlbertConfig:
   """
   try:
     with open(path, encoding='utf-8') as f:
-      values = json.load(f)
+      if os.fstat(f.fileno()).st_size > _LARGEST_FILE:
+        raise errors.ConfigError(f'more than {_LARGEST_FILE} bytes in {path}: restore the file, or give another with --albert_config')
+      values = json.load(f, object_pairs_hook=_object)
   except OSError as e:
     raise errors.ConfigError(f'no config in {path} ({e.strerror}): give one with --albert_config=FILE') from e
   except (ValueError, RecursionError) as e:
-    raise errors.ConfigError(f'no valid JSON in {path}: restore the file, or give another with --albert_config') from e
+    raise errors.ConfigError(f'no valid JSON in {path} ({str(e)[:100]}): restore the file, or give another with --albert_config') from e
   try:
     return parse(values)
   except errors.ConfigError as e:
     raise errors.ConfigError(f'{e} in {path}: only the published ALBERT architecture can be converted') from e
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """An object of which no reader can think otherwise: each key once."""
+  values: dict[str, Any] = {}
+  for key, value in pairs:
+    if key in values:
+      raise ValueError(f'{key[:40]!r} is there twice')
+    values[key] = value
+  return values
 
 
 def parse(values: Any) -> AlbertConfig:
@@ -85,10 +99,10 @@ def parse(values: Any) -> AlbertConfig:
     raise errors.ConfigError(f'missing {", ".join(missing)}')
   unknown = sorted(values.keys() - fields.keys() - _IGNORED - _FIXED.keys())
   if unknown:
-    raise errors.ConfigError(f'unknown {", ".join(map(repr, unknown))}')
+    raise errors.ConfigError(f'unknown {", ".join(repr(name[:40]) for name in unknown[:10])}')
   for name, only in _FIXED.items():
     if values.get(name, only) != only:
-      raise errors.ConfigError(f'{name} is {values[name]!r}, not {only!r}')
+      raise errors.ConfigError(f'{name} is {repr(values[name])[:40]}, not {only!r}')
   checked: dict[str, Any] = {name: (_probability if kind is float else _size)(name, values[name]) for name, kind in fields.items()}
   config = AlbertConfig(**checked)
   if config.hidden_size % config.num_attention_heads:

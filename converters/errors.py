@@ -17,6 +17,14 @@ class ArchiveError(SourceError):
   """An archive that is broken, or that holds something a module archive must not hold."""
 
 
+class DigestError(SourceError):
+  """The source is not the one that was asked for."""
+
+
+class CheckpointError(SourceError):
+  """The index of a checkpoint is broken, or its data files are not those it is of."""
+
+
 class ConfigError(SourceError):
   """albert_config.json is not one that AlbertEncoder can be built from."""
 
@@ -30,7 +38,7 @@ class MappingError(SourceError):
 
 
 class UntrustedGraphError(SourceError):
-  """The source's graph has an operation that is not on the allow-list."""
+  """A graph has an operation that is not on its allow-list, or something that no operation may hide."""
 
 
 class ParityError(AlbertHubError):

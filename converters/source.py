@@ -1,6 +1,7 @@
 """What every source of weights gives, whatever its format."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import tempfile
@@ -11,6 +12,7 @@ import numpy as np
 
 from converters import archive
 from converters import config as config_lib
+from converters import digest
 from converters import errors
 from converters import weight_map
 
@@ -53,6 +55,21 @@ class Source(Protocol):
     """
 
 
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """How a source is read.
+
+  Attributes:
+    albert_config: a file that says what assets/albert_config.json would, for a module without one.
+    sha256: of a .tar.gz, or of what a handle's host sends: its SHA-256 in hex. Of a directory: the digest in the record of a release that
+      was made from it. Anything else is refused before it is opened.
+    caps: how much an archive may unpack to.
+  """
+  albert_config: str | None = None
+  sha256: str | None = None
+  caps: archive.Caps = archive.Caps()
+
+
 def check_handle(handle: str) -> None:
   """Raises SourceError when a handle is a path, and there is nothing. Takes no time."""
   if '://' not in handle and not os.path.exists(handle):
@@ -61,13 +78,13 @@ def check_handle(handle: str) -> None:
 
 
 @contextlib.contextmanager
-def open_source(handle: str, albert_config: str | None = None) -> Iterator[Source]:
+def open_source(handle: str, reading: Reading = Reading()) -> Iterator[Source]:
   """Opens a source and checks everything about it that can be checked without reading its weights.
 
   Args:
     handle: a directory, a .tar.gz, or a hub handle with a scheme (https://tfhub.dev/google/albert_large/3), which
       tensorflow_hub resolves and caches.
-    albert_config: a file that says what assets/albert_config.json would, for a module without one.
+    reading: how.
 
   Yields:
     The source. What it was unpacked to is gone afterwards.
@@ -75,25 +92,19 @@ def open_source(handle: str, albert_config: str | None = None) -> Iterator[Sourc
   Raises:
     SourceError: naming the file and what to do.
   """
-  from converters import tf1_hub  # imports TensorFlow
+  from converters import hub_handle  # imports TensorFlow, as the next one does
+  from converters import tf1_hub
   check_handle(handle)
   with contextlib.ExitStack() as stack:
     if '://' in handle:
-      path = _resolve(handle)
+      path = hub_handle.resolve(handle, reading.caps, tf1_hub.objection, reading.sha256)
     elif os.path.isdir(handle):
       path = pathlib.Path(handle)
+      if reading.sha256 is not None:
+        digest.check(handle, digest.of_tree(path), reading.sha256)
     else:
+      if reading.sha256 is not None:
+        digest.check(handle, digest.of_file(handle), reading.sha256)
       path = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='albert_source_')))
-      archive.unpack(handle, path)
-    yield tf1_hub.Module(handle, path, albert_config)
-
-
-def _resolve(handle: str) -> pathlib.Path:
-  import tensorflow_hub as hub
-  try:
-    path = hub.resolve(handle)
-  except Exception as e:  # urllib, tarfile, TensorFlow and tensorflow_hub each raise their own
-    raise errors.SourceError(f'{type(e).__name__}: {e} in {handle}: check the handle and the connection') from e
-  if not os.path.isdir(path):
-    raise errors.SourceError(f'{handle} resolves to {path}, which is no local directory: copy the module here first')
-  return pathlib.Path(path)
+      archive.unpack(handle, path, reading.caps, tf1_hub.objection)
+    yield tf1_hub.Module(handle, path, reading.albert_config)

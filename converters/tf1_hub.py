@@ -7,14 +7,18 @@ import functools
 import hashlib
 import os
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf import message
+from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
+from converters import checkpoint_index
 from converters import config as config_lib
+from converters import digest
 from converters import errors
 from converters import vocabulary
 from converters import weight_map
@@ -29,8 +33,22 @@ _SIGNATURES = {
     'mlm': (_TOKENS_INPUTS | {'mlm_positions': 2}, _TOKENS_OUTPUTS | {'mlm_logits': 2}),
     'sop': (_TOKENS_INPUTS, _TOKENS_OUTPUTS | {'sop_log_probs': 2}),
 }
+# What stands in a module's directory.
+_FILE = re.compile(r'saved_model\.pb|tfhub_module\.pb|variables/variables\.(index|data-[0-9]{5}-of-[0-9]{5})|assets/[^/]+')
+# Sizes in bytes that no such file comes near: the graph of an ALBERT-xxlarge has 4 MB, a vocabulary of 30,000 pieces 0.8.
+_LARGEST = {'saved_model.pb': 256 << 20, '.model': 64 << 20, '.vocab': 64 << 20, 'tfhub_module.pb': 1 << 10}
 # Variables that hold no weights.
 _IGNORED_VARIABLES = frozenset({'global_step'})
+
+
+def objection(name: str) -> str | None:
+  """What is wrong with a file of that name in the archive of a module; None if nothing is."""
+  if _FILE.fullmatch(name):
+    return None
+  outer, _, inner = name.partition('/')
+  if _FILE.fullmatch(inner):
+    return f'is one directory too deep: the module is in its directory {outer!r}, pack what is in that'
+  return 'is no file of a TF1 Hub module: pack the module alone'
 
 
 class Module:
@@ -56,6 +74,9 @@ class Module:
     self.sp_model_name = sp_model_file.name
     self.sp_model = _read(sp_model_file)
     vocabulary.check(self.sp_model, self.config.vocab_size, f'assets/{self.sp_model_name}')
+    text = sp_model_file.with_suffix('.vocab')
+    if text.exists():
+      vocabulary.check_text(_read(text), self.sp_model, f'assets/{text.name}', f'assets/{self.sp_model_name}')
     self._reader = _open_checkpoint(path / 'variables' / 'variables')
     tensors = self._tensors()
     self.parts = frozenset(weight_map.parts_in(tensors))
@@ -67,7 +88,7 @@ class Module:
 
   @functools.cached_property
   def digest(self) -> str:
-    return 'sha256:' + digest_of_tree(self.path)
+    return 'sha256:' + digest.of_tree(self.path)
 
   @functools.cached_property
   def sp_model_digest(self) -> str:
@@ -106,7 +127,10 @@ class Module:
 
 
 def _read(path: pathlib.Path) -> bytes:
+  largest = _LARGEST.get(path.name) or _LARGEST[path.suffix]
   try:
+    if path.stat().st_size > largest:
+      raise errors.SourceError(f'more than {largest} bytes in {path}: this is no file of an ALBERT module')
     return path.read_bytes()
   except OSError as e:
     raise errors.SourceError(f'cannot read {path} ({e.strerror}): fetch the module again') from e
@@ -141,7 +165,21 @@ def _read_signatures(path: pathlib.Path) -> frozenset[str]:
     if faults:
       raise errors.SourceError(f'signature `{name}` has {", ".join(faults)} in {path}: this is no ALBERT module')
   _check_lower_case(graphs[0], path)
+  _check_assets(saved_model, path)
   return found
+
+
+def _check_assets(saved_model: Any, path: pathlib.Path) -> None:
+  """Refuses names of assets that lead out of assets/, for the sake of whoever loads the module with TensorFlow."""
+  for graph in saved_model.meta_graphs:
+    named = list(graph.asset_file_def)
+    for packed in graph.collection_def['saved_model_assets'].any_list.value if 'saved_model_assets' in graph.collection_def else ():
+      asset = meta_graph_pb2.AssetFileDef()
+      if packed.Unpack(asset):
+        named.append(asset)
+    for asset in named:
+      if asset.filename in ('', '.', '..') or not asset.filename.isprintable() or set('/\\') & set(asset.filename):
+        raise errors.SourceError(f'asset {asset.filename[:99]!r} in {path} leads out of assets/: this is no TF1 Hub module')
 
 
 def _misfits(tensors: Any, wanted: dict[str, int], dtype: tf.DType) -> list[str]:
@@ -171,21 +209,9 @@ def _check_lower_case(graph: Any, path: pathlib.Path) -> None:
 def _open_checkpoint(prefix: pathlib.Path) -> Any:
   if not prefix.with_suffix('.index').exists():
     raise errors.SourceError(f'no {prefix.name}.index in {prefix.parent}: fetch the module again')
+  # Before the native reader sees it.
+  checkpoint_index.check_data_files(checkpoint_index.read(prefix.with_suffix('.index')), prefix)
   try:
     return tf.train.load_checkpoint(os.fspath(prefix))
   except Exception as e:  # the native reader turns each status into another built-in exception
     raise errors.SourceError(f'no checkpoint in {prefix}.index ({_first_line(e)}): fetch the module again') from e
-
-
-def digest_of_tree(path: pathlib.Path) -> str:
-  """SHA-256, in hex, over '<sha256>  <relative path>' lines of all files below `path`, sorted by path.
-
-  Links are followed, as TensorFlow follows them.
-  """
-  lines = []
-  for directory, _, names in os.walk(path, followlinks=True):
-    for name in names:
-      file = pathlib.Path(directory) / name
-      with open(file, 'rb') as f:
-        lines.append(f'{hashlib.file_digest(f, "sha256").hexdigest()}  {file.relative_to(path).as_posix()}\n')
-  return hashlib.sha256(''.join(sorted(lines, key=lambda line: line[66:])).encode()).hexdigest()

@@ -1,15 +1,25 @@
 """Checks a SentencePiece model against the weights it came with."""
 
+import contextlib
+import math
+from collections.abc import Iterator
+
 import sentencepiece as spm
 
 from converters import errors
 
 # Where every published ALBERT has them (training command in github.com/google-research/albert).
 SPECIAL_TOKENS = {'<pad>': 0, '<unk>': 1, '[CLS]': 2, '[SEP]': 3, '[MASK]': 4}
+# SentencePiece's default, which that command does not change.
+_NORMALIZER = 'nmt_nfkc'
+# Characters whose normal form has never changed: letters, signs, ligatures, fractions, circled and full-width forms.
+_NORMALIZED = [f'a{chr(c)}b' for first, last in (
+    (0x00, 0x24F), (0x370, 0x3FF), (0x400, 0x4FF), (0x2070, 0x209F), (0x2150, 0x218B), (0x2460, 0x24FF), (0xFB00, 0xFB06), (0xFF01, 0xFF9F))
+    for c in range(first, last + 1)]
 
 
 def check(model: bytes, vocab_size: int, name: str) -> None:
-  """Checks that a model has as many pieces as the embedding has rows, and the special tokens where ALBERT has them.
+  """Checks that a model has as many pieces as the embedding has rows, ALBERT's normaliser, and the special tokens where ALBERT has them.
 
   Args:
     model: a serialized SentencePiece ModelProto.
@@ -19,14 +29,12 @@ def check(model: bytes, vocab_size: int, name: str) -> None:
   Raises:
     VocabularyError: naming the file and what does not fit.
   """
-  processor = spm.SentencePieceProcessor()
-  try:
-    if not model:  # the library takes no bytes for no model
-      raise ValueError('the file is empty')
-    processor.LoadFromSerializedProto(model)
-    size = len(processor)
-  except Exception as e:
-    raise errors.VocabularyError(f'no SentencePiece model in {name} ({e}): restore the file') from e
+  with _broken(name):
+    _check(_load(model), vocab_size, name)
+
+
+def _check(processor: spm.SentencePieceProcessor, vocab_size: int, name: str) -> None:
+  size = len(processor)
   if size != vocab_size:
     raise errors.VocabularyError(
         f'{size} pieces in {name}, but the embedding has {vocab_size} rows: this model belongs to other weights')
@@ -35,3 +43,64 @@ def check(model: bytes, vocab_size: int, name: str) -> None:
     if found != wanted or processor.id_to_piece(wanted) != token:
       raise errors.VocabularyError(
           f'{token} is not piece {wanted} in {name}: this is not a vocabulary ALBERT was trained with')
+  for number in range(size):
+    if not math.isfinite(processor.get_score(number)):
+      raise errors.VocabularyError(f'piece {number} has no finite score in {name}: restore the file')
+  expected = spm.SentencePieceNormalizer(rule_name=_NORMALIZER).normalize(_NORMALIZED)
+  for text, ours, theirs in zip(_NORMALIZED, expected, processor.normalize(_NORMALIZED), strict=True):
+    if ours != theirs:
+      raise errors.VocabularyError(f'{text!r} is normalized to {theirs[:40]!r}, and by {_NORMALIZER} to {ours!r}, in {name}: this is not a '
+                                   'vocabulary ALBERT was trained with')
+
+
+def check_text(text: bytes, model: bytes, text_name: str, name: str) -> None:
+  """Checks that the `.vocab` file beside a model has its pieces and scores.
+
+  Args:
+    text: the file: a piece, a tab and a score a line.
+    model: a serialized SentencePiece ModelProto.
+    text_name, name: the files, for the message.
+
+  Raises:
+    VocabularyError: naming the first line that is not the model's.
+  """
+  with _broken(name):
+    _check_text(text, _load(model), text_name, name)
+
+
+def _check_text(text: bytes, processor: spm.SentencePieceProcessor, text_name: str, name: str) -> None:
+  lines = text.decode(errors='replace').removesuffix('\n').split('\n')
+  if len(lines) != len(processor):
+    raise errors.VocabularyError(f'{len(lines)} pieces in {text_name}, and {len(processor)} in {name}: one of the two is of another model')
+  for number, line in enumerate(lines):
+    piece, _, score = line.partition('\t')
+    wanted = processor.get_score(number)
+    if piece != processor.id_to_piece(number) or not math.isclose(_number(score), wanted, rel_tol=1e-4, abs_tol=1e-6):
+      raise errors.VocabularyError(f'line {number + 1} of {text_name} is {line[:60]!r}, but piece {number} of {name} is '
+                                   f'{processor.id_to_piece(number)!r} with {wanted:g}: one of the two is of another model')
+
+
+def _number(text: str) -> float:
+  try:
+    return float(text)
+  except ValueError:
+    return math.nan
+
+
+def _load(model: bytes) -> spm.SentencePieceProcessor:
+  if not model:  # the library takes no bytes for no model
+    raise ValueError('the file is empty')
+  processor = spm.SentencePieceProcessor()
+  processor.LoadFromSerializedProto(model)
+  return processor
+
+
+@contextlib.contextmanager
+def _broken(name: str) -> Iterator[None]:
+  """Names the file in what the library raises: of loading a model, and of text of it that is no UTF-8."""
+  try:
+    yield
+  except errors.VocabularyError:
+    raise
+  except Exception as e:
+    raise errors.VocabularyError(f'no SentencePiece model in {name} ({e}): restore the file') from e

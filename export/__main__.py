@@ -16,14 +16,13 @@ from absl import flags
 from converters import errors
 from converters import source as source_lib
 from export import catalog as catalog_lib
-from export import collection
 from export import command_line
 from export import console as console_lib
 from export import plan
 from export import publish
-from export import report as report_lib
 from export import request as request_lib
 from export import signature
+from export import source_flags
 from export import tree as tree_lib
 
 if typing.TYPE_CHECKING:
@@ -49,8 +48,6 @@ _CHANGE = flags.DEFINE_multi_string(
     'Give it once for every change.')
 _MLM = flags.DEFINE_bool('mlm', None, 'Include the masked language model head. Default: if the source has it.')
 _SOP = flags.DEFINE_bool('sop', None, 'Include the sentence order head. Default: if the source has it.')
-_ALBERT_CONFIG = flags.DEFINE_string(
-    'albert_config', None, 'A file to read instead of the source\'s assets/albert_config.json, which some early modules lack.')
 
 _BREAKING = flags.DEFINE_bool(
     'breaking', False, 'Publish it even if it breaks what users of the version before in --export_root rely on. The card says so.')
@@ -65,7 +62,6 @@ _REPORT = flags.DEFINE_string('report', None, 'An HTML file to write, with the p
 def main() -> None:
   catalog = catalog_lib.Catalog(pathlib.Path(_CATALOG.value))
   request = _request(catalog)
-  report = command_line.report_path(_REPORT.value)
   release = request.release
   tree = tree_lib.at(request.export_root)
   publish.check_next(tree.root, release.path, tree.versions(release.model))
@@ -82,9 +78,8 @@ def main() -> None:
   outcome = release_lib.run(request, console)
   command_line.finish()
   _summarize(console, tree, request, outcome)
-  if report:
-    report_lib.write(collection.read_record(tree, release.path), report)
-    console.line(f'\nReport: {report}')
+  if request.report:
+    console.line(f'\nReport: {request.report}')
 
 
 def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
@@ -109,7 +104,8 @@ def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
       model, version, publisher=publisher, interface=_IO.value, preprocessor=_PREPROCESSOR.value,
       changes=[' '.join(change.split()) for change in _CHANGE.value or []])
   return request_lib.Request(
-      release, source, _EXPORT_ROOT.value, _ALBERT_CONFIG.value, _MLM.value, _SOP.value, _BREAKING.value,
+      release, source, _EXPORT_ROOT.value, source_flags.reading(), source_flags.trust(), _MLM.value, _SOP.value, _BREAKING.value,
+      command_line.report_path(_REPORT.value),
       pathlib.Path(_SIGN_KEY.value) if _SIGN_KEY.value is not None else None, catalog.collection)
 
 

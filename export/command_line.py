@@ -103,7 +103,7 @@ def report_path(value: str | None) -> pathlib.Path | None:
     return None
   path = pathlib.Path(value)
   place = path if path.exists() else path.absolute().parent
-  if not value or path.is_dir() or not path.absolute().parent.is_dir() or not os.access(place, os.W_OK):
+  if not value or (path.exists() and not path.is_file()) or not path.absolute().parent.is_dir() or not os.access(place, os.W_OK):
     raise errors.UsageError(f'--report={value}: give a file in a directory that exists and can be written to')
   return path
 

@@ -18,14 +18,13 @@ from export import catalog
 from export import command_line
 from export import console as console_lib
 from export import integrity
+from export import source_flags
 from export import tree
 
 _RECORD = flags.DEFINE_bool('record', False, 'Write --golden from --source.')
 _CHECK = flags.DEFINE_bool('check', False, 'Compare --release with --golden.')
 _GOLDEN = flags.DEFINE_string('golden', None, 'The golden file, as tests/golden/albert_en_demo.json.')
 _SOURCE = flags.DEFINE_string('source', None, 'For --record: a directory, a .tar.gz, or a hub handle.')
-_ALBERT_CONFIG = flags.DEFINE_string(
-    'albert_config', None, 'For --record: a file to read instead of the source\'s assets/albert_config.json.')
 _PREPROCESSOR = flags.DEFINE_integer(
     'preprocessor', None, 'For --record: the version of the preprocessor\'s contract whose ids to record, instead of the outputs '
     'of the encoder.')
@@ -55,9 +54,9 @@ def _record(handle: str, path: pathlib.Path, console: console_lib.Console) -> No
     raise errors.UsageError(f'--preprocessor={version}: there are versions {", ".join(map(str, catalog.PREPROCESSOR_VERSIONS))}')
   source_lib.check_handle(handle)
   from export.proof import golden as golden_lib
-  with source_lib.open_source(handle, _ALBERT_CONFIG.value) as source, console.step(f'record {path}'):
+  with source_lib.open_source(handle, source_flags.reading()) as source, console.step(f'record {path}'):
     if version is None:
-      golden = golden_lib.of_source(source)
+      golden = golden_lib.of_source(source, source_flags.trust())
     else:
       golden = golden_lib.of_sp_model(source.sp_model, source.sp_model_digest, version)
   try:

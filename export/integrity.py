@@ -12,14 +12,13 @@ import numpy as np
 from isal import igzip
 from isal import isal_zlib
 
+from converters import checkpoint_index
 from converters import config as config_lib
 from converters import errors
 from converters import weight_map
-from export import checkpoint_index
 from export import package
 
 _HEAD_OUTPUTS = {'mlm': 'mlm_logits', 'sop': 'sop_log_probs'}
-_FLOAT32 = 1  # DT_FLOAT of TensorFlow's DataType enum
 
 
 def read_record(release: pathlib.Path) -> dict[str, Any]:
@@ -56,11 +55,15 @@ def check(release: pathlib.Path, record: dict[str, Any]) -> int:
   try:
     faults = [*_place(release, record), *_files(release, record), *_archive(release, record)]
     if not faults:  # a changed file has changed weights: once is enough
-      entries = checkpoint_index.read(release / 'variables' / 'variables.index')
-      if (record['kind'] == 'encoder') != any(entry.dtype == _FLOAT32 for entry in entries.values()):
+      prefix = release / 'variables' / 'variables'
+      index = checkpoint_index.read(prefix.with_suffix('.index'))
+      checkpoint_index.check_data_files(index, prefix)
+      if (record['kind'] == 'encoder') != any(entry.dtype == checkpoint_index.FLOAT32 for entry in index.entries.values()):
         faults.append(f'this is no {record["kind"]}')
       elif record['kind'] == 'encoder':
-        faults += [*_weights(release, record), *_certificate(record)]
+        faults += [*_weights(release, record, index), *_certificate(record)]
+  except errors.CheckpointError as e:
+    raise errors.IntegrityError(str(e)) from e
   except (KeyError, TypeError, AttributeError, ValueError, errors.ConfigError) as e:
     raise errors.IntegrityError(
         f'{release}.release.json is no release record ({type(e).__name__}: {e}): publish the release again') from e
@@ -140,7 +143,7 @@ def _certificate(record: dict[str, Any]) -> Iterator[str]:
     yield 'the certificate has a wrong model that passed, or too few of them'
 
 
-def _weights(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
+def _weights(release: pathlib.Path, record: dict[str, Any], index: checkpoint_index.Index) -> Iterator[str]:
   """Whether the ledger has every weight of the model once, and every weight's bytes its digest."""
   weights = record['weights']
   config = config_lib.parse(record['config'])
@@ -148,20 +151,12 @@ def _weights(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
   if [(w['source'], w['target']) for w in weights] != [(r.name, r.tf_models) for r in weight_map.rows(config, parts)]:
     yield 'the ledger does not list the weights of such a model'
     return
-  variables = release / 'variables'
-  entries = checkpoint_index.read(variables / 'variables.index')
-  shards = sorted(variables.glob('variables.data-*-of-*'))
-  if sorted(w['checkpoint_key'] for w in weights) != sorted(k for k, entry in entries.items() if entry.dtype == _FLOAT32):
+  shards = sorted((release / 'variables').glob('variables.data-*-of-*'))
+  if sorted(w['checkpoint_key'] for w in weights) != sorted(k for k, entry in index.entries.items() if entry.dtype == checkpoint_index.FLOAT32):
     yield 'the ledger does not list the tensors of the checkpoint'
     return
   for weight in weights:
-    entry = entries.get(weight['checkpoint_key'])
-    if entry is None or entry.shard >= len(shards):
-      yield f'no data file for {weight["source"]}'
-      continue
-    if entry.size != 4 * int(np.prod(entry.shape)):
-      yield f'{weight["target"]} is no float32 tensor'
-      continue
+    entry = index.entries[weight['checkpoint_key']]
     try:
       value = np.memmap(shards[entry.shard], '<f4', 'r', entry.offset, entry.shape)
       canonical = weight_map.Transform(weight['transform']).invert(value, tuple(weight['shape']))

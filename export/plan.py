@@ -9,6 +9,7 @@ from export import console as console_lib
 from export import publish
 from export import request as request_lib
 from export import tree as tree_lib
+from export.proof import source_graph
 
 
 def show(request: request_lib.Request, tree: tree_lib.Tree, console: console_lib.Console) -> None:
@@ -18,7 +19,8 @@ def show(request: request_lib.Request, tree: tree_lib.Tree, console: console_lib
     AlbertHubError: the export would be refused.
   """
   release, companion = request.release, request.release.preprocessor
-  with console.step('open the source'), source_lib.open_source(request.source, request.albert_config) as source:
+  with console.step('open the source'), source_lib.open_source(request.source, request.reading) as source:
+    source_graph.check(source.path / 'saved_model.pb', request.trust.graph)
     parts = request_lib.parts(request, source)
   config = source.config
   rows = [

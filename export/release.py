@@ -23,6 +23,7 @@ from export import model_card
 from export import package
 from export import preprocessing
 from export import publish
+from export import report as report_lib
 from export import request as request_lib
 from export import saved_model
 from export import signature
@@ -64,9 +65,9 @@ def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
   tree = tree_lib.at(request.export_root)
   with contextlib.ExitStack() as stack:
     with console.step('open the source'):
-      source = stack.enter_context(source_lib.open_source(request.source, request.albert_config))
+      source = stack.enter_context(source_lib.open_source(request.source, request.reading))
     parts = request_lib.parts(request, source)
-    examination = stack.enter_context(certificate_lib.examine(source, parts))
+    examination = stack.enter_context(certificate_lib.examine(source, parts, request.trust))
     staged = stack.enter_context(tree.staging())
     steps = [stack.enter_context(succession.of(tree, r, request.breaking)) for r in (companion, release)]
 
@@ -110,11 +111,16 @@ def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
       with console.step('sign'):
         for new, _ in both:
           signature.sign(staged / new.path, request.sign_key)
+    put_report = None
+    if request.report is not None:  # written before anything is published, so that it cannot fail afterwards
+      put_report = stack.enter_context(report_lib.prepared(integrity.read_record(staged / release.path), request.report))
     with console.step('verify'):
       for path in (companion.path, release.path):
         integrity.check(staged / path, integrity.read_record(staged / path))
     with console.step('publish'):
       published = tree.publish(staged, [companion.path, release.path])
+    if put_report is not None:
+      put_report()
     if request.collection is not None:
       try:
         collection.write(tree, release.publisher, request.collection)

@@ -1,7 +1,11 @@
 """Renders a release record as a page for people: one HTML file without anything outside it."""
 
+import contextlib
 import math
+import os
 import pathlib
+from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,11 +29,33 @@ def write(record: Mapping[str, Any], path: pathlib.Path) -> None:
     PublishError: it cannot be written.
     IntegrityError: the record lacks what the page shows.
   """
+  with prepared(record, path) as put:
+    put()
+
+
+@contextlib.contextmanager
+def prepared(record: Mapping[str, Any], path: pathlib.Path) -> Iterator[Callable[[], None]]:
+  """Writes the page beside where it shall be.
+
+  Yields:
+    A function that puts it there, with a rename. If it is not called, nothing stays.
+
+  Raises:
+    As `write` does.
+  """
   content = page(record)
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
   try:
-    path.write_text(content, encoding='utf-8')
-  except OSError as e:
-    raise errors.PublishError(f'cannot write the report {path} ({e.strerror}): give another --report') from e
+    try:
+      temporary.write_text(content, encoding='utf-8')
+    except OSError as e:
+      raise errors.PublishError(f'cannot write the report {path} ({e.strerror}): give another --report') from e
+
+    def put() -> None:
+      temporary.replace(path)
+    yield put
+  finally:
+    temporary.unlink(missing_ok=True)
 
 
 def page(record: Mapping[str, Any], up: str | None = None) -> str:

@@ -8,6 +8,7 @@ from converters import errors
 from converters import source as source_lib
 from converters import weight_map
 from export import catalog as catalog_lib
+from export import trust as trust_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,10 +18,12 @@ class Request:
   Attributes:
     release: the version that is asked for.
     source: a directory, a .tar.gz or a hub handle.
-    albert_config: a config file for a source without one.
     export_root: the root of the release tree.
+    reading: how the source is read.
+    trust: how far it is trusted.
     mlm, sop: whether to include a head; None for what the source has.
     breaking: whether it may break what users of the version before rely on.
+    report: the HTML file to write; None for none.
     sign_key: a file with the key to sign with; None for no signature.
     collection: what the models of the publisher are published together as.
 
@@ -30,10 +33,12 @@ class Request:
   release: catalog_lib.EncoderRelease
   source: str
   export_root: str | os.PathLike[str]
-  albert_config: str | None = None
+  reading: source_lib.Reading = source_lib.Reading()
+  trust: trust_lib.Trust = trust_lib.Trust()
   mlm: bool | None = None
   sop: bool | None = None
   breaking: bool = False
+  report: pathlib.Path | None = None
   sign_key: pathlib.Path | None = None
   collection: catalog_lib.Collection | None = None
 

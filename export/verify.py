@@ -24,13 +24,12 @@ from export import console as console_lib
 from export import integrity
 from export import report as report_lib
 from export import signature
+from export import source_flags
 from export import tree
 
 _RELEASE = flags.DEFINE_string('release', None, 'Directory of the published version, as dist/tensorflow/albert_en_large/2.')
 _SOURCE = flags.DEFINE_string(
     'source', None, 'What it was exported from: a directory, a .tar.gz, or a hub handle. Default: only what needs no source.')
-_ALBERT_CONFIG = flags.DEFINE_string(
-    'albert_config', None, 'A file to read instead of the source\'s assets/albert_config.json, as in the export.')
 _PUBLIC_KEY = flags.DEFINE_string(
     'public_key', None, 'A file with the public key, in PEM, of who signed the release: its signatures are checked first.')
 _REPORT = flags.DEFINE_string('report', None, 'An HTML file to write, with the record\'s proof as a page for people.')
@@ -63,7 +62,7 @@ def _verify(release: pathlib.Path, public_key: pathlib.Path | None, report: path
     console.line(f'{record["release"]} is signed with {public_key}')
   if _SOURCE.value:
     source_lib.check_handle(_SOURCE.value)
-    with source_lib.open_source(_SOURCE.value, _ALBERT_CONFIG.value) as source:
+    with source_lib.open_source(_SOURCE.value, source_flags.reading()) as source:
       (_check_preprocessor if record['kind'] == 'preprocessor' else _check_encoder)(release, record, source, console)
   if report:
     report_lib.write(record, report)
@@ -100,7 +99,7 @@ def _check_encoder(release: pathlib.Path, record: dict[str, Any], source: source
     if different or len(digests) != len(rows):
       raise errors.IntegrityError(f'{", ".join(different) or "the list of weights"} of {source.handle} is not what {release} records: '
                                   'this is not what was published, fetch it again')
-  with certificate_lib.examine(source, parts) as examination:
+  with certificate_lib.examine(source, parts, source_flags.trust()) as examination:
     certificate = examination.certify(release, record['interface'], console.step)
   fresh, recorded = certificate.as_json(), record['certificate']
   for group in ('outputs', 'gradient', 'controls'):

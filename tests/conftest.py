@@ -15,15 +15,22 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tensorflow.core.protobuf import saved_model_pb2
 
+from converters import config as config_lib
+from converters import errors
 from converters import source as source_lib
+from converters import weight_map
 from export import catalog as catalog_lib
 from export import console as console_lib
 from export import release as release_lib
 from export import request as request_lib
+from export import trust as trust_lib
 from export.demo import tf1_module
 from export.demo import vocabulary
+from export.proof import batch as batch_lib
 from export.proof import certificate
 from export.proof import expected
+from export.proof import source_graph
+from export.proof import source_run
 
 # For MirroredStrategy: two devices on any machine. Only possible before TensorFlow's first operation.
 tf.config.set_logical_device_configuration(
@@ -96,6 +103,25 @@ def ran(module):
 
 
 @pytest.fixture
+def config(module):
+  return config_lib.read(module / 'assets/albert_config.json')
+
+
+@pytest.fixture
+def batch(config):
+  return batch_lib.make(config)
+
+
+@pytest.fixture
+def start_run(config, batch):
+  """A function that starts running signatures of a module."""
+  def run(module, signatures=tuple(source_graph.SIGNATURES), batch=batch, trust=trust_lib.Trust()):
+    parts = {part for part in weight_map.Part if source_graph.signatures([part])[0] in signatures}
+    return source_run.start(module, batch, signatures, batch_lib.make_scalar(config, parts), trust)
+  return run
+
+
+@pytest.fixture
 def examination(source, ran):
   return certificate.Examination(source, source.parts, ran)
 
@@ -115,11 +141,11 @@ class Release:
     self.root = root
     self.catalog = catalog_lib.Catalog()
 
-  def __call__(self, module, name='albert_en_tiny', version=2, mlm=None, sop=None, albert_config=None, breaking=False, sign_key=None,
+  def __call__(self, module, name='albert_en_tiny', version=2, mlm=None, sop=None, reading=source_lib.Reading(), trust=trust_lib.Trust(), breaking=False, report=None, sign_key=None,
                **options):
     options.setdefault('preprocessor', 'albert_en_tiny_preprocess/3')
     request = request_lib.Request(
-        self.catalog.encoder(name, version, **options), str(module), self.root, albert_config, mlm, sop, breaking, sign_key,
+        self.catalog.encoder(name, version, **options), str(module), self.root, reading, trust, mlm, sop, breaking, report, sign_key,
         self.catalog.collection)
     outcome = release_lib.run(request, console_lib.Console())
     return pathlib.Path(self.root) / request.release.path, outcome
@@ -128,6 +154,24 @@ class Release:
 @pytest.fixture
 def release(tmp_path) -> Release:
   return Release(tmp_path / 'dist')
+
+
+@pytest.fixture
+def refused(release, tmp_path_factory, monkeypatch):
+  """A function that exports a source, which must be refused with one line, and leave nothing."""
+  temporary = tmp_path_factory.mktemp('temporary')
+
+  def check(source, message, error=errors.SourceError, **options):
+    with monkeypatch.context() as patch:
+      patch.setattr('tempfile.tempdir', str(temporary))
+      with pytest.raises(error, match=message) as caught:
+        release(source, **options)
+    assert len(str(caught.value)) < 5000 and ': ' in str(caught.value)
+    assert not release.root.exists()
+    # TensorFlow's own translations stay until this process ends.
+    assert [p.name for p in temporary.iterdir() if not p.name.startswith('__autograph_generated_file')] == []
+
+  return check
 
 
 @pytest.fixture(scope='session')

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_hub as hub
 from tensorflow.core.protobuf import saved_model_pb2
 
-from converters import tf1_hub
+from converters import digest
 
 
 def test_has_the_files_of_the_format(module):
@@ -78,6 +78,6 @@ def test_the_same_spec_gives_the_same_bytes(module, make_module, tmp_path, sp_mo
   from export.demo import tf1_module
   from export.demo import vocabulary
   tf1_module.write(tmp_path / 'elsewhere', conftest.TINY, sp_model, vocabulary.as_text(sp_model))
-  assert tf1_hub.digest_of_tree(tmp_path / 'elsewhere') == tf1_hub.digest_of_tree(module)
+  assert digest.of_tree(tmp_path / 'elsewhere') == digest.of_tree(module)
   assert str(tmp_path).encode() not in (tmp_path / 'elsewhere/saved_model.pb').read_bytes()
-  assert tf1_hub.digest_of_tree(make_module(seed=1)) != tf1_hub.digest_of_tree(module)
+  assert digest.of_tree(make_module(seed=1)) != digest.of_tree(module)

@@ -1,6 +1,5 @@
 """A release is verified without TensorFlow, and whatever was changed in it is named."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -10,12 +9,10 @@ import subprocess
 import sys
 import tarfile
 
-import numpy as np
 import pytest
-import tensorflow as tf
 
+from converters import checkpoint_index
 from converters import errors
-from export import checkpoint_index
 from export import integrity
 from export import package
 
@@ -131,7 +128,7 @@ def test_weight_changed_with_all_digests_is_found_by_the_ledger(published):
   index = checkpoint_index.read(published / 'variables/variables.index')
   weights = {w['target']: w for w in integrity.read_record(published)['weights']}
   for target in ('transformer/self_attention/key/kernel', 'cls/seq_relationship/logits/kernel'):
-    entry = index[weights[target]['checkpoint_key']]
+    entry = index.entries[weights[target]['checkpoint_key']]
     _flip(published / DATA, entry.offset + 5)
     _record_anew(published)
     with pytest.raises(errors.IntegrityError, match=f"{target} is not the source's {weights[target]['source']} in "):
@@ -234,40 +231,6 @@ def test_with_the_source_config_and_certificate_are_held_against_it(published, m
   _edit_record(published, change)
   done = _verify(f'--release={published}', f'--source={module}')
   assert done.returncode == 1 and re.search(fault, done.stderr), done.stderr
-
-
-def test_index_is_read_like_tensorflow_reads_it(encoder_path):
-  entries = checkpoint_index.read(pathlib.Path(encoder_path) / 'variables/variables.index')
-  reader = tf.train.load_checkpoint(f'{encoder_path}/variables/variables')
-  assert sorted(entries) == sorted(reader.get_variable_to_shape_map())
-  data = (pathlib.Path(encoder_path) / DATA).read_bytes()
-  for name, shape in reader.get_variable_to_shape_map().items():
-    entry = entries[name]
-    assert entry.dtype == reader.get_variable_to_dtype_map()[name].as_datatype_enum
-    assert list(entry.shape) == shape
-    if reader.get_variable_to_dtype_map()[name] == tf.float32:
-      assert np.array_equal(np.frombuffer(data, '<f4', entry.size // 4, entry.offset).reshape(shape), reader.get_tensor(name))
-
-
-@pytest.mark.parametrize('position', [0.0, 0.2, 0.5, 0.8, 1.0])
-def test_cut_index_is_refused(encoder_path, tmp_path, position):
-  content = (pathlib.Path(encoder_path) / 'variables/variables.index').read_bytes()
-  path = tmp_path / 'variables.index'
-  path.write_bytes(content[:int(position * (len(content) - 1))])
-  with pytest.raises(errors.IntegrityError, match='no checkpoint index in .*variables.index'):
-    checkpoint_index.read(path)
-
-
-def test_index_of_random_bytes_is_refused_or_read(encoder_path, tmp_path):
-  content = (pathlib.Path(encoder_path) / 'variables/variables.index').read_bytes()
-  rng = np.random.default_rng(0)
-  for _ in range(300):
-    broken = bytearray(content)
-    for position in rng.integers(0, len(broken), 3):
-      broken[position] = rng.integers(256)
-    (tmp_path / 'variables.index').write_bytes(broken)
-    with contextlib.suppress(errors.IntegrityError):
-      checkpoint_index.read(tmp_path / 'variables.index')
 
 
 def _verify(*flags):

@@ -14,6 +14,7 @@ import numpy as np
 from converters import errors
 from converters import source as source_lib
 from converters import weight_map
+from export import trust as trust_lib
 from export.proof import batch as batch_lib
 from export.proof import controls
 from export.proof import expected as expected_lib
@@ -123,10 +124,14 @@ def given(source: source_lib.Source, parts: Iterable[weight_map.Part]) -> tuple[
 
 
 @contextlib.contextmanager
-def examine(source: source_lib.Source, parts: Iterable[weight_map.Part]) -> Iterator[Examination]:
-  """Starts running the source's graph, in a process of its own that is gone when the context ends."""
+def examine(source: source_lib.Source, parts: Iterable[weight_map.Part], trust: trust_lib.Trust = trust_lib.Trust()) -> Iterator[Examination]:
+  """Starts running the source's graph, in a process of its own that is gone when the context ends.
+
+  Raises:
+    UntrustedGraphError: it may not be run.
+  """
   batch, scalar, signatures = given(source, parts)
-  with source_run.start(source.path, batch, signatures, scalar) as run:
+  with source_run.start(source.path, batch, signatures, scalar, trust) as run:
     yield Examination(source, parts, run)
 
 

@@ -1,7 +1,6 @@
 """An exported encoder, loaded from its files and called as its users call it."""
 
 import contextlib
-import os
 import pathlib
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from converters import errors
+from export.proof import artifact
 from export.proof import batch as batch_lib
 
 _INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
@@ -19,6 +19,7 @@ _OUTPUTS = ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs')
 
 class Exported:
   """An exported encoder, loaded from its files.
+
   Attributes:
     variables: the encoder's, by name.
   """
@@ -29,9 +30,11 @@ class Exported:
     Args:
       path: the SavedModel.
       interface: 'dict' or 'list'.
+
+    Raises:
+      UntrustedGraphError: it has operations that no export has.
     """
-    import tensorflow as tf
-    self._loaded = tf.saved_model.load(os.fspath(path))
+    self._loaded = artifact.load(path)
     self._interface = interface
     self.variables = {_name(v): v for v in self._loaded.variables}
 

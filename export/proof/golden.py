@@ -15,6 +15,7 @@ import sentencepiece as spm
 from converters import config as config_lib
 from converters import errors
 from converters import source as source_lib
+from export import trust as trust_lib
 from export.proof import batch as batch_lib
 from export.proof import certificate
 from export.proof import expected as expected_lib
@@ -32,7 +33,7 @@ _MOST = 1e-3
 _RECORD_AGAIN = 'record it again with python -m export.golden --record'
 
 
-def of_source(source: source_lib.Source) -> dict[str, Any]:
+def of_source(source: source_lib.Source, trust: trust_lib.Trust = trust_lib.Trust()) -> dict[str, Any]:
   """Runs a source's graph, and makes the golden file of its outputs.
 
   Returns:
@@ -42,11 +43,12 @@ def of_source(source: source_lib.Source) -> dict[str, Any]:
 
   Raises:
     ParityError: the source does not compute an ALBERT with these weights.
+    UntrustedGraphError: its graph may not be run.
   """
   parts = source.parts & source.provable
   batch = _batch(source.config)
   _, scalar, signatures = certificate.given(source, parts)
-  with source_run.start(source.path, batch, signatures, scalar) as run:
+  with source_run.start(source.path, batch, signatures, scalar, trust) as run:
     theirs = run.outputs()
   theirs = {name: value for name, value in theirs.items() if '/layer_' not in name}
   expected = expected_lib.Expected(source, parts, batch, scalar)

@@ -1,7 +1,7 @@
 """What of a TF1 Hub module's graph may be run.
 
-A module from elsewhere is a program. It is run only if every operation in it is on the allow-list below; and what is run is a
-reduced copy, with the signatures that are asked for and what restores their variables, and nothing else.
+A module from elsewhere is a program. It is run only if every operation in it is on the allow-list below, or the user trusts it; and what
+is run is a reduced copy, with the signatures that are asked for and what restores their variables, and nothing else.
 """
 
 import collections
@@ -13,6 +13,7 @@ from typing import Any
 
 from converters import errors
 from converters import weight_map
+from export.proof import graph_file
 
 # What an ALBERT computes with. Seen in the authors' modules, in both metagraphs, and in others of the family.
 _COMPUTING = frozenset(["Add", "AddV2", "All", "Assert", "BatchMatMul", "BatchMatMulV2", "BiasAdd", "Cast", "Const", "Einsum", "ExpandDims", "Fill", "GatherV2", "GreaterEqual", "Identity", "Less", "LessEqual", "LogSoftmax", "MatMul", "Mean", "Mul", "NoOp", "OneHot", "Pack", "Placeholder", "PlaceholderWithDefault", "Pow", "RandomUniform", "Range", "ReadVariableOp", "RealDiv", "Reshape", "ResourceGather", "Rsqrt", "Select", "SelectV2", "Shape", "Slice", "Softmax", "SquaredDifference", "Squeeze", "StopGradient", "StridedSlice", "Sub", "Tanh", "Transpose", "VarHandleOp"])
@@ -22,6 +23,8 @@ _RESTORING = _COMPUTING | frozenset(['AssignVariableOp', 'RestoreV2'])
 _LEFT_OUT = frozenset(['MergeV2Checkpoints', 'SaveV2', 'ShardedFilename', 'StaticRegexFullMatch', 'StringJoin',
                        'TruncatedNormal', 'VarIsInitializedOp'])
 ALLOWED = _RESTORING | _LEFT_OUT
+
+_ADVICE = 'this graph is not run, so nothing can be compared; if you know what it does and who made it, give --trust_source'
 
 # What is compared of each signature: inputs, outputs.
 _TOKENS_INPUTS = ('input_ids', 'input_mask', 'segment_ids')
@@ -44,7 +47,8 @@ class Reduced:
   """The part of a module that may be run.
 
   Attributes:
-    graph_def: the operations that the signatures' outputs and the restoring of variables depend on; no library functions.
+    graph_def: the operations that the signatures' outputs and the restoring of variables depend on; library functions only of a
+      graph that is trusted.
     inputs, outputs: names of tensors, by signature and then by the signature's names; the layers are outputs of `tokens` as
       'layer_0' and so on, if they were found.
     handles: names of the tensors that stand for the variables, by the variables' names.
@@ -58,26 +62,33 @@ class Reduced:
   filename: str
 
 
-def reduced(saved_model_pb: pathlib.Path, signatures: Iterable[str], tags: Iterable[str] = ()) -> Reduced:
+def check(saved_model_pb: pathlib.Path, trusted: bool = False) -> None:
+  """Checks that a module's graph may be run at all.
+
+  Args:
+    saved_model_pb: the module's graph.
+    trusted: whether it may have operations that are not on the allow-list.
+
+  Raises:
+    UntrustedGraphError: an operation anywhere in the file is not allowed, or hides another graph; names the node.
+  """
+  _read(saved_model_pb, trusted)
+
+
+def reduced(saved_model_pb: pathlib.Path, signatures: Iterable[str], tags: Iterable[str] = (), trusted: bool = False) -> Reduced:
   """Checks a module's graph, and takes the part that is needed.
 
   Args:
     saved_model_pb: the module's graph.
     signatures: names of `SIGNATURES`, each in the module.
     tags: of the metagraph: none, or 'train'.
+    trusted: whether it may have operations that are not on the allow-list.
 
   Raises:
-    UntrustedGraphError: an operation anywhere in the file is not allowed, or is not allowed where it stands; names the node.
-      Or there is no such metagraph.
+    UntrustedGraphError: as `check` does; or an operation is not allowed where it stands, or there is no such metagraph.
   """
   from tensorflow.core.framework import graph_pb2
-  from tensorflow.core.protobuf import saved_model_pb2
-  saved_model = saved_model_pb2.SavedModel.FromString(saved_model_pb.read_bytes())
-  for meta_graph in saved_model.meta_graphs:
-    graph = meta_graph.graph_def
-    for node in (*graph.node, *(n for function in graph.library.function for n in function.node_def)):
-      _check(node, ALLOWED, 'not on the allow-list', saved_model_pb)
-
+  saved_model = _read(saved_model_pb, trusted)
   whole = next((m for m in saved_model.meta_graphs if set(m.meta_info_def.tags) == set(tags)), None)
   if whole is None:
     raise errors.UntrustedGraphError(
@@ -101,9 +112,12 @@ def reduced(saved_model_pb: pathlib.Path, signatures: Iterable[str], tags: Itera
   for tensors, allowed, where in ((endpoints, _COMPUTING, 'a signature'),
                                   ([saver.restore_op_name, saver.filename_tensor_name], _RESTORING, 'what restores variables')):
     for node in _ancestors(whole.graph_def, tensors):
-      _check(node, allowed, f'not allowed in {where}', saved_model_pb)
+      if not trusted:
+        graph_file.check_operation(node, allowed, f'not allowed in {where}', _ADVICE, saved_model_pb)
       kept.add(node.name)
   part = graph_pb2.GraphDef(node=[node for node in whole.graph_def.node if node.name in kept], versions=whole.graph_def.versions)
+  if trusted:
+    part.library.CopyFrom(whole.graph_def.library)
   handles = {node.attr['shared_name'].s.decode() or node.name: f'{node.name}:0' for node in part.node if node.op == 'VarHandleOp'}
   return Reduced(part, inputs, outputs, handles, saver.restore_op_name, saver.filename_tensor_name)
 
@@ -122,10 +136,13 @@ def _layers(graph: Any, sequence_output: str) -> list[str]:
   return [f'{node.name}:0' for node in graph.node if node.name in names]
 
 
-def _check(node: Any, allowed: frozenset[str], fault: str, file: pathlib.Path) -> None:
-  if node.op not in allowed:
-    raise errors.UntrustedGraphError(
-        f'operation {node.op} at node {node.name!r} is {fault} in {file}: this graph is not run, so nothing can be compared')
+def _read(saved_model_pb: pathlib.Path, trusted: bool) -> Any:
+  saved_model = graph_file.read(saved_model_pb)
+  graph_file.check_content(saved_model, saved_model_pb)
+  if not trusted:
+    for node in graph_file.nodes(saved_model):
+      graph_file.check_operation(node, ALLOWED, 'not on the allow-list', _ADVICE, saved_model_pb)
+  return saved_model
 
 
 def _ancestors(graph: Any, tensors: Iterable[str]) -> Iterator[Any]:

@@ -1,11 +1,14 @@
 """Runs the allowed part of a TF1 Hub module's graph, in a process of its own, to learn what it computes.
 
-A fault in native code ends the child and not the export. The child runs beside what its parent does meanwhile.
+A fault in native code ends the child and not the export. The child runs beside what its parent does meanwhile, under limits, and apart
+from the machine as far as the platform can.
 
-  python -m export.proof.source_run MODULE_DIRECTORY WORK_DIRECTORY train|infer SIGNATURE...
+  python -m export.proof.source_run WORK_DIRECTORY
 """
 
 import contextlib
+import dataclasses
+import json
 import os
 import pathlib
 import subprocess
@@ -20,15 +23,18 @@ from typing import Any
 import numpy as np
 
 from converters import errors
+from export import trust as trust_lib
 from export.proof import batch as batch_lib
+from export.proof import isolation
 from export.proof import source_graph
 
 
 class Run:
   """A source graph being run in a child process."""
 
-  def __init__(self, module: pathlib.Path, process: subprocess.Popen[bytes], directory: pathlib.Path):
+  def __init__(self, module: pathlib.Path, process: subprocess.Popen[bytes], directory: pathlib.Path, limits: isolation.Limits):
     self._module = module
+    self._limits = limits
     self._process = process
     self._directory = directory
 
@@ -70,12 +76,15 @@ class Run:
     lines = (self._directory / _STDERR).read_text(errors='replace').strip().splitlines() or ['nothing on stderr']
     if status == _REFUSED:
       raise errors.UntrustedGraphError(lines[-1])
-    cause = f'signal {-status}' if status < 0 else lines[-1]
-    raise errors.SourceError(f'running saved_model.pb in {self._module} failed ({cause}): fetch the module again')
+    # What runs it apart passes a signal on as 128 and its number.
+    cause = f'signal {-status if status < 0 else status - 128}' if status < 0 or status > 128 else lines[-1]
+    raise errors.SourceError(f'running saved_model.pb in {self._module} failed ({cause}): fetch the module again; if it needs more than '
+                             f'{self._limits.memory >> 30} GiB or {self._limits.cpu_seconds} s, raise --max_run_gib or --max_run_seconds')
 
 
 @contextlib.contextmanager
-def start(module: pathlib.Path, batch: batch_lib.Batch, signatures: Sequence[str], scalar: batch_lib.Scalar) -> Iterator[Run]:
+def start(module: pathlib.Path, batch: batch_lib.Batch, signatures: Sequence[str], scalar: batch_lib.Scalar,
+          trust: trust_lib.Trust = trust_lib.Trust()) -> Iterator[Run]:
   """Starts running signatures of a module. The child is gone when the context ends.
 
   Args:
@@ -83,41 +92,56 @@ def start(module: pathlib.Path, batch: batch_lib.Batch, signatures: Sequence[str
     batch: the inputs.
     signatures: names of `source_graph.SIGNATURES`, each in the module.
     scalar: what to differentiate, in the metagraph of its mode.
+    trust: how far the module is trusted.
+
+  Raises:
+    UntrustedGraphError: it may not be run.
   """
+  source_graph.check(module / 'saved_model.pb', trust.graph)
   with tempfile.TemporaryDirectory(prefix='albert_parity_') as name, contextlib.ExitStack() as stack:
     directory = pathlib.Path(name)
     inputs = {f'batch/{key}': value for key, value in batch.for_source.items()}
     inputs |= {f'scalar/{key}': value for key, value in scalar.batch.for_source.items()}
     inputs |= {f'factors/{key}': value for key, value in scalar.factors.items()}
     np.savez(directory / _INPUTS, **dict[str, Any](inputs))
-    command = [sys.executable, '-m', __name__, str(module), str(directory), 'train' if scalar.training else 'infer', *signatures]
-    environment = dict(os.environ, TF_CPP_MIN_LOG_LEVEL='3', PYTHONWARNINGS='ignore',
-                       PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
+    weights = sum(path.stat().st_size for path in (module / 'variables').iterdir())
+    # What is written are outputs, and the derivatives by each weight.
+    limits = isolation.Limits(trust.memory_gib << 30, trust.cpu_seconds, 2 * weights + (1 << 28))
+    job = {'module': str(module.absolute()), 'tags': ['train'] if scalar.training else [], 'signatures': list(signatures),
+           'trusted': trust.graph, 'limits': dataclasses.asdict(limits)}
+    (directory / _JOB).write_text(json.dumps(job))
+    command = isolation.command([sys.executable, '-m', __name__, str(directory)], directory)
+    environment = isolation.environment() | {
+        'TF_CPP_MIN_LOG_LEVEL': '3', 'PYTHONWARNINGS': 'ignore', 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p),
+        'PYTHONDONTWRITEBYTECODE': '1', 'TMPDIR': str(directory)}
     stderr = stack.enter_context(open(directory / _STDERR, 'wb'))
     process = stack.enter_context(subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, env=environment))
     stack.callback(process.kill)
-    yield Run(module, process, directory)
+    yield Run(module, process, directory, limits)
 
 
 # Files in the directory that both processes work in.
-_INPUTS, _OUTPUTS, _GRADIENT, _STDERR = 'inputs.npz', 'outputs.npz', 'gradient.npz', 'stderr'
+_JOB, _INPUTS, _OUTPUTS, _GRADIENT, _STDERR = 'job.json', 'inputs.npz', 'outputs.npz', 'gradient.npz', 'stderr'
 _READY = b'.'  # the outputs are written
 _REFUSED = 3  # exit status
 
 
-def _run(module: str, work_directory: str, mode: str, *signatures: str) -> None:
-  saved_model_pb, directory = pathlib.Path(module) / 'saved_model.pb', pathlib.Path(work_directory)
-  prefix = str(pathlib.Path(module) / 'variables' / 'variables')
+def _run(work_directory: str) -> None:
+  directory = pathlib.Path(work_directory)
+  job = json.loads((directory / _JOB).read_text())
+  isolation.Limits(**job['limits']).apply()
+  module = pathlib.Path(job['module'])
+  prefix = str(module / 'variables' / 'variables')
   with np.load(directory / _INPUTS, allow_pickle=False) as npz:
     inputs = dict(npz)
-  graph = source_graph.reduced(saved_model_pb, signatures)
+  graph = source_graph.reduced(module / 'saved_model.pb', job['signatures'], trusted=job['trusted'])
   np.savez(directory / 'unfinished.npz', **dict[str, Any](_outputs(graph, prefix, inputs)))
   (directory / 'unfinished.npz').rename(directory / _OUTPUTS)
   sys.stdout.buffer.write(_READY)
   sys.stdout.buffer.flush()
-  names = [name for name in signatures if name != 'tokens' or 'mlm' not in signatures]
-  graph = source_graph.reduced(saved_model_pb, names, ['train'] if mode == 'train' else [])
+  names = [name for name in job['signatures'] if name != 'tokens' or 'mlm' not in job['signatures']]
+  graph = source_graph.reduced(module / 'saved_model.pb', names, job['tags'], job['trusted'])
   np.savez(directory / _GRADIENT, **dict[str, Any](_gradient(graph, prefix, inputs)))
 
 

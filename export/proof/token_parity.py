@@ -2,7 +2,6 @@
 
 import math
 import operator
-import os
 import pathlib
 import unicodedata
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import sentencepiece as spm
 
 from converters import errors
 from converters import vocabulary
+from export.proof import artifact
 
 _SEQ_LENGTH = 128  # of the published preprocessors, unless another is asked for
 
@@ -88,9 +88,8 @@ class Preprocessor:
   """An exported preprocessor, loaded from its files."""
 
   def __init__(self, path: pathlib.Path):
-    import tensorflow as tf
     import tensorflow_text  # noqa: F401  (registers the ops)
-    self._loaded = tf.saved_model.load(os.fspath(path))
+    self._loaded = artifact.load(path)
 
   def ids(self, texts: Sequence[str]) -> list[list[int]]:
     import tensorflow as tf

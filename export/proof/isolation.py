@@ -1,0 +1,82 @@
+"""What a process that runs somebody else's graph may use of this machine."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import pathlib
+import resource
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+
+# What of the environment such a process needs; the rest (credentials, tokens) is not its business.
+_VARIABLES = frozenset({'HOME', 'LANG', 'LC_ALL', 'LD_LIBRARY_PATH', 'PATH', 'TMPDIR', 'TZ', 'CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS'})
+_PREFIXES = ('TF_', 'PYTHON')
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """Of one process.
+
+  Attributes:
+    memory: address space in bytes.
+    cpu_seconds: over all its threads.
+    file_bytes: of the largest file that it writes.
+  """
+  memory: int
+  cpu_seconds: int
+  file_bytes: int
+
+  def apply(self) -> None:
+    """Limits this process, for good. A limit that is lower already stays."""
+    for kind, value in ((resource.RLIMIT_AS, self.memory), (resource.RLIMIT_CPU, self.cpu_seconds), (resource.RLIMIT_FSIZE, self.file_bytes),
+                        (resource.RLIMIT_CORE, 0)):
+      _, hard = resource.getrlimit(kind)
+      lower = value if hard == resource.RLIM_INFINITY else min(value, hard)
+      with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(kind, (lower, lower))
+
+
+def environment() -> dict[str, str]:
+  """The part of this process' environment that is handed on."""
+  return {name: value for name, value in os.environ.items() if name in _VARIABLES or name.startswith(_PREFIXES)}
+
+
+def command(arguments: Sequence[str], writable: pathlib.Path) -> list[str]:
+  """A command line that runs another one apart from this machine, as far as the platform can: see `means`.
+
+  Args:
+    arguments: the command line to run.
+    writable: the one directory that it writes in.
+  """
+  return [part.replace('{}', str(writable)) for part in _launchers()[means()]] + list(arguments)
+
+
+@functools.cache
+def means() -> str:
+  """How processes are kept apart here.
+
+  'bubblewrap': everything but one directory read-only, no network, no sight of other processes. 'namespaces': no network, no other
+  process' memory or messages. 'none'.
+  """
+  for name, launcher in _launchers().items():
+    if not launcher or (shutil.which(launcher[0]) and _works(launcher)):
+      return name
+  raise AssertionError('the last one always works')
+
+
+def _launchers() -> dict[str, list[str]]:
+  return {
+      'bubblewrap': ['bwrap', '--ro-bind', '/', '/', '--dev-bind', '/dev', '/dev', '--proc', '/proc', '--bind', '{}', '{}', '--unshare-all', '--die-with-parent', '--'],
+      'namespaces': ['unshare', '--user', '--map-current-user', '--net', '--ipc', '--'],
+      'none': [],
+  }
+
+
+def _works(launcher: Sequence[str]) -> bool:
+  try:
+    return subprocess.run([*(part.replace('{}', tempfile.gettempdir()) for part in launcher), 'true'], capture_output=True, timeout=10).returncode == 0
+  except (OSError, subprocess.SubprocessError):
+    return False

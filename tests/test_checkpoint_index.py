@@ -1,0 +1,33 @@
+"""A checkpoint's index is read as TensorFlow reads it."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from attacks import craft
+
+from converters import checkpoint_index
+from converters import errors
+
+
+def test_index_is_read_like_tensorflow_reads_it(encoder_path):
+  entries = checkpoint_index.read(pathlib.Path(encoder_path) / 'variables/variables.index').entries
+  reader = tf.train.load_checkpoint(f'{encoder_path}/variables/variables')
+  assert sorted(entries) == sorted(reader.get_variable_to_shape_map())
+  data = (pathlib.Path(encoder_path) / craft.DATA).read_bytes()
+  for name, shape in reader.get_variable_to_shape_map().items():
+    entry = entries[name]
+    assert entry.dtype == reader.get_variable_to_dtype_map()[name].as_datatype_enum
+    assert list(entry.shape) == shape
+    if reader.get_variable_to_dtype_map()[name] == tf.float32:
+      assert np.array_equal(np.frombuffer(data, '<f4', entry.size // 4, entry.offset).reshape(shape), reader.get_tensor(name))
+
+
+@pytest.mark.parametrize('position', [0.0, 0.2, 0.5, 0.8, 1.0])
+def test_cut_index_is_refused(encoder_path, tmp_path, position):
+  content = (pathlib.Path(encoder_path) / 'variables/variables.index').read_bytes()
+  path = tmp_path / 'variables.index'
+  path.write_bytes(content[:int(position * (len(content) - 1))])
+  with pytest.raises(errors.CheckpointError, match='no checkpoint index in .*variables.index'):
+    checkpoint_index.read(path)

@@ -1,0 +1,75 @@
+"""Who runs somebody else's graph may use little of this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from converters import errors
+from export import trust as trust_lib
+from export.proof import isolation
+
+LIMITS = isolation.Limits(memory=1 << 30, cpu_seconds=1, file_bytes=1 << 20)
+
+
+def _python(code, *, limits=True, writable=None):
+  if limits:
+    code = f'from export.proof import isolation; isolation.{LIMITS!r}.apply()\n{code}'
+  return subprocess.run(isolation.command([sys.executable, '-c', code], writable) if writable else [sys.executable, '-c', code],
+                        capture_output=True, text=True, env=isolation.environment() | {'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)})
+
+
+@pytest.mark.parametrize('code, fault', [
+    ('import mmap; mmap.mmap(-1, 2 << 30)', 'Cannot allocate memory'), ('open("/dev/shm/albert_limits", "wb").write(bytes(1 << 21))', 'File too large')])
+def test_limits(code, fault):
+  assert _python(code, limits=False).returncode == 0
+  try:
+    process = _python(code)
+  finally:
+    if os.path.exists('/dev/shm/albert_limits'):
+      os.unlink('/dev/shm/albert_limits')
+  assert process.returncode == 1 and fault in process.stderr
+
+
+def test_processor_time_ends():
+  assert _python('while True: pass').returncode in (-signal.SIGXCPU, -signal.SIGKILL)
+
+
+def test_no_core_is_dumped():
+  process = _python('import resource; print(resource.getrlimit(resource.RLIMIT_CORE))')
+  assert process.stdout == '(0, 0)\n', process.stderr
+
+
+@pytest.mark.parametrize('trust', [trust_lib.Trust(memory_gib=1), trust_lib.Trust(cpu_seconds=1)], ids=['memory', 'time'])
+def test_a_source_that_needs_more_is_refused(module, start_run, trust):
+  # TensorFlow alone takes more.
+  with start_run(module, trust=trust) as run, pytest.raises(
+      errors.SourceError, match='running saved_model.pb in .* failed .*raise --max_run_gib or --max_run_seconds'):
+    run.outputs()
+
+
+def test_credentials_are_not_handed_on(monkeypatch):
+  monkeypatch.setenv('AWS_SECRET_ACCESS_KEY', 'x')
+  monkeypatch.setenv('TF_NUM_INTEROP_THREADS', '4')
+  assert 'AWS_SECRET_ACCESS_KEY' not in isolation.environment() and isolation.environment()['TF_NUM_INTEROP_THREADS'] == '4'
+
+
+@pytest.mark.parametrize('means', ['bubblewrap', 'namespaces', 'none'])
+def test_every_means_runs_what_it_is_given(tmp_path, monkeypatch, means):
+  """Where the platform has it: nothing outside is written, nobody is reached, and a death by signal shows."""
+  if means != 'none' and not isolation._works(isolation._launchers()[means]):
+    pytest.skip(f'{means} does not work on this machine')
+  monkeypatch.setattr(isolation, 'means', lambda: means)
+  work, outside = tmp_path / 'work', tmp_path / 'outside'
+  work.mkdir()
+  process = _python(f'open({str(work / "x")!r}, "w").write("y")', writable=work, limits=False)
+  assert process.returncode == 0 and (work / 'x').read_text() == 'y', process.stderr
+  process = _python(f'open({str(outside)!r}, "w")', writable=work, limits=False)
+  assert outside.exists() == (means != 'bubblewrap'), process.stderr
+  process = _python('print(open("/proc/self/net/dev").read().count(":"))', writable=work,
+                    limits=False)
+  assert (process.stdout == '1\n') or means == 'none', process.stdout  # the loopback alone
+  process = _python('import os; os.kill(os.getpid(), 9)', writable=work, limits=False)
+  assert process.returncode in (-9, 128 + 9)
