@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import pathlib
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from tensorflow_hub import resolver
 from converters import archive
 from converters import digest
 from converters import errors
+from converters import scratch
 
 _PIECE = 1 << 20
 _LOCK_SECONDS = 10 * 60  # for another process that downloads the same
@@ -37,13 +37,14 @@ def resolve(handle: str, caps: archive.Caps, objection: archive.Objection, sha25
   directory = resolver.create_local_module_dir(resolver.tfhub_cache_dir(use_temp=True), hashlib.sha1(place.encode()).hexdigest())
 
   def download(handle: str, target: str) -> None:
-    with tempfile.NamedTemporaryFile(prefix='albert_download_') as f, _open(handle) as response:
-      _copy(response, f, caps, handle)
-      f.flush()
+    with scratch.directory('albert_download_') as temporary:
+      path = temporary / 'module.tar.gz'
+      with open(path, 'wb') as f, _open(handle) as response:
+        _copy(response, f, caps, handle)
       if sha256 is not None:
-        digest.check(handle, digest.of_file(f.name), sha256)
-      with _renamed(f.name, handle):
-        archive.unpack(f.name, pathlib.Path(target), caps, objection)
+        digest.check(handle, digest.of_file(path), sha256)
+      with _renamed(path, handle):
+        archive.unpack(path, pathlib.Path(target), caps, objection)
 
   try:
     return pathlib.Path(resolver.atomic_download(handle, download, directory, _LOCK_SECONDS))
@@ -83,7 +84,7 @@ def _copy(source: Any, target: Any, caps: archive.Caps, handle: str) -> None:
 
 
 @contextlib.contextmanager
-def _renamed(path: str, handle: str) -> Iterator[None]:
+def _renamed(path: pathlib.Path, handle: str) -> Iterator[None]:
   """Says the handle where a message names the temporary file."""
   try:
     yield

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -14,6 +13,7 @@ from converters import archive
 from converters import config as config_lib
 from converters import digest
 from converters import errors
+from converters import scratch
 from converters import weight_map
 
 
@@ -105,6 +105,6 @@ def open_source(handle: str, reading: Reading = Reading()) -> Iterator[Source]:
     else:
       if reading.sha256 is not None:
         digest.check(handle, digest.of_file(handle), reading.sha256)
-      path = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='albert_source_')))
+      path = stack.enter_context(scratch.directory('albert_source_'))
       archive.unpack(handle, path, reading.caps, tf1_hub.objection)
     yield tf1_hub.Module(handle, path, reading.albert_config)

@@ -11,12 +11,12 @@ import pathlib
 import re
 import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 
 from converters import errors
+from converters import scratch
 from export import command_line
 from export import package
 
@@ -68,21 +68,14 @@ def staging(root: pathlib.Path) -> Iterator[pathlib.Path]:
     PublishError: the root cannot be written.
   """
   made = [p for p in (root, *root.parents) if not p.exists()]
-  try:
-    _make(root)
-    with _locked(root):  # so that nobody sweeps a directory before it is locked
-      _sweep(root)
-      path = pathlib.Path(tempfile.mkdtemp(prefix=_STAGING, dir=root))
-      lock = _lock(path)
-  except OSError as e:
-    _remove_empty(made)
-    raise errors.PublishError(f'cannot write in {root} ({e.strerror}): give another --export_root') from e
-  try:
+  with contextlib.ExitStack() as stack:
+    stack.callback(_remove_empty, made)
+    try:
+      _make(root)
+      path = stack.enter_context(scratch.directory(_STAGING, root))
+    except OSError as e:
+      raise errors.PublishError(f'cannot write in {root} ({e.strerror}): give another --export_root') from e
     yield path
-  finally:
-    shutil.rmtree(path, ignore_errors=True)
-    os.close(lock)
-    _remove_empty(made)
 
 
 def publish(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> list[str]:
@@ -122,8 +115,8 @@ def _move(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> None
     for release in releases:
       parent = (root / release).parent
       made = _make(parent) + made
-      for suffix in COMPANIONS:  # of an export that was killed half-way
-        (parent / f'{(staged / release).name}{suffix}').unlink(missing_ok=True)
+      for stray in _strays(parent):
+        stray.unlink()
       for path in (*companions(staged / release), staged / release):
         target = parent / path.name
         path.replace(target)
@@ -134,6 +127,12 @@ def _move(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> None
       shutil.rmtree(target) if target.is_dir() else target.unlink()
     _remove_empty(made)
     raise errors.PublishError(f'cannot publish in {root} ({e.strerror}): nothing was published') from e
+
+
+def _strays(directory: pathlib.Path) -> list[pathlib.Path]:
+  """What an export that was killed half-way left beside the versions of a model: companions of no version."""
+  return [path for suffix in COMPANIONS for path in directory.glob(f'*{suffix}')
+          if command_line.VERSION.fullmatch(version := path.name.removesuffix(suffix)) and not (directory / version).exists()]
 
 
 @contextlib.contextmanager
@@ -192,7 +191,7 @@ def replace(root: pathlib.Path, name: str, text: Callable[[], str]) -> None:
     PublishError: it cannot be written.
   """
   path = root / name
-  temporary = path.with_name(f'.{path.name}-{os.getpid()}')
+  temporary = path.with_name(f'.{path.name}.unfinished')  # always the same: what a killed process left is replaced
   with _locked(root):
     content = text()
     try:
@@ -220,18 +219,6 @@ def _locked(directory: pathlib.Path) -> Iterator[None]:
     yield
   finally:
     os.close(handle)
-
-
-def _sweep(root: pathlib.Path) -> None:
-  """Removes the staging directories of processes that are gone: those hold no lock any more."""
-  for path in root.glob(_STAGING + '*'):
-    with contextlib.suppress(OSError):  # BlockingIOError: another export is at work; others: it has just gone
-      handle = os.open(path, os.O_RDONLY)
-      try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(path, ignore_errors=True)
-      finally:
-        os.close(handle)
 
 
 def _remove_empty(directories: list[pathlib.Path]) -> None:

@@ -8,7 +8,6 @@ import contextlib
 import os
 import pathlib
 import re
-import tempfile
 import urllib.parse
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import BinaryIO
 from typing import Protocol
 
 from converters import errors
+from converters import scratch
 from export import catalog as catalog_lib
 from export import command_line
 from export import publish
@@ -187,21 +187,21 @@ class _Remote:
 
   @contextlib.contextmanager
   def local(self, release: str) -> Iterator[pathlib.Path]:
-    with tempfile.TemporaryDirectory(prefix='albert_release_') as temporary:
-      target = pathlib.Path(temporary) / release
+    with scratch.directory('albert_release_') as temporary:
+      target = temporary / release
       target.parent.mkdir(parents=True, exist_ok=True)
       with self._told('read'):
         for relative, path in self._files(release):
           (target / relative).parent.mkdir(parents=True, exist_ok=True)
           self._gfile.copy(path, os.fspath(target / relative))
         for name in self.beside(release):
-          self._gfile.copy(self._at(name), os.fspath(pathlib.Path(temporary) / name))
+          self._gfile.copy(self._at(name), os.fspath(temporary / name))
       yield target
 
   @contextlib.contextmanager
   def staging(self) -> Iterator[pathlib.Path]:
-    with tempfile.TemporaryDirectory(prefix='albert_release_') as temporary:
-      yield pathlib.Path(temporary)
+    with scratch.directory('albert_release_') as temporary:
+      yield temporary
 
   def publish(self, staged: pathlib.Path, releases: Sequence[str]) -> list[str]:
     publish.check_next(self.root, releases[-1], self.versions(releases[-1].rpartition('/')[0]))

@@ -1,10 +1,14 @@
 """Shared modules and releases. Everything is made by code, tiny, and once a session."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import shutil
+import socket
+import subprocess
 import sys
+import tarfile
 
 os.environ['TF_USE_LEGACY_KERAS'] = '1'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -37,9 +41,16 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 
 # Where the environment's commands are.
+ROOT = str(pathlib.Path(__file__).parents[1])
 BIN = os.path.dirname(sys.executable)
 
 TINY = tf1_module.Spec(**tf1_module.SIZES['tiny'])
+
+
+def pytest_addoption(parser):
+  parser.addoption('--kills', type=int, default=5, help='how many exports to kill at random moments')
+  parser.addoption('--fuzz_seconds', type=float, default=3, help='how long to fuzz each reader')
+  parser.addoption('--seed', type=int, default=1, help='for what is random')
 
 
 @pytest.fixture(scope='session')
@@ -198,6 +209,61 @@ def history(tmp_path_factory, module, keys) -> pathlib.Path:
   return made.root
 
 
+def run_export(*flags, cwd=None, **environment) -> subprocess.CompletedProcess:
+  """`python -m export` of albert_en_tiny, as a user runs it."""
+  return subprocess.run(export_command(*flags), cwd=cwd, env=os.environ | {'PYTHONPATH': ROOT} | environment, capture_output=True, text=True,
+                        check=False)
+
+
+def export_command(*flags) -> list[str]:
+  return [sys.executable, '-m', 'export', '--model=albert_en_tiny', '--preprocessor=albert_en_tiny_preprocess/3', *map(str, flags)]
+
+
+def fails(process: subprocess.CompletedProcess, status: int, *words: str) -> None:
+  """Checks that a command ended with a status and one line of error that has these words."""
+  assert process.returncode == status, process.stderr
+  lines = process.stderr.splitlines()
+  assert len(lines) == 1 and lines[0].startswith('error: '), process.stderr
+  for word in words:
+    assert word in lines[0]
+
+
+@pytest.fixture
+def export(tmp_path):
+  return functools.partial(run_export, cwd=tmp_path)
+
+
+@dataclasses.dataclass
+class Twice:
+  """The same release made in two processes; see there."""
+  here: pathlib.Path
+  there: pathlib.Path
+  first: subprocess.CompletedProcess
+  second: subprocess.CompletedProcess
+  told: list[str]
+
+
+@pytest.fixture(scope='session')
+def twice(module, tmp_path_factory) -> Twice:
+  """One release made by two processes that differ in all that must not matter: source form, directory, time zone, locale, umask, hash seed,
+  user and host. Not to be changed."""
+  tmp_path = tmp_path_factory.mktemp('twice')
+  archive = tmp_path / 'albert_tiny.tar.gz'
+  with tarfile.open(archive, 'w:gz') as tar:
+    tar.add(module, '.')
+  first = run_export(f'--source={module}', '--version=2', '--export_root=here', cwd=tmp_path, PYTHONHASHSEED='0', TZ='UTC')
+  other = tmp_path / 'some where' / 'else'
+  other.mkdir(parents=True)
+  mask = os.umask(0o077)
+  try:
+    second = run_export(f'--source={archive}', '--version=2', f'--export_root={tmp_path}/there', cwd=other, PYTHONHASHSEED='99', TZ='Asia/Tokyo',
+                        LC_ALL='tr_TR.UTF-8', HOME=str(other), USER='mallory-the-builder', LOGNAME='mallory-the-builder', HOSTNAME='the-building-host')
+  finally:
+    os.umask(mask)
+  told = [str(tmp_path), str(module), '.staging', 'albert_source_', ROOT, sys.prefix, sys.base_prefix, 'mallory-the-builder', 'the-building-host', socket.gethostname(), '/root/', '/home/', '/tmp/']
+  return Twice(tmp_path / 'here', tmp_path / 'there', first, second, told)
+
+
 @pytest.fixture(scope='session')
 def encoder_path(released) -> str:
   return str(released.root / 'tensorflow' / 'albert_en_tiny' / '2')
@@ -231,6 +297,11 @@ def edit_graph(module: pathlib.Path, edit, graph: int = 0) -> pathlib.Path:
   edit(saved_model.meta_graphs[graph])
   path.write_bytes(saved_model.SerializeToString())
   return path
+
+
+def tree_bytes(root: pathlib.Path) -> dict[str, bytes]:
+  """The files below a directory."""
+  return {p: (root / p).read_bytes() for p in leftovers(root) if (root / p).is_file()}
 
 
 def leftovers(root: pathlib.Path) -> list[str]:

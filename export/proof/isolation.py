@@ -1,12 +1,14 @@
 """What a process that runs somebody else's graph may use of this machine."""
 
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import os
 import pathlib
 import resource
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ from collections.abc import Sequence
 # What of the environment such a process needs; the rest (credentials, tokens) is not its business.
 _VARIABLES = frozenset({'HOME', 'LANG', 'LC_ALL', 'LD_LIBRARY_PATH', 'PATH', 'TMPDIR', 'TZ', 'CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS'})
 _PREFIXES = ('TF_', 'PYTHON')
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Limits:
       lower = value if hard == resource.RLIM_INFINITY else min(value, hard)
       with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(kind, (lower, lower))
+
+
+def die_with_parent() -> None:
+  """Asks the system (Linux) to kill this process when its parent is gone: nobody would read what it computes."""
+  ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def environment() -> dict[str, str]:

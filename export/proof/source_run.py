@@ -13,7 +13,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from converters import errors
+from converters import scratch
 from export import trust as trust_lib
 from export.proof import batch as batch_lib
 from export.proof import isolation
@@ -98,8 +98,7 @@ def start(module: pathlib.Path, batch: batch_lib.Batch, signatures: Sequence[str
     UntrustedGraphError: it may not be run.
   """
   source_graph.check(module / 'saved_model.pb', trust.graph)
-  with tempfile.TemporaryDirectory(prefix='albert_parity_') as name, contextlib.ExitStack() as stack:
-    directory = pathlib.Path(name)
+  with scratch.directory('albert_parity_') as directory, contextlib.ExitStack() as stack:
     inputs = {f'batch/{key}': value for key, value in batch.for_source.items()}
     inputs |= {f'scalar/{key}': value for key, value in scalar.batch.for_source.items()}
     inputs |= {f'factors/{key}': value for key, value in scalar.factors.items()}
@@ -130,6 +129,7 @@ _REFUSED = 3  # exit status
 def _run(work_directory: str) -> None:
   directory = pathlib.Path(work_directory)
   job = json.loads((directory / _JOB).read_text())
+  isolation.die_with_parent()
   isolation.Limits(**job['limits']).apply()
   module = pathlib.Path(job['module'])
   prefix = str(module / 'variables' / 'variables')
