@@ -80,7 +80,7 @@ def read_record(tree: tree_lib.Tree, release: str) -> dict[str, Any]:
     record['kind'], record['release'], record['certificate']
   except FileNotFoundError as e:
     raise errors.IntegrityError(f'no record {release}{publish.RECORD} in {tree.root}: restore it, or take the version away') from e
-  except (ValueError, TypeError, KeyError) as e:
+  except (ValueError, TypeError, KeyError, RecursionError) as e:
     raise errors.IntegrityError(f'{release}{publish.RECORD} in {tree.root} is no release record ({type(e).__name__}: {e}): check it with '
                                 'export.verify') from e
   return record

@@ -34,7 +34,7 @@ def read_record(release: pathlib.Path) -> dict[str, Any]:
       record[key]
   except OSError as e:
     raise errors.IntegrityError(f'no record {path} ({e.strerror}): give the directory of a published version') from e
-  except (ValueError, TypeError, KeyError) as e:
+  except (ValueError, TypeError, KeyError, RecursionError) as e:
     raise errors.IntegrityError(f'{path} is no release record ({type(e).__name__}: {e}): publish the release again') from e
   return record
 

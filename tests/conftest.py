@@ -5,7 +5,6 @@ import functools
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
@@ -260,7 +259,7 @@ def twice(module, tmp_path_factory) -> Twice:
                         LC_ALL='tr_TR.UTF-8', HOME=str(other), USER='mallory-the-builder', LOGNAME='mallory-the-builder', HOSTNAME='the-building-host')
   finally:
     os.umask(mask)
-  told = [str(tmp_path), str(module), '.staging', 'albert_source_', ROOT, sys.prefix, sys.base_prefix, 'mallory-the-builder', 'the-building-host', socket.gethostname(), '/root/', '/home/', '/tmp/']
+  told = [str(tmp_path), str(module), '.staging', 'albert_source_', ROOT, sys.prefix, sys.base_prefix, 'mallory-the-builder', 'the-building-host', '/root/', '/home/', '/tmp/']
   return Twice(tmp_path / 'here', tmp_path / 'there', first, second, told)
 
 

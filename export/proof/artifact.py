@@ -7,7 +7,15 @@ from typing import Any
 from export.proof import graph_file
 
 # What encoders and preprocessors of all versions consist of. A test holds what is exported against it, name by name.
-OPERATIONS = frozenset(['AddV2', 'AssignVariableOp', 'BiasAdd', 'BroadcastTo', 'CaseFoldUTF8', 'Cast', 'ConcatV2', 'Const', 'DisableCopyOnRead', 'Einsum', 'Equal', 'ExpandDims', 'Fill', 'FloorDiv', 'GatherV2', 'GreaterEqual', 'Identity', 'Less', 'LessEqual', 'LogSoftmax', 'LogicalAnd', 'MatMul', 'Maximum', 'Mean', 'Minimum', 'Mul', 'NoOp', 'NormalizeUTF8', 'OneHot', 'OnesLike', 'Pack', 'PartitionedCall', 'Placeholder', 'Pow', 'Range', 'ReadVariableOp', 'Reshape', 'ResourceGather', 'Rsqrt', 'Select', 'SelectV2', 'SentencepieceOp', 'SentencepieceTokenizeOp', 'Shape', 'Size', 'Softmax', 'SquaredDifference', 'StatefulPartitionedCall', 'StaticRegexReplace', 'StopGradient', 'StridedSlice', 'Sub', 'Tanh', 'VarHandleOp', 'VarIsInitializedOp'])
+OPERATIONS = frozenset([
+    'AddV2', 'AssignVariableOp', 'BiasAdd', 'BroadcastTo', 'CaseFoldUTF8', 'Cast', 'ConcatV2', 'Const', 'DisableCopyOnRead',
+    'Einsum', 'Equal', 'ExpandDims', 'Fill', 'FloorDiv', 'GatherV2', 'GreaterEqual', 'Identity', 'Less', 'LessEqual',
+    'LogSoftmax', 'LogicalAnd', 'MatMul', 'Maximum', 'Mean', 'Minimum', 'Mul', 'NoOp', 'NormalizeUTF8', 'OneHot', 'OnesLike',
+    'Pack', 'PartitionedCall', 'Placeholder', 'Pow', 'RandomUniform', 'Range', 'ReadVariableOp', 'Reshape', 'ResourceGather',
+    'Rsqrt', 'Select', 'SelectV2', 'SentencepieceOp', 'SentencepieceTokenizeOp', 'Shape', 'Size', 'Softmax', 'SquaredDifference',
+    'StatefulPartitionedCall', 'StaticRegexReplace', 'StopGradient', 'StridedSlice', 'Sub', 'Tanh', 'VarHandleOp',
+    'VarIsInitializedOp',
+])
 # What a SavedModel is saved and restored with: only in functions that nothing else calls.
 SAVING = frozenset(['MergeV2Checkpoints', 'RestoreV2', 'SaveV2', 'ShardedFilename', 'StaticRegexFullMatch', 'StringJoin'])
 _ADVICE = 'this is not what was published, and it is not run: fetch the release again'

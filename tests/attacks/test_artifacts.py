@@ -1,0 +1,119 @@
+"""What is published is no attack itself: nothing for a scanner to find, known operations only, and no trace of the machine."""
+
+import gzip
+import json
+import pathlib
+import shutil
+import subprocess
+import time
+
+import conftest
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from converters import errors
+from export.proof import artifact
+from export.proof import graph_file
+
+
+def _scan(path, report):
+  subprocess.run([f'{conftest.BIN}/modelscan', '-p', str(path), '-r', 'json', '-o', str(report)], capture_output=True, cwd=report.parent)
+  found = json.loads(report.read_text())
+  return [issue['operator'] for issue in found['issues']], [scanned.rpartition('/')[2] for scanned in found['summary']['scanned']['scanned_files']]
+
+
+# Operations of TF-Text, without which there is no preprocessor. The scanner knows those of TensorFlow alone, and names any other.
+TF_TEXT = {'CaseFoldUTF8', 'NormalizeUTF8', 'SentencepieceOp', 'SentencepieceTokenizeOp'}
+
+
+@pytest.mark.parametrize('model, named', [('albert_en_demo', set()), ('albert_en_demo_preprocess', TF_TEXT)])
+def test_modelscan_reports_nothing(history, tmp_path, model, named):
+  issues, scanned = _scan(history / 'tensorflow' / model, tmp_path / 'report.json')
+  assert set(issues) == named and scanned.count('saved_model.pb') == 3
+
+
+def test_modelscan_would_report_something(own_module, tmp_path):
+  conftest.edit_graph(own_module, lambda m: m.graph_def.node.add(name='hidden', op='WriteFile'))
+  assert _scan(own_module, tmp_path / 'report.json')[0] == ['WriteFile']
+
+
+@pytest.fixture(scope='session')
+def published(history, make_module, tmp_path_factory):
+  """Artifacts of every version, and one with dropout."""
+  made = conftest.Release(tmp_path_factory.mktemp('dropout'))
+  made(make_module(hidden_dropout=0.1, attention_dropout=0.1))
+  return [path for root in (history, made.root) for path in sorted(root.glob('*/*/[0-9]*')) if path.is_dir()]
+
+
+def test_operations_are_those_of_the_pinned_list(published):
+  used = set()
+  for path in published:
+    artifact.check(path)
+    used |= {node.op for node in graph_file.nodes(graph_file.read(path / 'saved_model.pb'))}
+  # Name by name: what is not used any more does not stay on the list.
+  assert used == artifact.OPERATIONS | artifact.SAVING
+
+
+def _edited(encoder_path, tmp_path, edit):
+  path = pathlib.Path(shutil.copytree(encoder_path, tmp_path / '2'))
+  saved_model = saved_model_pb2.SavedModel.FromString((path / 'saved_model.pb').read_bytes())
+  edit(saved_model.meta_graphs[0])
+  (path / 'saved_model.pb').write_bytes(saved_model.SerializeToString())
+  return path
+
+
+def _function(meta_graph, prefix):
+  return next(f for f in meta_graph.graph_def.library.function if f.signature.name.startswith(prefix))
+
+
+def _add(op):
+  return lambda m: m.graph_def.library.function[0].node_def.add(name='hidden/here', op=op)
+
+
+def _call_the_saver(meta_graph):
+  """The model's own saving function, called with its call: it would write a file that the caller did not ask for."""
+  saver = _function(meta_graph, '__inference__traced_save')
+  node = meta_graph.graph_def.library.function[0].node_def.add(name='hidden/here', op='StatefulPartitionedCall')
+  node.attr['f'].func.name = saver.signature.name
+
+
+def _offer_the_saver(meta_graph):
+  saver = _function(meta_graph, '__inference__traced_save')
+  meta_graph.object_graph_def.concrete_functions[saver.signature.name].canonicalized_input_signature.SetInParent()
+
+
+@pytest.mark.parametrize('edit, message', [
+    (_add('WriteFile'), "operation WriteFile at node 'hidden/here' is none that is exported"), (_add('PyFunc'), 'operation PyFunc'),
+    (_add('SaveV2'), "operation SaveV2 at node 'hidden/here'"), (lambda m: m.graph_def.node.add(name='hidden/here', op='ReadFile'), 'operation ReadFile'),
+    (_call_the_saver, 'operation (SaveV2|ShardedFilename|StringJoin|StaticRegexFullMatch|MergeV2Checkpoints)'),
+    (_offer_the_saver, 'operation (SaveV2|ShardedFilename|StringJoin|StaticRegexFullMatch|MergeV2Checkpoints)')])
+def test_a_release_that_was_tampered_with_is_not_run(encoder_path, tmp_path, monkeypatch, edit, message):
+  path = _edited(encoder_path, tmp_path, edit)
+  monkeypatch.setattr(tf.saved_model, 'load', None)  # nobody gets that far
+  with pytest.raises(errors.UntrustedGraphError, match=message + '.* in .*saved_model.pb: .*fetch the release again'):
+    artifact.load(path)
+
+
+def test_nothing_tells_of_the_machine(twice):
+  """Paths, user and host; in the archives too. Times: the two exports of test_46 were minutes apart and in two time zones."""
+  times = [time.strftime('%Y-%m-%d').encode(), time.strftime('%b %d').encode(), str(int(time.time()))[:6].encode()]
+  for root in (twice.here, twice.there):
+    for name, content in conftest.tree_bytes(root).items():
+      plain = gzip.decompress(content) if name.endswith('.gz') else content
+      for told in (*(text.encode() for text in twice.told), *times):
+        assert told not in plain, (name, told)
+      if name.endswith('.gz'):
+        assert content[4:8] == bytes(4)  # no time in gzip's header
+        assert plain[136:148] == b'00000000000\0'  # nor in the tar's
+
+
+def test_the_scan_of_bytes_would_find_a_path(twice, tmp_path):
+  # The same search finds what a SavedModel of the usual make tells.
+  asset = tmp_path / 'asset.txt'
+  asset.write_text('x')
+  model = tf.Module()
+  model.asset = tf.saved_model.Asset(str(asset))
+  model.call = tf.function(lambda: tf.constant(str(tmp_path)), input_signature=[])
+  tf.saved_model.save(model, str(tmp_path / 'usual'))
+  assert any(told.encode() in (tmp_path / 'usual/saved_model.pb').read_bytes() for told in twice.told)
