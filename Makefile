@@ -2,6 +2,8 @@
 # make bump      the next version of a model, in the catalog
 # make serve     what was published, for hub.load and for a browser
 # make test      everything CI runs
+# make faults    50 exports killed at random moments
+# make fuzz      five minutes for each reader of foreign bytes
 #
 # Each makes the environment it needs in .venv, from the hash-locked files in requirements/, and reuses it.
 
@@ -26,7 +28,7 @@ PORT ?= 8501
 DEMO := build/demo/albert_en_demo
 
 .DELETE_ON_ERROR:
-.PHONY: export bump serve test lint golden lock clean
+.PHONY: export bump serve test faults fuzz lint golden lock clean
 
 ifeq ($(strip $(SOURCE))$(filter-out albert_en_demo,$(MODEL)),)
 # The demo: its module is made on the spot. This version of it and newer ones are made anew every time; nothing else ever is.
@@ -54,6 +56,14 @@ serve: $(VENV)/.runtime
 
 test: lint
 	$(PY) -m pytest -q
+
+# SEED=2 tries others.
+SEED ?= 1
+faults: $(VENV)/.dev
+	$(PY) -m pytest -q tests/attacks/test_run.py -k "41 or 42 or 43" --kills=50 --seed="$(SEED)" --timeout=3600
+
+fuzz: $(VENV)/.dev
+	$(PY) -m pytest -q -s tests/attacks/test_fuzz.py --fuzz_seconds=300 --seed="$(SEED)" --timeout=3600
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

@@ -28,6 +28,7 @@ from export import tree as tree_lib
 if typing.TYPE_CHECKING:
   from export import release as release_lib
 
+flags.adopt_module_key_flags(source_flags)  # so that --help shows them
 _SOURCE = flags.DEFINE_string(
     'source', None, 'The TF1 Hub module: a directory, a .tar.gz, or a hub handle (https://tfhub.dev/google/albert_large/3). '
     'Default: the handle that the catalog has for --model.')

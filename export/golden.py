@@ -21,6 +21,7 @@ from export import integrity
 from export import source_flags
 from export import tree
 
+flags.adopt_module_key_flags(source_flags)  # so that --help shows them
 _RECORD = flags.DEFINE_bool('record', False, 'Write --golden from --source.')
 _CHECK = flags.DEFINE_bool('check', False, 'Compare --release with --golden.')
 _GOLDEN = flags.DEFINE_string('golden', None, 'The golden file, as tests/golden/albert_en_demo.json.')

@@ -27,6 +27,7 @@ from export import signature
 from export import source_flags
 from export import tree
 
+flags.adopt_module_key_flags(source_flags)  # so that --help shows them
 _RELEASE = flags.DEFINE_string('release', None, 'Directory of the published version, as dist/tensorflow/albert_en_large/2.')
 _SOURCE = flags.DEFINE_string(
     'source', None, 'What it was exported from: a directory, a .tar.gz, or a hub handle. Default: only what needs no source.')

@@ -74,6 +74,8 @@ USAGE = {
     'no key': (['--sign_key=nothing'], '--sign_key=nothing'),
     'unknown interface': (['--io=tuple'], 'tuple'),
     'heads with the list interface': (['--io=list', '--mlm'], '--io=dict'),
+    'a digest that is none': (['--source_sha256=abc'], '--source_sha256=abc: give 64 hexadecimal digits'),
+    'a cap of nothing': (['--max_source_bytes=0'], 'max_source_bytes'),
     'no flag': (['module'], "'module' is no flag"),
 }
 
@@ -189,7 +191,8 @@ def test_missing_source_is_found_before_anything_is_imported(export):
 
 def test_help_names_every_flag(export):
   process = export('--help')
-  for flag in ('source', 'model', 'version', 'export_root', 'publisher', 'io', 'preprocessor', 'change', 'mlm', 'sop', 'albert_config'):
+  for flag in ('source', 'model', 'version', 'export_root', 'publisher', 'io', 'preprocessor', 'change', 'mlm', 'sop', 'albert_config', 'source_sha256',
+               'max_source_members', 'max_source_file_bytes', 'max_source_bytes', 'max_source_ratio', 'trust_source', 'max_run_gib', 'max_run_seconds'):
     assert f'--{flag}' in process.stdout or f'--[no]{flag}' in process.stdout
   assert 'TF1 Hub module' in process.stdout
 
