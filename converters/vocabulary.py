@@ -44,6 +44,7 @@ def _check(processor: spm.SentencePieceProcessor, vocab_size: int, name: str) ->
       raise errors.VocabularyError(
           f'{token} is not piece {wanted} in {name}: this is not a vocabulary ALBERT was trained with')
   for number in range(size):
+    processor.id_to_piece(number)  # which raises if it is no text
     if not math.isfinite(processor.get_score(number)):
       raise errors.VocabularyError(f'piece {number} has no finite score in {name}: restore the file')
   expected = spm.SentencePieceNormalizer(rule_name=_NORMALIZER).normalize(_NORMALIZED)

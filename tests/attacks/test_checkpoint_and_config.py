@@ -88,6 +88,13 @@ def test_27_hostile_index(refused, own_module, case):
   refused(own_module, 'in .*variables.*: .*fetch (it|them) again', errors.CheckpointError)
 
 
+def test_27_index_that_says_one_block_often(own_module):
+  # A block without entries, so that no name is there twice: in a few bytes, work without end.
+  (own_module / INDEX).write_bytes(craft.index([craft.block([])], [(0, 8)] * 1000))
+  with pytest.raises(errors.CheckpointError, match='a block inside another'):
+    checkpoint_index.read(own_module / INDEX)
+
+
 def test_27_an_index_of_this_make_is_read(tmp_path):
   # Or the test above could refuse whatever it is given.
   path = tmp_path / 'variables.index'
