@@ -60,6 +60,8 @@ def unpack(archive: str | os.PathLike[str], directory: pathlib.Path, caps: Caps 
       for count, member in enumerate(tar, start=1):
         if count > caps.members:
           raise over(f'more than {caps.members} members in {archive}', '--max_source_members')
+        if member.size < 0:  # as attributes before it may say
+          raise errors.ArchiveError(f'member {member.name!r} of {member.size} bytes in {archive}: fetch the archive again')
         name = names.add(member)
         target = directory / name
         if member.isdir():
@@ -139,7 +141,7 @@ class _Names:
 
   def _checked(self, member: tarfile.TarInfo) -> pathlib.PurePosixPath:
     name = pathlib.PurePosixPath(member.name)
-    if name.is_absolute() or '..' in name.parts or '\\' in member.name or not member.name.isprintable():
+    if name.is_absolute() or (member.isreg() and not name.parts) or '..' in name.parts or '\\' in member.name or not member.name.isprintable():
       raise errors.ArchiveError(f'member {member.name[:99]!r} leads out of {self._archive}: this is no module archive')
     if not (member.isreg() or member.isdir()) or member.issparse():
       raise errors.ArchiveError(f'member {member.name!r} in {self._archive} is neither file nor directory: this is no module archive')

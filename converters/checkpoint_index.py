@@ -12,6 +12,7 @@ import pathlib
 import struct
 from collections.abc import Iterator
 
+from converters import bounded
 from converters import errors
 
 _MAGIC = 0xDB4775248B80FB57
@@ -19,6 +20,7 @@ _FOOTER = 48  # two block handles, padding, magic number
 _TRAILER = 5  # of a block: compression type, checksum
 _LARGEST_FILE = 16 << 20  # bytes; an ALBERT's has about 3 kB, with an optimizer's slots 10 kB
 _LARGEST_KEY = 1 << 12  # bytes; an entry may share those of the key before it, and so say much with little
+_LEAST_ENTRY = 1 << 9  # bytes that an entry takes in memory beside its name
 FLOAT32 = 1  # DT_FLOAT of TensorFlow's DataType enum
 
 
@@ -63,9 +65,7 @@ def read(path: pathlib.Path) -> Index:
     CheckpointError: the file is not such a table.
   """
   try:
-    if path.stat().st_size > _LARGEST_FILE:
-      raise ValueError(f'more than {_LARGEST_FILE} bytes')
-    data = path.read_bytes()
+    data = bounded.read(path, _LARGEST_FILE)
     if struct.unpack('<Q', data[-8:])[0] != _MAGIC:
       raise ValueError('no magic number at the end')
     footer = data[-_FOOTER:]
@@ -100,7 +100,7 @@ def check_data_files(index: Index, prefix: pathlib.Path) -> None:
 
 def _pairs(data: bytes, index: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
   """The entries of all blocks. Blocks follow each other, and keys ascend: nothing is read twice, or there twice."""
-  end, last = 0, None
+  end, last, names = 0, None, 0
   for _, handle in _block(data, *index):
     offset, size = _handle(handle, 0)[0]
     if offset < end:
@@ -110,6 +110,9 @@ def _pairs(data: bytes, index: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]
       if last is not None and key <= last:
         raise ValueError(f'{key[:99]!r} is out of order, or there twice')
       last = key
+      names += len(key) + _LEAST_ENTRY
+      if names > _LARGEST_FILE:
+        raise ValueError(f'names of more than {_LARGEST_FILE} bytes')
       yield key, value
 
 

@@ -5,6 +5,7 @@ import json
 import os
 from typing import Any
 
+from converters import bounded
 from converters import errors
 
 # Attributes that do not touch what a trained model computes.
@@ -61,10 +62,9 @@ def read(path: str | os.PathLike[str]) -> AlbertConfig:
     ConfigError: naming the file and the attribute.
   """
   try:
-    with open(path, encoding='utf-8') as f:
-      if os.fstat(f.fileno()).st_size > _LARGEST_FILE:
-        raise errors.ConfigError(f'more than {_LARGEST_FILE} bytes in {path}: restore the file, or give another with --albert_config')
-      values = json.load(f, object_pairs_hook=_object)
+    values = json.loads(bounded.read(path, _LARGEST_FILE).decode(), object_pairs_hook=_object)
+  except bounded.TooLarge as e:
+    raise errors.ConfigError(f'{e} in {path}: restore the file, or give another with --albert_config') from e
   except OSError as e:
     raise errors.ConfigError(f'no config in {path} ({e.strerror}): give one with --albert_config=FILE') from e
   except (ValueError, RecursionError) as e:

@@ -18,7 +18,7 @@ from converters import errors
 from converters import scratch
 
 _PIECE = 1 << 20
-_LOCK_SECONDS = 10 * 60  # for another process that downloads the same
+_LOCK_SECONDS = 60  # without a byte more, until another process that downloads the same counts as dead
 
 
 def resolve(handle: str, caps: archive.Caps, objection: archive.Objection, sha256: str | None) -> pathlib.Path:

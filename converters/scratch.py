@@ -4,9 +4,13 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+
+# At the end of the name of every directory made here: what a user calls something is not swept.
+_MARK = '.scratch'
 
 
 @contextlib.contextmanager
@@ -34,7 +38,8 @@ def directory(prefix: str, parent: str | os.PathLike[str] | None = None) -> Iter
 
 def sweep(prefix: str, parent: pathlib.Path) -> None:
   """Removes the directories of processes that are gone."""
-  for path in parent.glob(prefix + '*'):
+  made = re.compile(re.escape(prefix) + f'[a-z0-9_]{{8}}{_MARK}')  # as tempfile names them; nobody else has a reason to
+  for path in (path for path in parent.glob(prefix + '*') if made.fullmatch(path.name)):
     with contextlib.suppress(OSError):  # BlockingIOError: it is in use; others: it is somebody else's, or has just gone
       lock = _lock(path)
       try:
@@ -46,7 +51,7 @@ def sweep(prefix: str, parent: pathlib.Path) -> None:
 
 def _make(prefix: str, parent: pathlib.Path) -> tuple[pathlib.Path, int]:
   while True:
-    path = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    path = pathlib.Path(tempfile.mkdtemp(_MARK, prefix, parent))
     # Another process may sweep it before it is locked.
     with contextlib.suppress(FileNotFoundError, BlockingIOError):
       lock = _lock(path)

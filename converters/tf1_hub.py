@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from google.protobuf import message
+from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
+from converters import bounded
 from converters import checkpoint_index
 from converters import config as config_lib
 from converters import digest
@@ -129,9 +131,9 @@ class Module:
 def _read(path: pathlib.Path) -> bytes:
   largest = _LARGEST.get(path.name) or _LARGEST[path.suffix]
   try:
-    if path.stat().st_size > largest:
-      raise errors.SourceError(f'more than {largest} bytes in {path}: this is no file of an ALBERT module')
-    return path.read_bytes()
+    return bounded.read(path, largest)
+  except bounded.TooLarge as e:
+    raise errors.SourceError(f'more than {largest} bytes in {path}: this is no file of an ALBERT module') from e
   except OSError as e:
     raise errors.SourceError(f'cannot read {path} ({e.strerror}): fetch the module again') from e
 
@@ -190,7 +192,9 @@ def _misfits(tensors: Any, wanted: dict[str, int], dtype: tf.DType) -> list[str]
       continue
     shape = tensors[name].tensor_shape
     if tensors[name].dtype != dtype.as_datatype_enum:
-      faults.append(f'{name} of dtype {tf.dtypes.as_dtype(tensors[name].dtype).name} instead of {dtype.name}')
+      known = tensors[name].dtype in types_pb2.DataType.values()
+      found = types_pb2.DataType.Name(tensors[name].dtype).removeprefix('DT_').lower() if known else tensors[name].dtype
+      faults.append(f'{name} of dtype {found} instead of {dtype.name}')
     if not shape.unknown_rank and len(shape.dim) != rank:
       faults.append(f'{name} of rank {len(shape.dim)} instead of {rank}')
   return faults
@@ -202,8 +206,10 @@ def _check_lower_case(graph: Any, path: pathlib.Path) -> None:
     return
   name = graph.signature_def['tokenization_info'].outputs['do_lower_case'].name.split(':')[0]
   for node in graph.graph_def.node:
-    if node.name == name and node.op == 'Const' and not tf.make_ndarray(node.attr['value'].tensor).all():
-      raise errors.SourceError(f'do_lower_case is false in {path}: preprocessors for cased models are not supported')
+    # Looked at, not unpacked: a constant may be larger than any memory.
+    value = node.attr['value'].tensor
+    if node.name == name and (node.op != 'Const' or value.dtype != types_pb2.DT_BOOL or list(value.bool_val) != [True] or value.tensor_shape.dim):
+      raise errors.SourceError(f'do_lower_case is not true in {path}: preprocessors for cased models are not supported')
 
 
 def _open_checkpoint(prefix: pathlib.Path) -> Any:

@@ -15,7 +15,7 @@ _NORMALIZER = 'nmt_nfkc'
 # Characters whose normal form has never changed: letters, signs, ligatures, fractions, circled and full-width forms.
 _NORMALIZED = [f'a{chr(c)}b' for first, last in (
     (0x00, 0x24F), (0x370, 0x3FF), (0x400, 0x4FF), (0x2070, 0x209F), (0x2150, 0x218B), (0x2460, 0x24FF), (0xFB00, 0xFB06), (0xFF01, 0xFF9F))
-    for c in range(first, last + 1)]
+    for c in range(first, last + 1)] + ['', ' ', ' a', 'a ', '  a  b  ', 'a\u3000b', '\u2581a']
 
 
 def check(model: bytes, vocab_size: int, name: str) -> None:
@@ -47,6 +47,8 @@ def _check(processor: spm.SentencePieceProcessor, vocab_size: int, name: str) ->
     processor.id_to_piece(number)  # which raises if it is no text
     if not math.isfinite(processor.get_score(number)):
       raise errors.VocabularyError(f'piece {number} has no finite score in {name}: restore the file')
+    if processor.is_unused(number):
+      raise errors.VocabularyError(f'piece {number} is never used in {name}: this is not a vocabulary ALBERT was trained with')
   expected = spm.SentencePieceNormalizer(rule_name=_NORMALIZER).normalize(_NORMALIZED)
   for text, ours, theirs in zip(_NORMALIZED, expected, processor.normalize(_NORMALIZED), strict=True):
     if ours != theirs:

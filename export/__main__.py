@@ -76,8 +76,7 @@ def main() -> None:
     return
   with console.step('import TensorFlow'):  # takes seconds: only now that the flags are in order
     from export import release as release_lib
-  outcome = release_lib.run(request, console)
-  command_line.finish()
+  outcome = release_lib.run(request, console, command_line.finish)
   _summarize(console, tree, request, outcome)
   if request.report:
     console.line(f'\nReport: {request.report}')

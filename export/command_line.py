@@ -25,6 +25,8 @@ from converters import errors
 NAME = re.compile(r'[a-z0-9][a-z0-9_-]{0,99}')
 VERSION = re.compile(r'[1-9][0-9]{0,8}')
 
+_LONGEST_LINE = 20_000  # characters of an error
+
 # Read by absl where flags are defined, and printed above them by --help: the file's path says less.
 if (_spec := sys.modules['__main__'].__spec__) is not None:
   sys.argv[0] = f'python -m {_spec.name.removesuffix(".__main__")}'
@@ -82,7 +84,7 @@ def _quieten(verbose: bool) -> None:
   os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
   warnings.simplefilter('ignore')
   # Some of TensorFlow's native messages heed no level: they go nowhere, and Python keeps standard error for itself.
-  sys.stderr = os.fdopen(os.dup(2), 'w', buffering=1)
+  sys.stderr = os.fdopen(os.dup(2), 'w', buffering=1, errors='backslashreplace')
   with open(os.devnull, 'wb') as nowhere:
     os.dup2(nowhere.fileno(), 2)
   python_logging.getLogger('tensorflow').setLevel(python_logging.ERROR)
@@ -128,5 +130,7 @@ def finish() -> None:
 
 
 def _fail(status: int, message: str) -> NoReturn:
-  print('error: ' + ' '.join(message.split()), file=sys.stderr)
+  # Of a hostile file, a name may hold what a terminal obeys, or no text at all.
+  line = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in ' '.join(message.split()))
+  print('error: ' + (line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + ' ...'), file=sys.stderr)
   sys.exit(status)

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import math
 import pathlib
+from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
 
@@ -55,8 +56,13 @@ class Outcome:
   breaking: list[str]
 
 
-def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
+def run(request: request_lib.Request, console: console_lib.Console, on_published: Callable[[], None] = lambda: None) -> Outcome:
   """Makes a release.
+
+  Args:
+    request: what is asked for.
+    console: says what is being done.
+    on_published: called once it is published: from then on nothing is taken back.
 
   Raises:
     AlbertHubError: and nothing was published, nor is anything left behind.
@@ -119,8 +125,12 @@ def run(request: request_lib.Request, console: console_lib.Console) -> Outcome:
         integrity.check(staged / path, integrity.read_record(staged / path))
     with console.step('publish'):
       published = tree.publish(staged, [companion.path, release.path])
+    on_published()
     if put_report is not None:
-      put_report()
+      try:
+        put_report()
+      except OSError as e:  # somebody changed the place meanwhile; the release is published, and complete
+        console.line(f'The report could not be put at {request.report}: {e.strerror}')
     if request.collection is not None:
       try:
         collection.write(tree, release.publisher, request.collection)

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 import pathlib
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -44,7 +43,7 @@ def prepared(record: Mapping[str, Any], path: pathlib.Path) -> Iterator[Callable
     As `write` does.
   """
   content = page(record)
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  temporary = path.with_name(f'.{path.name[:200]}.unfinished')  # always the same: what a killed process left is replaced
   try:
     try:
       temporary.write_text(content, encoding='utf-8')

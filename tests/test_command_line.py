@@ -10,6 +10,7 @@ import time
 
 import conftest
 import pytest
+from attacks import craft
 
 from export import catalog as catalog_lib
 from export import package
@@ -51,6 +52,15 @@ def test_what_it_prints_and_records(export, twice, module, tmp_path):
   planned = {line.strip().removeprefix('here/') for line in plan.stdout.splitlines() if line.startswith('  here/')}
   assert {n.partition('3/')[0] + '3/' if '/3/' in n else n for n in after if n not in before} == planned
   assert f'Made anew: here/{COLLECTION}' in plan.stdout and after[COLLECTION] != before[COLLECTION]
+
+
+def test_what_a_terminal_would_obey_is_shown_and_not_sent(export, own_module):
+  conftest.edit_graph(own_module, lambda m: m.graph_def.node.add(name='x', op='NoOp\x1b[2J\x07'))
+  conftest.fails(export(f'--source={own_module}'), 1, r'operation NoOp\x1b[2J\x07 at node')
+  path = own_module / 'variables/variables.index'
+  pairs = craft.index_pairs(path)
+  path.write_bytes(craft.index([craft.block([*pairs, (b'zz\xff\x1b[2J', pairs[-1][1][:-5] + craft.field(5, 1 << 40))])]))
+  conftest.fails(export(f'--source={own_module}'), 1, r'zz\udcff\x1b[2J ends behind the data file')
 
 
 COLLECTION = 'tensorflow/collections/albert/1.md'

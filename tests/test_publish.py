@@ -157,13 +157,13 @@ def test_a_root_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_what_a_killed_export_left_is_swept_and_what_a_running_one_has_is_not(tmp_path):
-  dead, alive = tmp_path / '.staging-dead', tmp_path / '.staging-alive'
-  for path in (dead, alive):
+  dead, alive, other = (tmp_path / f'.staging-{name}' for name in ('dead1234.scratch', 'alive123.scratch', 'of somebody'))
+  for path in (dead, alive, other):
     (path / 'model').mkdir(parents=True)
   handle = os.open(alive, os.O_RDONLY)
   try:
     fcntl.flock(handle, fcntl.LOCK_EX)
     with publish.staging(tmp_path):
-      assert not dead.exists() and (alive / 'model').exists()
+      assert not dead.exists() and (alive / 'model').exists() and (other / 'model').exists()
   finally:
     os.close(handle)

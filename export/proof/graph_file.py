@@ -1,8 +1,10 @@
 """The operations in a saved_model.pb, and what can be hidden in them."""
 
+import graphlib
 import math
 import pathlib
 import re
+from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,26 +55,46 @@ def check_content(saved_model: Any, file: pathlib.Path) -> None:
     UntrustedGraphError: a constant or an attribute holds another graph, a constant has a shape that no memory holds, or library functions
       call themselves.
   """
-  for node in nodes(saved_model):
-    for name, value in node.attr.items():
-      for tensor in (*([value.tensor] if value.HasField('tensor') else ()), *value.list.tensor):
-        sizes = [dimension.size for dimension in tensor.tensor_shape.dim]
-        if any(size < 0 for size in sizes) or math.prod(sizes) > _MOST_ELEMENTS:
-          raise errors.UntrustedGraphError(f'a tensor of shape {sizes} at node {node.name!r} in {file}: no ALBERT has one, fetch the module again')
-      if any(map(_is_graph, _texts(value))):
-        raise errors.UntrustedGraphError(f'a graph in attribute {name} of node {node.name!r} in {file}: no ALBERT hides one, this module is '
-                                         'not run')
   for meta_graph in saved_model.meta_graphs:
+    for where, attributes in _attributes(meta_graph.graph_def):
+      for name, value in attributes.items():
+        _check_value(name, value, where, file)
     if cycle := _recursive(meta_graph.graph_def.library):
       raise errors.UntrustedGraphError(f'function {cycle!r} calls itself in {file}: no ALBERT does, this module is not run')
 
 
-def _texts(value: Any) -> Iterator[bytes]:
-  yield value.s
-  yield from value.list.s
-  for tensor in (value.tensor, *value.list.tensor):
+def _attributes(graph: Any) -> Iterator[tuple[str, Any]]:
+  for node in graph.node:
+    yield f'node {node.name!r}', node.attr
+  for function in graph.library.function:
+    yield f'function {function.signature.name!r}', function.attr
+    for attributes in function.arg_attr.values():
+      yield f'function {function.signature.name!r}', attributes.attr
+    for node in function.node_def:
+      yield f'node {node.name!r}', node.attr
+
+
+def _check_value(name: str, value: Any, where: str, file: pathlib.Path) -> None:
+  for inner in (value.func, *value.list.func):
+    for inner_name, inner_value in inner.attr.items():
+      _check_value(inner_name, inner_value, where, file)
+  tensors = [value.tensor, *value.list.tensor]
+  for shape in (value.shape, *value.list.shape, *(tensor.tensor_shape for tensor in tensors)):
+    sizes = [dimension.size for dimension in shape.dim]
+    # In a shape that is no tensor's, -1 stands for any size.
+    if any(size < -1 for size in sizes) or math.prod(map(abs, sizes)) > _MOST_ELEMENTS:
+      raise errors.UntrustedGraphError(f'a shape of {sizes} at {where} in {file}: no ALBERT has one, fetch the module again')
+  if any(map(_is_graph, _texts([value.s, *value.list.s], tensors))):
+    raise errors.UntrustedGraphError(f'a graph in attribute {name} of {where} in {file}: no ALBERT hides one, this module is not run')
+
+
+def _texts(texts: Iterable[bytes], tensors: Iterable[Any]) -> Iterator[bytes]:
+  yield from texts
+  for tensor in tensors:
     yield from tensor.string_val
     yield tensor.tensor_content
+    if len(tensor.int_val) > 1 and all(-128 <= number < 256 for number in tensor.int_val):
+      yield bytes(number & 255 for number in tensor.int_val)
 
 
 def _is_graph(text: bytes) -> bool:
@@ -88,21 +110,20 @@ def _is_graph(text: bytes) -> bool:
     except message.DecodeError:
       continue
     for graph in graphs(parsed):
-      inner = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-      if inner and all(node.name and _OPERATION.fullmatch(node.op) for node in inner):
-        return True
+      for node in (*graph.node, *(node for function in graph.library.function for node in function.node_def)):
+        if node.name and _OPERATION.fullmatch(node.op):
+          return True
   return False
 
 
 def _recursive(library: Any) -> str | None:
   """A function that calls itself, by way of others or not; None if none does."""
-  calls = {}
   names = {function.signature.name for function in library.function}
+  calls = dict[str, set[str]]()
   for function in library.function:
-    called = (name for node in function.node_def for name in functions(node))
-    calls[function.signature.name] = names.intersection(called)
-  # What calls nothing that is left cannot be part of a circle.
-  while leaves := [name for name, called in calls.items() if not called & calls.keys()]:
-    for name in leaves:
-      del calls[name]
-  return min(calls, default=None)
+    calls.setdefault(function.signature.name, set()).update(name for node in function.node_def for name in functions(node) if name in names)
+  try:
+    graphlib.TopologicalSorter(calls).prepare()
+  except graphlib.CycleError as e:
+    return str(min(e.args[1]))
+  return None

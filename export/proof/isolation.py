@@ -38,7 +38,7 @@ class Limits:
                         (resource.RLIMIT_CORE, 0)):
       _, hard = resource.getrlimit(kind)
       lower = value if hard == resource.RLIM_INFINITY else min(value, hard)
-      with contextlib.suppress(ValueError, OSError):
+      with contextlib.suppress(ValueError, OSError, OverflowError):
         resource.setrlimit(kind, (lower, lower))
 
 

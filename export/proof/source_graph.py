@@ -115,6 +115,10 @@ def reduced(saved_model_pb: pathlib.Path, signatures: Iterable[str], tags: Itera
       if not trusted:
         graph_file.check_operation(node, allowed, f'not allowed in {where}', _ADVICE, saved_model_pb)
       kept.add(node.name)
+  for node in whole.graph_def.node:
+    prefix = node.input[0].removesuffix(':0') if node.op == 'RestoreV2' and node.input else ''
+    if node.name in kept and node.op == 'RestoreV2' and prefix != saver.filename_tensor_name.removesuffix(':0'):
+      raise errors.UntrustedGraphError(f'node {node.name!r} restores from {prefix!r} instead of the checkpoint in {saved_model_pb}: {_ADVICE}')
   part = graph_pb2.GraphDef(node=[node for node in whole.graph_def.node if node.name in kept], versions=whole.graph_def.versions)
   if trusted:
     part.library.CopyFrom(whole.graph_def.library)

@@ -78,6 +78,8 @@ HOSTILE = {
     'a size that overflows': lambda: craft.index([craft.block([(b'', HEADER), (b'a', _entry(shape=(1 << 62, 1 << 62)))])]),
     'a negative size': lambda: craft.index([craft.block([(b'', HEADER), (b'a', _entry(shape=((1 << 64) - 4,)))])]),
     'an entry that is cut off': lambda: craft.index([craft.block([(b'', HEADER), (b'a', _entry()[:-6] + b'\x12\x70')])]),
+    'names that are long again and again': lambda: craft.index([craft.sealed(b'\0\0' + craft.varint(len(HEADER)) + HEADER + b''.join(
+        craft.varint(0 if not n else 4080) + craft.varint(4083 if not n else 3) + b'\0' + (b'x' * 4080 if not n else b'') + n.to_bytes(3, 'big') for n in range(10_000)) + bytes(4) + b'\1\0\0\0')]),
     'too large': lambda: bytes(1 << 25),
 }
 

@@ -64,6 +64,17 @@ def test_15_absurd_size(refused, own_module, name, size):
   refused(own_module, f'more than .* bytes in .*{name}')
 
 
+@pytest.mark.parametrize('name', ['saved_model.pb', 'tfhub_module.pb', 'assets/albert_config.json', 'assets/30k-clean.model', 'variables/variables.index'])
+@pytest.mark.parametrize('what', ['endless', 'pipe'])
+def test_15_file_that_never_ends(refused, own_module, name, what):
+  (own_module / name).unlink()
+  if what == 'pipe':
+    os.mkfifo(own_module / name)
+  else:
+    (own_module / name).symlink_to('/dev/zero')
+  refused(own_module, f'no regular file.*|{name}')
+
+
 def test_16_no_tokens(refused, own_module):
   _edited(refused, own_module, lambda g: g.signature_def.pop('tokens'),
           r'no `tokens` signature in .*saved_model.pb \(there are: mlm, sop, tokenization_info\)')
@@ -86,6 +97,7 @@ def _shape(rank):
 
 @pytest.mark.parametrize('edit, message', [
     (_rename_input, r"signature `tokens` has inputs \['ids', 'input_mask', 'segment_ids'\], no input_ids in "),
+    (_set_input(dtype=9999), 'signature `tokens` has input_mask of dtype 9999 instead of int32 in '),
     (_set_input(dtype=types_pb2.DT_INT64), 'signature `tokens` has input_mask of dtype int64 instead of int32 in '),
     (_set_input(tensor_shape=_shape(3)), 'signature `tokens` has input_mask of rank 3 instead of 2 in '),
     (lambda g: g.signature_def['mlm'].outputs.pop('mlm_logits'), 'signature `mlm` has no mlm_logits in ')])
@@ -163,7 +175,20 @@ def test_18_operation_of_a_source_that_is_trusted(release, own_module):
 
 
 def _graph():
-  return graph_pb2.GraphDef(node=[node_def_pb2.NodeDef(name='x', op='WriteFile')])
+  # With a node that is none, to look like something else.
+  return graph_pb2.GraphDef(node=[node_def_pb2.NodeDef(name='', op='?'), node_def_pb2.NodeDef(name='x', op='WriteFile')])
+
+
+def test_18_restoring_from_elsewhere(own_module, tmp_path):
+  def edit(meta_graph):
+    names = {n.name: n for n in meta_graph.graph_def.node}
+    meta_graph.graph_def.node.add(name='evil/prefix', op='Const').attr['value'].tensor.CopyFrom(tf.make_tensor_proto(str(tmp_path / 'other')))
+    original = next(n for n in meta_graph.graph_def.node if n.op == 'RestoreV2')
+    restore = meta_graph.graph_def.node.add(name='evil/restore', op='RestoreV2', input=['evil/prefix', *original.input[1:]])
+    restore.attr['dtypes'].CopyFrom(original.attr['dtypes'])
+    names[meta_graph.saver_def.restore_op_name].input.append('^evil/restore')
+  with pytest.raises(errors.UntrustedGraphError, match="node 'evil/restore' restores from 'evil/prefix' instead of the checkpoint"):
+    source_graph.reduced(conftest.edit_graph(own_module, edit), ALL)
 
 
 HIDDEN = {
@@ -193,13 +218,30 @@ def _in_list(content):
   return lambda m: m.graph_def.library.function.add().node_def.add(name='hidden/here', op='NoOp').attr['_config'].list.s.append(content)
 
 
+def _in_numbers(content):
+  return lambda m: m.graph_def.node.add(name='hidden/here', op='Const').attr['value'].tensor.int_val.extend(content)
+
+
+def _in_function_attribute(content):
+  def edit(m):
+    m.graph_def.library.function.add().attr['value'].s = content
+    m.graph_def.library.function[-1].signature.name = 'hidden/here'
+  return edit
+
+
+def _in_nested_attribute(content):
+  def edit(m):
+    m.graph_def.node.add(name='hidden/here', op='NoOp').attr['_config'].func.attr['value'].s = content
+  return edit
+
+
 @GRAPHS
-@pytest.mark.parametrize('place', [_in_constant, _in_bytes, _in_attribute, _in_list])
+@pytest.mark.parametrize('place', [_in_constant, _in_bytes, _in_attribute, _in_list, _in_numbers, _in_function_attribute, _in_nested_attribute])
 @pytest.mark.parametrize('kind', HIDDEN)
 @pytest.mark.parametrize('trust', [trust_lib.Trust(), TRUSTED], ids=['', 'trusted'])
 def test_19_hidden_graph(own_module, place, kind, graph, trust):
   path = conftest.edit_graph(own_module, place(HIDDEN[kind]), graph)
-  with pytest.raises(errors.UntrustedGraphError, match="a graph in attribute (value|_config) of node 'hidden/here' in .*saved_model.pb"):
+  with pytest.raises(errors.UntrustedGraphError, match="a graph in attribute (value|_config) of (node|function) 'hidden/here' in .*saved_model.pb"):
     source_graph.check(path, trust.graph)
 
 
@@ -279,6 +321,11 @@ def test_21_recursive_functions(own_module, calls, graph, trust):
     source_graph.check(path, trust.graph)
 
 
+def test_21_a_long_chain_of_functions(own_module):
+  # What takes time that grows with the square of its length would not end.
+  source_graph.check(conftest.edit_graph(own_module, _functions(*((f'f{n}', f'f{n + 1}') for n in range(20_000)))), trusted=True)
+
+
 def test_21_functions_that_are_not(own_module):
   source_graph.check(conftest.edit_graph(own_module, _functions(('f', 'g'), ('g', 'h'), ('f2', 'h'))), trusted=True)
 
@@ -303,7 +350,23 @@ def test_23_overflowing_shape(refused, own_module, shape):
     node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(0.0))
     for size in shape:
       node.attr['value'].tensor.tensor_shape.dim.add(size=size)
-  _edited(refused, own_module, edit, r'a tensor of shape \[.*\] at node .* in .*saved_model.pb', errors.UntrustedGraphError)
+  _edited(refused, own_module, edit, r'a shape of \[.*\] at node .* in .*saved_model.pb', errors.UntrustedGraphError)
+
+
+@pytest.mark.parametrize('shape', [[1 << 62, 4], [-5]])
+def test_23_overflowing_attribute(refused, own_module, shape):
+  def edit(meta_graph):
+    for size in shape:
+      meta_graph.graph_def.node.add(name='hidden/here', op='Placeholder').attr['shape'].shape.dim.add(size=size)
+    meta_graph.graph_def.node[-1].attr['shape'].shape.dim.extend(tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in shape)
+  _edited(refused, own_module, edit, r"a shape of \[.*\] at node 'hidden/here'", errors.UntrustedGraphError)
+
+
+@pytest.mark.parametrize('change', [lambda t: t.tensor_shape.dim.add(size=1 << 37), lambda t: setattr(t, 'dtype', 0), lambda t: t.ClearField('bool_val')])
+def test_23_constant_that_is_read(refused, own_module, change):
+  def edit(meta_graph):
+    change(next(n for n in meta_graph.graph_def.node if n.name == 'do_lower_case').attr['value'].tensor)
+  _edited(refused, own_module, edit, 'do_lower_case is not true in .*saved_model.pb')
 
 
 @pytest.mark.parametrize('damage, message', [

@@ -50,6 +50,7 @@ def test_36_two_models(refused, own_module):
 HOSTILE = {
     'no text': lambda fields: fields.__setitem__(100, (1, _piece(b'\xff\xfe\xfd'))),
     'the same piece twice': lambda fields: fields.__setitem__(100, fields[101]),
+    'a piece that is never used': lambda fields: fields.__setitem__(100, (1, _piece(b'new', kind=5))),
     'an empty piece': lambda fields: fields.__setitem__(100, (1, _piece(b''))),
     'a score that is no number': lambda fields: fields.__setitem__(100, (1, _piece(b'new', NAN))),
     'an infinite score': lambda fields: fields.__setitem__(100, (1, _piece(b'new', struct.pack('<f', float('inf'))))),
@@ -92,6 +93,15 @@ def test_39_normaliser_under_a_false_name(refused, own_module):
   def change(fields):
     fields.append((3, craft.field(1, b'nmt_nfkc') + craft.field(3, 0)))  # no mark before the first word
   _edited(own_module, change)
+  refused(own_module, f'is normalized to .* in {MODEL}', errors.VocabularyError)
+
+
+@pytest.mark.parametrize('option', ['remove_extra_whitespaces', 'add_dummy_prefix'])
+def test_39_spaces_that_are_kept_otherwise(refused, own_module, monkeypatch, option):
+  monkeypatch.setitem(vocabulary._ORIGINAL_OPTIONS, option, False)
+  model = vocabulary.train(vocabulary.CORPUS.read_text(encoding='utf-8').splitlines(), 200)
+  (own_module / MODEL).write_bytes(model)
+  (own_module / MODEL).with_suffix('.vocab').write_text(vocabulary.as_text(model))
   refused(own_module, f'is normalized to .* in {MODEL}', errors.VocabularyError)
 
 
