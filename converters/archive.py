@@ -95,6 +95,14 @@ def over(what: str, flag: str) -> errors.ArchiveError:
 class _Member(tarfile.TarInfo):
   """A member whose header is refused when it is too long: tarfile reads it as a whole, at the size that it claims."""
 
+  @classmethod
+  def fromtarfile(cls, tar: tarfile.TarFile) -> '_Member':
+    """Reads a header. What is none would pass for the end of the archive."""
+    try:
+      return super().fromtarfile(tar)
+    except tarfile.InvalidHeaderError as e:  # type: ignore[attr-defined]
+      raise tarfile.ReadError(str(e)) from e
+
   def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
     if self.size < 0 or (self.type not in tarfile.REGULAR_TYPES and self.size > _LONGEST_HEADER):
       raise tarfile.ReadError(f'header of {self.size} bytes')

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import socket
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from converters import errors
 from converters import scratch
 
 _PIECE = 1 << 20
+_SILENCE_SECONDS = 60  # of a host, until it counts as gone
 _LOCK_SECONDS = 60  # without a byte more, until another process that downloads the same counts as dead
 
 
@@ -65,8 +67,13 @@ class _Http(compressed_module_resolver.HttpCompressedFileResolver):
 def _open(handle: str) -> Iterator[Any]:
   http = _Http()
   if http.is_http_protocol(handle):
-    with http.open(handle) as response:
-      yield response
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_SILENCE_SECONDS)  # tensorflow_hub waits for ever
+    try:
+      with http.open(handle) as response:
+        yield response
+    finally:
+      socket.setdefaulttimeout(before)
   elif handle.endswith(('.tar.gz', '.tgz')):
     with tf.io.gfile.GFile(handle, 'rb') as f:
       yield f

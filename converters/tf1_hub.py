@@ -208,7 +208,8 @@ def _check_lower_case(graph: Any, path: pathlib.Path) -> None:
   for node in graph.graph_def.node:
     # Looked at, not unpacked: a constant may be larger than any memory.
     value = node.attr['value'].tensor
-    if node.name == name and (node.op != 'Const' or value.dtype != types_pb2.DT_BOOL or list(value.bool_val) != [True] or value.tensor_shape.dim):
+    right = value.dtype == types_pb2.DT_BOOL and (list(value.bool_val) == [True] or value.tensor_content == b'\1') and not value.tensor_shape.dim
+    if node.name == name and node.op == 'Const' and not right:
       raise errors.SourceError(f'do_lower_case is not true in {path}: preprocessors for cased models are not supported')
 
 

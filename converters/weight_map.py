@@ -197,6 +197,11 @@ def check_model(
   _raise(faults, 'tf-models\' AlbertEncoder', 'use the locked tf-models-official version')
 
 
+# An ALBERT has 32 tensors, and an optimizer two more for each; what has thousands needs no full list.
+_MOST_NAMED = 200
+
+
 def _raise(faults: list[str], where: str, advice: str) -> None:
   if faults:
-    raise errors.MappingError(f'{len(faults)} of the weights do not fit in {where} ({"; ".join(faults)}): {advice}')
+    named = '; '.join(fault[:400] for fault in faults[:_MOST_NAMED]) + (' and so on' if len(faults) > _MOST_NAMED else '')
+    raise errors.MappingError(f'{len(faults)} of the weights do not fit in {where} ({named}): {advice}')

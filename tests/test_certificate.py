@@ -172,7 +172,7 @@ def test_dropout_that_is_not_the_configs_is_refused(release, make_module, monkey
     def __call__(self, inputs, training=False):
       outputs = super().__call__(inputs, training=training)
       if made.get('always'):
-        noise = tf.random.normal(tf.shape(outputs['pooled_output']), stddev=1e-3)
+        noise = tf.random.uniform(tf.shape(outputs['pooled_output']), -1e-3, 1e-3)
         outputs = dict(outputs, pooled_output=outputs['pooled_output'] + noise)
       return outputs
   monkeypatch.setattr(networks, 'AlbertEncoder', Wrong)

@@ -44,9 +44,10 @@ def test_no_core_is_dumped():
 
 @pytest.mark.parametrize('trust', [trust_lib.Trust(memory_gib=1), trust_lib.Trust(cpu_seconds=1)], ids=['memory', 'time'])
 def test_a_source_that_needs_more_is_refused(module, start_run, trust):
-  # TensorFlow alone takes more.
+  # TensorFlow alone takes more. Where memory ends, parsing the graph may be what fails.
   with start_run(module, trust=trust) as run, pytest.raises(
-      errors.SourceError, match='running saved_model.pb in .* failed .*raise --max_run_gib or --max_run_seconds'):
+      errors.SourceError, match='running saved_model.pb in .* failed .*raise --max_run_gib or --max_run_seconds'
+      + ('|no SavedModel in ' if trust.memory_gib == 1 else '')):
     run.outputs()
 
 

@@ -3,6 +3,7 @@
 import http.server
 import os
 import shutil
+import socket
 import socketserver
 import tarfile
 import threading
@@ -118,6 +119,15 @@ def test_what_a_host_sends_is_unpacked_like_any_other_archive(own_module, tmp_pa
     _facts(handle, sha256='1' * 64)
 
 
+def test_a_host_that_says_nothing_is_given_up(tmp_path, monkeypatch):
+  from converters import hub_handle
+  monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'cache'))
+  monkeypatch.setattr(hub_handle, '_SILENCE_SECONDS', 0.2)
+  with socket.create_server(('127.0.0.1', 0)) as silent, pytest.raises(errors.SourceError, match='timed out.*google/albert_tiny/3: check the handle'):
+    _facts(f'http://127.0.0.1:{silent.getsockname()[1]}/google/albert_tiny/3')
+  assert socket.getdefaulttimeout() is None
+
+
 def test_config_can_be_given(own_module, tmp_path):
   config = (own_module / 'assets/albert_config.json').rename(tmp_path / 'config.json')
   with pytest.raises(errors.ConfigError, match='albert_config.json .*--albert_config'):
@@ -135,7 +145,7 @@ def test_a_cased_module_is_refused(own_module):
     node = next(n for n in graph.graph_def.node if n.name == 'do_lower_case')
     node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(False))
   conftest.edit_graph(own_module, edit)
-  with pytest.raises(errors.SourceError, match='do_lower_case is false in .*saved_model.pb'):
+  with pytest.raises(errors.SourceError, match='do_lower_case is not true in .*saved_model.pb'):
     _facts(own_module)
 
 

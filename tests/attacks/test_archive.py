@@ -98,6 +98,7 @@ HEADERS = {
     'very negative': ([(craft.header(name='saved_model.pb', size=-(1 << 60)), b'')], 'header of -1152921504606846976 bytes'),
     'negative by an attribute': ([(craft.header(name='pax', type=tarfile.XHDTYPE, size=11), b'11 size=-5\n'), (craft.header(name='saved_model.pb', size=1), b'x')],
                                  'of -5 bytes'),
+    'no header': ([(craft.header(name='saved_model.pb', size=1), b'x'), (b'A' * 512, b''), (craft.header(name='assets/x', size=1), b'x')], 'ReadError: '),
     'headers of headers': ([(craft.header(name='pax', type=tarfile.XHDTYPE, size=10), b'10 a=bbbb\n')] * 5000, 'RecursionError'),
     'names of names': ([(craft.header(name='././@LongLink', type=tarfile.GNUTYPE_LONGNAME, size=4), b'abc\0')] * 5000, 'RecursionError'),
     'long attributes': ([(craft.header(name='pax', type=tarfile.XHDTYPE, size=1 << 20), bytes(1 << 20))], 'header of 1048576 bytes'),

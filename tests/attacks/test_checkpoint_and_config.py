@@ -121,6 +121,13 @@ def test_29_unexpected_variables(refused, own_module, source):
   refused(own_module, f'2 of the weights do not fit in .*unexpected backdoor; unexpected {KERNEL}/adam_m', errors.MappingError)
 
 
+def test_29_unexpected_variables_beyond_number(refused, own_module):
+  pairs = craft.index_pairs(own_module / INDEX)
+  pairs = sorted([*pairs, *((f'x{number}'.encode(), pairs[-1][1]) for number in range(3000))])
+  (own_module / INDEX).write_bytes(craft.index([craft.block(pairs)]))
+  refused(own_module, '3000 of the weights do not fit in .*unexpected x0; .* and so on', errors.MappingError)
+
+
 def test_30_two_sources_for_one_target(refused, own_module):
   pairs = craft.index_pairs(own_module / INDEX)
   place = next(i for i, (key, _) in enumerate(pairs) if key == KERNEL.encode())
