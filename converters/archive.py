@@ -37,25 +37,28 @@ _LONGEST_HEADER = 1 << 16
 _LONGEST_NAME, _LONGEST_PATH = 255, 1023
 
 
-def unpack(archive: str | os.PathLike[str], directory: pathlib.Path, caps: Caps = Caps(), objection: Objection = lambda name: None) -> None:
+def unpack(path: str | os.PathLike[str], directory: pathlib.Path, caps: Caps = Caps(), objection: Objection = lambda name: None,
+           handle: str | None = None) -> None:
   """Unpacks a .tar.gz into an existing empty directory, with modes of its own and no times or owners.
 
   Args:
-    archive: the file.
+    path: the archive.
     directory: where to.
     caps: how much it may be.
     objection: asked about the name of every file, relative to the archive's root.
+    handle: what messages call the archive; by default its path.
 
   Raises:
     ArchiveError: the archive is broken or goes over a cap, a member is a link, a device, a duplicate or leads out of the directory, or
       there is an objection to its name. What was unpacked until then stays in `directory`.
   """
-  limit = min(caps.total_bytes, caps.ratio * os.path.getsize(archive) + _PIECE)
+  archive = os.fspath(path) if handle is None else handle
+  limit = min(caps.total_bytes, caps.ratio * os.path.getsize(path) + _PIECE)
   flag = '--max_source_bytes' if limit == caps.total_bytes else '--max_source_ratio'
   names = _Names(archive)
   files = 0
   try:
-    with igzip.open(archive, 'rb') as unpacked, tarfile.open(
+    with igzip.open(path, 'rb') as unpacked, tarfile.open(
         fileobj=_Capped(unpacked, limit, flag, archive), mode='r|', bufsize=_PIECE, tarinfo=_Member) as tar:  # type: ignore[call-overload]
       for count, member in enumerate(tar, start=1):
         if count > caps.members:
@@ -112,7 +115,7 @@ class _Member(tarfile.TarInfo):
 class _Capped:
   """Reads on, up to a number of bytes."""
 
-  def __init__(self, source: Any, limit: int, flag: str, archive: str | os.PathLike[str]):
+  def __init__(self, source: Any, limit: int, flag: str, archive: str):
     self._source = source
     self._limit = limit
     self._flag = flag
@@ -130,7 +133,7 @@ class _Capped:
 class _Names:
   """The names in an archive. No two may be the same to some file system: equal, or equal but for case or Unicode form."""
 
-  def __init__(self, archive: str | os.PathLike[str]):
+  def __init__(self, archive: str):
     self._archive = archive
     self._members: set[pathlib.PurePosixPath] = set()
     self._spelled: dict[str, pathlib.PurePosixPath] = {}

@@ -18,7 +18,7 @@ from converters import errors
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48  # two block handles, padding, magic number
 _TRAILER = 5  # of a block: compression type, checksum
-_LARGEST_FILE = 16 << 20  # bytes; an ALBERT's has about 3 kB, with an optimizer's slots 10 kB
+_LARGEST_FILE = 16 << 20  # bytes; an ALBERT's has 1.6 kB
 _LARGEST_KEY = 1 << 12  # bytes; an entry may share those of the key before it, and so say much with little
 _LEAST_ENTRY = 1 << 9  # bytes that an entry takes in memory beside its name
 FLOAT32 = 1  # DT_FLOAT of TensorFlow's DataType enum
@@ -201,16 +201,21 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     yield tag >> 3, value
 
 
+def _numbers(message: bytes) -> dict[int, int]:
+  """Its fields that are varints."""
+  return {number: value for number, value in _fields(message) if isinstance(value, int)}
+
+
 def _header(message: bytes) -> int:
   """The number of data files, in field 1 of the header; field 2 is 0 for little-endian tensors."""
-  numbers = {number: value for number, value in _fields(message) if isinstance(value, int)}
+  numbers = _numbers(message)
   if numbers.get(2, 0):
     raise ValueError('big-endian tensors')
   return numbers.get(1, 0)
 
 
 def _entry(message: bytes) -> Entry:
-  numbers = {number: value for number, value in _fields(message) if isinstance(value, int)}
+  numbers = _numbers(message)
   shape: list[int] = []
   sliced = False
   for number, value in _fields(message):

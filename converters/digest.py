@@ -36,7 +36,12 @@ def of_tree(path: pathlib.Path) -> str:
   return hashlib.sha256(''.join(sorted(lines, key=lambda line: line[66:])).encode()).hexdigest()
 
 
+def bare(sha256: str) -> str:
+  """The 64 digits of a digest, however it was written: 'sha256:...' or without, in capitals or not."""
+  return sha256.removeprefix('sha256:').lower()
+
+
 def check(handle: str, found: str, wanted: str) -> None:
-  """Raises DigestError when a source is not the one that was asked for; `wanted` may start with 'sha256:'."""
-  if found != wanted.removeprefix('sha256:').lower():
+  """Raises DigestError when a source is not the one that was asked for; `wanted` may be written in any way."""
+  if found != bare(wanted):
     raise errors.DigestError(f'{handle} has SHA-256 {found}, not {wanted}: this is not what --source_sha256 asks for, fetch it again')

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 import pathlib
 import socket
 import urllib.request
@@ -35,7 +34,7 @@ def resolve(handle: str, caps: archive.Caps, objection: archive.Objection, sha25
   Raises:
     SourceError: nothing comes, or not what was asked for.
   """
-  place = handle if sha256 is None else f'{handle} sha256:{sha256.removeprefix("sha256:").lower()}'
+  place = handle if sha256 is None else f'{handle} sha256:{digest.bare(sha256)}'
   directory = resolver.create_local_module_dir(resolver.tfhub_cache_dir(use_temp=True), hashlib.sha1(place.encode()).hexdigest())
 
   def download(handle: str, target: str) -> None:
@@ -45,8 +44,7 @@ def resolve(handle: str, caps: archive.Caps, objection: archive.Objection, sha25
         _copy(response, f, caps, handle)
       if sha256 is not None:
         digest.check(handle, digest.of_file(path), sha256)
-      with _renamed(path, handle):
-        archive.unpack(path, pathlib.Path(target), caps, objection)
+      archive.unpack(path, pathlib.Path(target), caps, objection, handle)
 
   try:
     return pathlib.Path(resolver.atomic_download(handle, download, directory, _LOCK_SECONDS))
@@ -88,12 +86,3 @@ def _copy(source: Any, target: Any, caps: archive.Caps, handle: str) -> None:
     if left < 0:
       raise archive.over(f'more than {caps.total_bytes} bytes from {handle}', '--max_source_bytes')
     target.write(piece)
-
-
-@contextlib.contextmanager
-def _renamed(path: pathlib.Path, handle: str) -> Iterator[None]:
-  """Says the handle where a message names the temporary file."""
-  try:
-    yield
-  except errors.ArchiveError as e:
-    raise errors.ArchiveError(str(e).replace(os.fspath(path), handle)) from e

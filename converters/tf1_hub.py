@@ -37,7 +37,7 @@ _SIGNATURES = {
 }
 # What stands in a module's directory.
 _FILE = re.compile(r'saved_model\.pb|tfhub_module\.pb|variables/variables\.(index|data-[0-9]{5}-of-[0-9]{5})|assets/[^/]+')
-# Sizes in bytes that no such file comes near: the graph of an ALBERT-xxlarge has 4 MB, a vocabulary of 30,000 pieces 0.8.
+# Sizes in bytes that no such file comes near: the graph of an ALBERT-large (24 layers) has 2.1 MB, a vocabulary of 30,000 pieces 0.8.
 _LARGEST = {'saved_model.pb': 256 << 20, '.model': 64 << 20, '.vocab': 64 << 20, 'tfhub_module.pb': 1 << 10}
 # Variables that hold no weights.
 _IGNORED_VARIABLES = frozenset({'global_step'})
@@ -75,10 +75,9 @@ class Module:
     sp_model_file = self._find_sp_model()
     self.sp_model_name = sp_model_file.name
     self.sp_model = _read(sp_model_file)
-    vocabulary.check(self.sp_model, self.config.vocab_size, f'assets/{self.sp_model_name}')
     text = sp_model_file.with_suffix('.vocab')
-    if text.exists():
-      vocabulary.check_text(_read(text), self.sp_model, f'assets/{text.name}', f'assets/{self.sp_model_name}')
+    vocabulary.check(
+        self.sp_model, self.config.vocab_size, f'assets/{self.sp_model_name}', _read(text) if text.exists() else None)
     self._reader = _open_checkpoint(path / 'variables' / 'variables')
     tensors = self._tensors()
     self.parts = frozenset(weight_map.parts_in(tensors))

@@ -1,8 +1,6 @@
 """Checks a SentencePiece model against the weights it came with."""
 
-import contextlib
 import math
-from collections.abc import Iterator
 
 import sentencepiece as spm
 
@@ -18,19 +16,27 @@ _NORMALIZED = [f'a{chr(c)}b' for first, last in (
     for c in range(first, last + 1)] + ['', ' ', ' a', 'a ', '  a  b  ', 'a\u3000b', '\u2581a']
 
 
-def check(model: bytes, vocab_size: int, name: str) -> None:
+def check(model: bytes, vocab_size: int, name: str, text: bytes | None = None) -> None:
   """Checks that a model has as many pieces as the embedding has rows, ALBERT's normaliser, and the special tokens where ALBERT has them.
 
   Args:
     model: a serialized SentencePiece ModelProto.
     vocab_size: rows of the word embedding.
     name: the file, for the message.
+    text: the `.vocab` file beside it, which has a piece, a tab and a score a line; None if there is none.
 
   Raises:
     VocabularyError: naming the file and what does not fit.
   """
-  with _broken(name):
-    _check(_load(model), vocab_size, name)
+  try:
+    processor = _load(model)
+    _check(processor, vocab_size, name)
+    if text is not None:
+      _check_text(processor, text, name)
+  except errors.VocabularyError:
+    raise
+  except Exception as e:  # of the library: a model that does not load, and text of it that is no UTF-8
+    raise errors.VocabularyError(f'no SentencePiece model in {name} ({e}): restore the file') from e
 
 
 def _check(processor: spm.SentencePieceProcessor, vocab_size: int, name: str) -> None:
@@ -56,22 +62,8 @@ def _check(processor: spm.SentencePieceProcessor, vocab_size: int, name: str) ->
                                    'vocabulary ALBERT was trained with')
 
 
-def check_text(text: bytes, model: bytes, text_name: str, name: str) -> None:
-  """Checks that the `.vocab` file beside a model has its pieces and scores.
-
-  Args:
-    text: the file: a piece, a tab and a score a line.
-    model: a serialized SentencePiece ModelProto.
-    text_name, name: the files, for the message.
-
-  Raises:
-    VocabularyError: naming the first line that is not the model's.
-  """
-  with _broken(name):
-    _check_text(text, _load(model), text_name, name)
-
-
-def _check_text(text: bytes, processor: spm.SentencePieceProcessor, text_name: str, name: str) -> None:
+def _check_text(processor: spm.SentencePieceProcessor, text: bytes, name: str) -> None:
+  text_name = f'{name.rpartition(".")[0]}.vocab'
   lines = text.decode(errors='replace').removesuffix('\n').split('\n')
   if len(lines) != len(processor):
     raise errors.VocabularyError(f'{len(lines)} pieces in {text_name}, and {len(processor)} in {name}: one of the two is of another model')
@@ -96,14 +88,3 @@ def _load(model: bytes) -> spm.SentencePieceProcessor:
   processor = spm.SentencePieceProcessor()
   processor.LoadFromSerializedProto(model)
   return processor
-
-
-@contextlib.contextmanager
-def _broken(name: str) -> Iterator[None]:
-  """Names the file in what the library raises: of loading a model, and of text of it that is no UTF-8."""
-  try:
-    yield
-  except errors.VocabularyError:
-    raise
-  except Exception as e:
-    raise errors.VocabularyError(f'no SentencePiece model in {name} ({e}): restore the file') from e

@@ -12,6 +12,7 @@ from typing import Any
 
 from isal import igzip
 
+from converters import digest as digest_lib
 from converters import errors
 
 # What a SavedModel is made of (tensorflow.org/hub/hosting): a host refuses an archive with anything else in it.
@@ -34,8 +35,7 @@ def digests(directory: pathlib.Path) -> dict[str, Digest]:
 
 def digest(path: pathlib.Path) -> Digest:
   """The digest of one file."""
-  with open(path, 'rb') as f:
-    return Digest(path.stat().st_size, hashlib.file_digest(f, 'sha256').hexdigest())
+  return Digest(path.stat().st_size, digest_lib.of_file(path))
 
 
 def pack(directory: pathlib.Path, archive: pathlib.Path, progress: Callable[[int], None] = lambda count: None) -> str:

@@ -7,13 +7,13 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import tarfile
 
 os.environ['TF_USE_LEGACY_KERAS'] = '1'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import pytest
 import tensorflow as tf
+from attacks import craft
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tensorflow.core.protobuf import saved_model_pb2
@@ -210,8 +210,12 @@ def history(tmp_path_factory, module, keys) -> pathlib.Path:
 
 def run_export(*flags, cwd=None, **environment) -> subprocess.CompletedProcess:
   """`python -m export` of albert_en_tiny, as a user runs it."""
-  return subprocess.run(export_command(*flags), cwd=cwd, env=os.environ | {'PYTHONPATH': ROOT} | environment, capture_output=True, text=True,
-                        check=False)
+  return run(export_command(*flags), cwd=cwd, **environment)
+
+
+def run(command, cwd=None, **environment) -> subprocess.CompletedProcess:
+  """Any command that runs this project's modules."""
+  return subprocess.run(command, cwd=cwd, env=os.environ | {'PYTHONPATH': ROOT} | environment, capture_output=True, text=True, check=False)
 
 
 def export_command(*flags) -> list[str]:
@@ -247,9 +251,7 @@ def twice(module, tmp_path_factory) -> Twice:
   """One release made by two processes that differ in all that must not matter: source form, directory, time zone, locale, umask, hash seed,
   user and host. Not to be changed."""
   tmp_path = tmp_path_factory.mktemp('twice')
-  archive = tmp_path / 'albert_tiny.tar.gz'
-  with tarfile.open(archive, 'w:gz') as tar:
-    tar.add(module, '.')
+  archive = craft.archive(module, tmp_path / 'albert_tiny.tar.gz')
   first = run_export(f'--source={module}', '--version=2', '--export_root=here', cwd=tmp_path, PYTHONHASHSEED='0', TZ='UTC')
   other = tmp_path / 'some where' / 'else'
   other.mkdir(parents=True)

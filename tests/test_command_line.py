@@ -113,8 +113,7 @@ def bump(python_module, tmp_path):
   shutil.copy(pathlib.Path(__file__).parents[1] / 'assets/catalog.yaml', catalog)
 
   def run(*flags):
-    return catalog, subprocess.run(python_module('export.bump', f'--catalog={catalog}', *flags), capture_output=True, text=True,
-                                   env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])})
+    return catalog, conftest.run(python_module('export.bump', f'--catalog={catalog}', *flags))
   return run
 
 

@@ -4,14 +4,16 @@ import graphlib
 import math
 import pathlib
 import re
-from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 from converters import errors
 
 # No constant of an ALBERT comes near; one that says so in a few bytes takes as much memory as it says.
 _MOST_ELEMENTS = 1 << 28
+# The kinds of attributes that can hold something: of the others, a number or a type is all there is.
+_HOLDING = frozenset({'func', 'list', 's', 'shape', 'tensor'})
 _OPERATION = re.compile(r'[A-Za-z0-9_.>]+')
 
 
@@ -75,26 +77,31 @@ def _attributes(graph: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _check_value(name: str, value: Any, where: str, file: pathlib.Path) -> None:
-  for inner in (value.func, *value.list.func):
+  kind = value.WhichOneof('value')
+  if kind not in _HOLDING:
+    return
+
+  def held(field: str) -> Sequence[Any]:
+    return getattr(value.list, field) if kind == 'list' else [getattr(value, field)] if kind == field else ()
+
+  for inner in held('func'):
     for inner_name, inner_value in inner.attr.items():
       _check_value(inner_name, inner_value, where, file)
-  tensors = [value.tensor, *value.list.tensor]
-  for shape in (value.shape, *value.list.shape, *(tensor.tensor_shape for tensor in tensors)):
+  for shape in (*held('shape'), *(tensor.tensor_shape for tensor in held('tensor'))):
     sizes = [dimension.size for dimension in shape.dim]
     # In a shape that is no tensor's, -1 stands for any size.
     if any(size < -1 for size in sizes) or math.prod(map(abs, sizes)) > _MOST_ELEMENTS:
       raise errors.UntrustedGraphError(f'a shape of {sizes} at {where} in {file}: no ALBERT has one, fetch the module again')
-  if any(map(_is_graph, _texts([value.s, *value.list.s], tensors))):
+  if any(map(_is_graph, (*held('s'), *(text for tensor in held('tensor') for text in _texts(tensor))))):
     raise errors.UntrustedGraphError(f'a graph in attribute {name} of {where} in {file}: no ALBERT hides one, this module is not run')
 
 
-def _texts(texts: Iterable[bytes], tensors: Iterable[Any]) -> Iterator[bytes]:
-  yield from texts
-  for tensor in tensors:
-    yield from tensor.string_val
+def _texts(tensor: Any) -> Iterator[bytes]:
+  yield from tensor.string_val
+  if tensor.tensor_content:
     yield tensor.tensor_content
-    if len(tensor.int_val) > 1 and all(-128 <= number < 256 for number in tensor.int_val):
-      yield bytes(number & 255 for number in tensor.int_val)
+  if len(tensor.int_val) > 1 and all(-128 <= number < 256 for number in tensor.int_val):
+    yield bytes(number & 255 for number in tensor.int_val)
 
 
 def _is_graph(text: bytes) -> bool:

@@ -59,7 +59,7 @@ def command(arguments: Sequence[str], writable: pathlib.Path) -> list[str]:
     arguments: the command line to run.
     writable: the one directory that it writes in.
   """
-  return [part.replace('{}', str(writable)) for part in _launchers()[means()]] + list(arguments)
+  return [*_launchers(writable)[means()], *arguments]
 
 
 @functools.cache
@@ -69,15 +69,16 @@ def means() -> str:
   'bubblewrap': everything but one directory read-only, no network, no sight of other processes. 'namespaces': no network, no other
   process' memory or messages. 'none'.
   """
-  for name, launcher in _launchers().items():
+  for name, launcher in _launchers(pathlib.Path(tempfile.gettempdir())).items():
     if not launcher or (shutil.which(launcher[0]) and _works(launcher)):
       return name
   raise AssertionError('the last one always works')
 
 
-def _launchers() -> dict[str, list[str]]:
+def _launchers(writable: pathlib.Path) -> dict[str, list[str]]:
+  place = str(writable)
   return {
-      'bubblewrap': ['bwrap', '--ro-bind', '/', '/', '--dev-bind', '/dev', '/dev', '--proc', '/proc', '--bind', '{}', '{}', '--unshare-all', '--die-with-parent', '--'],
+      'bubblewrap': ['bwrap', '--ro-bind', '/', '/', '--dev-bind', '/dev', '/dev', '--proc', '/proc', '--bind', place, place, '--unshare-all', '--die-with-parent', '--'],
       'namespaces': ['unshare', '--user', '--map-current-user', '--net', '--ipc', '--'],
       'none': [],
   }
@@ -85,6 +86,6 @@ def _launchers() -> dict[str, list[str]]:
 
 def _works(launcher: Sequence[str]) -> bool:
   try:
-    return subprocess.run([*(part.replace('{}', tempfile.gettempdir()) for part in launcher), 'true'], capture_output=True, timeout=10).returncode == 0
+    return subprocess.run([*launcher, 'true'], capture_output=True, timeout=10).returncode == 0
   except (OSError, subprocess.SubprocessError):
     return False

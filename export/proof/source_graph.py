@@ -62,8 +62,22 @@ class Reduced:
   filename: str
 
 
-def check(saved_model_pb: pathlib.Path, trusted: bool = False) -> None:
-  """Checks that a module's graph may be run at all.
+@dataclasses.dataclass(frozen=True)
+class Checked:
+  """A module's graph that may be run, at least in parts.
+
+  Attributes:
+    saved_model: the parsed file.
+    file: where it was read.
+    trusted: whether it may have operations that are not on the allow-list.
+  """
+  saved_model: Any
+  file: pathlib.Path
+  trusted: bool
+
+
+def check(saved_model_pb: pathlib.Path, trusted: bool = False) -> Checked:
+  """Reads a module's graph, and checks that it may be run at all.
 
   Args:
     saved_model_pb: the module's graph.
@@ -72,23 +86,27 @@ def check(saved_model_pb: pathlib.Path, trusted: bool = False) -> None:
   Raises:
     UntrustedGraphError: an operation anywhere in the file is not allowed, or hides another graph; names the node.
   """
-  _read(saved_model_pb, trusted)
+  saved_model = graph_file.read(saved_model_pb)
+  graph_file.check_content(saved_model, saved_model_pb)
+  if not trusted:
+    for node in graph_file.nodes(saved_model):
+      graph_file.check_operation(node, ALLOWED, 'not on the allow-list', _ADVICE, saved_model_pb)
+  return Checked(saved_model, saved_model_pb, trusted)
 
 
-def reduced(saved_model_pb: pathlib.Path, signatures: Iterable[str], tags: Iterable[str] = (), trusted: bool = False) -> Reduced:
-  """Checks a module's graph, and takes the part that is needed.
+def reduced(graph: Checked, signatures: Iterable[str], tags: Iterable[str] = ()) -> Reduced:
+  """Takes the part of a module's graph that is needed.
 
   Args:
-    saved_model_pb: the module's graph.
+    graph: from `check`.
     signatures: names of `SIGNATURES`, each in the module.
     tags: of the metagraph: none, or 'train'.
-    trusted: whether it may have operations that are not on the allow-list.
 
   Raises:
-    UntrustedGraphError: as `check` does; or an operation is not allowed where it stands, or there is no such metagraph.
+    UntrustedGraphError: an operation is not allowed where it stands, or there is no such metagraph; names the node.
   """
   from tensorflow.core.framework import graph_pb2
-  saved_model = _read(saved_model_pb, trusted)
+  saved_model, saved_model_pb, trusted = graph.saved_model, graph.file, graph.trusted
   whole = next((m for m in saved_model.meta_graphs if set(m.meta_info_def.tags) == set(tags)), None)
   if whole is None:
     raise errors.UntrustedGraphError(
@@ -138,15 +156,6 @@ def _layers(graph: Any, sequence_output: str) -> list[str]:
     names = {node.name for node in nodes if node.op in (op, 'Add' if op == 'AddV2' else op)
              and names & {name.split(':')[0] for name in node.input}}
   return [f'{node.name}:0' for node in graph.node if node.name in names]
-
-
-def _read(saved_model_pb: pathlib.Path, trusted: bool) -> Any:
-  saved_model = graph_file.read(saved_model_pb)
-  graph_file.check_content(saved_model, saved_model_pb)
-  if not trusted:
-    for node in graph_file.nodes(saved_model):
-      graph_file.check_operation(node, ALLOWED, 'not on the allow-list', _ADVICE, saved_model_pb)
-  return saved_model
 
 
 def _ancestors(graph: Any, tensors: Iterable[str]) -> Iterator[Any]:

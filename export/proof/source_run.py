@@ -135,13 +135,14 @@ def _run(work_directory: str) -> None:
   prefix = str(module / 'variables' / 'variables')
   with np.load(directory / _INPUTS, allow_pickle=False) as npz:
     inputs = dict(npz)
-  graph = source_graph.reduced(module / 'saved_model.pb', job['signatures'], trusted=job['trusted'])
+  checked = source_graph.check(module / 'saved_model.pb', job['trusted'])
+  graph = source_graph.reduced(checked, job['signatures'])
   np.savez(directory / 'unfinished.npz', **dict[str, Any](_outputs(graph, prefix, inputs)))
   (directory / 'unfinished.npz').rename(directory / _OUTPUTS)
   sys.stdout.buffer.write(_READY)
   sys.stdout.buffer.flush()
   names = [name for name in job['signatures'] if name != 'tokens' or 'mlm' not in job['signatures']]
-  graph = source_graph.reduced(module / 'saved_model.pb', names, job['tags'], job['trusted'])
+  graph = source_graph.reduced(checked, names, job['tags'])
   np.savez(directory / _GRADIENT, **dict[str, Any](_gradient(graph, prefix, inputs)))
 
 

@@ -9,12 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 
 import conftest
 import numpy as np
 import pytest
+from attacks import craft
 
 from converters import errors
 from export import integrity
@@ -95,8 +95,7 @@ def test_41_full_disk(can_mount, module, tmp_path, size):
   root = tmp_path / 'root'
   root.mkdir()
   command = conftest.export_command(f'--source={module}', '--version=2', f'--export_root={root}')
-  process = subprocess.run(_apart(f'mount -t tmpfs -o size={size} none {root}', sys.executable, '-c', _SHOWN, str(root), *command),
-                           env=os.environ | {'PYTHONPATH': conftest.ROOT}, capture_output=True, text=True)
+  process = conftest.run(_apart(f'mount -t tmpfs -o size={size} none {root}', sys.executable, '-c', _SHOWN, str(root), *command))
   conftest.fails(process, 1, 'pace' if size != '64k' else ':')
   assert process.stdout.splitlines()[-1] == 'files []'
 
@@ -106,8 +105,7 @@ def test_41_read_only_root(can_mount, module, released, tmp_path):
   shutil.copytree(released.root, root)
   before = conftest.tree_bytes(root)
   command = conftest.export_command(f'--source={module}', '--version=3', f'--export_root={root}')
-  process = subprocess.run(_apart(f'mount --bind {root} {root}; mount -o remount,bind,ro {root}', *command),
-                           env=os.environ | {'PYTHONPATH': conftest.ROOT}, capture_output=True, text=True)
+  process = conftest.run(_apart(f'mount --bind {root} {root}; mount -o remount,bind,ro {root}', *command))
   conftest.fails(process, 1, f'cannot write in {root} (Read-only file system): give another --export_root')
   assert conftest.tree_bytes(root) == before
 
@@ -116,18 +114,15 @@ def test_41_report_that_cannot_be_written(can_mount, module, release, tmp_path):
   # Known before anything is published.
   (tmp_path / 'reports').mkdir()
   command = conftest.export_command(f'--source={module}', '--version=2', f'--export_root={release.root}', f'--report={tmp_path}/reports/x.html')
-  process = subprocess.run(_apart(f'mount -t tmpfs -o size=4k none {tmp_path}/reports', *command),
-                           env=os.environ | {'PYTHONPATH': conftest.ROOT}, capture_output=True, text=True)
+  process = conftest.run(_apart(f'mount -t tmpfs -o size=4k none {tmp_path}/reports', *command))
   conftest.fails(process, 1, 'cannot write the report', 'No space left on device')
   assert not release.root.exists()
 
 
-def test_41_killed_at_random_moments(module, tmp_path, monkeypatch, request):
+def test_41_killed_at_random_moments(module, tmp_path, request):
   temporary = tmp_path / 'temporary'
   temporary.mkdir()
-  archive = tmp_path / 'module.tar.gz'
-  with tarfile.open(archive, 'w:gz') as tar:
-    tar.add(module, '.')
+  archive = craft.archive(module, tmp_path / 'module.tar.gz')
   root = tmp_path / 'dist'
   rng = random.Random(request.config.getoption('seed'))
   environment = os.environ | {'PYTHONPATH': conftest.ROOT, 'TMPDIR': str(temporary)}
@@ -151,8 +146,7 @@ def test_41_killed_at_random_moments(module, tmp_path, monkeypatch, request):
   assert killed
   # The next run works, and takes away what the killed ones left, in the tree and among the temporary files.
   version = 1 + max([1, *publish.versions(root / ENCODER)])
-  done = subprocess.run(conftest.export_command(f'--source={archive}', f'--version={version}', f'--export_root={root}'), env=environment,
-                        capture_output=True, text=True)
+  done = conftest.run_export(f'--source={archive}', f'--version={version}', f'--export_root={root}', TMPDIR=str(temporary))
   assert done.returncode == 0, done.stderr
   _settled(root)
   assert not [path.name for path in temporary.iterdir() if path.name.startswith('albert_')]

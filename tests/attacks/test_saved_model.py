@@ -115,7 +115,7 @@ def test_17_sparse_tensor_in_a_signature(own_module):
   def edit(meta_graph):
     meta_graph.signature_def['tokens'].outputs['pooled_output'].coo_sparse.values_tensor_name = 'tokens/input_ids:0'
   with pytest.raises(errors.UntrustedGraphError, match='no plain tensor pooled_output in signature tokens'):
-    source_graph.reduced(conftest.edit_graph(own_module, edit), ALL)
+    source_graph.reduced(source_graph.check(conftest.edit_graph(own_module, edit)), ALL)
 
 
 def _add_node(op):
@@ -141,7 +141,7 @@ def test_18_saving_in_a_signature(own_module):
     saving = next(n.name for n in meta_graph.graph_def.node if n.op == 'SaveV2')
     next(n for n in meta_graph.graph_def.node if n.name == node).input.append(f'^{saving}')
   with pytest.raises(errors.UntrustedGraphError, match='SaveV2 .*not allowed in a signature'):
-    source_graph.reduced(conftest.edit_graph(own_module, edit), ALL)
+    source_graph.reduced(source_graph.check(conftest.edit_graph(own_module, edit)), ALL)
 
 
 def test_18_saving_in_what_restores_variables(own_module):
@@ -150,7 +150,7 @@ def test_18_saving_in_what_restores_variables(own_module):
     restoring = meta_graph.saver_def.restore_op_name
     next(n for n in meta_graph.graph_def.node if n.name == restoring).input.append(f'^{saving}')
   with pytest.raises(errors.UntrustedGraphError, match='SaveV2 .*not allowed in what restores variables'):
-    source_graph.reduced(conftest.edit_graph(own_module, edit), ALL)
+    source_graph.reduced(source_graph.check(conftest.edit_graph(own_module, edit)), ALL)
 
 
 def _through(op, **attributes):
@@ -188,7 +188,7 @@ def test_18_restoring_from_elsewhere(own_module, tmp_path):
     restore.attr['dtypes'].CopyFrom(original.attr['dtypes'])
     names[meta_graph.saver_def.restore_op_name].input.append('^evil/restore')
   with pytest.raises(errors.UntrustedGraphError, match="node 'evil/restore' restores from 'evil/prefix' instead of the checkpoint"):
-    source_graph.reduced(conftest.edit_graph(own_module, edit), ALL)
+    source_graph.reduced(source_graph.check(conftest.edit_graph(own_module, edit)), ALL)
 
 
 HIDDEN = {
