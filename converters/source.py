@@ -48,7 +48,7 @@ class Source(Protocol):
   def sp_model_digest(self) -> str: ...
 
   def tensor(self, row: weight_map.Row) -> np.ndarray:
-    """Reads one tensor: float32, in its canonical layout.
+    """Reads one tensor: float32, in its canonical layout. May be called by several threads.
 
     Raises:
       SourceError: it cannot be read, or is not finite.

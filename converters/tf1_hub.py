@@ -8,6 +8,7 @@ import hashlib
 import os
 import pathlib
 import re
+import threading
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,7 @@ class Module:
     text = sp_model_file.with_suffix('.vocab')
     vocabulary.check(
         self.sp_model, self.config.vocab_size, f'assets/{self.sp_model_name}', _read(text) if text.exists() else None)
+    self._reading = threading.Lock()  # the native reader seeks
     self._reader = _open_checkpoint(path / 'variables' / 'variables')
     tensors = self._tensors()
     self.parts = frozenset(weight_map.parts_in(tensors))
@@ -97,7 +99,8 @@ class Module:
 
   def tensor(self, row: weight_map.Row) -> np.ndarray:
     try:
-      value = self._reader.get_tensor(row.tf1)
+      with self._reading:
+        value = self._reader.get_tensor(row.tf1)
     except Exception as e:  # the native reader turns each status into another built-in exception
       raise errors.SourceError(f'{row.tf1} cannot be read ({_first_line(e)}) in variables/: fetch the module again') from e
     if not np.isfinite(value).all():

@@ -8,6 +8,7 @@ and the same four for the preprocessor that goes with it. The card of the collec
 the root holds.
 """
 
+import gc
 import pathlib
 import typing
 
@@ -19,11 +20,13 @@ from export import catalog as catalog_lib
 from export import command_line
 from export import console as console_lib
 from export import plan
+from export import profile as profile_lib
 from export import publish
 from export import request as request_lib
 from export import signature
 from export import source_flags
 from export import tree as tree_lib
+from export.proof import source_run
 
 if typing.TYPE_CHECKING:
   from export import release as release_lib
@@ -57,6 +60,9 @@ _SIGN_KEY = flags.DEFINE_string(
 _CATALOG = flags.DEFINE_string('catalog', str(catalog_lib.PATH), 'The catalog of models and versions.')
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Check everything that can be checked without the weights, say what would be '
                              'published, and publish nothing.')
+_PROFILE = flags.DEFINE_string(
+    'profile', None, 'A JSON file to write, with what was done when, by which process and thread, at what cost: for chrome://tracing or '
+    'ui.perfetto.dev.')
 _REPORT = flags.DEFINE_string('report', None, 'An HTML file to write, with the proof as a page for people.')
 
 
@@ -69,15 +75,26 @@ def main() -> None:
   source_lib.check_handle(request.source)
   if request.sign_key is not None:
     signature.check_private_key(request.sign_key)
-  console = console_lib.Console()
+  profile_path = command_line.file_path('--profile', _PROFILE.value)
+  profile = profile_lib.Profile()
+  console = console_lib.Console(profile)
   console.line(f'{release.path} from {request.source}')
   if _DRY_RUN.value:
     plan.show(request, tree, console)
     return
-  with console.step('import TensorFlow'):  # takes seconds: only now that the flags are in order
-    from export import release as release_lib
-  outcome = release_lib.run(request, console, command_line.finish)
+  # Importing TensorFlow takes seconds: only now that the flags are in order, and in both processes at once.
+  with source_run.prepare(request.trust) as child:
+    with console.step('import TensorFlow'):
+      from export import release as release_lib
+    gc.freeze()  # what was imported stays: looking through it again and again takes time
+    outcome = release_lib.run(request, console, command_line.finish, child)
   _summarize(console, tree, request, outcome)
+  if profile_path is not None:
+    try:
+      profile.write(profile_path)
+      console.line(f'\nProfile: {profile_path}')
+    except OSError as e:  # the release is published
+      console.line(f'\nThe profile could not be written to {profile_path}: {e.strerror}')
   if request.report:
     console.line(f'\nReport: {request.report}')
 
@@ -105,7 +122,7 @@ def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
       changes=[' '.join(change.split()) for change in _CHANGE.value or []])
   return request_lib.Request(
       release, source, _EXPORT_ROOT.value, source_flags.reading(), source_flags.trust(), _MLM.value, _SOP.value, _BREAKING.value,
-      command_line.report_path(_REPORT.value),
+      command_line.file_path('--report', _REPORT.value),
       pathlib.Path(_SIGN_KEY.value) if _SIGN_KEY.value is not None else None, catalog.collection)
 
 

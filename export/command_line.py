@@ -95,8 +95,8 @@ def _interrupt(number: int, frame: types.FrameType | None) -> None:
   raise KeyboardInterrupt
 
 
-def report_path(value: str | None) -> pathlib.Path | None:
-  """What --report asks for; checked before any work is done.
+def file_path(flag: str, value: str | None) -> pathlib.Path | None:
+  """The file that a flag asks to be written; checked before any work is done.
 
   Raises:
     UsageError: there can be no such file.
@@ -106,7 +106,7 @@ def report_path(value: str | None) -> pathlib.Path | None:
   path = pathlib.Path(value)
   place = path if path.exists() else path.absolute().parent
   if not value or (path.exists() and not path.is_file()) or not path.absolute().parent.is_dir() or not os.access(place, os.W_OK):
-    raise errors.UsageError(f'--report={value}: give a file in a directory that exists and can be written to')
+    raise errors.UsageError(f'{flag}={value}: give a file in a directory that exists and can be written to')
   return path
 
 

@@ -14,6 +14,8 @@ import rich.console
 import rich.progress
 import rich.table
 
+from export import profile as profile_lib
+
 if typing.TYPE_CHECKING:
   from export.proof import certificate as certificate_lib
 
@@ -36,7 +38,9 @@ class _Console(rich.console.Console):
 class Console:
   """Prints to standard output."""
 
-  def __init__(self) -> None:
+  def __init__(self, profile: profile_lib.Profile | None = None) -> None:
+    """`profile` notes the steps."""
+    self.profile = profile or profile_lib.Profile()
     # Not a terminal: as wide as it takes, so that paths stay whole.
     self._console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
 
@@ -60,7 +64,7 @@ class Console:
                rich.progress.TaskProgressColumn())
     # Not a terminal: no bar, and no blank line where one would have been.
     with rich.progress.Progress(*columns, console=self._console, transient=True,
-                                disable=not self._console.is_terminal) as progress:
+                                disable=not self._console.is_terminal) as progress, self.profile.span(name):
       task = progress.add_task(name, total=total)
       yield lambda amount: progress.advance(task, amount)
     self.line(f'  {name:<44}{time.monotonic() - start:7.1f} s   {detail()}'.rstrip())

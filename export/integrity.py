@@ -52,16 +52,37 @@ def check(release: pathlib.Path, record: dict[str, Any]) -> int:
   Raises:
     IntegrityError: listing every difference.
   """
+  return _checked(release, record, [_names, _content, _proof])
+
+
+def check_content(release: pathlib.Path, record: dict[str, Any]) -> None:
+  """Checks files, archive and weights: what can be checked of a record that is not finished.
+
+  Args:
+    release: its directory.
+    record: has `kind`, `files` and `archive`; of an encoder `config`, `heads` and `weights` too.
+
+  Raises:
+    IntegrityError: listing every difference.
+  """
+  _checked(release, record, [_content])
+
+
+def check_statement(release: pathlib.Path, record: dict[str, Any]) -> None:
+  """Checks what `check_content` does not: name, card and certificate.
+
+  Raises:
+    IntegrityError: listing every difference.
+  """
+  _checked(release, record, [_names, _proof])
+
+
+def _checked(release: pathlib.Path, record: dict[str, Any], checks: list[Any]) -> int:
   try:
-    faults = [*_place(release, record), *_files(release, record), *_archive(release, record)]
-    if not faults:  # a changed file has changed weights: once is enough
-      prefix = release / 'variables' / 'variables'
-      index = checkpoint_index.read(prefix.with_suffix('.index'))
-      checkpoint_index.check_data_files(index, prefix)
-      if (record['kind'] == 'encoder') != any(entry.dtype == checkpoint_index.FLOAT32 for entry in index.entries.values()):
-        faults.append(f'this is no {record["kind"]}')
-      elif record['kind'] == 'encoder':
-        faults += [*_weights(release, record, index), *_certificate(record)]
+    faults = list[str]()
+    for check in checks:
+      if not (faults and check is _proof):  # of another model, it would say nothing new
+        faults += check(release, record)
   except errors.CheckpointError as e:
     raise errors.IntegrityError(str(e)) from e
   except (KeyError, TypeError, AttributeError, ValueError, errors.ConfigError) as e:
@@ -72,9 +93,38 @@ def check(release: pathlib.Path, record: dict[str, Any]) -> int:
   return len(record['weights']) if record['kind'] == 'encoder' else 0
 
 
-def _place(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
+def _names(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
   if release.name != record['release'].rpartition('/')[2]:
     yield f'the record is of {record["release"]}'
+  yield from _file(release, record, 'card', '.md')
+
+
+def _proof(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
+  if record['kind'] == 'encoder':
+    yield from _certificate(record)
+
+
+def _content(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
+  faults = [*_files(release, record), *_archive(release, record)]
+  yield from faults
+  if faults:  # a changed file has changed weights: once is enough
+    return
+  prefix = release / 'variables' / 'variables'
+  index = checkpoint_index.read(prefix.with_suffix('.index'))
+  checkpoint_index.check_data_files(index, prefix)
+  if (record['kind'] == 'encoder') != any(entry.dtype == checkpoint_index.FLOAT32 for entry in index.entries.values()):
+    yield f'this is no {record["kind"]}'
+  elif record['kind'] == 'encoder':
+    yield from _weights(release, record, index)
+
+
+def _file(release: pathlib.Path, record: dict[str, Any], key: str, suffix: str) -> Iterator[str]:
+  """Whether a file beside the directory is as the record says."""
+  path = release.with_name(release.name + suffix)
+  if not path.is_file():
+    yield f'{path.name} is missing'
+  elif vars(package.digest(path)) != {field: record[key][field] for field in ('size', 'sha256')}:
+    yield f'{path.name} has changed'
 
 
 def _files(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
@@ -87,12 +137,7 @@ def _files(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
     name = path.relative_to(release).as_posix()
     if path.is_symlink() or not (path.is_file() or name in directories):
       yield f'{name} is a link, or nothing that was published'
-  for key, suffix in (('archive', '.tar.gz'), ('card', '.md')):
-    path = release.with_name(release.name + suffix)
-    if not path.is_file():
-      yield f'{path.name} is missing'
-    elif vars(package.digest(path)) != {field: record[key][field] for field in ('size', 'sha256')}:
-      yield f'{path.name} has changed'
+  yield from _file(release, record, 'archive', '.tar.gz')
 
 
 def _archive(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
@@ -104,7 +149,8 @@ def _archive(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
   try:
     with igzip.open(path, 'rb') as unpacked:
       tee = package.HashingReader(unpacked)
-      with tarfile.open(fileobj=tee, mode='r|', bufsize=1 << 20) as tar:  # type: ignore[call-overload]
+      # Not 'r|': tarfile's own buffer for streams takes longer than unpacking.
+      with tarfile.open(fileobj=tee, mode='r:') as tar:  # type: ignore[call-overload]
         for member in tar:
           if member.isreg():
             content = tar.extractfile(member)
@@ -112,7 +158,7 @@ def _archive(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
             found[member.name] = {'size': member.size, 'sha256': hashlib.file_digest(content, 'sha256').hexdigest()}
           elif not member.isdir():
             found[member.name] = {}
-      while tee.read(1 << 20):
+      while tee.read():
         pass
   except (tarfile.TarError, EOFError, isal_zlib.IsalError, OSError, ValueError) as e:  # type: ignore[misc]
     yield f'{path.name} cannot be unpacked ({e})'

@@ -7,8 +7,12 @@ import importlib.metadata
 import json
 import math
 import pathlib
+import threading
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from concurrent import futures
 from typing import Any
 
 from converters import albert as albert_lib
@@ -31,6 +35,7 @@ from export import signature
 from export import succession
 from export import tree as tree_lib
 from export.proof import certificate as certificate_lib
+from export.proof import source_run
 from export.proof import token_parity
 
 # The packages whose version can change what is published.
@@ -56,13 +61,18 @@ class Outcome:
   breaking: list[str]
 
 
-def run(request: request_lib.Request, console: console_lib.Console, on_published: Callable[[], None] = lambda: None) -> Outcome:
+def run(request: request_lib.Request, console: console_lib.Console, on_published: Callable[[], None] = lambda: None,
+        child: source_run.Child | None = None) -> Outcome:
   """Makes a release.
+
+  Beside it run, from the moment there is something to do for them: a process with the source's graph, a thread that computes the
+  reference, and one that packs what was saved and verifies it.
 
   Args:
     request: what is asked for.
     console: says what is being done.
     on_published: called once it is published: from then on nothing is taken back.
+    child: the process to run the source's graph in; None to start one.
 
   Raises:
     AlbertHubError: and nothing was published, nor is anything left behind.
@@ -73,46 +83,48 @@ def run(request: request_lib.Request, console: console_lib.Console, on_published
     with console.step('open the source'):
       source = stack.enter_context(source_lib.open_source(request.source, request.reading))
     parts = request_lib.parts(request, source)
-    examination = stack.enter_context(certificate_lib.examine(source, parts, request.trust))
+    examination = stack.enter_context(certificate_lib.examine(source, parts, request.trust, child, console.profile))
     staged = stack.enter_context(tree.staging())
+    pack = stack.enter_context(_packer(staged, console))
     steps = [stack.enter_context(succession.of(tree, r, request.breaking)) for r in (companion, release)]
 
     # Saved first, and before any other function is made in this process: so the companion's bytes do not depend on the
     # encoder that it is published with.
     with console.step(f'save {companion.path}'):
       saved_model.write(*preprocessing.exportable(source.sp_model, companion.version), staged / companion.path)
+    both = [(companion, _preprocessor_facts(companion, source))]
+    packed = [pack(*both[0])]
     rows = weight_map.rows(source.config, parts)
     with console.step('load the weights', total=len(rows)) as advance:
       albert = albert_lib.build(source, parts, progress=lambda name: advance(1))
-    weights = albert.weights
     with console.step(f'save {release.path}'):
       sp_model_file = stack.enter_context(_named_file(staged, source.sp_model_name, source.sp_model))
       saved_model.write(
           *encoder_lib.exportable(albert, str(sp_model_file), release.interface), staged / release.path)
+    keys = saved_model.checkpoint_keys(staged / release.path)
+    ledger = [dataclasses.asdict(weight) | {'checkpoint_key': keys[weight.target]} for weight in albert.weights]
+    both.append((release, _encoder_facts(request, source, parts, ledger)))
+    packed.append(pack(*both[1]))
     del albert  # what is compared is what was written
     gc.collect()
 
-    for step, new in zip(steps, (companion, release), strict=True):
+    for step, (new, _) in zip(steps, both, strict=True):
       if step.old:
         with console.step(f'compare with {step.short}'):
           step.compare_interfaces(staged / new.path)
     with console.step('compare the tokens'):
       tokens = token_parity.check(staged / companion.path, source.sp_model, companion.version)
     certificate = examination.certify(staged / release.path, release.interface, console.step)
-
-    keys = saved_model.checkpoint_keys(staged / release.path)
-    ledger = [dataclasses.asdict(weight) | {'checkpoint_key': keys[weight.target]} for weight in weights]
-    both = ((companion, _preprocessor_facts(companion, source, tokens)),
-            (release, _encoder_facts(request, source, parts, ledger, certificate)))
+    for (_, facts), proof in zip(both, ({'tokens': {'values': tokens, 'different': 0}}, certificate.as_json()), strict=True):
+      facts['certificate'] = proof
     for step, (new, facts) in zip(steps, both, strict=True):
       if step.old:
         with console.step(f'run {step.short} beside it'):
           step.compare_outputs(staged / new.path, facts)
       facts['breaking'] = step.breaking
-    size = sum(f.stat().st_size for f in staged.rglob('*') if f.is_file())
-    with console.step('pack', total=size) as advance:
-      for new, facts in both:
-        _package(staged, new, facts, advance)
+    with console.step('wait for the archives'):
+      for (new, facts), future in zip(both, packed, strict=True):
+        _describe(staged, new, facts | future.result())
     if request.sign_key is not None:
       with console.step('sign'):
         for new, _ in both:
@@ -121,8 +133,8 @@ def run(request: request_lib.Request, console: console_lib.Console, on_published
     if request.report is not None:  # written before anything is published, so that it cannot fail afterwards
       put_report = stack.enter_context(report_lib.prepared(integrity.read_record(staged / release.path), request.report))
     with console.step('verify'):
-      for path in (companion.path, release.path):
-        integrity.check(staged / path, integrity.read_record(staged / path))
+      for new, _ in both:
+        integrity.check_statement(staged / new.path, integrity.read_record(staged / new.path))
     with console.step('publish'):
       published = tree.publish(staged, [companion.path, release.path])
     on_published()
@@ -141,6 +153,40 @@ def run(request: request_lib.Request, console: console_lib.Console, on_published
                  [difference for step in steps for difference in step.breaking])
 
 
+class _GivenUp(Exception):
+  """The release failed elsewhere."""
+
+
+@contextlib.contextmanager
+def _packer(staged: pathlib.Path, console: console_lib.Console) -> Iterator[Callable[..., futures.Future[dict[str, Any]]]]:
+  """A function that packs a model which was saved, in a thread, and holds directory and archive against what will be its record.
+
+  It takes the release and its facts, and gives `files` and `archive` of the record. The thread is gone when the context ends.
+  """
+  given_up = threading.Event()
+
+  def check(count: int) -> None:
+    if given_up.is_set():
+      raise _GivenUp
+
+  def pack(release: catalog_lib.Release, facts: Mapping[str, Any]) -> dict[str, Any]:
+    model = staged / release.path
+    archive = model.with_name(model.name + publish.ARCHIVE)
+    with console.profile.span(f'pack {release.path}'):
+      made = package.pack(model, archive, check)
+    packed = {'files': {name: dataclasses.asdict(digest) for name, digest in made.files.items()},
+              'archive': {**dataclasses.asdict(made.archive), 'tar_sha256': made.tar_sha256}}
+    with console.profile.span(f'verify {release.path}'):
+      integrity.check_content(model, {**facts, **packed})
+    return packed
+
+  with futures.ThreadPoolExecutor(1, 'pack') as pool:
+    try:
+      yield lambda release, facts: pool.submit(pack, release, dict(facts))
+    finally:
+      given_up.set()
+
+
 @contextlib.contextmanager
 def _named_file(directory: pathlib.Path, name: str, content: bytes) -> Any:
   """A temporary file: an asset keeps its name, and nothing else of where it came from."""
@@ -154,7 +200,8 @@ def _count(rows: Iterable[weight_map.Row], source: source_lib.Source) -> int:
 
 
 def _encoder_facts(request: request_lib.Request, source: source_lib.Source, parts: frozenset[weight_map.Part],
-                   ledger: list[dict[str, Any]], certificate: certificate_lib.Certificate) -> dict[str, Any]:
+                   ledger: list[dict[str, Any]]) -> dict[str, Any]:
+  """For the record; the certificate takes its place there later."""
   release, companion = request.release, request.release.preprocessor
   return {
       'kind': 'encoder',
@@ -166,34 +213,28 @@ def _encoder_facts(request: request_lib.Request, source: source_lib.Source, part
       'parameters': _count(weight_map.rows(source.config, {weight_map.Part.ENCODER}), source),
       # A path on this machine would tell nobody anything.
       'source': {'handle': request.source if '://' in request.source else None, 'digest': source.digest},
-      'certificate': certificate.as_json(),
+      'certificate': None,
       'weights': ledger,
   }
 
 
-def _preprocessor_facts(release: catalog_lib.Release, source: source_lib.Source, tokens: int) -> dict[str, Any]:
+def _preprocessor_facts(release: catalog_lib.Release, source: source_lib.Source) -> dict[str, Any]:
   """Says nothing of the encoder: encoders of four sizes share a preprocessor."""
   return {
       'kind': 'preprocessor',
       'changes': release.changes[release.version],
       'vocab_size': source.config.vocab_size,
       'source': {'sp_model': {'name': source.sp_model_name, 'digest': source.sp_model_digest}},
-      'certificate': {'tokens': {'values': tokens, 'different': 0}},
+      'certificate': None,
   }
 
 
-def _package(staged: pathlib.Path, release: catalog_lib.Release, facts: dict[str, Any], advance: console_lib.Advance) -> None:
-  """Writes archive, card and record beside a staged model."""
+def _describe(staged: pathlib.Path, release: catalog_lib.Release, facts: Mapping[str, Any]) -> None:
+  """Writes card and record beside a staged model and its archive."""
   model = staged / release.path
   beside = {suffix: model.with_name(model.name + suffix) for suffix in publish.COMPANIONS}
-  tar_sha256 = package.pack(model, beside[publish.ARCHIVE], advance)
-  record = {
-      'release': release.path,
-      **facts,
-      'files': {name: dataclasses.asdict(d) for name, d in package.digests(model).items()},
-      'archive': {**dataclasses.asdict(package.digest(beside[publish.ARCHIVE])), 'tar_sha256': tar_sha256},
-  }
-  card = model_card.render(facts['kind'], release=release, record=record, asset_path=beside[publish.ARCHIVE].name,
+  record = {'release': release.path, **facts}
+  card = model_card.render(record['kind'], release=release, record=record, asset_path=beside[publish.ARCHIVE].name,
                            seq_length=preprocessing.DEFAULT_SEQ_LENGTH)
   beside[publish.CARD].write_text(card, encoding='utf-8')
   record |= {'card': dataclasses.asdict(package.digest(beside[publish.CARD])), 'libraries': _library_versions()}

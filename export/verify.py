@@ -39,7 +39,7 @@ _REPORT = flags.DEFINE_string('report', None, 'An HTML file to write, with the r
 def main() -> None:
   if not _RELEASE.value:
     raise errors.UsageError('--release= is empty: give the directory of a published version')
-  report = command_line.report_path(_REPORT.value)
+  report = command_line.file_path('--report', _REPORT.value)
   public_key = pathlib.Path(_PUBLIC_KEY.value) if _PUBLIC_KEY.value is not None else None
   if public_key is not None:
     signature.check_public_key(public_key)

@@ -41,7 +41,7 @@ def _record_anew(release):
   """Makes files, archive and record agree again: what somebody does who wants a change not to be seen."""
   archive = release.with_name(release.name + '.tar.gz')
   archive.unlink()
-  tar_sha256 = package.pack(release, archive)
+  tar_sha256 = package.pack(release, archive).tar_sha256
 
   def edit(record):
     record['files'] = {name: vars(digest) for name, digest in package.digests(release).items()}

@@ -41,12 +41,15 @@ def test_owner_mode_time_and_order_do_not_matter(model, tmp_path):
   assert (tmp_path / 'one.tar.gz').read_bytes() == (tmp_path / 'two.tar.gz').read_bytes()
 
 
-def test_digest_is_that_of_the_tar_inside(model, tmp_path):
+def test_digests_are_those_of_archive_tar_and_files(model, tmp_path):
   counted = []
-  digest = package.pack(model, tmp_path / '2.tar.gz', counted.append)
-  tar = igzip.decompress((tmp_path / '2.tar.gz').read_bytes())
-  assert digest == hashlib.sha256(tar).hexdigest()
+  packed = package.pack(model, tmp_path / '2.tar.gz', counted.append)
+  archive = (tmp_path / '2.tar.gz').read_bytes()
+  tar = igzip.decompress(archive)
+  assert packed.tar_sha256 == hashlib.sha256(tar).hexdigest()
   assert sum(counted) == len(tar)
+  assert packed.archive == package.Digest(len(archive), hashlib.sha256(archive).hexdigest())
+  assert packed.files == package.digests(model)
 
 
 def test_digests_name_every_file(model):

@@ -72,10 +72,15 @@ def test_gradient_is_the_slope_of_the_forward_pass(make_module, changes):
     weights = {row.name: source.tensor(row).astype(np.float64) for row in rows}
     scalar = batch_lib.make_scalar(source.config, source.parts)
     batch, factors = scalar.batch, scalar.factors
-    arguments = source.config, batch.input_word_ids, batch.input_mask, batch.input_type_ids
+    longer = batch_lib.make(source.config)
+    own, other = (reference.Inputs(b.input_word_ids, b.input_mask, b.input_type_ids) for b in (batch, longer))
+
+  def run(tensor, inputs):
+    return reference.encode_and_differentiate(
+        tensor, source.config, inputs, own, batch.masked_lm_positions, factors)
 
   def value(changed, head_only):
-    layers, pooled = reference.encode(changed.__getitem__, *arguments)
+    layers, pooled, _ = run(changed.__getitem__, own)
     sequence = np.zeros((*batch.input_mask.shape, source.config.hidden_size))
     sequence[batch.input_mask.astype(bool)] = layers[-1]
     if head_only:
@@ -84,7 +89,8 @@ def test_gradient_is_the_slope_of_the_forward_pass(make_module, changes):
     return sum((one * factors[name]).sum() for name, one in (
         ('pooled_output', pooled), ('sequence_output', sequence), ('mlm_logits', logits)))
 
-  gradient = reference.gradient(weights.__getitem__, *arguments, batch.masked_lm_positions, factors)
+  # Beside another batch, as it is used.
+  _, _, gradient = run(weights.__getitem__, other)
   rng = np.random.default_rng(0)
   for row in rows:
     direction = rng.standard_normal(weights[row.name].shape)
@@ -96,13 +102,16 @@ def test_gradient_is_the_slope_of_the_forward_pass(make_module, changes):
 
 def test_every_weight_counts(source):
   batch = batch_lib.make(source.config)
+  scalar = batch_lib.make_scalar(source.config, source.parts)
   rows = weight_map.rows(source.config, source.parts)
   weights = {row.name: source.tensor(row) for row in rows}
 
   def outputs(changed=None):
     def tensor(name):
       return weights[name] * np.float32(1.01) + np.float32(0.01) if name == changed else weights[name]
-    layers, pooled = reference.encode(tensor, source.config, batch.input_word_ids, batch.input_mask, batch.input_type_ids)
+    inputs, other = (reference.Inputs(b.input_word_ids, b.input_mask, b.input_type_ids) for b in (batch, scalar.batch))
+    layers, pooled, _ = reference.encode_and_differentiate(
+        tensor, source.config, inputs, other, scalar.batch.masked_lm_positions, scalar.factors)
     sequence = np.zeros((*batch.input_mask.shape, source.config.hidden_size))
     sequence[batch.input_mask.astype(bool)] = layers[-1]
     return np.concatenate([v.ravel() for v in (

@@ -2,18 +2,23 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
+import threading
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from concurrent import futures
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 
 from converters import errors
 from converters import source as source_lib
 from converters import weight_map
+from export import profile as profile_lib
 from export import trust as trust_lib
 from export.proof import batch as batch_lib
 from export.proof import controls
@@ -48,6 +53,9 @@ class Certificate:
     return rounded(dataclasses.asdict(self))
 
 
+# Values of a model of which much may be held at once: 134 MB for every copy.
+_SMALL = 1 << 25
+
 Step = Callable[[str], contextlib.AbstractContextManager[Any]]
 
 
@@ -59,11 +67,20 @@ class Examination:
     signatures: of the source, that are compared.
   """
 
-  def __init__(self, source: source_lib.Source, parts: Iterable[weight_map.Part], run: source_run.Run):
+  def __init__(self, source: source_lib.Source, parts: Iterable[weight_map.Part], run: source_run.Run,
+               expected: Callable[[], expected_lib.Expected] | None = None):
+    """Made by `examine`.
+
+    Args:
+      source, parts: the model.
+      run: of the source's graph.
+      expected: waits for what both sides should give; None to work it out when it is needed.
+    """
     self._source = source
     self._parts = frozenset(parts)
     self._run = run
     self.batch, self.scalar, self.signatures = given(source, self._parts)
+    self._expected = expected or (lambda: expected_lib.Expected(source, self._parts, self.batch, self.scalar))
 
   def certify(self, path: pathlib.Path, interface: str, step: Step = contextlib.nullcontext) -> Certificate:
     """Loads an exported encoder, compares it with its source, and sees the comparison fail for wrong ones.
@@ -76,18 +93,29 @@ class Examination:
     Raises:
       ParityError: the export differs, or a wrong one would not.
     """
-    with step('compute the reference'):
-      expected = expected_lib.Expected(self._source, self._parts, self.batch, self.scalar)
-    with step('compare the outputs'):
-      exported = exported_lib.Exported(path, interface)
-      outputs = exported.outputs(self.batch, [*self.signatures, 'serving_default'])
-      theirs = self._source_outputs(outputs, interface, expected)
-      checks = parity.compare(theirs, outputs, expected, self.batch.input_mask)
-      dropout = _compare_modes(exported, self.scalar, checks)
-    with step('try wrong models'):
-      wrong = controls.run(exported, self.batch, expected, theirs)
-    with step('compare the gradient'):
-      return Certificate(checks, self._compare_gradient(exported, expected), dropout, wrong)
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(exported_lib.as_it_stands())
+      with step('load the export'):
+        exported = exported_lib.Exported(path, interface)
+      differentiate: Callable[[], dict[str, Any]] = functools.partial(exported.gradient, self.scalar)
+      if exported.values <= _SMALL:
+        # Most of this is Python, and most of the rest is not: one beside the other. A large model's derivatives would take memory.
+        differentiate = stack.enter_context(futures.ThreadPoolExecutor(1, 'gradient')).submit(differentiate).result
+      with step('run the export'):
+        outputs = exported.outputs(self.batch, [*self.signatures, 'serving_default'])
+      with step('wait for the reference'):
+        expected = self._expected()
+      with step('compare the outputs'):
+        theirs = self._source_outputs(outputs, interface, expected)
+        checks = parity.compare(theirs, outputs, expected, self.batch.input_mask)
+        dropout = _compare_modes(exported, self.scalar, checks)
+      if exported.values <= _SMALL:
+        with step('wait for the gradient'):
+          differentiate()  # before anything is changed in the model
+      with step('try wrong models'):
+        wrong = controls.run(exported, self.batch, expected, theirs)
+      with step('compare the gradient'):
+        return Certificate(checks, self._compare_gradient(exported, differentiate, expected), dropout, wrong)
 
   def _source_outputs(self, outputs: Mapping[str, np.ndarray], interface: str, expected: expected_lib.Expected) -> dict[str, np.ndarray]:
     """The source's outputs, as far as the export has them too."""
@@ -102,12 +130,13 @@ class Examination:
     return theirs | {name: theirs[f'tokens/{name.rpartition("/")[2]}'] for name in outputs
                      if name.startswith(('default/', 'serving_default/'))}
 
-  def _compare_gradient(self, exported: exported_lib.Exported, expected: expected_lib.Expected) -> dict[str, parity.Check]:
-    # The source's first: then its process is gone, and with it what it held, before the export's are worked out.
+  def _compare_gradient(self, exported: exported_lib.Exported, differentiate: Callable[[], dict[str, Any]],
+                        expected: expected_lib.Expected) -> dict[str, parity.Check]:
+    # The source's first: then its process is gone, and with it what it held, before a large export's are worked out.
     config, theirs = self._source.config, self._run.gradient()
     if not self.scalar.training:
       _check_random_gradient(exported.gradient(dataclasses.replace(self.scalar, training=True)))
-    ours = exported.gradient(self.scalar)
+    ours = differentiate()
     rows = weight_map.rows(config, self._parts)
     missing = [row.tf1 for row in rows if row.tf1 not in theirs] + [row.tf_models for row in rows if row.tf_models not in ours]
     if missing:
@@ -124,15 +153,36 @@ def given(source: source_lib.Source, parts: Iterable[weight_map.Part]) -> tuple[
 
 
 @contextlib.contextmanager
-def examine(source: source_lib.Source, parts: Iterable[weight_map.Part], trust: trust_lib.Trust = trust_lib.Trust()) -> Iterator[Examination]:
-  """Starts running the source's graph, in a process of its own that is gone when the context ends.
+def examine(source: source_lib.Source, parts: Iterable[weight_map.Part], trust: trust_lib.Trust = trust_lib.Trust(),
+            child: source_run.Child | None = None, profile: profile_lib.Profile | None = None) -> Iterator[Examination]:
+  """Starts what takes time and needs no export: running the source's graph, in a process of its own, and computing the reference, in a
+  thread. Both are gone when the context ends.
+
+  Args:
+    source, parts: the model.
+    trust: how far the source is trusted.
+    child: the process to run it in; None to start one.
+    profile: notes what was done.
 
   Raises:
     UntrustedGraphError: it may not be run.
   """
+  parts, profile = frozenset(parts), profile or profile_lib.Profile()
   batch, scalar, signatures = given(source, parts)
-  with source_run.start(source.path, batch, signatures, scalar, trust) as run:
-    yield Examination(source, parts, run)
+  with contextlib.ExitStack() as stack:
+    child = child or stack.enter_context(source_run.prepare(trust))
+    run = child.run(source.path, batch, signatures, scalar)
+    pool = stack.enter_context(futures.ThreadPoolExecutor(1, 'reference'))
+    done = threading.Event()
+    stack.callback(done.set)  # before the pool waits for its thread
+
+    def expected() -> expected_lib.Expected:
+      with profile.span('compute the reference'):
+        return expected_lib.Expected(source, parts, batch, scalar, lambda: not done.is_set())
+    # The source's graph runs beside it, and the export is made: threads that wait actively for each other would take their processor.
+    stack.enter_context(threadpoolctl.threadpool_limits(1, 'blas'))
+    yield Examination(source, parts, run, pool.submit(expected).result)
+    run.add_to(profile)
 
 
 def _check_random_gradient(gradient: Mapping[str, Any]) -> None:

@@ -1,10 +1,10 @@
 """What a source's weights come to in float64: outputs on a batch, and the derivatives of a scalar."""
 
 import math
+from collections.abc import Callable
 from collections.abc import Mapping
 
 import numpy as np
-import threadpoolctl
 
 from converters import source as source_lib
 from converters import weight_map
@@ -14,30 +14,46 @@ from export.proof import reference
 _SMALL = 1 << 25  # values: 268 MB as float64
 
 
+class Unwanted(Exception):
+  """Nobody needs the result any more."""
+
+
 class Expected:
   """What both sides should give.
 
   Attributes:
-    layers, pooled_output: as `reference.encode` returns them.
+    layers, pooled_output, gradient: as `reference.encode_and_differentiate` returns them.
     rows: int [tokens], to which row of the batch each token belongs.
-    gradient: of the scalar.
   """
 
   def __init__(self, source: source_lib.Source, parts: frozenset[weight_map.Part], batch: batch_lib.Batch,
-               scalar: batch_lib.Scalar):
-    """Reads each weight once, and keeps those of the heads."""
+               scalar: batch_lib.Scalar, wanted: Callable[[], bool] = lambda: True):
+    """Reads each weight once, and keeps those of the heads.
+
+    Args:
+      source, parts: the model.
+      batch, scalar: what it is given.
+      wanted: asked before every use of a weight; once it says no, it ends.
+
+    Raises:
+      Unwanted: `wanted` said no.
+    """
+    def weight(name: str) -> np.ndarray:
+      if not wanted():
+        raise Unwanted
+      return weights[name]
+
     rows = weight_map.rows(source.config, parts)
     count = sum(math.prod(weight_map.shape(row.shape, source.config)) for row in rows)
     # The reference turns kernels into float64 for every use; those of a small model it is given so.
     dtype = np.float64 if count <= _SMALL else np.float32
-    weights = {row.name: source.tensor(row).astype(dtype, copy=False) for row in rows}
-    # The source's graph is running beside: threads that wait actively for each other would take its processor.
-    with threadpoolctl.threadpool_limits(1, 'blas'):
-      self.layers, self.pooled_output = reference.encode(
-          weights.__getitem__, source.config, batch.input_word_ids, batch.input_mask, batch.input_type_ids)
-      self.gradient = reference.gradient(
-          weights.__getitem__, source.config, scalar.batch.input_word_ids, scalar.batch.input_mask, scalar.batch.input_type_ids,
-          scalar.batch.masked_lm_positions, scalar.factors)
+    weights = dict[str, np.ndarray]()
+    for row in rows:
+      if not wanted():
+        raise Unwanted
+      weights[row.name] = source.tensor(row).astype(dtype, copy=False)
+    self.layers, self.pooled_output, self.gradient = reference.encode_and_differentiate(
+        weight, source.config, _inputs(batch), _inputs(scalar.batch), scalar.batch.masked_lm_positions, scalar.factors)
     self._positions = batch.masked_lm_positions
     self._heads = {name: value for name, value in weights.items() if name.startswith(('mlm.', 'sop.', 'embeddings.word'))}
     self.rows = np.nonzero(batch.input_mask)[0]
@@ -60,3 +76,7 @@ class Expected:
     if output == 'pooled_output':
       return self.pooled_output
     return self.layers[-1 if output == 'sequence_output' else int(output.removeprefix('layer_'))]
+
+
+def _inputs(batch: batch_lib.Batch) -> reference.Inputs:
+  return reference.Inputs(batch.input_word_ids, batch.input_mask, batch.input_type_ids)

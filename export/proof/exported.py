@@ -22,6 +22,7 @@ class Exported:
 
   Attributes:
     variables: the encoder's, by name.
+    values: how many numbers those are.
   """
 
   def __init__(self, path: pathlib.Path, interface: str):
@@ -37,6 +38,7 @@ class Exported:
     self._loaded = artifact.load(path)
     self._interface = interface
     self.variables = {_name(v): v for v in self._loaded.variables}
+    self.values = sum(v.shape.num_elements() for v in self._loaded.variables)
 
   def outputs(self, batch: batch_lib.Batch, signatures: Sequence[str], training: bool = False) -> dict[str, np.ndarray]:
     """Runs the encoder, and its heads, on a batch.
@@ -54,12 +56,17 @@ class Exported:
     result: dict[str, np.ndarray] = {}
     again: dict[str, np.ndarray] = {}
     if 'serving_default' in signatures:
-      with _as_it_stands():
+      with as_it_stands():
         served = self._loaded.signatures['serving_default'](**_tensors(batch))
       again = {f'serving_default/{name}': served[name].numpy() for name in ('pooled_output', 'sequence_output')}
       again['default/pooled_output'] = served['default'].numpy()
+    encoded: Mapping[str, Any] | None = None
     for signature in (s for s in signatures if s != 'serving_default'):
-      values = self._call(signature, batch, training)
+      values = self._head(signature, batch, encoded) if encoded is not None and not training else None
+      if values is None:
+        values = self._call(signature, batch, training)
+      if signature == 'tokens':
+        encoded = values
       result |= {f'{signature}/{name}': values[name].numpy() for name in _OUTPUTS if name in values}
       if signature == 'tokens' and self._interface == 'dict':
         again['default/pooled_output'] = values['default'].numpy()
@@ -76,7 +83,7 @@ class Exported:
       ParityError: a trainable variable has no derivative.
     """
     import tensorflow as tf
-    with _as_it_stands(), _summed_in_pairs(), tf.GradientTape() as tape:
+    with as_it_stands(), _summed_in_pairs(), tf.GradientTape() as tape:
       outputs = self._call(scalar.signature, scalar.batch, scalar.training)
       value = _scalar(outputs, {name: f for name, f in scalar.factors.items() if name != 'sop_log_probs'})
       variables = self._piece(scalar.signature).trainable_variables
@@ -92,7 +99,7 @@ class Exported:
   def _gradient_of_sop_head(self, scalar: batch_lib.Scalar, variables: list[Any]) -> list[Any]:
     """Differentiates by the head's own variables, without going back through the encoder for a second time."""
     import tensorflow as tf
-    head = next(f for f in self._loaded.sop.__call__.concrete_functions if f.structured_input_signature[0][1] is scalar.training)
+    head = _function(self._loaded.sop, scalar.training)
     position = {id(value): number for number, value in enumerate(head.captured_inputs)}
 
     @tf.function(autograph=False)
@@ -106,8 +113,54 @@ class Exported:
           head.graph.as_graph_def(), {p.name: value for p, value in zip(head.inputs, values, strict=True)}, [output.name])
       value = _scalar({'sop_log_probs': log_probs}, {'sop_log_probs': scalar.factors['sop_log_probs']})
       return tf.gradients(value, [captured[position[id(variable.handle)]] for variable in variables])
-    with _as_it_stands():
+    with as_it_stands():
       return gradient()
+
+  def _head(self, signature: str, batch: batch_lib.Batch, encoded: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Runs a head on what the encoder has given for the same batch, if the head begins by calling that very function.
+
+    Args:
+      signature: 'mlm' or 'sop'.
+      batch: the inputs.
+      encoded: the encoder's outputs.
+
+    Returns:
+      The outputs, as `_call` would give them; None for a head that is made otherwise.
+    """
+    import tensorflow as tf
+    from tensorflow.core.framework import graph_pb2
+    encoder, head = (_function(piece, False) for piece in (self._loaded, self._piece(signature)))
+    graph = head.graph.as_graph_def()
+    calls = [node for node in graph.node if 'f' in node.attr and node.attr['f'].func.name == encoder.name.decode()]
+    given = {**_tensors(batch), 'masked_lm_positions': tf.constant(batch.masked_lm_positions)}
+
+    def values(function: Any) -> dict[str, Any]:
+      """What each of its placeholders stands for: an input, or a variable's handle."""
+      handles = dict(zip((p.name for p in function.inputs[-len(function.captured_inputs):]), function.captured_inputs, strict=True))
+      return {p.name: handles.get(p.name, given.get(_name(p))) for p in function.inputs}
+
+    theirs = values(head)
+    if len(calls) != 1 or [id(theirs.get(f'{name}:0')) for name in calls[0].input] != [id(value) for value in values(encoder).values()]:
+      return None
+    results = tf.nest.flatten(encoded)
+    available = {name.removesuffix(':0'): value for name, value in theirs.items()}
+    available |= {f'{calls[0].name}:{number}' if number else calls[0].name: value for number, value in enumerate(results)}
+    if len(results) != len(encoder.outputs):
+      return None
+
+    rest = [node for node in graph.node if node.name not in available]
+    used = {tensor for node in rest for tensor in node.input}
+    for node in rest:
+      node.input[:] = [tensor for tensor in node.input if tensor != f'^{calls[0].name}']
+    part = graph_pb2.GraphDef(node=rest, versions=graph.versions, library=graph.library)
+
+    @tf.function(autograph=False)
+    def run() -> Any:
+      replaced = {name: tf.identity(value) for name, value in available.items() if name in used}
+      outputs = tf.graph_util.import_graph_def(part, replaced, [output.name for output in head.outputs])
+      return tf.nest.pack_sequence_as(head.structured_outputs, outputs)
+    with as_it_stands():
+      return run()
 
   def _piece(self, signature: str) -> Any:
     return self._loaded if signature == 'tokens' else getattr(self._loaded, signature)
@@ -115,12 +168,17 @@ class Exported:
   def _call(self, signature: str, batch: batch_lib.Batch, training: bool) -> Mapping[str, Any]:
     import tensorflow as tf
     inputs = _tensors(batch)
-    with _as_it_stands():
+    with as_it_stands():
       if self._interface == 'list':
         return dict(zip(_OUTPUTS, self._loaded(list(inputs.values()), training=training), strict=False))
       if signature == 'mlm':
         inputs['masked_lm_positions'] = tf.constant(batch.masked_lm_positions)
       return self._piece(signature)(inputs, training=training)
+
+
+def _function(piece: Any, training: bool) -> Any:
+  """The function of a mode that a call of an exported piece runs."""
+  return next(f for f in piece.__call__.concrete_functions if f.structured_input_signature[0][1] is training)
 
 
 def _name(variable: Any) -> str:
@@ -138,7 +196,8 @@ def _scalar(outputs: Mapping[str, Any], factors: Mapping[str, np.ndarray]) -> An
 
 
 @contextlib.contextmanager
-def _as_it_stands() -> Iterator[None]:
+def as_it_stands() -> Iterator[None]:
+  """Runs graphs without rewriting them, which for a single run takes longer than it saves. A setting of the whole process."""
   import tensorflow as tf
   before = tf.config.optimizer.get_experimental_options().get('disable_meta_optimizer', False)
   tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': True})

@@ -8,10 +8,14 @@ step's input, noting on the way those by the weights it used.
 """
 
 import collections
+import dataclasses
+import functools
 import math
+import os
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from concurrent import futures
 
 import numpy as np
 
@@ -68,57 +72,89 @@ class Gradient:
 Back = Callable[[np.ndarray, Gradient], np.ndarray]
 
 
-def encode(tensor: Tensor, config: config_lib.AlbertConfig, word_ids: np.ndarray, mask: np.ndarray,
-           type_ids: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-  """Runs the encoder on the positions that are not padding.
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """A batch.
+
+  Attributes:
+    word_ids, mask, type_ids: int [batch, seq]; each row begins with a position that is not masked.
+  """
+  word_ids: np.ndarray
+  mask: np.ndarray
+  type_ids: np.ndarray
+
+
+def encode_and_differentiate(
+    tensor: Tensor, config: config_lib.AlbertConfig, inputs: Inputs, differentiated: Inputs, positions: np.ndarray,
+    factors: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, Gradient]:
+  """Runs the encoder on one batch, and differentiates a scalar of its outputs on another, going through the weights once for both.
 
   Args:
     tensor: gives a weight by its canonical name, float32 or float64, in canonical layout. Asked for the transformer block's once a layer.
     config: the sizes.
-    word_ids, mask, type_ids: int [batch, seq]; each row begins with a position that is not masked.
+    inputs: the batch to run.
+    differentiated: the other one; the positions that are not masked come first in a row.
+    positions: int [batch, P] of that, for the masked language model, none of them masked.
+    factors: of the outputs for it: `pooled_output` [batch, H], `sequence_output` [batch, seq, H], and with the heads `mlm_logits`
+      [batch, P, V] and `sop_log_probs` [batch, 2]. The scalar is the sum of the outputs times these. The last is differentiated by the
+      head's own weights only.
 
   Returns:
-    The outputs of all layers, a list of L float64 [tokens, H], where tokens are the positions that are not masked, row by
-    row; and the pooled output [batch, H].
+    The outputs of all layers for `inputs`, a list of L float64 [tokens, H], where tokens are the positions that are not masked, row by
+    row; the pooled output [batch, H]; and the derivatives of the scalar.
   """
-  row, position = np.nonzero(mask)
-  x, _ = _embed(tensor, config, word_ids[row, position], position, type_ids[row, position])
-  layers = []
+  tokens = _tokens(differentiated)
+  count = len(tokens.row)
+  layers, backs = _forward(tensor, config, tokens.and_(_tokens(inputs)), kept=count)
+  result = _backward(tensor, layers[-1][:count], backs, differentiated, positions, factors)
+  layers = [layer[count:] for layer in layers]
+  return layers, _pool(tensor, layers[-1], _first(inputs))[0], result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tokens:
+  """Positions that are not masked; int [tokens] each.
+
+  Attributes:
+    words, positions, types: the three embeddings' ids.
+    row: a number for each row of a batch; those of a row see each other.
+  """
+  words: np.ndarray
+  positions: np.ndarray
+  types: np.ndarray
+  row: np.ndarray
+
+  def and_(self, other: '_Tokens') -> '_Tokens':
+    """These, and then those of another batch."""
+    later = dataclasses.replace(other, row=other.row + self.row.max(initial=-1) + 1)
+    return _Tokens(*(np.concatenate(pair) for pair in zip(_fields(self), _fields(later), strict=True)))
+
+
+def _fields(tokens: _Tokens) -> tuple[np.ndarray, ...]:
+  return tokens.words, tokens.positions, tokens.types, tokens.row
+
+
+def _tokens(inputs: Inputs) -> _Tokens:
+  row, position = np.nonzero(inputs.mask)
+  return _Tokens(inputs.word_ids[row, position], position, inputs.type_ids[row, position], row)
+
+
+def _forward(tensor: Tensor, config: config_lib.AlbertConfig, tokens: _Tokens, kept: int) -> tuple[list[np.ndarray], list[Back]]:
+  """The layers' outputs, and the ways back to the embeddings, for the first `kept` tokens: whole rows."""
+  x, back = _embed(tensor, config, tokens, kept)
+  layers, backs = [], [back]
   for _ in range(config.num_hidden_layers):
-    x, _ = _layer(tensor, config, x, row)
+    x, back = _layer(tensor, config, x, tokens.row, kept)
     layers.append(x)
-  return layers, _pool(tensor, x, _first(row, mask))[0]
-
-
-def mlm_logits(tensor: Tensor, sequence_output: np.ndarray, positions: np.ndarray) -> np.ndarray:
-  """sequence_output [batch, seq, H], positions int [batch, P] -> float64 [batch, P, V]."""
-  x = np.take_along_axis(sequence_output.astype(np.float64), positions[:, :, np.newaxis].astype(np.int64), axis=1)
-  return _mlm(tensor, x)[0]
-
-
-def sop_log_probs(tensor: Tensor, pooled_output: np.ndarray) -> np.ndarray:
-  """pooled_output [batch, H] -> float64 [batch, 2]."""
-  return _sop(tensor, pooled_output.astype(np.float64))[0]
-
-
-def gradient(tensor: Tensor, config: config_lib.AlbertConfig, word_ids: np.ndarray, mask: np.ndarray, type_ids: np.ndarray,
-             positions: np.ndarray, factors: Mapping[str, np.ndarray]) -> Gradient:
-  """Differentiates the sum of the outputs times factors by every weight.
-
-  Args:
-    tensor, config, word_ids, mask, type_ids: as for `encode`; the positions that are not masked come first in a row.
-    positions: int [batch, P], of the masked language model, none of them masked.
-    factors: `pooled_output` [batch, H], `sequence_output` [batch, seq, H], and with the heads `mlm_logits` [batch, P, V] and
-      `sop_log_probs` [batch, 2]. The last is differentiated by the head's own weights only.
-  """
-  row, position = np.nonzero(mask)
-  first = _first(row, mask)
-  backs = []
-  x, back = _embed(tensor, config, word_ids[row, position], position, type_ids[row, position])
-  backs.append(back)
-  for _ in range(config.num_hidden_layers):
-    x, back = _layer(tensor, config, x, row)
     backs.append(back)
+  return layers, backs
+
+
+def _backward(tensor: Tensor, x: np.ndarray, backs: list[Back], inputs: Inputs, positions: np.ndarray,
+              factors: Mapping[str, np.ndarray]) -> Gradient:
+  """From the last layer's output [tokens, H] through the heads and back."""
+  row, position = np.nonzero(inputs.mask)
+  first = _first(inputs)
   result = Gradient()
   dx = factors['sequence_output'][row, position].astype(np.float64)
   pooled, back = _pool(tensor, x, first)
@@ -134,35 +170,50 @@ def gradient(tensor: Tensor, config: config_lib.AlbertConfig, word_ids: np.ndarr
   return result
 
 
-def _first(row: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def mlm_logits(tensor: Tensor, sequence_output: np.ndarray, positions: np.ndarray) -> np.ndarray:
+  """sequence_output [batch, seq, H], positions int [batch, P] -> float64 [batch, P, V]."""
+  x = np.take_along_axis(sequence_output.astype(np.float64), positions[:, :, np.newaxis].astype(np.int64), axis=1)
+  return _mlm(tensor, x)[0]
+
+
+def sop_log_probs(tensor: Tensor, pooled_output: np.ndarray) -> np.ndarray:
+  """pooled_output [batch, H] -> float64 [batch, 2]."""
+  return _sop(tensor, pooled_output.astype(np.float64))[0]
+
+
+def _first(inputs: Inputs) -> np.ndarray:
   """Where each row of the batch begins among the tokens."""
-  return np.searchsorted(row, np.arange(len(mask)))
+  return np.searchsorted(np.nonzero(inputs.mask)[0], np.arange(len(inputs.mask)))
 
 
-def _embed(tensor: Tensor, config: config_lib.AlbertConfig, words: np.ndarray, positions: np.ndarray,
-           types: np.ndarray) -> tuple[np.ndarray, Back]:
-  tables = {'embeddings.word': words, 'embeddings.position': positions, 'embeddings.token_type': types}
+def _own(x: np.ndarray, kept: int | None) -> np.ndarray:
+  """The first tokens, as far as there is a way back for them, without the memory of the rest."""
+  return x if kept is None or kept == len(x) else x[:kept].copy()
+
+
+def _embed(tensor: Tensor, config: config_lib.AlbertConfig, tokens: _Tokens, kept: int) -> tuple[np.ndarray, Back]:
+  tables = {'embeddings.word': tokens.words, 'embeddings.position': tokens.positions, 'embeddings.token_type': tokens.types}
   x = sum(tensor(name)[ids].astype(np.float64) for name, ids in tables.items())
-  x, norm_back = _norm(tensor, 'embeddings.norm', x)
+  x, norm_back = _norm(tensor, 'embeddings.norm', x, kept)
   project_back = None
   if config.embedding_size != config.hidden_size:
-    x, project_back = _dense(tensor, 'embeddings.projection', x)
+    x, project_back = _dense(tensor, 'embeddings.projection', x, kept)
 
   def back(dx: np.ndarray, gradient: Gradient) -> np.ndarray:
     dx = norm_back(project_back(dx, gradient) if project_back else dx, gradient)
     for name, ids in tables.items():
-      gradient.add_rows(name, ids, dx)
+      gradient.add_rows(name, ids[:kept], dx)
     return dx
   return x, back
 
 
-def _layer(tensor: Tensor, config: config_lib.AlbertConfig, x: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, Back]:
-  attended, attention_back = _attention(tensor, config, x, row)
-  middle, middle_back = _norm(tensor, 'attention.norm', x + attended)
-  inner, inner_back = _dense(tensor, 'feed_forward.intermediate', middle)
-  inner, gelu_back = _gelu(inner)
-  outer, outer_back = _dense(tensor, 'feed_forward.output', inner)
-  y, norm_back = _norm(tensor, 'feed_forward.norm', middle + outer)
+def _layer(tensor: Tensor, config: config_lib.AlbertConfig, x: np.ndarray, row: np.ndarray, kept: int) -> tuple[np.ndarray, Back]:
+  attended, attention_back = _attention(tensor, config, x, row, kept)
+  middle, middle_back = _norm(tensor, 'attention.norm', x + attended, kept)
+  inner, inner_back = _dense(tensor, 'feed_forward.intermediate', middle, kept)
+  inner, gelu_back = _gelu(inner, kept)
+  outer, outer_back = _dense(tensor, 'feed_forward.output', inner, kept)
+  y, norm_back = _norm(tensor, 'feed_forward.norm', middle + outer, kept)
 
   def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
     d = norm_back(dy, gradient)
@@ -218,73 +269,86 @@ def _matmul(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
   if kernel.dtype == np.float64:
     return x @ kernel
   columns = max(1, _PIECE // kernel.shape[0])
-  pieces = [x @ kernel[:, i:i + columns].astype(np.float64) for i in range(0, kernel.shape[1], columns)]
-  return np.concatenate(pieces, axis=-1)
+  # By threads that sleep when there is nothing for them, as those of a linear algebra library do not.
+  pieces = _threads().map(lambda i: x @ kernel[:, i:i + columns].astype(np.float64), range(0, kernel.shape[1], columns))
+  return np.concatenate([*pieces], axis=-1)
 
 
-def _dense(tensor: Tensor, name: str, x: np.ndarray) -> tuple[np.ndarray, Back]:
+@functools.cache
+def _threads() -> futures.ThreadPoolExecutor:
+  return futures.ThreadPoolExecutor(os.cpu_count(), 'reference')
+
+
+def _dense(tensor: Tensor, name: str, x: np.ndarray, kept: int | None = None) -> tuple[np.ndarray, Back]:
   kernel = tensor(f'{name}.kernel')
+  own = _own(x, kept)
 
   def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
-    gradient.add_product(f'{name}.kernel', _flat(x), _flat(dy))
+    gradient.add_product(f'{name}.kernel', _flat(own), _flat(dy))
     gradient.add_sum(f'{name}.bias', _flat(dy))
     return _matmul(dy, kernel.T)
   return _matmul(x, kernel) + tensor(f'{name}.bias'), back
 
 
-def _norm(tensor: Tensor, name: str, x: np.ndarray) -> tuple[np.ndarray, Back]:
+def _norm(tensor: Tensor, name: str, x: np.ndarray, kept: int | None = None) -> tuple[np.ndarray, Back]:
   centred = x - x.mean(axis=-1, keepdims=True)
   deviation = np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + _EPSILON)
   normal = centred / deviation
   gamma = tensor(f'{name}.gamma')
+  own, own_deviation = _own(normal, kept), _own(deviation, kept)
 
   def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
-    gradient.add_sum(f'{name}.gamma', _flat(dy * normal))
+    gradient.add_sum(f'{name}.gamma', _flat(dy * own))
     gradient.add_sum(f'{name}.beta', _flat(dy))
     d = dy * gamma
-    return (d - d.mean(axis=-1, keepdims=True) - normal * (d * normal).mean(axis=-1, keepdims=True)) / deviation
+    return (d - d.mean(axis=-1, keepdims=True) - own * (d * own).mean(axis=-1, keepdims=True)) / own_deviation
   return normal * gamma + tensor(f'{name}.beta'), back
 
 
-def _gelu(x: np.ndarray) -> tuple[np.ndarray, Back]:
+def _gelu(x: np.ndarray, kept: int | None = None) -> tuple[np.ndarray, Back]:
   """The tanh approximation."""
   scale, cube = math.sqrt(2 / math.pi), 0.044715
   t = np.tanh(scale * (x + cube * x * x * x))
+  own, own_t = _own(x, kept), _own(t, kept)
 
   def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
-    return dy * 0.5 * (1 + t + x * (1 - t * t) * scale * (1 + 3 * cube * x * x))
+    return dy * 0.5 * (1 + own_t + own * (1 - own_t * own_t) * scale * (1 + 3 * cube * own * own))
   return 0.5 * x * (1 + t), back
 
 
-def _attention(tensor: Tensor, config: config_lib.AlbertConfig, x: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, Back]:
+def _attention(tensor: Tensor, config: config_lib.AlbertConfig, x: np.ndarray, row: np.ndarray, kept: int) -> tuple[np.ndarray, Back]:
   """x [tokens, H], each token of which belongs to a row -> the same. A masked position gets no weight at all: the original's
   -10000 comes to that in float32 and in float64, as exp(-10000) is 0 in both."""
   heads = config.num_attention_heads
-  scale = 1 / math.sqrt(config.hidden_size // heads)
+  scale, x_width = 1 / math.sqrt(config.hidden_size // heads), x.shape[1]
   parts, part_backs = {}, {}
   for part in ('query', 'key', 'value'):
-    y, part_backs[part] = _dense(tensor, f'attention.{part}', x)
+    y, part_backs[part] = _dense(tensor, f'attention.{part}', x, kept)
     parts[part] = y.reshape(len(x), heads, -1)
   query, key, value = parts['query'], parts['key'], parts['value']
+  parts = {part: _own(y, kept) for part, y in parts.items()}
   context = np.empty_like(query)
   weights = {}
   for number in np.unique(row):
     own = row == number
     scores = np.einsum('qhd,khd->hqk', query[own], key[own]) * scale
     exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights[number] = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    context[own] = np.einsum('hqk,khd->qhd', weights[number], value[own])
-  y, output_back = _dense(tensor, 'attention.output', context.reshape(len(x), -1))
+    shares = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    context[own] = np.einsum('hqk,khd->qhd', shares, value[own])
+    if own[:kept].any():
+      weights[number] = shares
+  y, output_back = _dense(tensor, 'attention.output', context.reshape(len(x), -1), kept)
 
   def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
-    d_context = output_back(dy, gradient).reshape(context.shape)
-    d = {part: np.empty_like(value) for part, value in parts.items()}
+    query, key, value = parts['query'], parts['key'], parts['value']
+    d_context = output_back(dy, gradient).reshape(query.shape)
+    d = {part: np.empty_like(y) for part, y in parts.items()}
     for number, w in weights.items():
-      own = row == number
+      own = row[:kept] == number
       d['value'][own] = np.einsum('hqk,qhd->khd', w, d_context[own])
       d_weights = np.einsum('qhd,khd->hqk', d_context[own], value[own])
       d_scores = scale * w * (d_weights - (w * d_weights).sum(axis=-1, keepdims=True))
       d['query'][own] = np.einsum('hqk,khd->qhd', d_scores, key[own])
       d['key'][own] = np.einsum('hqk,qhd->khd', d_scores, query[own])
-    return sum((part_backs[part](d[part].reshape(len(x), -1), gradient) for part in parts), np.zeros_like(x))
+    return sum((part_backs[part](d[part].reshape(kept, -1), gradient) for part in parts), np.zeros((kept, x_width)))
   return y, back

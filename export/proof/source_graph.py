@@ -6,6 +6,7 @@ is run is a reduced copy, with the signatures that are asked for and what restor
 
 import collections
 import dataclasses
+import graphlib
 import pathlib
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ _RESTORING = _COMPUTING | frozenset(['AssignVariableOp', 'RestoreV2'])
 _LEFT_OUT = frozenset(['MergeV2Checkpoints', 'SaveV2', 'ShardedFilename', 'StaticRegexFullMatch', 'StringJoin',
                        'TruncatedNormal', 'VarIsInitializedOp'])
 ALLOWED = _RESTORING | _LEFT_OUT
+
+# Of these, two nodes that differ in nothing but their name do the same, as long as no variable is assigned to.
+_PURE = _COMPUTING - {'Placeholder', 'PlaceholderWithDefault', 'RandomUniform', 'VarHandleOp'}
 
 _ADVICE = 'this graph is not run, so nothing can be compared; if you know what it does and who made it, give --trust_source'
 
@@ -144,6 +148,58 @@ def reduced(graph: Checked, signatures: Iterable[str], tags: Iterable[str] = ())
   return Reduced(part, inputs, outputs, handles, saver.restore_op_name, saver.filename_tensor_name)
 
 
+def merged(graph: Reduced) -> Reduced:
+  """The same with every computation once: signatures have one copy of the encoder each.
+
+  Nodes of the operations that an ALBERT computes with are one if they have the same operation, attributes and inputs, in turn; what
+  differs anywhere below stays apart, as do random numbers. Inputs of the same name are one.
+  """
+  from tensorflow.core.framework import graph_pb2
+  from tensorflow.core.framework import node_def_pb2
+  first: dict[str, str] = {}  # tensor by input name
+  same = {tensor: first.setdefault(key, tensor) for tensors in graph.inputs.values() for key, tensor in tensors.items()}
+  nodes = {node.name: node for node in graph.graph_def.node}
+  one: dict[str, str] = {_node(tensor): _node(kept) for tensor, kept in same.items()}  # which node stands for a node
+  seen: dict[bytes, str] = {}
+  apart = {_node(graph.restore), _node(graph.filename)}
+  part = graph_pb2.GraphDef(versions=graph.graph_def.versions, library=graph.graph_def.library)
+
+  def renamed(name: str) -> str:
+    bare = _node(name)
+    return name.replace(bare, one.get(bare, bare), 1)
+
+  try:
+    ordered = [name for name in graphlib.TopologicalSorter(
+        {name: {_node(tensor) for tensor in node.input} for name, node in nodes.items()}).static_order() if name in nodes]
+  except graphlib.CycleError:  # no ALBERT has loops; a graph that is trusted may
+    return graph
+  for name in ordered:
+    if one.get(name, name) != name:
+      continue
+    node = node_def_pb2.NodeDef()
+    node.CopyFrom(nodes[name])
+    node.input[:] = [renamed(tensor) for tensor in node.input]
+    if node.op in _PURE and name not in apart:
+      key = node_def_pb2.NodeDef()
+      key.CopyFrom(node)
+      key.name = ''
+      if node.op == 'Assert':  # one for one condition: what it would say has names of nodes in it
+        key.attr.clear()
+        key.input[:] = [tensor for number, tensor in enumerate(node.input) if number == 0 or tensor.startswith('^')]
+      one[name] = seen.setdefault(key.SerializeToString(deterministic=True), name)
+      if one[name] != name:
+        continue
+    part.node.append(node)
+  return dataclasses.replace(
+      graph, graph_def=part, inputs={name: {key: first[key] for key in tensors} for name, tensors in graph.inputs.items()},
+      outputs={name: {key: renamed(tensor) for key, tensor in tensors.items()} for name, tensors in graph.outputs.items()},
+      handles={name: renamed(tensor) for name, tensor in graph.handles.items()})
+
+
+def _node(tensor: str) -> str:
+  return tensor.removeprefix('^').split(':')[0]
+
+
 def _layers(graph: Any, sequence_output: str) -> list[str]:
   """The outputs of the layers, first to last: the additions that end the layer norm after each feed-forward.
 
@@ -163,7 +219,7 @@ def _ancestors(graph: Any, tensors: Iterable[str]) -> Iterator[Any]:
   queue = collections.deque(tensors)
   seen = set()
   while queue:
-    name = queue.popleft().lstrip('^').split(':')[0]
+    name = _node(queue.popleft())
     if name in nodes and name not in seen:
       seen.add(name)
       queue.extend(nodes[name].input)

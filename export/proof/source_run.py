@@ -1,7 +1,7 @@
 """Runs the allowed part of a TF1 Hub module's graph, in a process of its own, to learn what it computes.
 
 A fault in native code ends the child and not the export. The child runs beside what its parent does meanwhile, under limits, and apart
-from the machine as far as the platform can.
+from the machine as far as the platform can. It can be started before there is anything to run: importing TensorFlow takes seconds.
 
   python -m export.proof.source_run WORK_DIRECTORY
 """
@@ -14,6 +14,7 @@ import pathlib
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ import numpy as np
 
 from converters import errors
 from converters import scratch
+from export import profile as profile_lib
 from export import trust as trust_lib
 from export.proof import batch as batch_lib
 from export.proof import isolation
@@ -60,11 +62,15 @@ class Run:
       UntrustedGraphError, SourceError: as `outputs` does.
     """
     self._finish()
-    return self._load(self._directory / _GRADIENT)
+    return _Arrays(self._directory / _GRADIENT, self._load)
+
+  def add_to(self, profile: profile_lib.Profile) -> None:
+    """Adds what the child did to a profile, once it has given its outputs and its gradient."""
+    profile.load(self._directory / _PROFILE)
 
   def _load(self, path: pathlib.Path) -> Any:
     try:
-      return np.load(path, allow_pickle=False)
+      return np.load(path, mmap_mode='r', allow_pickle=False)
     except (OSError, ValueError, zipfile.BadZipFile) as e:
       raise errors.SourceError(f'no outputs ({e}) from the graph of {self._module}: try again') from e
 
@@ -82,68 +88,142 @@ class Run:
                              f'{self._limits.memory >> 30} GiB or {self._limits.cpu_seconds} s, raise --max_run_gib or --max_run_seconds')
 
 
-@contextlib.contextmanager
-def start(module: pathlib.Path, batch: batch_lib.Batch, signatures: Sequence[str], scalar: batch_lib.Scalar,
-          trust: trust_lib.Trust = trust_lib.Trust()) -> Iterator[Run]:
-  """Starts running signatures of a module. The child is gone when the context ends.
+class _Arrays(Mapping[str, np.ndarray]):
+  """Arrays that `_save` wrote, mapped into memory when they are asked for.
 
-  Args:
-    module: the module's directory.
-    batch: the inputs.
-    signatures: names of `source_graph.SIGNATURES`, each in the module.
-    scalar: what to differentiate, in the metagraph of its mode.
-    trust: how far the module is trusted.
-
-  Raises:
-    UntrustedGraphError: it may not be run.
+  An .npz would have a checksum of every byte taken, on both sides.
   """
-  source_graph.check(module / 'saved_model.pb', trust.graph)
-  with scratch.directory('albert_parity_') as directory, contextlib.ExitStack() as stack:
+
+  def __init__(self, directory: pathlib.Path, load: Callable[[pathlib.Path], np.ndarray]):
+    self._load = load
+    self._paths = {name: directory / f'{number}.npy' for number, name in enumerate(json.loads((directory / _NAMES).read_text()))}
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    return self._load(self._paths[name])
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._paths)
+
+  def __len__(self) -> int:
+    return len(self._paths)
+
+
+def _save(directory: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+  directory.mkdir()
+  for number, value in enumerate(arrays.values()):
+    np.save(directory / f'{number}.npy', value)
+  (directory / _NAMES).write_text(json.dumps(list(arrays)))
+
+
+class Child:
+  """A process that has TensorFlow, and waits for a graph to run; from `prepare`."""
+
+  def __init__(self, process: subprocess.Popen[bytes], directory: pathlib.Path, trust: trust_lib.Trust):
+    self._process = process
+    self._directory = directory
+    self._trust = trust
+
+  def run(self, module: pathlib.Path, batch: batch_lib.Batch, signatures: Sequence[str], scalar: batch_lib.Scalar) -> Run:
+    """Has it run signatures of a module. It does so once.
+
+    Args:
+      module: the module's directory.
+      batch: the inputs.
+      signatures: names of `source_graph.SIGNATURES`, each in the module.
+      scalar: what to differentiate, in the metagraph of its mode.
+
+    Raises:
+      UntrustedGraphError: it may not be run.
+    """
+    source_graph.check(module / 'saved_model.pb', self._trust.graph)
     inputs = {f'batch/{key}': value for key, value in batch.for_source.items()}
     inputs |= {f'scalar/{key}': value for key, value in scalar.batch.for_source.items()}
     inputs |= {f'factors/{key}': value for key, value in scalar.factors.items()}
-    np.savez(directory / _INPUTS, **dict[str, Any](inputs))
+    np.savez(self._directory / _INPUTS, **dict[str, Any](inputs))
     weights = sum(path.stat().st_size for path in (module / 'variables').iterdir())
     # What is written are outputs, and the derivatives by each weight.
-    limits = isolation.Limits(trust.memory_gib << 30, trust.cpu_seconds, 2 * weights + (1 << 28))
+    limits = dataclasses.replace(_limits(self._trust), file_bytes=2 * weights + (1 << 28))
     job = {'module': str(module.absolute()), 'tags': ['train'] if scalar.training else [], 'signatures': list(signatures),
-           'trusted': trust.graph, 'limits': dataclasses.asdict(limits)}
-    (directory / _JOB).write_text(json.dumps(job))
-    command = isolation.command([sys.executable, '-m', __name__, str(directory)], directory)
+           'trusted': self._trust.graph, 'limits': dataclasses.asdict(limits)}
+    (self._directory / _JOB).write_text(json.dumps(job))
+    stdin = self._process.stdin
+    assert stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it is dead: whoever waits for its outputs is told
+      stdin.write(_READY)
+      stdin.close()
+    return Run(module, self._process, self._directory, limits)
+
+
+@contextlib.contextmanager
+def prepare(trust: trust_lib.Trust = trust_lib.Trust()) -> Iterator[Child]:
+  """Starts a process that can run one graph. It is gone when the context ends.
+
+  Args:
+    trust: how far that graph is trusted.
+  """
+  with scratch.directory('albert_parity_') as directory, contextlib.ExitStack() as stack:
+    limits = json.dumps(dataclasses.asdict(_limits(trust)))
+    command = isolation.command([sys.executable, '-m', __name__, str(directory), limits], directory)
     environment = isolation.environment() | {
         'TF_CPP_MIN_LOG_LEVEL': '3', 'PYTHONWARNINGS': 'ignore', 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p),
         'PYTHONDONTWRITEBYTECODE': '1', 'TMPDIR': str(directory)}
     stderr = stack.enter_context(open(directory / _STDERR, 'wb'))
     process = stack.enter_context(subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, env=environment))
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment))
     stack.callback(process.kill)
-    yield Run(module, process, directory, limits)
+    yield Child(process, directory, trust)
+
+
+@contextlib.contextmanager
+def start(module: pathlib.Path, batch: batch_lib.Batch, signatures: Sequence[str], scalar: batch_lib.Scalar,
+          trust: trust_lib.Trust = trust_lib.Trust()) -> Iterator[Run]:
+  """Prepares a process and has it run signatures of a module at once: see `Child.run`."""
+  with prepare(trust) as child:
+    yield child.run(module, batch, signatures, scalar)
+
+
+def _limits(trust: trust_lib.Trust) -> isolation.Limits:
+  """Before it is known what will be run: no file larger than all memory."""
+  return isolation.Limits(trust.memory_gib << 30, trust.cpu_seconds, trust.memory_gib << 30)
 
 
 # Files in the directory that both processes work in.
-_JOB, _INPUTS, _OUTPUTS, _GRADIENT, _STDERR = 'job.json', 'inputs.npz', 'outputs.npz', 'gradient.npz', 'stderr'
-_READY = b'.'  # the outputs are written
+_JOB, _INPUTS, _OUTPUTS, _GRADIENT, _STDERR, _PROFILE = 'job.json', 'inputs.npz', 'outputs.npz', 'gradient', 'stderr', 'profile.json'
+_NAMES = 'names.json'  # of the arrays in such a directory
+_READY = b'.'  # to the child: the job is written; from it: the outputs are
 _REFUSED = 3  # exit status
 
 
-def _run(work_directory: str) -> None:
+def _run(work_directory: str, limits: str) -> None:
   directory = pathlib.Path(work_directory)
-  job = json.loads((directory / _JOB).read_text())
   isolation.die_with_parent()
+  isolation.Limits(**json.loads(limits)).apply()
+  profile = profile_lib.Profile()
+  with profile.span('import TensorFlow'):
+    import tensorflow as tf  # noqa: F401
+  if sys.stdin.buffer.read(1) != _READY:
+    return  # there will be no job
+  job = json.loads((directory / _JOB).read_text())
   isolation.Limits(**job['limits']).apply()
   module = pathlib.Path(job['module'])
   prefix = str(module / 'variables' / 'variables')
   with np.load(directory / _INPUTS, allow_pickle=False) as npz:
     inputs = dict(npz)
-  checked = source_graph.check(module / 'saved_model.pb', job['trusted'])
-  graph = source_graph.reduced(checked, job['signatures'])
-  np.savez(directory / 'unfinished.npz', **dict[str, Any](_outputs(graph, prefix, inputs)))
+  with profile.span('check the graph'):
+    checked = source_graph.check(module / 'saved_model.pb', job['trusted'])
+    graph = source_graph.merged(source_graph.reduced(checked, job['signatures']))
+  with profile.span('run the signatures'):
+    np.savez(directory / 'unfinished.npz', **dict[str, Any](_outputs(graph, prefix, inputs)))
   (directory / 'unfinished.npz').rename(directory / _OUTPUTS)
   sys.stdout.buffer.write(_READY)
   sys.stdout.buffer.flush()
   names = [name for name in job['signatures'] if name != 'tokens' or 'mlm' not in job['signatures']]
-  graph = source_graph.reduced(checked, names, job['tags'])
-  np.savez(directory / _GRADIENT, **dict[str, Any](_gradient(graph, prefix, inputs)))
+  with profile.span('differentiate'):
+    graph = source_graph.merged(source_graph.reduced(checked, names, job['tags']))
+    gradient = _gradient(graph, prefix, inputs)
+  with profile.span('hand the gradient over'):
+    _save(directory / _GRADIENT, gradient)
+  profile.save(directory / _PROFILE)
 
 
 def _outputs(graph: source_graph.Reduced, prefix: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,0 +1,61 @@
+"""A profile says what was done when, by whom, at what cost, and what another process did beside it."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from export import profile as profile_lib
+
+
+def _spans(profile):
+  return [event for event in profile.events() if event['ph'] == 'X']
+
+
+def test_what_is_inside_is_noted_even_if_it_fails():
+  profile = profile_lib.Profile()
+  with pytest.raises(ValueError), profile.span('outer'):
+    with profile.span('inner'):
+      sum(range(200_000))
+    raise ValueError
+  outer, inner = _spans(profile)
+  assert (outer['name'], inner['name']) == ('outer', 'inner')
+  assert outer['ts'] == 0 and outer['dur'] >= inner['dur']
+  assert inner['args']['thread_seconds'] <= inner['args']['process_seconds'] + 0.001
+  assert outer['args']['peak_bytes'] > 1 << 20
+
+
+def test_threads_have_tracks_of_their_own():
+  profile = profile_lib.Profile()
+  def work():
+    with profile.span('beside'):
+      pass
+  with profile.span('main'):
+    thread = threading.Thread(target=work, name='packer')
+    thread.start()
+    thread.join()
+  tracks = {event['args']['name']: event['tid'] for event in profile.events() if event['name'] == 'thread_name'}
+  assert {event['name']: event['tid'] for event in _spans(profile)} == {'main': tracks['MainThread'], 'beside': tracks['packer']}
+
+
+def test_another_process_is_on_the_same_clock(tmp_path):
+  profile = profile_lib.Profile()
+  with profile.span('before'):
+    pass
+  code = ('import pathlib, sys; from export import profile\n'
+          'p = profile.Profile()\n'
+          'with p.span("child"): pass\n'
+          'p.save(pathlib.Path(sys.argv[1]))')
+  subprocess.run([sys.executable, '-c', code, str(tmp_path / 'child.json')], check=True)
+  profile.load(tmp_path / 'child.json')
+  profile.load(tmp_path / 'never_written.json')
+  with profile.span('after'):
+    pass
+  profile.write(tmp_path / 'trace.json')
+  trace = json.loads((tmp_path / 'trace.json').read_text())['traceEvents']
+  spans = [event for event in trace if event['ph'] == 'X']
+  assert [span['name'] for span in spans] == ['before', 'child', 'after']
+  assert spans[0]['pid'] == spans[2]['pid'] == os.getpid() != spans[1]['pid']
