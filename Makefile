@@ -4,6 +4,7 @@
 # make test      everything CI runs
 # make faults    50 exports killed at random moments
 # make fuzz      five minutes for each reader of foreign bytes
+# make bench     this tool and its peers on modules of the real sizes: ratios, in benchmarks/results/
 #
 # Each makes the environment it needs in .venv, from the hash-locked files in requirements/, and reuses it.
 
@@ -28,7 +29,7 @@ PORT ?= 8501
 DEMO := build/demo/albert_en_demo
 
 .DELETE_ON_ERROR:
-.PHONY: export bump serve test faults fuzz lint golden lock clean
+.PHONY: export bump serve test faults fuzz bench lint golden lock clean
 
 ifeq ($(strip $(SOURCE))$(filter-out albert_en_demo,$(MODEL)),)
 # The demo: its module is made on the spot. This version of it and newer ones are made anew every time; nothing else ever is.
@@ -65,6 +66,13 @@ faults: $(VENV)/.dev
 fuzz: $(VENV)/.dev
 	$(PY) -m pytest -q -s tests/attacks/test_fuzz.py --fuzz_seconds=300 --seed="$(SEED)" --timeout=3600
 
+# Hours for all sizes. FLAGS=--resume goes on where it was ended.
+SIZES ?= base,large,xlarge,xxlarge
+ROUNDS ?= 3
+BENCH := build/bench
+bench: $(VENV)/.bench $(BENCH)/venv-tf-models/.installed $(BENCH)/venv-huggingface/.installed
+	@$(PY) -m benchmarks --sizes="$(SIZES)" --rounds="$(ROUNDS)" --work_dir=$(BENCH) $(FLAGS)
+
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
 	$(PY) -m mypy
@@ -84,11 +92,24 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	$(PIP) -r requirements/dev.txt
 	touch $@
 
+# The plots.
+$(VENV)/.bench: $(VENV)/.runtime requirements/bench.txt
+	$(PIP) -r requirements/bench.txt
+	touch $@
+
+# The peers, each in an environment of its own, as their users install them. One that cannot be installed is named in the table.
+$(BENCH)/venv-tf-models/.installed: requirements/peers/tf_models.txt
+$(BENCH)/venv-huggingface/.installed: requirements/peers/huggingface.txt
+$(BENCH)/venv-%/.installed: | $(VENV)/.runtime
+	"$(PYTHON)" -m venv --clear $(@D) && $(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $< && touch $@ || \
+		{ rm -rf $(@D); echo "$(@D): cannot be made; the benchmark goes on without it" >&2; }
+
 # Resolves requirements/*.in anew; needs uv (pip install uv). BUILD_NOTES.md says why the overrides are there.
 LOCK := uv pip compile --quiet --upgrade --generate-hashes --no-header --no-emit-index-url --python-version=3.11 \
 	--python-platform=x86_64-manylinux_2_28 --override=overrides.txt
 lock:
-	cd requirements && $(LOCK) runtime.in --output-file=runtime.txt && $(LOCK) dev.in --output-file=dev.txt
+	cd requirements && $(LOCK) runtime.in --output-file=runtime.txt && $(LOCK) dev.in --output-file=dev.txt && \
+		$(filter-out --override=%,$(LOCK)) bench.in --output-file=bench.txt
 
 # The golden files that tests compare with, recorded anew: says what moved. Look at it before you commit it.
 GOLDEN := tests/golden
