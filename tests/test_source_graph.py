@@ -1,6 +1,7 @@
 """Of a source's graph only what is needed may be run, and only if every operation in it is on the allow-list."""
 
 
+import conftest
 import pytest
 
 from converters import errors
@@ -27,3 +28,49 @@ def test_only_what_the_signatures_need_is_kept(make_module, changes, tags):
 def test_module_without_the_metagraph_is_refused(own_module):
   with pytest.raises(errors.UntrustedGraphError, match=r"no metagraph with tags \['other'\] in "):
     source_graph.reduced(source_graph.check(own_module / 'saved_model.pb'), ALL, ['other'])
+
+
+@pytest.mark.parametrize('changes, tags', [({}, ()), ({}, ('train',)), (dict(hidden_dropout=0.1, attention_dropout=0.1), ('train',))])
+def test_merged_graph_has_one_encoder_unless_it_is_random(make_module, changes, tags):
+  checked = source_graph.check(make_module(**changes) / 'saved_model.pb')
+  graph, alone = source_graph.reduced(checked, ALL, tags), source_graph.merged(source_graph.reduced(checked, ['tokens'], tags))
+  merged = source_graph.merged(graph)
+  ops = [node.op for node in merged.graph_def.node]
+  encoders = 3 if changes else 1
+  assert ops.count('Softmax') == encoders * [node.op for node in alone.graph_def.node].count('Softmax') == encoders * 3
+  assert ops.count('RandomUniform') == [node.op for node in graph.graph_def.node].count('RandomUniform')
+  same = {merged.outputs[name]['sequence_output'] for name in ALL}
+  assert len(same) == encoders
+  assert merged.handles == graph.handles and (merged.restore, merged.filename) == (graph.restore, graph.filename)
+  names = {node.name for node in merged.graph_def.node}
+  assert {tensor.lstrip('^').split(':')[0] for node in merged.graph_def.node for tensor in node.input} <= names
+
+
+def test_signature_that_differs_stays_apart(own_module):
+  def edit(meta_graph):
+    tanh = meta_graph.signature_def['sop'].outputs['pooled_output'].name.split(':')[0]
+    next(n for n in meta_graph.graph_def.node if n.name == tanh).op = 'Identity'
+  conftest.edit_graph(own_module, edit)
+  merged = source_graph.merged(source_graph.reduced(source_graph.check(own_module / 'saved_model.pb'), ALL))
+  assert merged.outputs['tokens']['pooled_output'] == merged.outputs['mlm']['pooled_output'] != merged.outputs['sop']['pooled_output']
+  assert merged.outputs['tokens']['sequence_output'] == merged.outputs['sop']['sequence_output']
+
+
+def test_variables_that_are_named_by_their_nodes_stay_apart(own_module):
+  def edit(meta_graph):
+    for node in meta_graph.graph_def.node:
+      if node.op == 'VarHandleOp':
+        node.attr['shared_name'].s = b''
+  conftest.edit_graph(own_module, edit)
+  graph = source_graph.reduced(source_graph.check(own_module / 'saved_model.pb'), ALL)
+  assert source_graph.merged(graph).handles == graph.handles and len(set(graph.handles.values())) == 32
+
+
+def test_graph_with_a_loop_is_left_as_it_is(own_module):
+  def edit(meta_graph):
+    node = meta_graph.signature_def['tokens'].outputs['pooled_output'].name.split(':')[0]
+    found = next(n for n in meta_graph.graph_def.node if n.name == node)
+    found.input.append(f'^{node}')
+  conftest.edit_graph(own_module, edit)
+  graph = source_graph.reduced(source_graph.check(own_module / 'saved_model.pb'), ALL)
+  assert source_graph.merged(graph) is graph

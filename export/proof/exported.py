@@ -136,7 +136,8 @@ class Exported:
 
     def values(function: Any) -> dict[str, Any]:
       """What each of its placeholders stands for: an input, or a variable's handle."""
-      handles = dict(zip((p.name for p in function.inputs[-len(function.captured_inputs):]), function.captured_inputs, strict=True))
+      own = len(function.inputs) - len(function.captured_inputs)
+      handles = dict(zip((p.name for p in function.inputs[own:]), function.captured_inputs, strict=True))
       return {p.name: handles.get(p.name, given.get(_name(p))) for p in function.inputs}
 
     theirs = values(head)

@@ -1,0 +1,76 @@
+"""An export is called as its users call it; of a head that begins with the encoder, the encoder is not run again."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from export.proof import exported as exported_lib
+
+
+@pytest.mark.parametrize('head', ['mlm', 'sop'])
+def test_head_on_the_encoders_outputs_is_the_head(encoder_path, batch, head):
+  exported = exported_lib.Exported(pathlib.Path(encoder_path), 'dict')
+  encoded = exported._call('tokens', batch, False)
+  short = exported._head(head, batch, encoded)
+  whole = exported._call(head, batch, False)
+  assert short.keys() == whole.keys()
+  for one, other in zip(tf.nest.flatten(short), tf.nest.flatten(whole), strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_head_is_run_on_what_it_is_given(encoder_path, batch):
+  exported = exported_lib.Exported(pathlib.Path(encoder_path), 'dict')
+  encoded = exported._call('tokens', batch, False)
+  other = tf.nest.map_structure(lambda value: value + 1.0, encoded)
+  assert np.abs(exported._head('mlm', batch, other)['mlm_logits'] - exported._head('mlm', batch, encoded)['mlm_logits']).max() > 0.01
+
+
+class _Model(tf.Module):
+  """Adds up its inputs, as float32 [batch, seq], times a variable."""
+
+  def __init__(self, head):
+    super().__init__()
+    self.weight = tf.Variable(2.0)
+    names = ('input_word_ids', 'input_mask', 'input_type_ids')
+    specs = {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in names}
+
+    @tf.function(autograph=False)
+    def encode(inputs, training=False):
+      return {'sequence_output': self.weight * tf.cast(inputs['input_word_ids'] + inputs['input_type_ids'], tf.float32)}
+
+    @tf.function(autograph=False)
+    def sop(inputs, training=False):
+      encoder = encode.get_concrete_function(specs, training=False)
+      return {'sop_log_probs': head(lambda given: encoder(given, training=False), inputs)['sequence_output'] + 1.0}
+    for function in (encode, sop):
+      function.get_concrete_function(specs, training=False)
+    self.__call__, self.sop = encode, tf.Module()
+    self.sop.__call__ = sop
+    self.variables_of_it = [self.weight]
+
+
+def _loaded(head, path):
+  tf.saved_model.save(_Model(head), str(path))
+  exported = exported_lib.Exported.__new__(exported_lib.Exported)
+  exported._loaded, exported._interface = tf.saved_model.load(str(path)), 'dict'
+  return exported
+
+
+def _swapped(inputs):
+  return {**inputs, 'input_word_ids': inputs['input_type_ids'], 'input_type_ids': inputs['input_mask']}
+
+
+@pytest.mark.parametrize('head, shortened', [
+    (lambda encoder, inputs: encoder(inputs), True),
+    (lambda encoder, inputs: encoder(_swapped(inputs)), False),
+    (lambda encoder, inputs: {'sequence_output': encoder(inputs)['sequence_output'] * encoder(_swapped(inputs))['sequence_output']}, False),
+    (lambda encoder, inputs: {'sequence_output': tf.cast(inputs['input_mask'], tf.float32)}, False)],
+    ids=['the encoder first', 'with other inputs', 'twice', 'without it'])
+def test_head_that_is_made_otherwise_is_run_as_a_whole(tmp_path, batch, head, shortened):
+  exported = _loaded(head, tmp_path / 'model')
+  result = exported._head('sop', batch, exported._call('tokens', batch, False))
+  assert (result is not None) == shortened
+  if result is not None:
+    np.testing.assert_array_equal(result['sop_log_probs'], 2.0 * (batch.input_word_ids + batch.input_type_ids) + 1.0)
