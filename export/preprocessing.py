@@ -99,29 +99,32 @@ def _pack(segments: Sequence[Any], seq_length: Any) -> dict[str, Any]:
   Returns:
     The encoder's three inputs, int32 [batch, seq_length].
   """
-  cls, sep, pad = (vocabulary.SPECIAL_TOKENS[token] for token in ('[CLS]', '[SEP]', '<pad>'))
   rows = [_rows(segment) for segment in segments]
   # A reshape to the first segment's batch: else one row too few would be repeated, and an Assert is not wanted here.
   rows = [(tf.reshape(start, tf.shape(rows[0][0])), tf.reshape(length, tf.shape(rows[0][0]))) for start, length in rows]
   room = tf.maximum(seq_length - 1 - len(segments), 0)
   kept = _share([length for _, length in rows], room)
 
+  # One table of all tokens, and for each position of the output where in it its own stands: most of the time is spent on what has
+  # the output's shape, so there is as little of that as possible.
+  cls, sep, pad = (vocabulary.SPECIAL_TOKENS[token] for token in ('[CLS]', '[SEP]', '<pad>'))
+  table = tf.concat([*(segment.flat_values for segment in segments), [cls, sep, pad]], axis=0)
+  at_cls, at_sep, at_pad = (tf.size(table) - number for number in (3, 2, 1))
   position = tf.range(seq_length)[tf.newaxis, :]
-  batch = rows[0][1]  # [batch, 1]
-  shape = [tf.shape(batch)[0], seq_length]
-  word_ids = tf.where(tf.equal(position, 0), cls, tf.fill(shape, pad))
-  type_ids = tf.zeros(shape, tf.int32)
-  begin = tf.ones_like(batch)  # the position of the segment's first token, [batch, 1]
-  for type_id, (segment, (start, _), length) in enumerate(zip(segments, rows, kept, strict=True)):
+  place, begin, before = [], tf.ones_like(rows[0][1]), 0  # where a segment's first token goes to, [batch, 1], and comes from
+  for segment, (start, _), length in zip(segments, rows, kept, strict=True):
     end = begin + length
-    inside = (position >= begin) & (position < end)
-    tokens = tf.concat([segment.flat_values, [pad]], axis=0)  # one more: a gather wants an index everywhere
-    tokens = tf.gather(tokens, tf.where(inside, start + position - begin, tf.size(segment.flat_values)))
-    word_ids = tf.where(inside, tokens, tf.where(tf.equal(position, end), sep, word_ids))
-    type_ids = tf.where((position >= begin) & (position <= end), type_id, type_ids)
-    begin = end + 1
-  input_mask = tf.cast(tf.broadcast_to(position < begin, shape), tf.int32)
-  return {'input_word_ids': word_ids, 'input_mask': input_mask, 'input_type_ids': type_ids}
+    place.append((end, position + (before + start - begin)))
+    begin, before = end + 1, before + tf.size(segment.flat_values)
+  index = at_pad
+  for end, tokens in reversed(place):
+    index = tf.where(position < end, tokens, tf.where(tf.equal(position, end), at_sep, index))
+  word_ids = tf.gather(table, tf.where(tf.equal(position, 0), at_cls, index))
+  inside = position < begin  # of whatever is no padding, [batch, seq_length]
+  input_mask = tf.cast(inside, tf.int32)
+  if len(segments) == 1:
+    return {'input_word_ids': word_ids, 'input_mask': input_mask, 'input_type_ids': tf.fill(tf.shape(word_ids), 0)}
+  return {'input_word_ids': word_ids, 'input_mask': input_mask, 'input_type_ids': tf.cast(inside & (place[0][0] < position), tf.int32)}
 
 
 def _rows(segment: Any) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ from export.proof import graph_file
 # What encoders and preprocessors of all versions consist of. A test holds what is exported against it, name by name.
 OPERATIONS = frozenset([
     'AddV2', 'AssignVariableOp', 'BiasAdd', 'BroadcastTo', 'CaseFoldUTF8', 'Cast', 'ConcatV2', 'Const', 'DisableCopyOnRead',
-    'Einsum', 'Equal', 'ExpandDims', 'Fill', 'FloorDiv', 'GatherV2', 'GreaterEqual', 'Identity', 'Less', 'LessEqual',
+    'Einsum', 'Equal', 'ExpandDims', 'Fill', 'FloorDiv', 'GatherV2', 'GreaterEqual', 'Identity', 'Less',
     'LogSoftmax', 'LogicalAnd', 'MatMul', 'Maximum', 'Mean', 'Minimum', 'Mul', 'NoOp', 'NormalizeUTF8', 'OneHot', 'OnesLike',
     'Pack', 'PartitionedCall', 'Placeholder', 'Pow', 'RandomUniform', 'Range', 'ReadVariableOp', 'Reshape', 'ResourceGather',
     'Rsqrt', 'Select', 'SelectV2', 'SentencepieceOp', 'SentencepieceTokenizeOp', 'Shape', 'Size', 'Softmax', 'SquaredDifference',

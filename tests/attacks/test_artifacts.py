@@ -68,13 +68,13 @@ def _function(meta_graph, prefix):
 
 
 def _add(op):
-  return lambda m: m.graph_def.library.function[0].node_def.add(name='hidden/here', op=op)
+  return lambda m: _function(m, '__inference_encode').node_def.add(name='hidden/here', op=op)
 
 
 def _call_the_saver(meta_graph):
   """The model's own saving function, called with its call: it would write a file that the caller did not ask for."""
   saver = _function(meta_graph, '__inference__traced_save')
-  node = meta_graph.graph_def.library.function[0].node_def.add(name='hidden/here', op='StatefulPartitionedCall')
+  node = _function(meta_graph, '__inference_encode').node_def.add(name='hidden/here', op='StatefulPartitionedCall')
   node.attr['f'].func.name = saver.signature.name
 
 
