@@ -1,0 +1,130 @@
+"""THE list of what is compared, with the goals, and the arithmetic of ratios."""
+
+import dataclasses
+import statistics
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks import sizes
+from benchmarks import timing
+
+OURS, TF_MODELS, HUGGING_FACE, MACHINE = 'ours', 'tf-models', 'huggingface', 'machine'
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+  """Ratios of several rounds, each of two figures of the same round."""
+  median: float
+  low: float
+  high: float
+  rounds: int
+
+  @classmethod
+  def of(cls, ratios: Sequence[float]) -> 'Spread':
+    """Of one ratio at least."""
+    return cls(statistics.median(ratios), min(ratios), max(ratios), len(ratios))
+
+  def __str__(self) -> str:
+    return number(self.median) if self.rounds == 1 else f'{number(self.median)} ({number(self.low)} to {number(self.high)})'
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One quantity, as a ratio.
+
+  Attributes:
+    against: the peer.
+    title: what it is, for a table.
+    ours: the keys below which a unit of the results has this tool's figure.
+    theirs: the peer's.
+    goals: the most (or least) that the median may be, by size; sizes without one are not in it.
+    at_least: that a goal is a least.
+  """
+  against: str
+  title: str
+  ours: tuple[str, ...]
+  theirs: tuple[str, ...]
+  goals: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  at_least: bool = False
+
+  def spread(self, units: Iterable[Mapping[str, Any]]) -> Spread | None:
+    """Over the rounds that have both figures; None if there is none."""
+    pairs = ((_get(unit, self.ours), _get(unit, self.theirs)) for unit in units)
+    ratios = [one / other for one, other in pairs if one is not None and other]
+    return Spread.of(ratios) if ratios else None
+
+  def outcome(self, size: str, spread: Spread | None) -> str:
+    """'met', 'met by the median' if not in every round, 'missed', 'not measured'; '' without a goal."""
+    if size not in self.goals:
+      return ''
+    if spread is None:
+      return 'not measured'
+    goal = self.goals[size]
+    reaches = (lambda value: value >= goal) if self.at_least else (lambda value: value <= goal)
+    if not reaches(spread.median):
+      return 'missed'
+    return 'met' if reaches(spread.low) and reaches(spread.high) else 'met by the median'
+
+
+def number(value: float) -> str:
+  """Three digits, and no exponent."""
+  if value >= 100:
+    return f'{value:.0f}'
+  text = f'{value:.3g}'
+  return f'{value:.6f}'.rstrip('0') if 'e' in text else text
+
+
+def signed(value: float) -> str:
+  """Three digits, of either sign."""
+  return f'{"-" if value < 0 else ""}{number(abs(value))}'
+
+
+def _everywhere(goal: float) -> dict[str, float]:
+  return dict.fromkeys(sizes.PUBLISHED, goal)
+
+
+def _peer(title: str, step: str, figure: str, goals: Mapping[str, float] | None = None) -> Row:
+  return Row(TF_MODELS, title, (step, OURS, figure), (step, TF_MODELS, figure), goals or {})
+
+
+def _hugging_face(title: str, figure: str) -> Row:
+  return Row(HUGGING_FACE, title, ('encoder', OURS, figure), ('encoder', HUGGING_FACE, figure))
+
+
+_SHAPES = {f'steady inference, {batch} x {length}': f'steady_{timing.name((batch, length))}' for batch, length in timing.SHAPES}
+_LAST = timing.SHAPES[-1]
+
+ROWS = (
+    _peer('wall time of a release', 'release', 'wall', {'large': 0.30, 'xxlarge': 0.25}),
+    _peer('processor time of a release', 'release', 'cpu'),
+    _peer('peak memory of a release, largest process', 'release', 'peak', {'xxlarge': 0.25}),
+    _peer('peak memory of a release, all processes together', 'release', 'together'),
+    _peer('saved_model.pb of the encoder', 'artifact', 'graph', _everywhere(0.10)),
+    _peer('all files of the encoder', 'artifact', 'encoder'),
+    _peer('all files of the preprocessor', 'artifact', 'preprocessor'),
+    _peer('hub.load', 'encoder', 'load', _everywhere(0.25)),
+    _peer('first call', 'encoder', 'first_call', _everywhere(0.7)),
+    *(_peer(title, 'encoder', figure, _everywhere(1.0)) for title, figure in _SHAPES.items()),
+    _peer('first training step', 'encoder', 'first_step', _everywhere(0.5)),
+    _peer('steady training step', 'encoder', 'steady_step', _everywhere(1.0)),
+    _peer('preprocessing, time of a text', 'preprocessor', 'seconds_per_text'),
+    _hugging_face('load', 'load'),
+    *(_hugging_face(title, figure) for title, figure in _SHAPES.items()),
+    Row(MACHINE, f'inference, {_LAST[0]} x {_LAST[1]}: share of a large matmul\'s GFLOP/s', ('encoder', OURS, 'inference_flops'),
+        ('encoder', OURS, 'matmul_flops'), _everywhere(0.85), at_least=True),
+    Row(MACHINE, 'the same, tf-models\' export', ('encoder', TF_MODELS, 'inference_flops'), ('encoder', TF_MODELS, 'matmul_flops')),
+    Row(MACHINE, 'wall time of a release over reading and writing the same bytes', ('release', OURS, 'wall'), ('disk', OURS, 'seconds')),
+    Row(MACHINE, 'peak memory of a release over 2.5 times the weights and importing TensorFlow', ('release', OURS, 'peak'),
+        ('bound', OURS, 'peak'), {'xxlarge': 1.0}),
+)
+
+
+def _get(unit: Mapping[str, Any], keys: Sequence[str]) -> float | None:
+  value: Any = unit
+  for key in keys:
+    if not isinstance(value, Mapping) or key not in value:
+      return None
+    value = value[key]
+  return value

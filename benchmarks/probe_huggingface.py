@@ -1,0 +1,53 @@
+"""Times Hugging Face's AlbertModel on PyTorch, and prints one line of JSON. Runs in an environment of its own.
+
+  python -m benchmarks.probe_huggingface DIRECTORY --outputs=FILE.npy
+"""
+
+import argparse
+import functools
+import json
+import os
+
+import numpy as np
+import torch
+import transformers
+
+from benchmarks import timing
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser()
+  parser.add_argument('directory')
+  parser.add_argument('--outputs', required=True)
+  arguments = parser.parse_args()
+  model_class = transformers.AlbertModel  # which imports it, and is not part of loading weights
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  loaded = []
+  seconds = timing.timed(lambda: loaded.append(model_class.from_pretrained(
+      arguments.directory, output_loading_info=True, dtype=torch.float32, local_files_only=True)))
+  model, told = loaded[0]
+  faults = {kind: sorted(map(str, names)) for kind, names in told.items() if names}
+  if faults:
+    raise SystemExit(f'the weights do not fit AlbertModel: {faults}')
+  model.eval()
+  figures = {'load': seconds}
+  with torch.inference_mode():
+    first = _batch(model.config.vocab_size, timing.FIRST)
+    np.save(arguments.outputs, model(**first).last_hidden_state.numpy())
+    for shape in timing.SHAPES:
+      batch = _batch(model.config.vocab_size, shape)
+      figures[f'steady_{timing.name(shape)}'] = timing.steady(functools.partial(_call, model, batch))
+  print(json.dumps(figures))
+
+
+def _call(model: transformers.AlbertModel, batch: dict[str, torch.Tensor]) -> None:
+  model(**batch).pooler_output.numpy()
+
+
+def _batch(vocab_size: int, shape: tuple[int, int]) -> dict[str, torch.Tensor]:
+  ids, mask, types = (torch.from_numpy(array).long() for array in timing.tokens(vocab_size, shape))
+  return {'input_ids': ids, 'attention_mask': mask, 'token_type_ids': types}
+
+
+if __name__ == '__main__':
+  main()

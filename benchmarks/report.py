@@ -1,0 +1,24 @@
+"""Draws the table and the plots anew, from results.json alone.
+
+  python -m benchmarks.report --output=benchmarks/results
+"""
+
+import pathlib
+
+from absl import flags
+
+from benchmarks import page
+from benchmarks import results as results_lib
+from export import command_line
+
+_OUTPUT = flags.DEFINE_string('output', 'benchmarks/results', 'Directory with results.json, for the table and the plots.')
+
+
+def main() -> None:
+  output = pathlib.Path(_OUTPUT.value)
+  page.write(results_lib.Results.read(output / results_lib.NAME), output)
+  print(f'wrote {output / page.NAME}')
+
+
+if __name__ == '__main__':
+  command_line.run(main)

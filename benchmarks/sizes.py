@@ -1,0 +1,25 @@
+"""What a model's sizes alone say: parameters, and floating-point operations of a forward pass."""
+
+import math
+
+from converters import config as config_lib
+from converters import weight_map
+
+# Published, and so those that there are goals for; and small ones, to try a benchmark itself.
+PUBLISHED = ('base', 'large', 'xlarge', 'xxlarge')
+SMALL = ('tiny', 'demo')
+
+
+def parameters(config: config_lib.AlbertConfig) -> int:
+  """Of the encoder and both heads."""
+  return sum(math.prod(weight_map.shape(row.shape, config)) for row in weight_map.rows(config, weight_map.Part))
+
+
+def forward_flops(config: config_lib.AlbertConfig, batch: int, length: int) -> int:
+  """Operations of all matrix products of the encoder and its pooler, a multiplication and an addition being two."""
+  hidden = config.hidden_size
+  projections = 4 * hidden * hidden + 2 * hidden * config.intermediate_size  # query, key, value, output; feed-forward
+  attention = 2 * length * hidden  # scores, and what they weigh
+  embedding = config.embedding_size * hidden if config.embedding_size != hidden else 0
+  token = config.num_hidden_layers * (projections + attention) + embedding
+  return 2 * batch * (length * token + hidden * hidden)

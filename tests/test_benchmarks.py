@@ -1,0 +1,251 @@
+"""The benchmark's arithmetic, its measuring of processes, and what its page says. No test here has an opinion on speed."""
+
+import dataclasses
+import json
+import sys
+
+import pytest
+
+from benchmarks import figures
+from benchmarks import growth
+from benchmarks import huggingface_format
+from benchmarks import measure
+from benchmarks import page as page_lib
+from benchmarks import results as results_lib
+from benchmarks import sizes
+from converters import config as config_lib
+from converters import weight_map
+
+_PARAMETERS = {'base': 12e6, 'large': 18e6, 'xlarge': 60e6, 'xxlarge': 223e6}
+
+
+@pytest.fixture
+def run(tmp_path):
+  """A function that measures a piece of Python in a process of its own."""
+  return lambda code, timeout=60: measure.run([sys.executable, '-c', code], tmp_path / 'log', timeout, tmp_path)
+
+
+def _usage(wall, peak):
+  return {'wall': wall, 'cpu': wall, 'peak': peak, 'together': peak, 'others': 0.01}
+
+
+def _figures(times):
+  names = ('load', 'first_call', 'steady_1x16', 'steady_1x128', 'steady_8x128', 'first_step', 'steady_step')
+  return dict.fromkeys(names, times) | {'inference_flops': 80e9, 'matmul_flops': 100e9}
+
+
+def _unit(size, number, ratio):
+  """A round in which this tool takes `ratio` of what its peers take."""
+  theirs = 20 + _PARAMETERS[size] / 1e6
+  return {
+      'size': size, 'round': number, 'order': [], 'complete': True, 'failures': [],
+      'release': {'ours': _usage(theirs * ratio, 1e9), 'tf-models': _usage(theirs, 5e9)},
+      'artifact': {'ours': {'graph': 3, 'encoder': 90, 'preprocessor': 10}, 'tf-models': {'graph': 40, 'encoder': 100, 'preprocessor': 20}},
+      'encoder': {'ours': _figures(ratio), 'tf-models': _figures(1.0), 'huggingface': _figures(1.0)},
+      'preprocessor': {'ours': {'seconds_per_text': ratio}, 'tf-models': {'seconds_per_text': 1.0}},
+      'disk': {'ours': {'seconds': 2.0}},
+      'bound': {'ours': {'peak': 2e9}},
+  }
+
+
+@pytest.fixture
+def results(tmp_path):
+  """Three rounds of all published sizes."""
+  made = results_lib.Results(tmp_path / results_lib.NAME)
+  made.values |= {
+      'machine': {'cpu': 'Some CPU', 'cores': 2, 'memory_bytes': 2**34, 'system': 'Some Linux'}, 'load_average': 0.1,
+      'versions': {'ours': {'python': '3.11'}}, 'import_tensorflow': _usage(2.0, 5e8),
+      'sizes': {size: {'parameters': int(count), 'module_bytes': int(4 * count)} for size, count in _PARAMETERS.items()},
+      'units': [_unit(size, number, ratio) for size in _PARAMETERS for number, ratio in enumerate((0.27, 0.24, 0.4), start=1)]}
+  return made
+
+
+def _row(title, against=figures.TF_MODELS):
+  return next(row for row in figures.ROWS if row.title == title and row.against == against)
+
+
+def test_a_ratio_is_of_one_round(results):
+  spread = _row('wall time of a release').spread(results.units('large'))
+  assert (spread.median, spread.low, spread.high, spread.rounds) == pytest.approx((0.27, 0.24, 0.4, 3))
+  assert str(spread) == '0.27 (0.24 to 0.4)'
+  del results.units('large')[0]['release']['tf-models']
+  assert _row('wall time of a release').spread(results.units('large')).rounds == 2
+
+
+@pytest.mark.parametrize('ratios, outcome', [
+    ((0.1, 0.2, 0.3), 'met'), ((0.1, 0.2, 0.9), 'met by the median'), ((0.1, 0.4, 0.9), 'missed'), ((), 'not measured')])
+def test_outcomes(ratios, outcome):
+  row = figures.Row(figures.TF_MODELS, 'something', (), (), {'large': 0.3})
+  assert row.outcome('large', figures.Spread.of(ratios) if ratios else None) == outcome
+  assert row.outcome('base', figures.Spread.of((9,))) == ''
+
+
+def test_a_share_is_to_be_large():
+  row = next(row for row in figures.ROWS if row.at_least)
+  assert row.outcome('base', figures.Spread.of((0.9,))) == 'met'
+  assert row.outcome('base', figures.Spread.of((0.8,))) == 'missed'
+  assert row.outcome('base', figures.Spread.of((0.8, 0.9, 0.9))) == 'met by the median'
+
+
+@pytest.mark.parametrize('value, text', [(1234.5, '1234'), (12.345, '12.3'), (0.25, '0.25'), (0.00123, '0.00123'), (0.0000123, '0.000012'), (1.0, '1')])
+def test_numbers(value, text):
+  assert figures.number(value) == text
+
+
+def test_operations_of_a_forward_pass():
+  config = config_lib.AlbertConfig(vocab_size=10, embedding_size=2, hidden_size=4, num_hidden_layers=3, num_attention_heads=2,
+                                   intermediate_size=8, max_position_embeddings=16, type_vocab_size=2, hidden_dropout_prob=0,
+                                   attention_probs_dropout_prob=0)
+  # By hand, for two rows of 5 tokens. A layer: four products [10, 4] by [4, 4] are 640 multiplications, and two of [10, 4] by [4, 8] and
+  # back are 640; each of the two rows has scores and weighed values of 5 x 5 x 4 each, 400 in all. Before the layers [10, 2] by [2, 4],
+  # after them [2, 4] by [4, 4].
+  assert sizes.forward_flops(config, 2, 5) == 2 * (3 * (640 + 640 + 400) + 80 + 32)
+  square = dataclasses.replace(config, embedding_size=4)  # nothing is projected
+  assert sizes.forward_flops(square, 2, 5) == 2 * (3 * (640 + 640 + 400) + 32)
+
+
+def test_parameters(module):
+  config = config_lib.read(module / 'assets/albert_config.json')
+  # Tables of words, positions and types; layer norm; projection; block; pooler; heads.
+  v, p, e, h, i = 200, 128, 8, 16, 24
+  block = 4 * (h * h + h) + (h * i + i) + (i * h + h) + 4 * h
+  assert sizes.parameters(config) == (v + p + 2) * e + 2 * e + e * h + h + block + h * h + h + (h * e + e + 2 * e + v) + (2 * h + 2)
+
+
+def test_a_straight_line():
+  line = growth.Line.through([1, 2, 4], [3, 5, 9])
+  assert (line.slope, line.intercept, line.r_squared) == pytest.approx((2, 1, 1))
+  assert line.at(10) == pytest.approx(21)
+  assert growth.Line.through([1, 2, 3, 4], [1, 0, 1, 0]).r_squared == pytest.approx(0.2)
+  assert growth.Line.through([1, 2], [3, 5]) is None
+
+
+def test_memory_and_time_of_a_process(run):
+  usage = run('import time; held = b"x" * 200_000_000; time.sleep(0.5)')
+  assert usage.peak >= 200_000_000 and usage.together >= 200_000_000
+  assert usage.wall >= 0.5 and usage.cpu > 0 and 0 <= usage.others <= 1
+
+
+def test_descendants_count(run):
+  child = 'import time; held = b\'x\' * 200_000_000; sum(range(3_000_000)); time.sleep(0.5)'
+  usage = run(f'import subprocess, sys; held = b"x" * 100_000_000; subprocess.run([sys.executable, "-c", "{child}"], check=True)')
+  assert usage.peak >= 200_000_000
+  assert usage.together >= 300_000_000  # both at the same time, while the largest is one
+
+
+def test_what_this_process_sets_is_not_inherited(run, monkeypatch):
+  monkeypatch.setenv('TF_NUM_INTEROP_THREADS', '4')
+  run('import os; assert "TF_NUM_INTEROP_THREADS" not in os.environ')
+
+
+def test_commands_one_after_the_other():
+  total = measure.Usage.of_sequence([measure.Usage(1, 2, 30, 40, 0.5), measure.Usage(4, 6, 20, 70, 0)])
+  assert total == measure.Usage(5, 8, 30, 70, 0.1)
+
+
+@pytest.mark.parametrize('code, reason', [
+    ('import sys; print("went on"); sys.exit("error: no such thing")', 'ended with status 1: error: no such thing'),
+    ('import os, signal; print("said so"); os.kill(os.getpid(), signal.SIGKILL)', 'ended with status -9: said so'),
+    ('raise SystemExit(3)', 'ended with status 3: it said nothing')])
+def test_a_command_that_fails(run, code, reason):
+  with pytest.raises(measure.CommandError, match=reason):
+    run(code)
+
+
+def test_a_command_that_takes_too_long(run):
+  with pytest.raises(measure.CommandError, match='took more than 1 s'):
+    run('import subprocess; subprocess.run(["sleep", "600"])', timeout=1)
+
+
+def test_a_command_that_is_not_there(tmp_path):
+  with pytest.raises(measure.CommandError, match='cannot be started'):
+    measure.run([str(tmp_path / 'python')], tmp_path / 'log', 1)
+
+
+def test_answers_of_probes(tmp_path):
+  ask = lambda code: measure.ask([sys.executable, '-c', code], tmp_path / 'log', 60)[0]  # noqa: E731
+  assert ask('print("chatter"); print(\'{"load": 1.5}\')') == {'load': 1.5}
+  for code in ('print("chatter")', 'print([1])', 'pass'):
+    with pytest.raises(measure.CommandError, match='printed no JSON'):
+      ask(code)
+
+
+def test_the_page_says_what_was_missed(results):
+  page = page_lib.text(results)
+  assert '* wall time of a release, xxlarge: 0.27 (0.24 to 0.4), and the goal is at most 0.25' in page
+  assert '* inference, 8 x 128: share of a large matmul\'s GFLOP/s, base: 0.8 (0.8 to 0.8), and the goal is at least 0.85' in page
+  assert '| wall time of a release | 0.27 (0.24 to 0.4) | 0.27 (0.24 to 0.4) **met by the median** |' in page
+  assert '| first training step | 0.27 (0.24 to 0.4) **met** |' in page
+  assert '2 cores of Some CPU' in page and 'R² 1.000' in page
+  assert page_lib.verdict(results) in page and 'missed' in page_lib.verdict(results)
+  assert '## What failed\n\nNothing.' in page
+
+
+def test_the_page_says_that_others_were_busy(results):
+  assert 'took 1% of the processors\' time' in page_lib.text(results) and 'not quiet' not in page_lib.text(results)
+  results.units('base')[0]['release']['ours']['others'] = 0.3
+  assert '30% at most: **the machine was not quiet**' in page_lib.text(results)
+
+
+def test_the_page_names_who_failed(results):
+  for unit in results.units('xlarge'):
+    del unit['release']['tf-models'], unit['encoder']['huggingface']
+    unit['failures'] = [{'who': 'tf-models', 'step': 'release', 'reason': 'it ended with status 1: no `space`'}]
+  results.values['failures'] = [{'who': 'huggingface', 'step': 'environment', 'reason': 'there is no Python for it'}]
+  page = page_lib.text(results)
+  assert '* **tf-models**, release, xlarge, round 2: `it ended with status 1: no \'space\'`' in page
+  assert '* **Hugging Face**, environment: `there is no Python for it`' in page
+  row = next(line for line in page.splitlines() if line.startswith('| processor time of a release |'))
+  assert row.split(' | ')[3] == 'tf-models failed'
+  row = next(line for line in page.splitlines() if line.startswith('| load |'))
+  assert row.split(' | ')[3] == 'Hugging Face failed'
+
+
+def test_a_goal_without_a_figure_is_not_met(results):
+  for unit in results.units('xxlarge'):
+    del unit['release']['tf-models']
+  assert '* wall time of a release, xxlarge: not measured, and the goal is at most 0.25' in page_lib.text(results)
+
+
+def test_results_survive(results, tmp_path):
+  results.write()
+  again = results_lib.Results.read(tmp_path / results_lib.NAME)
+  assert page_lib.text(again) == page_lib.text(results)
+  again.start_unit('large', 2, [])  # anew, in place of the one that is there
+  assert len(again.units('large')) == 3 and not again.unit('large', 2)['complete']
+  assert [path.name for path in tmp_path.iterdir()] == [results_lib.NAME]
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{"format": 0}'])
+def test_results_that_are_none(tmp_path, text):
+  path = tmp_path / results_lib.NAME
+  with pytest.raises(results_lib.ResultsError, match='no results in'):
+    results_lib.Results.read(path)
+  path.write_text(text)
+  with pytest.raises(results_lib.ResultsError, match='run make bench again'):
+    results_lib.Results.read(path)
+
+
+@pytest.mark.parametrize('of', [list(_PARAMETERS), ['base']])
+def test_plots(results, tmp_path, of):
+  pytest.importorskip('matplotlib')
+  results.values['units'] = [unit for unit in results.values['units'] if unit['size'] in of]
+  page_lib.write(results, tmp_path)
+  for name in (page_lib.RATIOS, page_lib.GROWTH):
+    assert (tmp_path / name).read_bytes().startswith(b'\x89PNG\r\n\x1a\n')
+  assert (tmp_path / page_lib.NAME).read_text(encoding='utf-8') == page_lib.text(results)
+
+
+def test_weights_for_hugging_face(module, tmp_path, python_module):
+  output = tmp_path / 'weights'
+  command = python_module('benchmarks.huggingface_weights', f'--source={module}', f'--output={output}')
+  measure.run(command, tmp_path / 'log', 300)
+  content = (output / 'model.safetensors').read_bytes()
+  length = int.from_bytes(content[:8], 'little')
+  header = json.loads(content[8:8 + length])
+  config = config_lib.read(module / 'assets/albert_config.json')
+  rows = weight_map.rows(config, [weight_map.Part.ENCODER])
+  assert set(header) == {'__metadata__', *map(huggingface_format.name, rows)} and len(header) == 1 + len(rows)
+  assert header['encoder.albert_layer_groups.0.albert_layers.0.ffn.weight']['shape'] == [24, 16]  # [out, in]
+  assert max(tensor['data_offsets'][1] for name, tensor in header.items() if name != '__metadata__') == len(content) - 8 - length
+  assert json.loads((output / 'config.json').read_text())['hidden_act'] == 'gelu_new'
