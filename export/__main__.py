@@ -76,6 +76,8 @@ def main() -> None:
   if request.sign_key is not None:
     signature.check_private_key(request.sign_key)
   profile_path = command_line.file_path('--profile', _PROFILE.value)
+  if profile_path is not None and profile_path == request.report:
+    raise errors.UsageError(f'--profile and --report are both {profile_path}: give them two files')
   profile = profile_lib.Profile()
   console = console_lib.Console(profile)
   console.line(f'{release.path} from {request.source}')
@@ -83,20 +85,26 @@ def main() -> None:
     plan.show(request, tree, console)
     return
   # Importing TensorFlow takes seconds: only now that the flags are in order, and in both processes at once.
-  with source_run.prepare(request.trust) as child:
-    with console.step('import TensorFlow'):
-      from export import release as release_lib
-    gc.freeze()  # what was imported stays: looking through it again and again takes time
-    outcome = release_lib.run(request, console, command_line.finish, child)
+  try:
+    with source_run.prepare(request.trust) as child:
+      with console.step('import TensorFlow'):
+        from export import release as release_lib
+      gc.freeze()  # what was imported stays: looking through it again and again takes time
+      outcome = release_lib.run(request, console, command_line.finish, child)
+  finally:
+    if profile_path is not None:  # of a release that fails, too
+      _write_profile(profile, profile_path, console)
   _summarize(console, tree, request, outcome)
-  if profile_path is not None:
-    try:
-      profile.write(profile_path)
-      console.line(f'\nProfile: {profile_path}')
-    except OSError as e:  # the release is published
-      console.line(f'\nThe profile could not be written to {profile_path}: {e.strerror}')
   if request.report:
     console.line(f'\nReport: {request.report}')
+
+
+def _write_profile(profile: profile_lib.Profile, path: pathlib.Path, console: console_lib.Console) -> None:
+  try:
+    profile.write(path)
+    console.line(f'Profile: {path}')
+  except OSError as e:
+    console.line(f'The profile could not be written to {path}: {e.strerror}')
 
 
 def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:

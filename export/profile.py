@@ -6,6 +6,7 @@ Written as trace events (the JSON that chrome://tracing and ui.perfetto.dev read
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import resource
@@ -14,6 +15,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from converters import bounded
+
+_LARGEST = 1 << 20  # bytes of what another process saved
 # What Linux counts peak memory in.
 _RSS_UNIT = 1024
 
@@ -62,9 +66,13 @@ class Profile:
     path.write_text(json.dumps([dataclasses.asdict(span) for span in self.spans]), encoding='utf-8')
 
   def load(self, path: pathlib.Path) -> None:
-    """Adds what another process saved; nothing if it did not come so far."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-      self.spans += [Span(**span) for span in json.loads(path.read_text(encoding='utf-8'))]
+    """Adds what another process saved, which need not be trusted; nothing if it did not come so far, or saved something else."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
+      spans = [Span(**span) for span in json.loads(bounded.read(path, _LARGEST))]
+      kinds = {field.name: field.type for field in dataclasses.fields(Span)}
+      if all(type(value) is kinds[name] and (kinds[name] is not float or math.isfinite(value))
+             for span in spans for name, value in dataclasses.asdict(span).items()):
+        self.spans += spans
 
   def events(self) -> list[dict[str, Any]]:
     """The spans as trace events: times in microseconds since the first one began, one track for each thread."""

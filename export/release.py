@@ -6,6 +6,7 @@ import gc
 import importlib.metadata
 import json
 import math
+import os
 import pathlib
 import threading
 from collections.abc import Callable
@@ -122,9 +123,11 @@ def run(request: request_lib.Request, console: console_lib.Console, on_published
         with console.step(f'run {step.short} beside it'):
           step.compare_outputs(staged / new.path, facts)
       facts['breaking'] = step.breaking
+    seen = dict[str, _Seen]()
     with console.step('wait for the archives'):
       for (new, facts), future in zip(both, packed, strict=True):
-        _describe(staged, new, facts | future.result())
+        parts_of_record, seen[new.path] = future.result()
+        _describe(staged, new, facts | parts_of_record)
     if request.sign_key is not None:
       with console.step('sign'):
         for new, _ in both:
@@ -135,6 +138,8 @@ def run(request: request_lib.Request, console: console_lib.Console, on_published
     with console.step('verify'):
       for new, _ in both:
         integrity.check_statement(staged / new.path, integrity.read_record(staged / new.path))
+        if _see(staged / new.path) != seen[new.path]:
+          raise errors.IntegrityError(f'files of {new.path} changed while they were compared in {staged}: nobody else may write there, try again')
     with console.step('publish'):
       published = tree.publish(staged, [companion.path, release.path])
     on_published()
@@ -153,15 +158,24 @@ def run(request: request_lib.Request, console: console_lib.Console, on_published
                  [difference for step in steps for difference in step.breaking])
 
 
+_Seen = dict[str, tuple[int, int, int]]
+
+
+def _see(model: pathlib.Path) -> _Seen:
+  """What shows that nobody has written to a staged model, or to its archive."""
+  paths = [path for path in (*model.rglob('*'), model.with_name(model.name + publish.ARCHIVE)) if path.is_file()]
+  return {os.fspath(path): (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path in paths if (stat := path.stat())}
+
+
 class _GivenUp(Exception):
   """The release failed elsewhere."""
 
 
 @contextlib.contextmanager
-def _packer(staged: pathlib.Path, console: console_lib.Console) -> Iterator[Callable[..., futures.Future[dict[str, Any]]]]:
+def _packer(staged: pathlib.Path, console: console_lib.Console) -> Iterator[Callable[..., futures.Future[tuple[dict[str, Any], _Seen]]]]:
   """A function that packs a model which was saved, in a thread, and holds directory and archive against what will be its record.
 
-  It takes the release and its facts, and gives `files` and `archive` of the record. The thread is gone when the context ends.
+  It takes the release and its facts, and gives `files` and `archive` of the record, and what `_see` saw before. The thread is gone when the context ends.
   """
   given_up = threading.Event()
 
@@ -169,7 +183,7 @@ def _packer(staged: pathlib.Path, console: console_lib.Console) -> Iterator[Call
     if given_up.is_set():
       raise _GivenUp
 
-  def pack(release: catalog_lib.Release, facts: Mapping[str, Any]) -> dict[str, Any]:
+  def pack(release: catalog_lib.Release, facts: Mapping[str, Any]) -> tuple[dict[str, Any], _Seen]:
     model = staged / release.path
     archive = model.with_name(model.name + publish.ARCHIVE)
     with console.profile.span(f'pack {release.path}'):
@@ -177,8 +191,9 @@ def _packer(staged: pathlib.Path, console: console_lib.Console) -> Iterator[Call
     packed = {'files': {name: dataclasses.asdict(digest) for name, digest in made.files.items()},
               'archive': {**dataclasses.asdict(made.archive), 'tar_sha256': made.tar_sha256}}
     with console.profile.span(f'verify {release.path}'):
+      seen = _see(model)
       integrity.check_content(model, {**facts, **packed})
-    return packed
+    return packed, seen
 
   with futures.ThreadPoolExecutor(1, 'pack') as pool:
     try:

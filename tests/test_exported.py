@@ -30,11 +30,12 @@ def test_head_is_run_on_what_it_is_given(encoder_path, batch):
 class _Model(tf.Module):
   """Adds up its inputs, as float32 [batch, seq], times a variable."""
 
-  def __init__(self, head):
+  def __init__(self, head, called=None):
     super().__init__()
     self.weight = tf.Variable(2.0)
     names = ('input_word_ids', 'input_mask', 'input_type_ids')
     specs = {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in names}
+    head_specs = {name: tf.TensorSpec([None, None], tf.int32, name=(called or {}).get(name, name)) for name in names}
 
     @tf.function(autograph=False)
     def encode(inputs, training=False):
@@ -44,15 +45,15 @@ class _Model(tf.Module):
     def sop(inputs, training=False):
       encoder = encode.get_concrete_function(specs, training=False)
       return {'sop_log_probs': head(lambda given: encoder(given, training=False), inputs)['sequence_output'] + 1.0}
-    for function in (encode, sop):
-      function.get_concrete_function(specs, training=False)
+    encode.get_concrete_function(specs, training=False)
+    sop.get_concrete_function(head_specs, training=False)
     self.__call__, self.sop = encode, tf.Module()
     self.sop.__call__ = sop
     self.variables_of_it = [self.weight]
 
 
-def _loaded(head, path):
-  tf.saved_model.save(_Model(head), str(path))
+def _loaded(head, path, called=None):
+  tf.saved_model.save(_Model(head, called), str(path))
   exported = exported_lib.Exported.__new__(exported_lib.Exported)
   exported._loaded, exported._interface = tf.saved_model.load(str(path)), 'dict'
   return exported
@@ -74,3 +75,9 @@ def test_head_that_is_made_otherwise_is_run_as_a_whole(tmp_path, batch, head, sh
   assert (result is not None) == shortened
   if result is not None:
     np.testing.assert_array_equal(result['sop_log_probs'], 2.0 * (batch.input_word_ids + batch.input_type_ids) + 1.0)
+
+
+def test_head_whose_inputs_are_called_otherwise_is_run_as_a_whole(tmp_path, batch):
+  called = {'input_mask': 'input_type_ids', 'input_type_ids': 'input_mask'}
+  exported = _loaded(lambda encoder, inputs: encoder(inputs), tmp_path / 'model', called)
+  assert exported._head('sop', batch, exported._call('tokens', batch, False)) is None

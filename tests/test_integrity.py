@@ -15,6 +15,7 @@ from converters import checkpoint_index
 from converters import errors
 from export import integrity
 from export import package
+from export.proof import certificate
 
 DATA = 'variables/variables.data-00000-of-00001'
 
@@ -266,3 +267,15 @@ def test_command_line_fails_on_a_changed_byte_and_on_wrong_flags(published):
   assert process.stderr.count('\n') == 1 and f'error: {DATA} has changed in {published}' in process.stderr
   assert _verify().returncode == 2
   assert _verify('--release=nowhere/1').returncode == 1
+
+
+def test_what_changes_after_it_was_verified_is_not_published(release, module, monkeypatch):
+  certify = certificate.Examination.certify
+  def meddled(self, path, *args, **kwargs):
+    result = certify(self, path, *args, **kwargs)
+    variables = path / 'variables/variables.index'
+    variables.write_bytes(variables.read_bytes())  # the same, but somebody is at work there
+    return result
+  monkeypatch.setattr(certificate.Examination, 'certify', meddled)
+  with pytest.raises(errors.IntegrityError, match='files of tensorflow/albert_en_tiny/2 changed while they were compared'):
+    release(module)

@@ -59,3 +59,16 @@ def test_another_process_is_on_the_same_clock(tmp_path):
   spans = [event for event in trace if event['ph'] == 'X']
   assert [span['name'] for span in spans] == ['before', 'child', 'after']
   assert spans[0]['pid'] == spans[2]['pid'] == os.getpid() != spans[1]['pid']
+
+
+@pytest.mark.parametrize('text', [
+    '[' * 100_000, 'no json', '{}', '[1]', '[{"name": "x"}]',
+    *(json.dumps([dict(name='x', process=1, thread='t', start=0.0, seconds=0.0, thread_seconds=0.0, process_seconds=0.0, peak_bytes=0) | wrong])
+      for wrong in (dict(start='a'), dict(seconds=float('nan')), dict(process=True), dict(peak_bytes=1.5), dict(more=1)))])
+def test_what_another_process_saved_is_not_trusted(tmp_path, text):
+  profile = profile_lib.Profile()
+  (tmp_path / 'child.json').write_text(text)
+  profile.load(tmp_path / 'child.json')
+  os.mkfifo(tmp_path / 'pipe')
+  profile.load(tmp_path / 'pipe')
+  assert profile.spans == [] and profile.events() == []

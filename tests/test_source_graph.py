@@ -2,6 +2,7 @@
 
 
 import conftest
+import numpy as np
 import pytest
 
 from converters import errors
@@ -74,3 +75,15 @@ def test_graph_with_a_loop_is_left_as_it_is(own_module):
   conftest.edit_graph(own_module, edit)
   graph = source_graph.reduced(source_graph.check(own_module / 'saved_model.pb'), ALL)
   assert source_graph.merged(graph) is graph
+
+
+def test_what_nodes_are_placed_with_may_be_merged(own_module, start_run):
+  def edit(meta_graph):
+    for name in ('mlm', 'sop'):
+      tanh = meta_graph.signature_def[name].outputs['pooled_output'].name.split(':')[0]
+      node = next(n for n in meta_graph.graph_def.node if n.name == tanh)
+      node.attr['_class'].list.s.append(b'loc:@' + node.input[0].encode())
+  conftest.edit_graph(own_module, edit)
+  with start_run(own_module) as run:
+    outputs = run.outputs()
+  assert np.array_equal(outputs['mlm/pooled_output'], outputs['tokens/pooled_output'])

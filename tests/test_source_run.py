@@ -12,6 +12,7 @@ from converters import errors
 from converters import weight_map
 from export.proof import batch as batch_lib
 from export.proof import source_graph
+from export.proof import source_run
 
 ALL = tuple(source_graph.SIGNATURES)
 
@@ -95,3 +96,20 @@ def test_outputs_and_gradient_can_be_read_again(module, start_run):
   with start_run(module) as run:
     assert sorted(run.outputs()) == sorted(run.outputs())
     assert sorted(run.gradient()) == sorted(run.gradient())
+
+
+def test_child_that_is_dead_before_it_has_a_job_is_an_error(module, config, batch):
+  with source_run.prepare() as child:
+    os.kill(child._process.pid, signal.SIGKILL)
+    child._process.wait()
+    run = child.run(module, batch, ALL, batch_lib.make_scalar(config, set(weight_map.Part)))
+    with pytest.raises(errors.SourceError, match='failed .signal 9.'):
+      run.outputs()
+
+
+def test_gradient_that_is_not_whole_is_an_error(module, start_run):
+  with start_run(module) as run:
+    run.gradient()
+    (run._directory / 'gradient/names.json').write_text('[')
+    with pytest.raises(errors.SourceError, match='no gradient'):
+      run.gradient()

@@ -16,6 +16,8 @@ OPERATIONS = frozenset([
     'StatefulPartitionedCall', 'StaticRegexReplace', 'StopGradient', 'StridedSlice', 'Sub', 'Tanh', 'VarHandleOp',
     'VarIsInitializedOp',
 ])
+# ... and what earlier ones did: releases are compared with those before them.
+FORMER = frozenset(['LessEqual'])
 # What a SavedModel is saved and restored with: only in functions that nothing else calls.
 SAVING = frozenset(['MergeV2Checkpoints', 'RestoreV2', 'SaveV2', 'ShardedFilename', 'StaticRegexFullMatch', 'StringJoin'])
 _ADVICE = 'this is not what was published, and it is not run: fetch the release again'
@@ -31,14 +33,15 @@ def check(path: pathlib.Path) -> None:
     UntrustedGraphError: an operation anywhere in it is none that exports have, or hides another graph; names the node.
   """
   file = path / 'saved_model.pb'
+  usual = OPERATIONS | FORMER
   saved_model = graph_file.read(file)
   graph_file.check_content(saved_model, file)
   for meta_graph in saved_model.meta_graphs:
     savers = _savers(meta_graph)
     for node in meta_graph.graph_def.node:
-      graph_file.check_operation(node, OPERATIONS, 'none that is exported', _ADVICE, file)
+      graph_file.check_operation(node, usual, 'none that is exported', _ADVICE, file)
     for function in meta_graph.graph_def.library.function:
-      allowed = OPERATIONS | SAVING if function.signature.name in savers else OPERATIONS
+      allowed = usual | SAVING if function.signature.name in savers else usual
       for node in function.node_def:
         graph_file.check_operation(node, allowed, 'none that is exported', _ADVICE, file)
 

@@ -68,18 +68,20 @@ class Examination:
   """
 
   def __init__(self, source: source_lib.Source, parts: Iterable[weight_map.Part], run: source_run.Run,
-               expected: Callable[[], expected_lib.Expected] | None = None):
+               expected: Callable[[], expected_lib.Expected] | None = None, finished: Callable[[], None] = lambda: None):
     """Made by `examine`.
 
     Args:
       source, parts: the model.
       run: of the source's graph.
       expected: waits for what both sides should give; None to work it out when it is needed.
+      finished: called when the source's process has done all of its work.
     """
     self._source = source
     self._parts = frozenset(parts)
     self._run = run
     self.batch, self.scalar, self.signatures = given(source, self._parts)
+    self._finished = finished
     self._expected = expected or (lambda: expected_lib.Expected(source, self._parts, self.batch, self.scalar))
 
   def certify(self, path: pathlib.Path, interface: str, step: Step = contextlib.nullcontext) -> Certificate:
@@ -115,7 +117,9 @@ class Examination:
       with step('try wrong models'):
         wrong = controls.run(exported, self.batch, expected, theirs)
       with step('compare the gradient'):
-        return Certificate(checks, self._compare_gradient(exported, differentiate, expected), dropout, wrong)
+        result = Certificate(checks, self._compare_gradient(exported, differentiate, expected), dropout, wrong)
+      self._finished()
+      return result
 
   def _source_outputs(self, outputs: Mapping[str, np.ndarray], interface: str, expected: expected_lib.Expected) -> dict[str, np.ndarray]:
     """The source's outputs, as far as the export has them too."""
@@ -181,8 +185,7 @@ def examine(source: source_lib.Source, parts: Iterable[weight_map.Part], trust: 
         return expected_lib.Expected(source, parts, batch, scalar, lambda: not done.is_set())
     # The source's graph runs beside it, and the export is made: threads that wait actively for each other would take their processor.
     stack.enter_context(threadpoolctl.threadpool_limits(1, 'blas'))
-    yield Examination(source, parts, run, pool.submit(expected).result)
-    run.add_to(profile)
+    yield Examination(source, parts, run, pool.submit(expected).result, lambda: run.add_to(profile))
 
 
 def _check_random_gradient(gradient: Mapping[str, Any]) -> None:

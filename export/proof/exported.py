@@ -140,8 +140,11 @@ class Exported:
       handles = dict(zip((p.name for p in function.inputs[own:]), function.captured_inputs, strict=True))
       return {p.name: handles.get(p.name, given.get(_name(p))) for p in function.inputs}
 
-    theirs = values(head)
-    if len(calls) != 1 or [id(theirs.get(f'{name}:0')) for name in calls[0].input] != [id(value) for value in values(encoder).values()]:
+    theirs, ours = values(head), list(values(encoder).values())
+    if any(value is None for value in (*theirs.values(), *ours)) or any(
+        name != spec.name for name, spec in head.structured_input_signature[0][0].items()):
+      return None  # a call might give it other inputs than those that are called the same here
+    if len(calls) != 1 or [id(theirs.get(f'{name}:0')) for name in calls[0].input] != [id(value) for value in ours]:
       return None
     results = tf.nest.flatten(encoded)
     available = {name.removesuffix(':0'): value for name, value in theirs.items()}

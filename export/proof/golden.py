@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import sentencepiece as spm
+import threadpoolctl
 
 from converters import config as config_lib
 from converters import errors
@@ -51,7 +52,8 @@ def of_source(source: source_lib.Source, trust: trust_lib.Trust = trust_lib.Trus
   with source_run.start(source.path, batch, signatures, scalar, trust) as run:
     theirs = run.outputs()
   theirs = {name: value for name, value in theirs.items() if '/layer_' not in name}
-  expected = expected_lib.Expected(source, parts, batch, scalar)
+  with threadpoolctl.threadpool_limits(1, 'blas'):
+    expected = expected_lib.Expected(source, parts, batch, scalar)
   checks = parity.compare(theirs, theirs, expected, batch.input_mask)
   outputs = {}
   for name, value in _kept(theirs, batch).items():

@@ -161,7 +161,7 @@ def merged(graph: Reduced) -> Reduced:
   nodes = {node.name: node for node in graph.graph_def.node}
   one: dict[str, str] = {_node(tensor): _node(kept) for tensor, kept in same.items()}  # which node stands for a node
   seen: dict[bytes, str] = {}
-  apart = {_node(graph.restore), _node(graph.filename)}
+  apart = {_node(graph.restore), _node(graph.filename), *map(_node, same)}  # what is fed is what it is fed with
   part = graph_pb2.GraphDef(versions=graph.graph_def.versions, library=graph.graph_def.library)
 
   def renamed(name: str) -> str:
@@ -179,6 +179,7 @@ def merged(graph: Reduced) -> Reduced:
     node = node_def_pb2.NodeDef()
     node.CopyFrom(nodes[name])
     node.input[:] = [renamed(tensor) for tensor in node.input]
+    node.attr.pop('_class', None)  # which device: there is one; and what it names may be merged away
     if node.op in _PURE and name not in apart:
       key = node_def_pb2.NodeDef()
       key.CopyFrom(node)

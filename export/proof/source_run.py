@@ -3,7 +3,7 @@
 A fault in native code ends the child and not the export. The child runs beside what its parent does meanwhile, under limits, and apart
 from the machine as far as the platform can. It can be started before there is anything to run: importing TensorFlow takes seconds.
 
-  python -m export.proof.source_run WORK_DIRECTORY
+  python -m export.proof.source_run WORK_DIRECTORY LIMITS
 """
 
 import contextlib
@@ -62,7 +62,10 @@ class Run:
       UntrustedGraphError, SourceError: as `outputs` does.
     """
     self._finish()
-    return _Arrays(self._directory / _GRADIENT, self._load)
+    try:
+      return _Arrays(self._directory / _GRADIENT, self._load)
+    except (OSError, ValueError, TypeError) as e:
+      raise errors.SourceError(f'no gradient ({e}) from the graph of {self._module}: try again') from e
 
   def add_to(self, profile: profile_lib.Profile) -> None:
     """Adds what the child did to a profile, once it has given its outputs and its gradient."""

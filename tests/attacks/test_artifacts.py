@@ -53,6 +53,7 @@ def test_operations_are_those_of_the_pinned_list(published):
     used |= {node.op for node in graph_file.nodes(graph_file.read(path / 'saved_model.pb'))}
   # Name by name: what is not used any more does not stay on the list.
   assert used == artifact.OPERATIONS | artifact.SAVING
+  assert not used & artifact.FORMER
 
 
 def _edited(encoder_path, tmp_path, edit):
