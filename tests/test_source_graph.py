@@ -61,7 +61,7 @@ def test_variables_that_are_named_by_their_nodes_stay_apart(own_module):
   def edit(meta_graph):
     for node in meta_graph.graph_def.node:
       if node.op == 'VarHandleOp':
-        node.attr['shared_name'].s = b''
+        node.attr['shared_name'].s = node.attr['debug_name'].s = b''
   conftest.edit_graph(own_module, edit)
   graph = source_graph.reduced(source_graph.check(own_module / 'saved_model.pb'), ALL)
   assert source_graph.merged(graph).handles == graph.handles and len(set(graph.handles.values())) == 32
