@@ -54,7 +54,7 @@ Modules of the published sizes with random weights, from `python -m export.demo`
 ## Again
 
 ```sh
-make bench                               # all sizes, three rounds: hours
+make bench                               # all sizes, three rounds: over an hour
 make bench SIZES=base ROUNDS=1           # minutes; writes this page, too
 make bench FLAGS=--resume                # goes on where it was ended
 .venv/bin/python -m benchmarks.report    # table and plots anew, from results.json

@@ -100,7 +100,8 @@ class Examination:
       with step('load the export'):
         exported = exported_lib.Exported(path, interface)
       differentiate: Callable[[], dict[str, Any]] = functools.partial(exported.gradient, self.scalar)
-      if exported.values <= _SMALL:
+      beside = exported.values <= _SMALL
+      if beside:
         # Most of this is Python, and most of the rest is not: one beside the other. A large model's derivatives would take memory.
         differentiate = stack.enter_context(futures.ThreadPoolExecutor(1, 'gradient')).submit(differentiate).result
       with step('run the export'):
@@ -111,7 +112,7 @@ class Examination:
         theirs = self._source_outputs(outputs, interface, expected)
         checks = parity.compare(theirs, outputs, expected, self.batch.input_mask)
         dropout = _compare_modes(exported, self.scalar, checks)
-      if exported.values <= _SMALL:
+      if beside:
         with step('wait for the gradient'):
           differentiate()  # before anything is changed in the model
       with step('try wrong models'):

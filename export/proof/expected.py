@@ -38,9 +38,12 @@ class Expected:
     Raises:
       Unwanted: `wanted` said no.
     """
-    def weight(name: str) -> np.ndarray:
+    def ask() -> None:
       if not wanted():
         raise Unwanted
+
+    def weight(name: str) -> np.ndarray:
+      ask()
       return weights[name]
 
     rows = weight_map.rows(source.config, parts)
@@ -49,8 +52,7 @@ class Expected:
     dtype = np.float64 if count <= _SMALL else np.float32
     weights = dict[str, np.ndarray]()
     for row in rows:
-      if not wanted():
-        raise Unwanted
+      ask()
       weights[row.name] = source.tensor(row).astype(dtype, copy=False)
     self.layers, self.pooled_output, self.gradient = reference.encode_and_differentiate(
         weight, source.config, _inputs(batch), _inputs(scalar.batch), scalar.batch.masked_lm_positions, scalar.factors)
