@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from benchmarks import figures
@@ -236,15 +237,20 @@ def test_plots(results, tmp_path, of):
   assert (tmp_path / page_lib.NAME).read_text(encoding='utf-8') == page_lib.text(results)
 
 
-def test_weights_for_hugging_face(module, tmp_path, python_module):
+def test_weights_for_hugging_face(module, source, tmp_path, python_module):
   output = tmp_path / 'weights'
   command = python_module('benchmarks.huggingface_weights', f'--source={module}', f'--output={output}')
   measure.run(command, tmp_path / 'log', 300)
   content = (output / 'model.safetensors').read_bytes()
   length = int.from_bytes(content[:8], 'little')
   header = json.loads(content[8:8 + length])
-  config = config_lib.read(module / 'assets/albert_config.json')
-  rows = weight_map.rows(config, [weight_map.Part.ENCODER])
+  rows = weight_map.rows(source.config, [weight_map.Part.ENCODER])
+  for row in rows:
+    tensor = header[huggingface_format.name(row)]
+    start, end = (8 + length + offset for offset in tensor['data_offsets'])
+    value = np.frombuffer(content[start:end], '<f4').reshape(tensor['shape'])
+    right = source.tensor(row)
+    assert np.array_equal(value, right.T if row.name.endswith('.kernel') else right), row.name  # PyTorch's are [out, in]
   assert set(header) == {'__metadata__', *map(huggingface_format.name, rows)} and len(header) == 1 + len(rows)
   assert header['encoder.albert_layer_groups.0.albert_layers.0.ffn.weight']['shape'] == [24, 16]  # [out, in]
   assert max(tensor['data_offsets'][1] for name, tensor in header.items() if name != '__metadata__') == len(content) - 8 - length
