@@ -146,7 +146,7 @@ def test_commands_one_after_the_other():
 
 @pytest.mark.parametrize('code, reason', [
     ('import sys; print("went on"); sys.exit("error: no such thing")', 'ended with status 1: error: no such thing'),
-    ('import os, signal; print("said so"); os.kill(os.getpid(), signal.SIGKILL)', 'ended with status -9: said so'),
+    ('import os, signal; print("said so", flush=True); os.kill(os.getpid(), signal.SIGKILL)', 'ended with status -9: said so'),
     ('raise SystemExit(3)', 'ended with status 3: it said nothing')])
 def test_a_command_that_fails(run, code, reason):
   with pytest.raises(measure.CommandError, match=reason):
