@@ -62,19 +62,23 @@ class Run:
       UntrustedGraphError, SourceError: as `outputs` does.
     """
     self._finish()
-    try:
+    with self._reading():
       return _Arrays(self._directory / _GRADIENT, self._load)
-    except (OSError, ValueError, TypeError) as e:
-      raise errors.SourceError(f'no gradient ({e}) from the graph of {self._module}: try again') from e
 
   def add_to(self, profile: profile_lib.Profile) -> None:
     """Adds what the child did to a profile, once it has given its outputs and its gradient."""
     profile.load(self._directory / _PROFILE)
 
   def _load(self, path: pathlib.Path) -> Any:
-    try:
+    with self._reading():
       return np.load(path, mmap_mode='r', allow_pickle=False)
-    except (OSError, ValueError, zipfile.BadZipFile) as e:
+
+  @contextlib.contextmanager
+  def _reading(self) -> Iterator[None]:
+    """What the child has left need not be there, or whole, however it ended."""
+    try:
+      yield
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as e:
       raise errors.SourceError(f'no outputs ({e}) from the graph of {self._module}: try again') from e
 
   def _finish(self) -> None:
