@@ -42,8 +42,8 @@ Modules of the published sizes with random weights, from `python -m export.demo`
 * **An artifact** (both tools') is tried in a fresh process of this tool's environment, so that files are compared, and not two builds of
   TensorFlow. `hub.load`; then the first call (2 x 16) and steady ones (batch x tokens) of what it returns, called as it is. A steady
   time is the median of as many calls as fit in 8 s, two at least, after one that does not count.
-* **A training step** is `train_on_batch` (2 x 16) of `hub.KerasLayer(path, trainable=True)` and a dense layer on its pooled output, with
-  plain gradient descent. The first one includes building the graph.
+* **A training step** is one of those that Keras' `fit` makes (2 x 16), of `hub.KerasLayer(path, trainable=True)` and a dense layer on its
+  pooled output, with plain gradient descent. The first one includes building the graph.
 * **Preprocessing** is of batches of 256 sentences of `assets/demo/corpus.txt`, to 128 tokens.
 * **Outputs**: a peer's encoder must give the same `sequence_output` to 1e-4, or its figures are left out, and it is named below.
 * **A large matmul** is the product of two 4096 x 4096 matrices of float32, in the same process, before and after the inference. The operations

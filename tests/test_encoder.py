@@ -1,5 +1,8 @@
 """The encoder SavedModel keeps the published contract, and its graph holds the transformer block once per mode."""
 
+import collections
+
+import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -142,9 +145,14 @@ def test_signature_has_named_inputs_and_outputs(loaded, inputs):
   np.testing.assert_allclose(outputs['sequence_output'], loaded(inputs)['sequence_output'], atol=1e-6)
 
 
-def test_graph_of_24_layers_with_both_heads_is_small(make_module, release):
-  path, _ = release(make_module(num_hidden_layers=24))
-  assert (path / 'saved_model.pb').stat().st_size < 350_000  # by Keras' own saving, without the heads: 3,290,000
+@pytest.fixture(scope='module')
+def deep(make_module, tmp_path_factory):
+  path, _ = conftest.Release(tmp_path_factory.mktemp('deep'))(make_module(num_hidden_layers=24))
+  return path
+
+
+def test_graph_of_24_layers_with_both_heads_is_small(deep):
+  assert (deep / 'saved_model.pb').stat().st_size < 350_000  # by Keras' own saving, without the heads: 3,290,000
 
 
 def test_transformer_block_is_in_the_graph_once_per_mode(encoder_path):
@@ -155,3 +163,19 @@ def test_transformer_block_is_in_the_graph_once_per_mode(encoder_path):
   names = {f.signature.name for f in with_softmax}
   calls = [f.signature.name for f in graph.library.function for n in f.node_def if n.attr['f'].func.name in names]
   assert len(calls) == 2 * 3 and len(set(calls)) == 2  # two modes, three layers each
+
+
+def test_derivatives_of_a_kernel_are_not_held_until_every_layer_has_one(deep, inputs):
+  loaded = tf.saved_model.load(deep)
+
+  @tf.function
+  def gradient():
+    with tf.GradientTape() as tape:
+      pooled = loaded(inputs, training=True)['pooled_output']
+    return tape.gradient(pooled, loaded.trainable_variables)
+
+  library = gradient.get_concrete_function().graph.as_graph_def().library.function
+  sums = collections.Counter(node.attr['N'].i for function in library for node in function.node_def if node.op == 'AddN')
+  others = [v for v in loaded.variables if 'transformer' in v.name and 'kernel' not in v.name]
+  assert len(others) == 10
+  assert sums[24] == len(others)  # one derivative a layer

@@ -83,7 +83,7 @@ class Exported:
       ParityError: a trainable variable has no derivative.
     """
     import tensorflow as tf
-    with as_it_stands(), _summed_in_pairs(), tf.GradientTape() as tape:
+    with as_it_stands(), tf.GradientTape() as tape:
       outputs = self._call(scalar.signature, scalar.batch, scalar.training)
       value = _scalar(outputs, {name: f for name, f in scalar.factors.items() if name != 'sop_log_probs'})
       variables = self._piece(scalar.signature).trainable_variables
@@ -209,18 +209,3 @@ def as_it_stands() -> Iterator[None]:
     yield
   finally:
     tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': before})
-
-
-@contextlib.contextmanager
-def _summed_in_pairs() -> Iterator[None]:
-  """A shared block's variables have one derivative a layer: summed in pairs, they are not all held at once.
-
-  For ALBERT-xxlarge that makes a peak of 4.8 GB of 12.2.
-  """
-  import tensorflow as tf
-  default = tf.AggregationMethod.DEFAULT
-  tf.AggregationMethod.DEFAULT = tf.AggregationMethod.EXPERIMENTAL_TREE
-  try:
-    yield
-  finally:
-    tf.AggregationMethod.DEFAULT = default
