@@ -2,6 +2,7 @@
 # make bump      the next version of a model, in the catalog
 # make serve     what was published, for hub.load and for a browser
 # make test      everything CI runs
+# make interop   Hugging Face Transformers and KerasHub load what is written for them
 # make faults    50 exports killed at random moments
 # make fuzz      five minutes for each reader of foreign bytes
 # make bench     this tool and its peers on modules of the real sizes: ratios, in benchmarks/results/
@@ -29,7 +30,7 @@ PORT ?= 8501
 DEMO := build/demo/albert_en_demo
 
 .DELETE_ON_ERROR:
-.PHONY: export bump serve test faults fuzz bench lint golden lock clean
+.PHONY: export bump serve test interop faults fuzz bench lint golden lock clean
 
 ifeq ($(strip $(SOURCE))$(filter-out albert_en_demo,$(MODEL)),)
 # The demo: its module is made on the spot. This version of it and newer ones are made anew every time; nothing else ever is.
@@ -57,6 +58,17 @@ serve: $(VENV)/.runtime
 
 test: lint
 	$(PY) -m pytest -q
+
+# In an environment of its own: PyTorch, and no TensorFlow.
+INTEROP := build/interop
+interop: $(VENV)/.dev $(INTEROP)/.installed
+	$(PY) -m pytest -q tests/test_interop.py --interop_python=$(INTEROP)/bin/python
+
+$(INTEROP)/.installed: requirements/interop.txt | $(VENV)/.runtime
+	"$(PYTHON)" -m venv --clear $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/interop.txt
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps keras-hub==0.32.0
+	touch $@
 
 # SEED=2 tries others.
 SEED ?= 1

@@ -25,9 +25,9 @@ from benchmarks import releases
 from benchmarks import results as results_lib
 from benchmarks import sizes as sizes_lib
 from benchmarks import unit as unit_lib
+from converters import command_line
 from converters import config as config_lib
 from converters import errors
-from export import command_line
 from export import console as console_lib
 
 _SIZES = flags.DEFINE_list('sizes', list(sizes_lib.PUBLISHED), f'Of {", ".join(sizes_lib.SMALL + sizes_lib.PUBLISHED)}.')
@@ -135,7 +135,7 @@ def _prepare(bench: unit_lib.Bench, size: str, results: results_lib.Results) -> 
   if figures.HUGGING_FACE in bench.pythons and not bench.hugging_face(size).exists():
     step = f'write the weights of {size}'
     with bench.console.step(f'{step} for Hugging Face'), _failing(bench, results, figures.HUGGING_FACE, step):
-      measure.run([sys.executable, '-m', 'benchmarks.huggingface_weights', f'--source={module}', f'--output={bench.hugging_face(size)}'],
+      measure.run([sys.executable, '-m', 'converters', f'--source={module}', '--to=huggingface', f'--output={bench.hugging_face(size)}'],
                   bench.log('weights', size), bench.timeout)
   config = config_lib.read(module / 'assets/albert_config.json')
   results.values['sizes'][size] = {'parameters': sizes_lib.parameters(config), 'module_bytes': releases.size_of(module)}

@@ -67,7 +67,9 @@ def _training(path: str, vocab_size: int) -> dict[str, float]:
   # Not train_on_batch: it makes a tf.data iterator, and waits at the end for a thread of it that sleeps for up to 5 s.
   batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
   train = model.make_train_function()
-  step = lambda: train(batches)['loss'].numpy()
+
+  def step() -> None:
+    train(batches)['loss'].numpy()
   return {'first_step': timing.timed(step), 'steady_step': timing.steady(step)}
 
 

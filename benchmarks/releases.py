@@ -1,22 +1,15 @@
 """The two ways from a TF1 Hub module to an encoder and a preprocessor, as command lines."""
 
 import dataclasses
-import json
 import pathlib
 import shutil
 
 from benchmarks import measure
 from converters import config as config_lib
+from converters import to_checkpoint
 
 # What tf-models' and hub.KerasLayer's users set: they are Keras 2.
 TENSORFLOW = {'TF_USE_LEGACY_KERAS': '1', 'TF_CPP_MIN_LOG_LEVEL': '3'}
-
-# Of tf-models' AlbertEncoderConfig, with the attribute of albert_config.json that it is.
-_ENCODER_CONFIG = {
-    'vocab_size': 'vocab_size', 'hidden_size': 'hidden_size', 'num_layers': 'num_hidden_layers',
-    'num_attention_heads': 'num_attention_heads', 'intermediate_size': 'intermediate_size', 'embedding_width': 'embedding_size',
-    'max_position_embeddings': 'max_position_embeddings', 'type_vocab_size': 'type_vocab_size', 'dropout_rate': 'hidden_dropout_prob',
-    'attention_dropout_rate': 'attention_probs_dropout_prob'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +51,8 @@ def tf_models(python: str, module: pathlib.Path, root: pathlib.Path, log: pathli
   """
   _clear(root)
   config_path = module / 'assets/albert_config.json'
-  config = config_lib.read(config_path)
-  encoder_config = root / 'encoder.yaml'
-  lines = ['type: albert', 'albert:', '  hidden_activation: gelu',
-           f'  initializer_range: {json.loads(config_path.read_text(encoding="utf-8")).get("initializer_range", 0.02)}',
-           *(f'  {theirs}: {getattr(config, name)}' for theirs, name in _ENCODER_CONFIG.items())]
-  encoder_config.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+  encoder_config = root / to_checkpoint.YAML
+  encoder_config.write_text(to_checkpoint.encoder_yaml(config_lib.read(config_path)), encoding='utf-8')
   sp_model = next(module.glob('assets/*.model'))
   paths = Paths(root, root / 'encoder', root / 'preprocessor')
   commands = {

@@ -9,7 +9,7 @@ from absl import flags
 
 from benchmarks import page
 from benchmarks import results as results_lib
-from export import command_line
+from converters import command_line
 
 _OUTPUT = flags.DEFINE_string('output', 'benchmarks/results', 'Directory with results.json, for the table and the plots.')
 

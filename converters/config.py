@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from converters import bounded
@@ -14,6 +15,17 @@ _IGNORED = frozenset({'initializer_range'})
 # published modules have can be converted.
 _FIXED = {'hidden_act': 'gelu', 'num_hidden_groups': 1, 'inner_group_num': 1, 'ln_type': 'postln', 'net_structure_type': 0, 'gap_size': 0,
           'num_memory_blocks': 0, 'down_scale_factor': 1, 'layers_to_keep': []}
+# The same for Hugging Face's config.json: what an ALBERT must be there, and what Transformers keeps in every model's config.
+_HUGGING_FACE_FIXED = _FIXED | {'model_type': 'albert', 'hidden_act': ('gelu_new', 'gelu_pytorch_tanh'), 'layer_norm_eps': 1e-12,
+                                'position_embedding_type': 'absolute', 'tie_word_embeddings': True, 'is_decoder': False,
+                                'add_cross_attention': False, 'quantization_config': None}
+_HUGGING_FACE_IGNORED = _IGNORED | {
+    '_name_or_path', '_attn_implementation_autoset', 'architectures', 'bos_token_id', 'chunk_size_feed_forward', 'classifier_dropout_prob', 'dtype',
+    'eos_token_id', 'finetuning_task', 'gradient_checkpointing', 'id2label', 'label2id', 'num_labels', 'output_attentions',
+    'output_hidden_states', 'pad_token_id', 'problem_type', 'return_dict', 'torch_dtype', 'transformers_version', 'use_cache'}
+# Transformers leaves out what is as its class has it.
+_HUGGING_FACE_DEFAULTS = {'hidden_act': 'gelu_new', 'layer_norm_eps': 1e-12, 'hidden_dropout_prob': 0, 'attention_probs_dropout_prob': 0,
+                          'type_vocab_size': 2, 'max_position_embeddings': 512}
 _LARGEST_FILE = 1 << 20  # bytes
 # No published ALBERT comes near; a number beyond it is a damaged or hostile file, not a bigger model.
 _LARGEST = {'num_hidden_layers': 256, 'num_attention_heads': 1024}
@@ -62,7 +74,7 @@ def read(path: str | os.PathLike[str]) -> AlbertConfig:
     ConfigError: naming the file and the attribute.
   """
   try:
-    values = json.loads(bounded.read(path, _LARGEST_FILE).decode(), object_pairs_hook=_object)
+    values = json.loads(bounded.read(path, _LARGEST_FILE).decode(), object_pairs_hook=unique)
   except bounded.TooLarge as e:
     raise errors.ConfigError(f'{e} in {path}: restore the file, or give another with --albert_config') from e
   except OSError as e:
@@ -75,8 +87,12 @@ def read(path: str | os.PathLike[str]) -> AlbertConfig:
     raise errors.ConfigError(f'{e} in {path}: only the published ALBERT architecture can be converted') from e
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """An object of which no reader can think otherwise: each key once."""
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """An object of JSON of which no reader can think otherwise: each key once.
+
+  Raises:
+    ValueError: naming the key.
+  """
   values: dict[str, Any] = {}
   for key, value in pairs:
     if key in values:
@@ -91,18 +107,51 @@ def parse(values: Any) -> AlbertConfig:
   Raises:
     ConfigError: naming the attribute.
   """
+  return _parse(values, _FIXED, _IGNORED)
+
+
+def of_hugging_face(values: Any, path: str | os.PathLike[str]) -> AlbertConfig:
+  """Checks a decoded config.json of Transformers' AlbertConfig.
+
+  Args:
+    values: its content.
+    path: the file, for the message.
+
+  Raises:
+    ConfigError: naming the file and the attribute.
+  """
+  try:
+    if isinstance(values, dict):
+      if values.get('model_type') != 'albert':
+        raise errors.ConfigError(f'model_type is {repr(values.get("model_type"))[:40]}, not \'albert\'')
+      values = _HUGGING_FACE_DEFAULTS | values
+    return _parse(values, _HUGGING_FACE_FIXED, _HUGGING_FACE_IGNORED)
+  except errors.ConfigError as e:
+    raise errors.ConfigError(f'{e} in {path}: only the published ALBERT architecture can be converted') from e
+
+
+def as_hugging_face(config: AlbertConfig) -> dict[str, Any]:
+  """What config.json of Transformers' AlbertConfig says of a model. What TF1 calls gelu is the approximation with tanh."""
+  return {'model_type': 'albert', **dataclasses.asdict(config), 'hidden_act': 'gelu_new', 'layer_norm_eps': 1e-12, 'num_hidden_groups': 1,
+          'inner_group_num': 1, 'initializer_range': 0.02, 'classifier_dropout_prob': 0.1, 'pad_token_id': 0, 'bos_token_id': 2,
+          'eos_token_id': 3}
+
+
+def _parse(values: Any, fixed: Mapping[str, Any], ignored: frozenset[str]) -> AlbertConfig:
+  """`fixed` has the only value that an attribute may have, or a tuple of all."""
   if not isinstance(values, dict):
     raise errors.ConfigError(f'a {type(values).__name__} instead of an object')
   fields = {field.name: field.type for field in dataclasses.fields(AlbertConfig)}
   missing = sorted(fields.keys() - values.keys())
   if missing:
     raise errors.ConfigError(f'missing {", ".join(missing)}')
-  unknown = sorted(values.keys() - fields.keys() - _IGNORED - _FIXED.keys())
+  unknown = sorted(values.keys() - fields.keys() - ignored - fixed.keys())
   if unknown:
     raise errors.ConfigError(f'unknown {", ".join(repr(name[:40]) for name in unknown[:10])}')
-  for name, only in _FIXED.items():
-    if values.get(name, only) != only:
-      raise errors.ConfigError(f'{name} is {repr(values[name])[:40]}, not {only!r}')
+  for name, only in fixed.items():
+    right = only if isinstance(only, tuple) else (only,)
+    if values.get(name, right[0]) not in right:
+      raise errors.ConfigError(f'{name} is {repr(values[name])[:40]}, not {" or ".join(map(repr, right))}')
   checked: dict[str, Any] = {name: (_probability if kind is float else _size)(name, values[name]) for name, kind in fields.items()}
   config = AlbertConfig(**checked)
   if config.hidden_size % config.num_attention_heads:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -24,16 +25,20 @@ class Source(Protocol):
     handle: where it came from, as the user wrote it.
     path: the local directory it is read from.
     config: its sizes.
+    format: what it is, for people.
+    graph: the SavedModel file that has its own graph, which can be run to compare with; None if it has none.
     parts: the pieces of a model that it has weights for.
     sp_model_name: file name of its SentencePiece model.
     sp_model: content of that file.
     sp_model_digest: 'sha256:...' of it.
-    provable: the pieces whose outputs it can compute itself, to compare with.
+    provable: the pieces whose outputs its graph can compute, to compare with; all if it has none.
     digest: 'sha256:...' over the names and contents of its files; the same however it was packed.
   """
   handle: str
   path: pathlib.Path
   config: config_lib.AlbertConfig
+  format: str
+  graph: pathlib.Path | None
   parts: frozenset[weight_map.Part]
   sp_model_name: str
   sp_model: bytes
@@ -77,13 +82,19 @@ def check_handle(handle: str) -> None:
         f'no file or directory {handle}: give a module directory, a .tar.gz or a hub handle with --source')
 
 
+def lacks(source: Source) -> list[str]:
+  """What a source cannot give, for people: 'no sentence order head' and so on."""
+  missing = [f'no {part.title} head' for part in weight_map.Part if part not in source.parts]
+  return missing + (['no graph of its own: outputs can be held against the float64 reference alone'] if source.graph is None else [])
+
+
 @contextlib.contextmanager
 def open_source(handle: str, reading: Reading = Reading()) -> Iterator[Source]:
   """Opens a source and checks everything about it that can be checked without reading its weights.
 
   Args:
-    handle: a directory, a .tar.gz, or a hub handle with a scheme (https://tfhub.dev/google/albert_large/3), which
-      tensorflow_hub resolves and caches.
+    handle: a directory or a .tar.gz with a TF1 Hub module, a checkpoint of the authors, or a model of Hugging Face Transformers; or a hub
+      handle with a scheme (https://tfhub.dev/google/albert_large/3), which tensorflow_hub resolves and caches.
     reading: how.
 
   Yields:
@@ -92,12 +103,11 @@ def open_source(handle: str, reading: Reading = Reading()) -> Iterator[Source]:
   Raises:
     SourceError: naming the file and what to do.
   """
-  from converters import hub_handle  # imports TensorFlow, as the next one does
-  from converters import tf1_hub
+  from converters import hub_handle  # imports TensorFlow, as the next ones do
   check_handle(handle)
   with contextlib.ExitStack() as stack:
     if '://' in handle:
-      path = hub_handle.resolve(handle, reading.caps, tf1_hub.objection, reading.sha256)
+      path = hub_handle.resolve(handle, reading.caps, _objection, reading.sha256)
     elif os.path.isdir(handle):
       path = pathlib.Path(handle)
       if reading.sha256 is not None:
@@ -106,5 +116,41 @@ def open_source(handle: str, reading: Reading = Reading()) -> Iterator[Source]:
       if reading.sha256 is not None:
         digest.check(handle, digest.of_file(handle), reading.sha256)
       path = stack.enter_context(scratch.directory('albert_source_'))
-      archive.unpack(handle, path, reading.caps, tf1_hub.objection)
-    yield tf1_hub.Module(handle, path, reading.albert_config)
+      archive.unpack(handle, path, reading.caps, _objection)
+    yield _opened(handle, path, reading.albert_config, packed='://' in handle or not os.path.isdir(handle))
+
+
+def _opened(handle: str, path: pathlib.Path, albert_config: str | None, packed: bool) -> Source:
+  """The source in a directory, of the format that the files there are of. What was packed is there in that format alone."""
+  from converters import hugging_face
+  from converters import tf1_checkpoint
+  from converters import tf1_hub
+
+  def check(objection: Callable[[str], str | None]) -> None:
+    for name in sorted(file.relative_to(path).as_posix() for file in path.rglob('*') if packed and file.is_file()):
+      if fault := objection(name):
+        raise errors.ArchiveError(f'member {name!r} in {handle} {fault}')
+
+  checkpoint, model = tf1_checkpoint.root(path), hugging_face.root(path)
+  if (path / 'saved_model.pb').exists() or checkpoint is model is None:
+    check(tf1_hub.objection)
+    return tf1_hub.Module(handle, path, albert_config)
+  if checkpoint is not None and model is not None:
+    raise errors.SourceError(f'a checkpoint and a model of Hugging Face in {handle}: give one of the two in a directory of its own')
+  if checkpoint is not None:
+    check(tf1_checkpoint.objection)
+    return tf1_checkpoint.Checkpoint(handle, checkpoint, albert_config)
+  assert model is not None
+  check(hugging_face.objection)
+  if albert_config is not None:
+    raise errors.SourceError(f'--albert_config for {handle}, which has a config.json of Hugging Face: leave it out')
+  return hugging_face.Model(handle, model)
+
+
+def _objection(name: str) -> str | None:
+  """What is wrong with a file of that name in an archive whose format is not known yet; None if nothing is."""
+  from converters import hugging_face
+  from converters import tf1_checkpoint
+  from converters import tf1_hub
+  others = (tf1_checkpoint.objection, hugging_face.objection)
+  return None if any(objection(name) is None for objection in others) else tf1_hub.objection(name)

@@ -5,10 +5,8 @@ The graph is parsed, to learn its signatures, and never run.
 
 import functools
 import hashlib
-import os
 import pathlib
 import re
-import threading
 from typing import Any
 
 import numpy as np
@@ -18,11 +16,11 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-from converters import bounded
-from converters import checkpoint_index
 from converters import config as config_lib
 from converters import digest
 from converters import errors
+from converters import files
+from converters import tf1_variables
 from converters import vocabulary
 from converters import weight_map
 
@@ -38,8 +36,8 @@ _SIGNATURES = {
 }
 # What stands in a module's directory.
 _FILE = re.compile(r'saved_model\.pb|tfhub_module\.pb|variables/variables\.(index|data-[0-9]{5}-of-[0-9]{5})|assets/[^/]+')
-# Sizes in bytes that no such file comes near: the graph of an ALBERT-large (24 layers) has 2.1 MB, a vocabulary of 30,000 pieces 0.8.
-_LARGEST = {'saved_model.pb': 256 << 20, '.model': 64 << 20, '.vocab': 64 << 20, 'tfhub_module.pb': 1 << 10}
+# Sizes in bytes that no such file comes near: the graph of an ALBERT-large (24 layers) has 2.1 MB.
+_LARGEST_GRAPH, _LARGEST_FORMAT = 256 << 20, 1 << 10
 # Variables that hold no weights.
 _IGNORED_VARIABLES = frozenset({'global_step'})
 
@@ -57,6 +55,8 @@ def objection(name: str) -> str | None:
 class Module:
   """A `source.Source` in TF1 Hub format; see there for the attributes."""
 
+  format = 'TF1 Hub module'
+
   def __init__(self, handle: str, path: pathlib.Path, albert_config: str | None = None):
     """Opens a module.
 
@@ -70,20 +70,15 @@ class Module:
     """
     self.handle = handle
     self.path = path
+    self.graph: pathlib.Path | None = path / 'saved_model.pb'
     self._check_format()
     self.signatures = _read_signatures(path / 'saved_model.pb')
     self.config = config_lib.read(albert_config or path / 'assets' / 'albert_config.json')
-    sp_model_file = self._find_sp_model()
-    self.sp_model_name = sp_model_file.name
-    self.sp_model = _read(sp_model_file)
-    text = sp_model_file.with_suffix('.vocab')
-    vocabulary.check(
-        self.sp_model, self.config.vocab_size, f'assets/{self.sp_model_name}', _read(text) if text.exists() else None)
-    self._reading = threading.Lock()  # the native reader seeks
-    self._reader = _open_checkpoint(path / 'variables' / 'variables')
-    tensors = self._tensors()
+    self.sp_model_name, self.sp_model = vocabulary.read(path / 'assets', '*.model', self.config.vocab_size, 'assets/')
+    self._variables = tf1_variables.Variables(path / 'variables' / 'variables')
+    tensors = self._variables.tensors()
     self.parts = frozenset(weight_map.parts_in(tensors))
-    weight_map.check_tf1(self.config, self.parts, tensors, _IGNORED_VARIABLES, f'{handle}/variables')
+    weight_map.check_source(self.config, self.parts, tensors, _IGNORED_VARIABLES, f'{handle}/variables')
 
   @property
   def provable(self) -> frozenset[weight_map.Part]:
@@ -98,50 +93,18 @@ class Module:
     return 'sha256:' + hashlib.sha256(self.sp_model).hexdigest()
 
   def tensor(self, row: weight_map.Row) -> np.ndarray:
-    try:
-      with self._reading:
-        value = self._reader.get_tensor(row.tf1)
-    except Exception as e:  # the native reader turns each status into another built-in exception
-      raise errors.SourceError(f'{row.tf1} cannot be read ({_first_line(e)}) in variables/: fetch the module again') from e
-    if not np.isfinite(value).all():
-      raise errors.SourceError(f'NaN or infinity in {row.tf1} in variables/: these weights are of no use')
-    return value
+    return self._variables.read(row.tf1)
 
   def _check_format(self) -> None:
     if not (self.path / 'saved_model.pb').exists():
       inner = [p.parent.name for p in self.path.glob('*/saved_model.pb')]
-      hint = f'the module is in its directory {inner[0]!r}' if inner else 'give the directory of a TF1 Hub module'
+      hint = f'the module is in its directory {inner[0]!r}' if inner else (
+          'give the directory of a TF1 Hub module, of a checkpoint with albert_config.json, or of a model of Hugging Face')
       raise errors.SourceError(f'no saved_model.pb in {self.handle}: {hint}')
     if not (self.path / 'tfhub_module.pb').exists():
       raise errors.SourceError(f'no tfhub_module.pb in {self.handle}: this is a SavedModel, but no TF1 Hub module')
-    if _read(self.path / 'tfhub_module.pb') != _TFHUB_MODULE_PB:
+    if files.read(self.path / 'tfhub_module.pb', _LARGEST_FORMAT) != _TFHUB_MODULE_PB:
       raise errors.SourceError(f'unknown format in tfhub_module.pb of {self.handle}: only format 3 was ever published')
-
-  def _find_sp_model(self) -> pathlib.Path:
-    found = sorted((self.path / 'assets').glob('*.model'))
-    if len(found) != 1:
-      names = ', '.join(p.name for p in found) or 'none'
-      raise errors.SourceError(f'{len(found)} SentencePiece models ({names}) in {self.handle}/assets: one is needed')
-    return found[0]
-
-  def _tensors(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    dtypes = self._reader.get_variable_to_dtype_map()
-    return {name: (tuple(shape), np.dtype(dtypes[name].as_numpy_dtype))
-            for name, shape in sorted(self._reader.get_variable_to_shape_map().items())}
-
-
-def _read(path: pathlib.Path) -> bytes:
-  largest = _LARGEST.get(path.name) or _LARGEST[path.suffix]
-  try:
-    return bounded.read(path, largest)
-  except bounded.TooLarge as e:
-    raise errors.SourceError(f'more than {largest} bytes in {path}: this is no file of an ALBERT module') from e
-  except OSError as e:
-    raise errors.SourceError(f'cannot read {path} ({e.strerror}): fetch the module again') from e
-
-
-def _first_line(e: Exception) -> str:
-  return str(e).strip().split('\n')[0]
 
 
 def _read_signatures(path: pathlib.Path) -> frozenset[str]:
@@ -151,9 +114,9 @@ def _read_signatures(path: pathlib.Path) -> frozenset[str]:
     SourceError: the file does not parse, has no `tokens` signature, or one that is not ALBERT's.
   """
   try:
-    saved_model = saved_model_pb2.SavedModel.FromString(_read(path))
+    saved_model = saved_model_pb2.SavedModel.FromString(files.read(path, _LARGEST_GRAPH))
   except message.DecodeError as e:
-    raise errors.SourceError(f'no SavedModel in {path} ({_first_line(e)}): fetch the module again') from e
+    raise errors.SourceError(f'no SavedModel in {path} ({str(e).strip()}): fetch the module again') from e
   graphs = [m for m in saved_model.meta_graphs if not m.meta_info_def.tags]
   if len(graphs) != 1:
     raise errors.SourceError(f'{len(graphs)} metagraphs without tags in {path}, not 1: this is no TF1 Hub module')
@@ -213,14 +176,3 @@ def _check_lower_case(graph: Any, path: pathlib.Path) -> None:
     right = value.dtype == types_pb2.DT_BOOL and (list(value.bool_val) == [True] or value.tensor_content == b'\1') and not value.tensor_shape.dim
     if node.name == name and node.op == 'Const' and not right:
       raise errors.SourceError(f'do_lower_case is not true in {path}: preprocessors for cased models are not supported')
-
-
-def _open_checkpoint(prefix: pathlib.Path) -> Any:
-  if not prefix.with_suffix('.index').exists():
-    raise errors.SourceError(f'no {prefix.name}.index in {prefix.parent}: fetch the module again')
-  # Before the native reader sees it.
-  checkpoint_index.check_data_files(checkpoint_index.read(prefix.with_suffix('.index')), prefix)
-  try:
-    return tf.train.load_checkpoint(os.fspath(prefix))
-  except Exception as e:  # the native reader turns each status into another built-in exception
-    raise errors.SourceError(f'no checkpoint in {prefix}.index ({_first_line(e)}): fetch the module again') from e

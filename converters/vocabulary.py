@@ -1,10 +1,12 @@
 """Checks a SentencePiece model against the weights it came with."""
 
 import math
+import pathlib
 
 import sentencepiece as spm
 
 from converters import errors
+from converters import files
 
 # Where every published ALBERT has them (training command in github.com/google-research/albert).
 SPECIAL_TOKENS = {'<pad>': 0, '<unk>': 1, '[CLS]': 2, '[SEP]': 3, '[MASK]': 4}
@@ -14,6 +16,28 @@ _NORMALIZER = 'nmt_nfkc'
 _NORMALIZED = [f'a{chr(c)}b' for first, last in (
     (0x00, 0x24F), (0x370, 0x3FF), (0x400, 0x4FF), (0x2070, 0x209F), (0x2150, 0x218B), (0x2460, 0x24FF), (0xFB00, 0xFB06), (0xFF01, 0xFF9F))
     for c in range(first, last + 1)] + ['', ' ', ' a', 'a ', '  a  b  ', 'a\u3000b', '\u2581a']
+
+
+def read(directory: pathlib.Path, pattern: str, vocab_size: int, shown: str = '') -> tuple[str, bytes]:
+  """Reads the SentencePiece model of a source and checks it, and the `.vocab` beside it if there is one.
+
+  Args:
+    directory: where it is.
+    pattern: of its name, as a glob.
+    vocab_size: rows of the word embedding.
+    shown: what messages put before its name.
+
+  Returns:
+    Its name, and its content.
+
+  Raises:
+    SourceError: there is none, or more than one.
+    VocabularyError: naming the file and what does not fit.
+  """
+  path = files.only(directory, pattern, 'SentencePiece models')
+  model, text = files.read(path), path.with_suffix('.vocab')
+  check(model, vocab_size, f'{shown}{path.name}', files.read(text) if text.exists() else None)
+  return path.name, model
 
 
 def check(model: bytes, vocab_size: int, name: str, text: bytes | None = None) -> None:

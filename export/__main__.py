@@ -1,4 +1,4 @@
-"""Converts a pretrained ALBERT in TF1 Hub module format to TF2 SavedModels, proves parity, and publishes.
+"""Converts a pretrained ALBERT to TF2 SavedModels, proves parity, and publishes.
 
   python -m export --source=https://tfhub.dev/google/albert_large/3 --model=albert_en_large --version=2
   python -m export --source=albert_large.tar.gz --model=albert_en_large --version=3 --export_root=dist
@@ -14,26 +14,29 @@ import typing
 
 from absl import flags
 
+from converters import command_line
 from converters import errors
 from converters import source as source_lib
+from converters import source_flags
 from export import catalog as catalog_lib
-from export import command_line
 from export import console as console_lib
 from export import plan
 from export import profile as profile_lib
 from export import publish
 from export import request as request_lib
 from export import signature
-from export import source_flags
 from export import tree as tree_lib
+from export import trust_flags
 from export.proof import source_run
 
 if typing.TYPE_CHECKING:
   from export import release as release_lib
 
-flags.adopt_module_key_flags(source_flags)  # so that --help shows them
+for _module in (source_flags, trust_flags):
+  flags.adopt_module_key_flags(_module)  # so that --help shows them
 _SOURCE = flags.DEFINE_string(
-    'source', None, 'The TF1 Hub module: a directory, a .tar.gz, or a hub handle (https://tfhub.dev/google/albert_large/3). '
+    'source', None, 'A TF1 Hub module, a checkpoint in the authors\' format, or a model of Hugging Face Transformers: a directory or a .tar.gz; '
+    'or a hub handle (https://tfhub.dev/google/albert_large/3). '
     'Default: the handle that the catalog has for --model.')
 _MODEL = flags.DEFINE_string('model', None, 'Name to publish under, as albert_en_large. The catalog may lack it.')
 _VERSION = flags.DEFINE_integer(
@@ -129,7 +132,7 @@ def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
       model, version, publisher=publisher, interface=_IO.value, preprocessor=_PREPROCESSOR.value,
       changes=[' '.join(change.split()) for change in _CHANGE.value or []])
   return request_lib.Request(
-      release, source, _EXPORT_ROOT.value, source_flags.reading(), source_flags.trust(), _MLM.value, _SOP.value, _BREAKING.value,
+      release, source, _EXPORT_ROOT.value, source_flags.reading(), trust_flags.trust(), _MLM.value, _SOP.value, _BREAKING.value,
       command_line.file_path('--report', _REPORT.value),
       pathlib.Path(_SIGN_KEY.value) if _SIGN_KEY.value is not None else None, catalog.collection)
 

@@ -11,9 +11,9 @@ import pathlib
 
 from absl import flags
 
+from converters import command_line
 from converters import errors
 from export import catalog as catalog_lib
-from export import command_line
 from export import console as console_lib
 
 _MODEL = flags.DEFINE_string('model', None, 'The encoder to add a version of, as albert_en_large.')

@@ -85,7 +85,8 @@ class Console:
       self.line(f'  {name:<44} {value}')
 
   def certificate(self, certificate: 'certificate_lib.Certificate') -> None:
-    self.table('Distance to a float64 reference: root mean square, and at most', ['output', 'source', 'export', 'allowed'], [
+    theirs = 'source' if certificate.against == 'graph' else 'float32'
+    self.table('Distance to a float64 reference: root mean square, and at most', ['output', theirs, 'export', 'allowed'], [
         [name, *(f'{d.rms:.1e}  {d.largest:.1e}' for d in (check.source, check.export, check.allowed))]
         for name, check in certificate.outputs.items() if not name.startswith('layer_')])
     worst = max(check.export.rms / check.allowed.rms for check in certificate.gradient.values())

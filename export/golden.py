@@ -12,16 +12,18 @@ import pathlib
 
 from absl import flags
 
+from converters import command_line
 from converters import errors
 from converters import source as source_lib
+from converters import source_flags
 from export import catalog
-from export import command_line
 from export import console as console_lib
 from export import integrity
-from export import source_flags
 from export import tree
+from export import trust_flags
 
-flags.adopt_module_key_flags(source_flags)  # so that --help shows them
+for _module in (source_flags, trust_flags):
+  flags.adopt_module_key_flags(_module)  # so that --help shows them
 _RECORD = flags.DEFINE_bool('record', False, 'Write --golden from --source.')
 _CHECK = flags.DEFINE_bool('check', False, 'Compare --release with --golden.')
 _GOLDEN = flags.DEFINE_string('golden', None, 'The golden file, as tests/golden/albert_en_demo.json.')
@@ -57,7 +59,7 @@ def _record(handle: str, path: pathlib.Path, console: console_lib.Console) -> No
   from export.proof import golden as golden_lib
   with source_lib.open_source(handle, source_flags.reading()) as source, console.step(f'record {path}'):
     if version is None:
-      golden = golden_lib.of_source(source, source_flags.trust())
+      golden = golden_lib.of_source(source, trust_flags.trust())
     else:
       golden = golden_lib.of_sp_model(source.sp_model, source.sp_model_digest, version)
   try:

@@ -16,10 +16,10 @@ from werkzeug.wrappers import Request
 from werkzeug.wrappers import Response
 from werkzeug.wsgi import wrap_file
 
+from converters import command_line
 from converters import errors
 from export import assets_dir
 from export import collection as collection_lib
-from export import command_line
 from export import console
 from export import model_card
 from export import publish

@@ -20,11 +20,13 @@ def show(request: request_lib.Request, tree: tree_lib.Tree, console: console_lib
   """
   release, companion = request.release, request.release.preprocessor
   with console.step('open the source'), source_lib.open_source(request.source, request.reading) as source:
-    source_graph.check(source.path / 'saved_model.pb', request.trust.graph)
+    if source.graph is not None:
+      source_graph.check(source.graph, request.trust.graph)
     parts = request_lib.parts(request, source)
   config = source.config
   rows = [
-      ['source', f'{source.handle}, {source.digest}'],
+      ['source', f'{source.handle}, a {source.format}, {source.digest}'],
+      *(['', f'has {lack}'] for lack in source_lib.lacks(source)),
       ['sizes', f'L={config.num_hidden_layers} H={config.hidden_size} A={config.num_attention_heads}, '
        f'{config.vocab_size} pieces in {source.sp_model_name}'],
       ['interface', f'{release.interface} in, {release.interface} out'],

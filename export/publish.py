@@ -15,9 +15,9 @@ import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 
+from converters import command_line
 from converters import errors
 from converters import scratch
-from export import command_line
 from export import package
 
 # What stands beside the directory '2'; the last two only if it was signed.

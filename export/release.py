@@ -84,6 +84,8 @@ def run(request: request_lib.Request, console: console_lib.Console, on_published
     with console.step('open the source'):
       source = stack.enter_context(source_lib.open_source(request.source, request.reading))
     parts = request_lib.parts(request, source)
+    for lack in source_lib.lacks(source):
+      console.line(f'  the source has {lack}')
     examination = stack.enter_context(certificate_lib.examine(source, parts, request.trust, child, console.profile))
     staged = stack.enter_context(tree.staging())
     pack = stack.enter_context(_packer(staged, console))
@@ -227,7 +229,8 @@ def _encoder_facts(request: request_lib.Request, source: source_lib.Source, part
       'config': dataclasses.asdict(source.config),
       'parameters': _count(weight_map.rows(source.config, {weight_map.Part.ENCODER}), source),
       # A path on this machine would tell nobody anything.
-      'source': {'handle': request.source if '://' in request.source else None, 'digest': source.digest},
+      'source': {'handle': request.source if '://' in request.source else None, 'digest': source.digest, 'format': source.format,
+                 'lacks': source_lib.lacks(source)},
       'certificate': None,
       'weights': ledger,
   }

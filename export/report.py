@@ -103,6 +103,9 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _made(record: Mapping[str, Any]) -> list[tuple[str, str]]:
   source = record['source']
   rows = [('source', source['digest'])] if 'digest' in source else [('SentencePiece model', source['sp_model']['digest'])]
+  if source.get('format'):
+    rows.append(('format', source['format']))
+  rows += [('source has', lack) for lack in source.get('lacks', ())]
   if source.get('handle'):
     rows.append(('handle', source['handle']))
   rows += [('archive', f'sha256:{record["archive"]["sha256"]}'), ('tar inside', f'sha256:{record["archive"]["tar_sha256"]}')]

@@ -17,7 +17,7 @@ class Request:
 
   Attributes:
     release: the version that is asked for.
-    source: a directory, a .tar.gz or a hub handle.
+    source: a directory, a .tar.gz or a hub handle, in one of the formats of `converters.source`.
     export_root: the root of the release tree.
     reading: how the source is read.
     trust: how far it is trusted.

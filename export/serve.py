@@ -11,8 +11,8 @@ import socket
 import waitress
 from absl import flags
 
+from converters import command_line
 from converters import errors
-from export import command_line
 from export import console as console_lib
 from export import host
 from export import tree as tree_lib

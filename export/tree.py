@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import BinaryIO
 from typing import Protocol
 
+from converters import command_line
 from converters import errors
 from converters import scratch
 from export import catalog as catalog_lib
-from export import command_line
 from export import publish
 
 

@@ -16,18 +16,20 @@ from typing import Any
 
 from absl import flags
 
+from converters import command_line
 from converters import errors
 from converters import source as source_lib
+from converters import source_flags
 from converters import weight_map
-from export import command_line
 from export import console as console_lib
 from export import integrity
 from export import report as report_lib
 from export import signature
-from export import source_flags
 from export import tree
+from export import trust_flags
 
-flags.adopt_module_key_flags(source_flags)  # so that --help shows them
+for _module in (source_flags, trust_flags):
+  flags.adopt_module_key_flags(_module)  # so that --help shows them
 _RELEASE = flags.DEFINE_string('release', None, 'Directory of the published version, as dist/tensorflow/albert_en_large/2.')
 _SOURCE = flags.DEFINE_string(
     'source', None, 'What it was exported from: a directory, a .tar.gz, or a hub handle. Default: only what needs no source.')
@@ -100,7 +102,7 @@ def _check_encoder(release: pathlib.Path, record: dict[str, Any], source: source
     if different or len(digests) != len(rows):
       raise errors.IntegrityError(f'{", ".join(different) or "the list of weights"} of {source.handle} is not what {release} records: '
                                   'this is not what was published, fetch it again')
-  with certificate_lib.examine(source, parts, source_flags.trust()) as examination:
+  with certificate_lib.examine(source, parts, trust_flags.trust()) as examination:
     certificate = examination.certify(release, record['interface'], console.step)
   fresh, recorded = certificate.as_json(), record['certificate']
   for group in ('outputs', 'gradient', 'controls'):

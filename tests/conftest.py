@@ -49,6 +49,7 @@ TINY = tf1_module.Spec(**tf1_module.SIZES['tiny'])
 def pytest_addoption(parser):
   parser.addoption('--kills', type=int, default=5, help='how many exports to kill at random moments')
   parser.addoption('--fuzz_seconds', type=float, default=3, help='how long to fuzz each reader')
+  parser.addoption('--interop_python', help='Python of an environment with PyTorch, Transformers and KerasHub')
   parser.addoption('--seed', type=int, default=1, help='for what is random')
 
 

@@ -1,21 +1,17 @@
 """The benchmark's arithmetic, its measuring of processes, and what its page says. No test here has an opinion on speed."""
 
 import dataclasses
-import json
 import sys
 
-import numpy as np
 import pytest
 
 from benchmarks import figures
 from benchmarks import growth
-from benchmarks import huggingface_format
 from benchmarks import measure
 from benchmarks import page as page_lib
 from benchmarks import results as results_lib
 from benchmarks import sizes
 from converters import config as config_lib
-from converters import weight_map
 
 _PARAMETERS = {'base': 12e6, 'large': 18e6, 'xlarge': 60e6, 'xxlarge': 223e6}
 
@@ -235,23 +231,3 @@ def test_plots(results, tmp_path, of):
   for name in (page_lib.RATIOS, page_lib.GROWTH):
     assert (tmp_path / name).read_bytes().startswith(b'\x89PNG\r\n\x1a\n')
   assert (tmp_path / page_lib.NAME).read_text(encoding='utf-8') == page_lib.text(results)
-
-
-def test_weights_for_hugging_face(module, source, tmp_path, python_module):
-  output = tmp_path / 'weights'
-  command = python_module('benchmarks.huggingface_weights', f'--source={module}', f'--output={output}')
-  measure.run(command, tmp_path / 'log', 300)
-  content = (output / 'model.safetensors').read_bytes()
-  length = int.from_bytes(content[:8], 'little')
-  header = json.loads(content[8:8 + length])
-  rows = weight_map.rows(source.config, [weight_map.Part.ENCODER])
-  for row in rows:
-    tensor = header[huggingface_format.name(row)]
-    start, end = (8 + length + offset for offset in tensor['data_offsets'])
-    value = np.frombuffer(content[start:end], '<f4').reshape(tensor['shape'])
-    right = source.tensor(row)
-    assert np.array_equal(value, right.T if row.name.endswith('.kernel') else right), row.name  # PyTorch's are [out, in]
-  assert set(header) == {'__metadata__', *map(huggingface_format.name, rows)} and len(header) == 1 + len(rows)
-  assert header['encoder.albert_layer_groups.0.albert_layers.0.ffn.weight']['shape'] == [24, 16]  # [out, in]
-  assert max(tensor['data_offsets'][1] for name, tensor in header.items() if name != '__metadata__') == len(content) - 8 - length
-  assert json.loads((output / 'config.json').read_text())['hidden_act'] == 'gelu_new'

@@ -22,7 +22,7 @@ def _tensors(**changes):
 def test_every_name_stands_once():
   rows = weight_map.rows(LARGE, ALL)
   assert len(rows) == 32
-  for column in ('name', 'tf1', 'tf_models'):
+  for column in ('name', 'tf1', 'tf_models', 'hugging_face'):
     assert len({getattr(r, column) for r in rows}) == 32, column
 
 
@@ -39,6 +39,17 @@ def test_every_transform_keeps_the_elements_and_has_an_inverse():
     there = row.transform.apply(value, target)
     assert there.shape == target, row.name
     assert np.array_equal(row.transform.invert(there, shape), value), row.name
+    stored = row.stored_shape(weight_map.Format.HUGGING_FACE, small)
+    there = row.hugging_face_transform.apply(value, stored)
+    assert there.shape == stored, row.name
+    assert np.array_equal(row.hugging_face_transform.invert(there, shape), value), row.name
+
+
+def test_kernels_of_hugging_face_are_transposed_but_for_the_sentence_order_head():
+  small = config_lib.AlbertConfig(11, 6, 8, 1, 2, 10, 7, 3, 0.0, 0.0)
+  shapes = {row.name: row.stored_shape(weight_map.Format.HUGGING_FACE, small) for row in weight_map.rows(small, ALL)}
+  assert shapes['feed_forward.intermediate.kernel'] == (10, 8) and shapes['embeddings.projection.kernel'] == (8, 6)
+  assert shapes['mlm.transform.kernel'] == (6, 8) and shapes['sop.kernel'] == (2, 8) and shapes['embeddings.word'] == (11, 6)
 
 
 def test_heads_split_the_columns_of_query_and_the_rows_of_output():
@@ -60,8 +71,8 @@ def test_an_embedding_as_wide_as_the_hidden_size_is_not_projected():
 
 
 def test_a_complete_checkpoint_passes():
-  weight_map.check_tf1(LARGE, ALL, _tensors())
-  weight_map.check_tf1(LARGE, ALL, _tensors(global_step=((), np.dtype(np.int64))), ignored=frozenset({'global_step'}))
+  weight_map.check_source(LARGE, ALL, _tensors())
+  weight_map.check_source(LARGE, ALL, _tensors(global_step=((), np.dtype(np.int64))), ignored=frozenset({'global_step'}))
 
 
 def test_every_fault_of_a_checkpoint_is_listed_at_once():
@@ -73,7 +84,7 @@ def test_every_fault_of_a_checkpoint_is_listed_at_once():
       'bert/embeddings/LayerNorm/gamma': ((128,), np.dtype(np.float16)),
   })
   with pytest.raises(errors.MappingError) as caught:
-    weight_map.check_tf1(LARGE, ALL, tensors, where='m/variables')
+    weight_map.check_source(LARGE, ALL, tensors, where='m/variables')
   assert str(caught.value) == (
       '5 of the weights do not fit in m/variables (missing bert/pooler/dense/bias; missing cls/seq_relationship/output_bias; '
       'unexpected bert/pooler/dense/kernel_2; bert/embeddings/LayerNorm/gamma is float16, not float32; '

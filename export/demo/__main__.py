@@ -9,8 +9,8 @@ import tempfile
 
 from absl import flags
 
+from converters import command_line
 from converters import errors
-from export import command_line
 
 _OUTPUT = flags.DEFINE_string('output', None, 'Directory to make; must not exist.', required=True)
 _SIZE = flags.DEFINE_enum('size', 'demo', ['tiny', 'demo', 'base', 'large', 'xlarge', 'xxlarge'], 'Published size to imitate, or a small one.')

@@ -24,7 +24,9 @@ from export.proof import batch as batch_lib
 from export.proof import controls
 from export.proof import expected as expected_lib
 from export.proof import exported as exported_lib
+from export.proof import graphless
 from export.proof import parity
+from export.proof import reference
 from export.proof import source_graph
 from export.proof import source_run
 
@@ -34,11 +36,13 @@ class Certificate:
   """The proof that an export computes what its source does.
 
   Attributes:
+    against: what it was compared with: 'graph', the source's own, or 'float32', the reference with float32's rounding.
     outputs: the checks by output, the layers as 'layer_0' and so on.
     gradient: the checks of a scalar's derivatives by every weight, by canonical name.
     dropout: whether the training mode is random, as the config says.
     controls: the wrong conversions that failed the check of outputs, as they must.
   """
+  against: str
   outputs: dict[str, parity.Check]
   gradient: dict[str, parity.Check]
   dropout: bool
@@ -67,13 +71,13 @@ class Examination:
     signatures: of the source, that are compared.
   """
 
-  def __init__(self, source: source_lib.Source, parts: Iterable[weight_map.Part], run: source_run.Run,
+  def __init__(self, source: source_lib.Source, parts: Iterable[weight_map.Part], run: source_run.Run | graphless.Run,
                expected: Callable[[], expected_lib.Expected] | None = None, finished: Callable[[], None] = lambda: None):
     """Made by `examine`.
 
     Args:
       source, parts: the model.
-      run: of the source's graph.
+      run: of the source's graph, or what stands in for it.
       expected: waits for what both sides should give; None to work it out when it is needed.
       finished: called when the source's process has done all of its work.
     """
@@ -118,7 +122,8 @@ class Examination:
       with step('try wrong models'):
         wrong = controls.run(exported, self.batch, expected, theirs)
       with step('compare the gradient'):
-        result = Certificate(checks, self._compare_gradient(exported, differentiate, expected), dropout, wrong)
+        against = 'float32' if self._source.graph is None else 'graph'
+        result = Certificate(against, checks, self._compare_gradient(exported, differentiate, expected), dropout, wrong)
       self._finished()
       return result
 
@@ -160,8 +165,8 @@ def given(source: source_lib.Source, parts: Iterable[weight_map.Part]) -> tuple[
 @contextlib.contextmanager
 def examine(source: source_lib.Source, parts: Iterable[weight_map.Part], trust: trust_lib.Trust = trust_lib.Trust(),
             child: source_run.Child | None = None, profile: profile_lib.Profile | None = None) -> Iterator[Examination]:
-  """Starts what takes time and needs no export: running the source's graph, in a process of its own, and computing the reference, in a
-  thread. Both are gone when the context ends.
+  """Starts what takes time and needs no export: running the source's graph, if it has one, in a process of its own, and computing the
+  reference, in a thread. Both are gone when the context ends.
 
   Args:
     source, parts: the model.
@@ -175,18 +180,23 @@ def examine(source: source_lib.Source, parts: Iterable[weight_map.Part], trust: 
   parts, profile = frozenset(parts), profile or profile_lib.Profile()
   batch, scalar, signatures = given(source, parts)
   with contextlib.ExitStack() as stack:
-    child = child or stack.enter_context(source_run.prepare(trust))
-    run = child.run(source.path, batch, signatures, scalar)
+    run: source_run.Run | graphless.Run | None = None
+    if source.graph is not None:
+      child = child or stack.enter_context(source_run.prepare(trust))
+      run = child.run(source.path, batch, signatures, scalar)
     pool = stack.enter_context(futures.ThreadPoolExecutor(1, 'reference'))
     done = threading.Event()
     stack.callback(done.set)  # before the pool waits for its thread
 
-    def expected() -> expected_lib.Expected:
-      with profile.span('compute the reference'):
-        return expected_lib.Expected(source, parts, batch, scalar, lambda: not done.is_set())
+    def expected(dtype: reference.Float = np.float64) -> expected_lib.Expected:
+      with profile.span(f'compute the reference in {np.dtype(dtype).name}'):
+        return expected_lib.Expected(source, parts, batch, scalar, lambda: not done.is_set(), dtype)
     # The source's graph runs beside it, and the export is made: threads that wait actively for each other would take their processor.
     stack.enter_context(threadpoolctl.threadpool_limits(1, 'blas'))
-    yield Examination(source, parts, run, pool.submit(expected).result, lambda: run.add_to(profile))
+    exact = pool.submit(expected)
+    if run is None:
+      run = graphless.Run(pool.submit(expected, np.float32).result, signatures, source.config, parts)
+    yield Examination(source, parts, run, exact.result, functools.partial(run.add_to, profile))
 
 
 def _check_random_gradient(gradient: Mapping[str, Any]) -> None:

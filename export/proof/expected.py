@@ -1,7 +1,8 @@
-"""What a source's weights come to in float64: outputs on a batch, and the derivatives of a scalar."""
+"""What a source's weights come to: outputs on a batch, and the derivatives of a scalar, in float64, and in float32 as a graph would."""
 
 import math
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +13,7 @@ from export.proof import batch as batch_lib
 from export.proof import reference
 
 _SMALL = 1 << 25  # values: 268 MB as float64
+_OUTPUTS = {'mlm': ('mlm_logits',), 'sop': ('sop_log_probs',)}  # of a signature, beside the encoder's
 
 
 class Unwanted(Exception):
@@ -27,13 +29,14 @@ class Expected:
   """
 
   def __init__(self, source: source_lib.Source, parts: frozenset[weight_map.Part], batch: batch_lib.Batch,
-               scalar: batch_lib.Scalar, wanted: Callable[[], bool] = lambda: True):
+               scalar: batch_lib.Scalar, wanted: Callable[[], bool] = lambda: True, dtype: reference.Float = np.float64):
     """Reads each weight once, and keeps those of the heads.
 
     Args:
       source, parts: the model.
       batch, scalar: what it is given.
       wanted: asked before every use of a weight; once it says no, it ends.
+      dtype: what is computed in.
 
     Raises:
       Unwanted: `wanted` said no.
@@ -49,14 +52,14 @@ class Expected:
     rows = weight_map.rows(source.config, parts)
     count = sum(math.prod(weight_map.shape(row.shape, source.config)) for row in rows)
     # The reference turns kernels into float64 for every use; those of a small model it is given so.
-    dtype = np.float64 if count <= _SMALL else np.float32
+    kept_as = dtype if count <= _SMALL else np.float32
     weights = dict[str, np.ndarray]()
     for row in rows:
       ask()
-      weights[row.name] = source.tensor(row).astype(dtype, copy=False)
+      weights[row.name] = source.tensor(row).astype(kept_as, copy=False)
     self.layers, self.pooled_output, self.gradient = reference.encode_and_differentiate(
-        weight, source.config, _inputs(batch), _inputs(scalar.batch), scalar.batch.masked_lm_positions, scalar.factors)
-    self._positions = batch.masked_lm_positions
+        weight, source.config, _inputs(batch), _inputs(scalar.batch), scalar.batch.masked_lm_positions, scalar.factors, dtype)
+    self._batch, self._positions, self._dtype = batch, batch.masked_lm_positions, dtype
     self._heads = {name: value for name, value in weights.items() if name.startswith(('mlm.', 'sop.', 'embeddings.word'))}
     self.rows = np.nonzero(batch.input_mask)[0]
 
@@ -72,12 +75,27 @@ class Expected:
     """
     signature, _, output = name.rpartition('/')
     if output == 'mlm_logits':
-      return reference.mlm_logits(self._heads.__getitem__, outputs[f'{signature}/sequence_output'], self._positions)
+      return reference.mlm_logits(self._heads.__getitem__, outputs[f'{signature}/sequence_output'], self._positions, self._dtype)
     if output == 'sop_log_probs':
-      return reference.sop_log_probs(self._heads.__getitem__, outputs[f'{signature}/pooled_output'])
+      return reference.sop_log_probs(self._heads.__getitem__, outputs[f'{signature}/pooled_output'], self._dtype)
     if output == 'pooled_output':
       return self.pooled_output
     return self.layers[-1 if output == 'sequence_output' else int(output.removeprefix('layer_'))]
+
+
+  def outputs(self, signatures: Iterable[str]) -> dict[str, np.ndarray]:
+    """All that a source's graph would give: 'tokens/pooled_output' and so on, and the layers as 'tokens/layer_0', [batch, seq, H] with
+    zeros at padding."""
+    result = {}
+    for number, layer in enumerate(self.layers):
+      whole = np.zeros((*self._batch.input_mask.shape, layer.shape[1]), layer.dtype)
+      whole[self._batch.input_mask.astype(bool)] = layer
+      result[f'tokens/layer_{number}'] = whole
+    for signature in signatures:
+      result |= {f'{signature}/pooled_output': self.pooled_output, f'{signature}/sequence_output': whole}
+      for head in _OUTPUTS.get(signature, ()):
+        result[f'{signature}/{head}'] = self.of(f'{signature}/{head}', result)
+    return result
 
 
 def _inputs(batch: batch_lib.Batch) -> reference.Inputs:

@@ -1,7 +1,9 @@
-"""ALBERT in NumPy, in float64, forwards and backwards: what source and export are both measured against.
+"""ALBERT in NumPy, forwards and backwards: in float64, what source and export are both measured against.
 
 Written from the paper (arxiv.org/abs/1909.11942) and the canonical weights alone. It shares no code with AlbertEncoder, with
 the converters' way onto it, or with the TF1 graph that made modules have.
+
+In float32 the same shows what rounding comes to, where a source has no graph of its own that would show it.
 
 Each step returns its result and a function that takes a derivative back through it: from that by the result to that by the
 step's input, noting on the way those by the weights it used.
@@ -22,11 +24,12 @@ import numpy as np
 from converters import config as config_lib
 
 _EPSILON = 1e-12  # of every layer norm
-# Kernels are float32, and turned into float64 in pieces of this many numbers: larger ones are fresh memory every time, which
-# takes longer than the multiplication.
+# Kernels are float32, and turned into float64 in pieces of this many numbers where that is asked for: larger ones are fresh memory every
+# time, which takes longer than the multiplication.
 _PIECE = 1 << 19
 
 Tensor = Callable[[str], np.ndarray]
+Float = type[np.float64] | type[np.float32]
 
 
 class Gradient:
@@ -86,7 +89,7 @@ class Inputs:
 
 def encode_and_differentiate(
     tensor: Tensor, config: config_lib.AlbertConfig, inputs: Inputs, differentiated: Inputs, positions: np.ndarray,
-    factors: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, Gradient]:
+    factors: Mapping[str, np.ndarray], dtype: Float = np.float64) -> tuple[list[np.ndarray], np.ndarray, Gradient]:
   """Runs the encoder on one batch, and differentiates a scalar of its outputs on another, going through the weights once for both.
 
   Args:
@@ -98,14 +101,15 @@ def encode_and_differentiate(
     factors: of the outputs for it: `pooled_output` [batch, H], `sequence_output` [batch, seq, H], and with the heads `mlm_logits`
       [batch, P, V] and `sop_log_probs` [batch, 2]. The scalar is the sum of the outputs times these. The last is differentiated by the
       head's own weights only.
+    dtype: what is computed in.
 
   Returns:
-    The outputs of all layers for `inputs`, a list of L float64 [tokens, H], where tokens are the positions that are not masked, row by
+    The outputs of all layers for `inputs`, a list of L arrays [tokens, H] of that dtype, where tokens are the positions that are not masked, row by
     row; the pooled output [batch, H]; and the derivatives of the scalar.
   """
   tokens = _tokens(differentiated)
   count = len(tokens.row)
-  layers, backs = _forward(tensor, config, tokens.and_(_tokens(inputs)), kept=count)
+  layers, backs = _forward(tensor, config, tokens.and_(_tokens(inputs)), count, dtype)
   result = _backward(tensor, layers[-1][:count], backs, differentiated, positions, factors)
   layers = [layer[count:] for layer in layers]
   return layers, _pool(tensor, layers[-1], _first(inputs))[0], result
@@ -139,9 +143,10 @@ def _tokens(inputs: Inputs) -> _Tokens:
   return _Tokens(inputs.word_ids[row, position], position, inputs.type_ids[row, position], row)
 
 
-def _forward(tensor: Tensor, config: config_lib.AlbertConfig, tokens: _Tokens, kept: int) -> tuple[list[np.ndarray], list[Back]]:
+def _forward(tensor: Tensor, config: config_lib.AlbertConfig, tokens: _Tokens, kept: int,
+             dtype: Float) -> tuple[list[np.ndarray], list[Back]]:
   """The layers' outputs, and the ways back to the embeddings, for the first `kept` tokens: whole rows."""
-  x, back = _embed(tensor, config, tokens, kept)
+  x, back = _embed(tensor, config, tokens, kept, dtype)
   layers, backs = [], [back]
   for _ in range(config.num_hidden_layers):
     x, back = _layer(tensor, config, x, tokens.row, kept)
@@ -156,29 +161,29 @@ def _backward(tensor: Tensor, x: np.ndarray, backs: list[Back], inputs: Inputs, 
   row, position = np.nonzero(inputs.mask)
   first = _first(inputs)
   result = Gradient()
-  dx = factors['sequence_output'][row, position].astype(np.float64)
+  dx = factors['sequence_output'][row, position].astype(x.dtype)
   pooled, back = _pool(tensor, x, first)
-  dx += back(factors['pooled_output'].astype(np.float64), result)
+  dx += back(factors['pooled_output'].astype(x.dtype), result)
   if 'mlm_logits' in factors:
     where = first[:, np.newaxis] + positions
     _, back = _mlm(tensor, x[where])
-    np.add.at(dx, where, back(factors['mlm_logits'].astype(np.float64), result))
+    np.add.at(dx, where, back(factors['mlm_logits'].astype(x.dtype), result))
   if 'sop_log_probs' in factors:
-    _sop(tensor, pooled)[1](factors['sop_log_probs'].astype(np.float64), result)
+    _sop(tensor, pooled)[1](factors['sop_log_probs'].astype(x.dtype), result)
   for back in reversed(backs):
     dx = back(dx, result)
   return result
 
 
-def mlm_logits(tensor: Tensor, sequence_output: np.ndarray, positions: np.ndarray) -> np.ndarray:
-  """sequence_output [batch, seq, H], positions int [batch, P] -> float64 [batch, P, V]."""
-  x = np.take_along_axis(sequence_output.astype(np.float64), positions[:, :, np.newaxis].astype(np.int64), axis=1)
+def mlm_logits(tensor: Tensor, sequence_output: np.ndarray, positions: np.ndarray, dtype: Float = np.float64) -> np.ndarray:
+  """sequence_output [batch, seq, H], positions int [batch, P] -> [batch, P, V] of that dtype."""
+  x = np.take_along_axis(sequence_output.astype(dtype), positions[:, :, np.newaxis].astype(np.int64), axis=1)
   return _mlm(tensor, x)[0]
 
 
-def sop_log_probs(tensor: Tensor, pooled_output: np.ndarray) -> np.ndarray:
-  """pooled_output [batch, H] -> float64 [batch, 2]."""
-  return _sop(tensor, pooled_output.astype(np.float64))[0]
+def sop_log_probs(tensor: Tensor, pooled_output: np.ndarray, dtype: Float = np.float64) -> np.ndarray:
+  """pooled_output [batch, H] -> [batch, 2] of that dtype."""
+  return _sop(tensor, pooled_output.astype(dtype))[0]
 
 
 def _first(inputs: Inputs) -> np.ndarray:
@@ -191,9 +196,9 @@ def _own(x: np.ndarray, kept: int | None) -> np.ndarray:
   return x if kept is None or kept == len(x) else x[:kept].copy()
 
 
-def _embed(tensor: Tensor, config: config_lib.AlbertConfig, tokens: _Tokens, kept: int) -> tuple[np.ndarray, Back]:
+def _embed(tensor: Tensor, config: config_lib.AlbertConfig, tokens: _Tokens, kept: int, dtype: Float) -> tuple[np.ndarray, Back]:
   tables = {'embeddings.word': tokens.words, 'embeddings.position': tokens.positions, 'embeddings.token_type': tokens.types}
-  x = sum(tensor(name)[ids].astype(np.float64) for name, ids in tables.items())
+  x = sum(tensor(name)[ids].astype(dtype) for name, ids in tables.items())
   x, norm_back = _norm(tensor, 'embeddings.norm', x, kept)
   project_back = None
   if config.embedding_size != config.hidden_size:
@@ -248,7 +253,7 @@ def _mlm(tensor: Tensor, x: np.ndarray) -> tuple[np.ndarray, Back]:
 
 
 def _sop(tensor: Tensor, pooled: np.ndarray) -> tuple[np.ndarray, Back]:
-  kernel = tensor('sop.kernel').astype(np.float64)  # [2, H]
+  kernel = tensor('sop.kernel').astype(pooled.dtype)  # [2, H]
   logits = pooled @ kernel.T + tensor('sop.bias')
   log_probs = logits - np.logaddexp(logits[:, :1], logits[:, 1:])
 
@@ -265,12 +270,12 @@ def _flat(x: np.ndarray) -> np.ndarray:
 
 
 def _matmul(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-  """float64 [..., in] times float32 or float64 [in, out] -> float64 [..., out]."""
-  if kernel.dtype == np.float64:
+  """[..., in] times [in, out], of the same dtype or of a smaller one -> [..., out] of the first's."""
+  if kernel.dtype == x.dtype:
     return x @ kernel
   columns = max(1, _PIECE // kernel.shape[0])
   # By threads that sleep when there is nothing for them, as those of a linear algebra library do not.
-  pieces = _threads().map(lambda i: x @ kernel[:, i:i + columns].astype(np.float64), range(0, kernel.shape[1], columns))
+  pieces = _threads().map(lambda i: x @ kernel[:, i:i + columns].astype(x.dtype), range(0, kernel.shape[1], columns))
   return np.concatenate([*pieces], axis=-1)
 
 
@@ -350,5 +355,5 @@ def _attention(tensor: Tensor, config: config_lib.AlbertConfig, x: np.ndarray, r
       d_scores = scale * w * (d_weights - (w * d_weights).sum(axis=-1, keepdims=True))
       d['query'][own] = np.einsum('hqk,khd->qhd', d_scores, key[own])
       d['key'][own] = np.einsum('hqk,qhd->khd', d_scores, query[own])
-    return sum((part_backs[part](d[part].reshape(kept, -1), gradient) for part in parts), np.zeros((kept, x_width)))
+    return sum((part_backs[part](d[part].reshape(kept, -1), gradient) for part in parts), np.zeros((kept, x_width), x.dtype))
   return y, back

@@ -1,0 +1,78 @@
+"""Converts a pretrained ALBERT to another format of weights. (To publish it as a SavedModel: python -m export.)
+
+  python -m converters --source=https://tfhub.dev/google/albert_large/3 --to=huggingface --output=albert_large
+  python -m converters --source=albert_base.tar.gz --to=checkpoint --output=albert_base_tf2
+
+--to=huggingface: what AutoModel and AutoTokenizer of Transformers load, with every head that the source has. --to=checkpoint: what
+tf.train.Checkpoint(encoder=AlbertEncoder) restores, and the encoder's YAML config for tf-models.
+"""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+from absl import flags
+
+from converters import command_line
+from converters import errors
+from converters import scratch
+from converters import source as source_lib
+from converters import source_flags
+from converters import weight_map
+
+flags.adopt_module_key_flags(source_flags)  # so that --help shows them
+_SOURCE = flags.DEFINE_string(
+    'source', None, 'A directory or a .tar.gz with a TF1 Hub module, a checkpoint of the authors or a model of Hugging Face Transformers; or '
+    'a hub handle (https://tfhub.dev/google/albert_large/3).', required=True)
+_TO = flags.DEFINE_enum('to', None, ['huggingface', 'checkpoint'], 'The format to convert to.', required=True)
+_ARCHITECTURE = flags.DEFINE_enum(
+    'architecture', None, ['AlbertModel', 'AlbertForMaskedLM', 'AlbertForPreTraining'], 'For --to=huggingface: the class of Transformers whose '
+    'layout to write. What it does not hold is left out. Default: AlbertForPreTraining if the source has both heads, else AlbertModel.')
+_OUTPUT = flags.DEFINE_string('output', None, 'The directory to make. It must not exist.', required=True)
+
+
+def main() -> None:
+  if not _OUTPUT.value:
+    raise errors.UsageError('--output= is empty: give the directory to make')
+  output = pathlib.Path(_OUTPUT.value)
+  if not output.absolute().parent.is_dir():
+    raise errors.UsageError(f'--output={output}: give a new directory in one that exists')
+  if os.path.lexists(output):
+    raise errors.PublishError(f'{output} exists: remove it, or give another --output')
+  source_lib.check_handle(_SOURCE.value)
+  if _ARCHITECTURE.value is not None and _TO.value != 'huggingface':
+    raise errors.UsageError(f'--architecture={_ARCHITECTURE.value} with --to={_TO.value}: leave it out')
+  with source_lib.open_source(_SOURCE.value, source_flags.reading()) as source, _appearing(output) as directory:
+    left = _write(source, directory)
+    lacks = source_lib.lacks(source)
+    tensors = len(weight_map.rows(source.config, source.parts))
+    digest = source.digest
+  print(f'{output} from {_SOURCE.value}: {tensors} tensors of a {source.format}, {digest}')
+  for line in (*(f'Left out: {what}' for what in left), *(f'The source has {lack}' for lack in lacks)):
+    print(line)
+
+
+def _write(source: source_lib.Source, directory: pathlib.Path) -> list[str]:
+  if _TO.value == 'huggingface':
+    from converters import to_hugging_face
+    return to_hugging_face.write(source, directory, architecture=_ARCHITECTURE.value)
+  from converters import to_checkpoint
+  return to_checkpoint.write(source, directory)
+
+
+@contextlib.contextmanager
+def _appearing(output: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A directory to write in, which becomes `output` if nothing fails, and is gone otherwise."""
+  try:
+    with scratch.directory(f'.{output.name}.', output.parent) as place:
+      made = place / 'model'
+      made.mkdir()
+      yield made
+      made.rename(output)
+  except OSError as e:
+    raise errors.PublishError(f'{output} cannot be written ({e.strerror}): give another --output') from e
+
+
+if __name__ == '__main__':
+  command_line.run(main)

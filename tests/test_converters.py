@@ -1,0 +1,75 @@
+"""`python -m converters`: one directory appears, whole, or one line says why not."""
+
+import os
+import subprocess
+
+import conftest
+import pytest
+import tensorflow as tf
+import yaml
+from official.nlp.configs import encoders
+
+from converters import albert as albert_lib
+from converters import source as source_lib
+from converters import weight_map
+
+
+@pytest.fixture
+def convert(python_module, tmp_path):
+  def run(*flags):
+    return subprocess.run(python_module('converters', *flags), cwd=tmp_path, env=os.environ | {'PYTHONPATH': conftest.ROOT},
+                          capture_output=True, text=True, timeout=300)
+  return run
+
+
+def test_to_hugging_face(convert, module, tmp_path):
+  done = convert(f'--source={module}', '--to=huggingface', '--output=albert')
+  assert (done.returncode, done.stderr) == (0, '')
+  assert done.stdout.startswith(f'albert from {module}: 32 tensors of a TF1 Hub module, sha256:')
+  assert sorted(path.name for path in (tmp_path / 'albert').iterdir()) == [
+      'README.md', 'config.json', 'model.safetensors', 'spiece.model', 'tokenizer_config.json']
+  assert os.listdir(tmp_path) == ['albert']
+
+
+def test_the_same_source_gives_the_same_bytes(convert, module, tmp_path):
+  for name in ('one', 'two'):
+    assert convert(f'--source={module}', '--to=huggingface', f'--output={name}').returncode == 0
+  for path in (tmp_path / 'one').iterdir():
+    assert path.read_bytes() == (tmp_path / 'two' / path.name).read_bytes(), path.name
+
+
+def test_to_checkpoint(convert, module, tmp_path):
+  done = convert(f'--source={module}', '--to=checkpoint', '--output=albert')
+  assert (done.returncode, done.stderr) == (0, '')
+  assert 'Left out: the sentence order head' in done.stdout
+  config = encoders.EncoderConfig(yaml.safe_load((tmp_path / 'albert/encoder.yaml').read_text()))
+  fresh = encoders.build_encoder(config)
+  status = tf.train.Checkpoint(encoder=fresh).read(tf.train.latest_checkpoint(tmp_path / 'albert'))
+  # As official.nlp.tasks do it.
+  status.expect_partial().assert_existing_objects_matched()
+  with source_lib.open_source(str(module)) as source:
+    right = albert_lib.build(source, [weight_map.Part.ENCODER]).encoder
+  assert len(fresh.variables) == len(right.variables) > 20
+  for ours, theirs in zip(fresh.variables, right.variables, strict=True):
+    assert ours.name == theirs.name and bool(tf.reduce_all(ours == theirs)), ours.name
+
+
+@pytest.mark.parametrize('flags, status, message', [
+    (['--to=huggingface', '--output=there'], 2, '--source'),
+    (['--source={module}', '--output=there'], 2, '--to'),
+    (['--source={module}', '--to=onnx', '--output=there'], 2, '--to'),
+    (['--source={module}', '--to=huggingface', '--output='], 2, '--output'),
+    (['--source={module}', '--to=checkpoint', '--architecture=AlbertModel', '--output=there'], 2, '--architecture'),
+    (['--source=nowhere', '--to=huggingface', '--output=there'], 1, 'nowhere'),
+    (['--source={module}', '--to=huggingface', '--output={module}'], 1, 'exists'),
+    (['--source={module}', '--to=checkpoint', '--output={module}/saved_model.pb/x'], 2, '--output'),
+    (['--source={module}', '--to=checkpoint', '--output=no/such/place'], 2, '--output'),
+    (['--source={module}', '--to=checkpoint', '--output=/proc/x'], 1, 'cannot be written'),
+    (['--source=.', '--to=huggingface', '--output=there'], 1, 'no saved_model.pb'),
+])
+def test_one_line_says_why_not(convert, module, tmp_path, flags, status, message):
+  done = convert(*(flag.format(module=module) for flag in flags))
+  assert done.returncode == status and done.stdout == '', done
+  line, = done.stderr.splitlines()
+  assert line.startswith('error: ') and message in line
+  assert os.listdir(tmp_path) == []

@@ -1,0 +1,226 @@
+"""Hugging Face's format: written so that reading it gives every tensor back bit for bit, and refused when something is off."""
+
+import json
+import os
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from converters import errors
+from converters import source as source_lib
+from converters import to_hugging_face
+from converters import weight_map
+
+
+def write(module, directory, architecture=None, parts=None):
+  directory.mkdir(parents=True)
+  with source_lib.open_source(str(module)) as source:
+    if parts is not None:
+      source.parts = frozenset(parts)
+    left = to_hugging_face.write(source, directory, architecture=architecture)
+  return directory, left
+
+
+@pytest.fixture(scope='module')
+def model(module, tmp_path_factory):
+  """As `python -m converters` writes it, with both heads. Not to be changed."""
+  return write(module, tmp_path_factory.mktemp('hugging_face') / 'albert')[0]
+
+
+@pytest.fixture
+def own(model, tmp_path):
+  return shutil.copytree(model, tmp_path / 'own')
+
+
+def _change(directory, change):
+  """Rewrites the weights."""
+  tensors = safetensors_numpy.load_file(directory / 'model.safetensors')
+  change(tensors)
+  safetensors_numpy.save_file(tensors, directory / 'model.safetensors')
+
+
+def _shard(directory):
+  tensors = safetensors_numpy.load_file(directory / 'model.safetensors')
+  (directory / 'model.safetensors').unlink()
+  names = sorted(tensors)
+  places = {}
+  for number, part in enumerate((names[::2], names[1::2]), start=1):
+    file = f'model-0000{number}-of-00002.safetensors'
+    safetensors_numpy.save_file({name: tensors[name] for name in part}, directory / file)
+    places |= dict.fromkeys(part, file)
+  index = directory / 'model.safetensors.index.json'
+  index.write_text(json.dumps({'metadata': {'total_size': 1}, 'weight_map': places}))
+  return index
+
+
+def _assert_same(one, other):
+  with source_lib.open_source(str(one)) as a, source_lib.open_source(str(other)) as b:
+    assert a.config == b.config and a.parts == b.parts and a.sp_model == b.sp_model
+    rows = weight_map.rows(a.config, a.parts)
+    for row in rows:
+      x, y = a.tensor(row), b.tensor(row)
+      assert x.dtype == y.dtype == np.float32 and x.tobytes() == y.tobytes(), row.name
+    return a, b
+
+
+@pytest.mark.parametrize('spec', [{}, {'embedding_size': 16}, {'hidden_dropout': 0.1}], ids=str)
+def test_there_and_back_is_the_identity(make_module, tmp_path, spec):
+  module = make_module(**spec)
+  directory, left = write(module, tmp_path / 'albert')
+  assert left == []
+  _assert_same(module, directory)
+
+
+def test_names_and_layout_are_those_of_the_class(model, source):
+  config = json.loads((model / 'config.json').read_text())
+  assert config['architectures'] == ['AlbertForPreTraining'] and config['hidden_act'] == 'gelu_new' and config['layer_norm_eps'] == 1e-12
+  tensors = safetensors_numpy.load_file(model / 'model.safetensors')
+  rows = weight_map.rows(source.config, source.parts)
+  assert set(tensors) == {row.hugging_face for row in rows}
+  kernel = next(row for row in rows if row.name == 'feed_forward.intermediate.kernel')
+  assert np.array_equal(tensors[kernel.hugging_face], source.tensor(kernel).T)
+
+
+def test_encoder_alone_has_the_names_of_AlbertModel(module, tmp_path):
+  directory, left = write(module, tmp_path / 'albert', 'AlbertModel')
+  assert left == ['the masked language model head', 'the sentence order head']
+  assert not any(name.startswith('albert.') for name in safetensors_numpy.load_file(directory / 'model.safetensors'))
+  with source_lib.open_source(str(directory)) as source, source_lib.open_source(str(module)) as original:
+    assert source.parts == {weight_map.Part.ENCODER}
+    for row in weight_map.rows(source.config, source.parts):
+      assert np.array_equal(source.tensor(row), original.tensor(row)), row.name
+
+
+def test_masked_lm_has_no_pooler(module, tmp_path):
+  directory, left = write(module, tmp_path / 'albert', 'AlbertForMaskedLM')
+  assert left == ['the sentence order head', 'the pooler']
+  names = set(safetensors_numpy.load_file(directory / 'model.safetensors'))
+  assert 'predictions.bias' in names and not any('pooler' in name or 'sop' in name for name in names)
+
+
+@pytest.mark.parametrize('parts, architecture, left', [
+    ((weight_map.Part.ENCODER,), 'AlbertModel', []),
+    ((weight_map.Part.ENCODER, weight_map.Part.MLM), 'AlbertModel', ['the masked language model head']),
+    ((weight_map.Part.ENCODER, weight_map.Part.SOP), 'AlbertModel', ['the sentence order head']),
+    (tuple(weight_map.Part), 'AlbertForPreTraining', [])], ids=lambda value: value if isinstance(value, str) else '')
+def test_default_is_the_largest_class_that_the_source_fills(module, tmp_path, parts, architecture, left):
+  directory, found = write(module, tmp_path / 'albert', parts=parts)
+  assert found == left and json.loads((directory / 'config.json').read_text())['architectures'] == [architecture]
+
+
+def test_class_that_the_source_does_not_fill(module, tmp_path):
+  with pytest.raises(errors.SourceError, match='no masked language model head in .*AlbertForMaskedLM.*--architecture'):
+    write(module, tmp_path / 'albert', 'AlbertForMaskedLM', [weight_map.Part.ENCODER])
+
+
+def test_card(model, source):
+  card = (model / 'README.md').read_text()
+  assert source.digest.removeprefix('sha256:') in card and 'weights of a TF1 Hub module' in card and 'AlbertForPreTraining' in card
+  assert '{{' not in card and '{%' not in card
+
+
+def test_shards(own, module):
+  _shard(own)
+  _assert_same(module, own)
+
+
+def test_archive(model, module, tmp_path):
+  with tarfile.open(tmp_path / 'albert.tar.gz', 'w:gz') as tar:
+    tar.add(model, 'albert')
+  _assert_same(module, tmp_path / 'albert.tar.gz')
+
+
+def test_what_other_versions_save_besides(own, module):
+  def change(tensors):
+    tensors['albert.embeddings.position_ids'] = np.arange(8)[np.newaxis]
+    tensors['predictions.decoder.weight'] = tensors['albert.embeddings.word_embeddings.weight'].copy()
+    tensors['predictions.decoder.bias'] = tensors['predictions.bias'].copy()
+  _change(own, change)
+  _assert_same(module, own)
+
+
+def _edit_config(**changes):
+  def edit(path):
+    values = json.loads((path / 'config.json').read_text()) | changes
+    (path / 'config.json').write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+  return edit
+
+
+def _tensor(name, change):
+  def edit(path):
+    def apply(tensors):
+      value = change(tensors.pop(name))
+      if value is not None:
+        tensors[name] = value
+    _change(path, apply)
+  return edit
+
+
+def _add(name, value):
+  return lambda path: _change(path, lambda tensors: tensors.__setitem__(name, value))
+
+
+def _break_index(change):
+  def edit(path):
+    index = _shard(path)
+    values = json.loads(index.read_text())
+    change(values['weight_map'])
+    index.write_text(json.dumps(values))
+  return edit
+
+
+_POOLER = 'albert.pooler.weight'
+
+
+@pytest.mark.parametrize('break_it, message', [
+    (_edit_config(model_type='bert'), "model_type is 'bert'.*config.json"),
+    (_edit_config(hidden_act='gelu'), "hidden_act is 'gelu', not 'gelu_new' or"),
+    (_edit_config(layer_norm_eps=1e-5), 'layer_norm_eps is 1e-05'),
+    (_edit_config(num_hidden_groups=2), 'num_hidden_groups is 2'),
+    (_edit_config(novelty=1), "unknown 'novelty'"),
+    (_edit_config(hidden_size=None), 'missing hidden_size'),
+    (_edit_config(position_embedding_type='relative_key'), 'position_embedding_type'),
+    (lambda path: (path / 'config.json').write_text('{'), 'no valid JSON in .*config.json'),
+    (lambda path: (path / 'config.json').write_text('[]'), 'a list instead of an object'),
+    (lambda path: (path / 'config.json').write_text('{"model_type": "albert", "model_type": "albert"}'), "'model_type' is there twice"),
+    (lambda path: ((path / 'model.safetensors').unlink(), os.mkfifo(path / 'model.safetensors')), 'cannot read .*model.safetensors, which is no file'),
+    (lambda path: (path / 'spiece.model').unlink(), 'no spiece.model in .*copy it'),
+    (lambda path: (path / 'model.safetensors').write_bytes(b'\xff' * 99), 'cannot read .*model.safetensors'),
+    (lambda path: (path / 'model.safetensors').write_bytes((path / 'model.safetensors').read_bytes()[:-9]), 'cannot read .*model.safetensors'),
+    (_tensor(_POOLER, lambda value: None), 'no pooler.weight in .*AlbertForMaskedLM'),
+    (_tensor('albert.pooler.bias', lambda value: None), 'missing albert.pooler.bias'),
+    (_tensor(_POOLER, lambda value: value[1:]), r'albert.pooler.weight has shape \[15, 16\], not \[16, 16\]'),
+    (_tensor(_POOLER, lambda value: value.astype(np.float16)), 'albert.pooler.weight is F16, not float32'),
+    (_tensor(_POOLER, lambda value: value * np.nan), 'NaN or infinity in albert.pooler.weight'),
+    (_add('classifier.weight', np.zeros((3, 16), np.float32)), 'unexpected classifier.weight'),
+    (_add('predictions.decoder.weight', np.zeros((200, 8), np.float32)), 'predictions.decoder.weight is not albert.embeddings'),
+    (_break_index(lambda places: places.update({'x': 'model-00001-of-00002.safetensors'})), 'x is not where .*index.json says'),
+    (_break_index(lambda places: places.update({_POOLER: '../model-00001-of-00002.safetensors'})), 'no `weight_map` from tensors to files'),
+    (_break_index(lambda places: places.pop(_POOLER)), f'{_POOLER} is not where'),
+    (_break_index(lambda places: places.update({_POOLER: 'model-00003-of-00003.safetensors'})), 'cannot read .*model-00003-of-00003'),
+], ids=lambda value: value if isinstance(value, str) else '')
+def test_what_does_not_fit_is_named(own, refused, break_it, message):
+  break_it(own)
+  refused(own, message)
+
+
+def test_embeddings_that_are_projected_though_as_wide_as_the_layers(make_module, tmp_path, refused):
+  directory, _ = write(make_module(embedding_size=16), tmp_path / 'albert')
+  _change(directory, lambda tensors: tensors['albert.encoder.embedding_hidden_mapping_in.weight'].__imul__(2))
+  refused(directory, 'embedding_hidden_mapping_in.weight changes embeddings')
+
+
+def test_config_for_a_format_that_has_its_own(own, module, refused):
+  refused(own, '--albert_config for', reading=source_lib.Reading(albert_config=str(module / 'assets/albert_config.json')))
+
+
+def test_release_has_the_weights_of_the_module(model, released, release):
+  path, outcome = release(model)
+  theirs = released.root / 'tensorflow/albert_en_tiny/2'
+  name = 'variables/variables.data-00000-of-00001'
+  assert (path / name).read_bytes() == (theirs / name).read_bytes()
+  assert outcome.certificate.against == 'float32'
+  assert 'the weights of a model of Hugging Face Transformers' in path.with_name(f'{path.name}.md').read_text()
