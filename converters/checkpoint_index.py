@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from converters import bounded
 from converters import errors
+from converters import wire_format
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48  # two block handles, padding, magic number
@@ -116,20 +117,9 @@ def _pairs(data: bytes, index: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]
       yield key, value
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-  value = 0
-  for shift in range(0, 70, 7):
-    byte = data[position]
-    position += 1
-    value |= (byte & 127) << shift
-    if byte < 128:
-      return value, position
-  raise ValueError('a number without an end')
-
-
 def _handle(data: bytes, position: int) -> tuple[tuple[int, int], int]:
-  offset, position = _varint(data, position)
-  size, position = _varint(data, position)
+  offset, position = wire_format.varint(data, position)
+  size, position = wire_format.varint(data, position)
   return (offset, size), position
 
 
@@ -145,9 +135,9 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
     raise ValueError('a block is shorter than its restart points')
   key, position = b'', 0
   while position < end:
-    shared, position = _varint(block, position)
-    own, position = _varint(block, position)
-    length, position = _varint(block, position)
+    shared, position = wire_format.varint(block, position)
+    own, position = wire_format.varint(block, position)
+    length, position = wire_format.varint(block, position)
     if shared > len(key) or shared + own > _LARGEST_KEY or position + own + length > end:
       raise ValueError('an entry that is longer than its block, or than a name can be')
     key = key[:shared] + block[position:position + own]
@@ -180,30 +170,9 @@ def _masked(crc: int) -> int:
   return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-  """The fields of a protocol buffer by number: varints as int, everything else as bytes."""
-  position = 0
-  while position < len(message):
-    tag, position = _varint(message, position)
-    value: int | bytes
-    if tag & 7 == 0:
-      value, position = _varint(message, position)
-    else:
-      length = {1: 8, 5: 4}.get(tag & 7, 0)
-      if tag & 7 == 2:
-        length, position = _varint(message, position)
-      elif not length:
-        raise ValueError('an entry of no known wire type')
-      value = message[position:position + length]
-      position += length
-      if position > len(message):
-        raise ValueError('a field that is cut off')
-    yield tag >> 3, value
-
-
 def _numbers(message: bytes) -> dict[int, int]:
   """Its fields that are varints."""
-  return {number: value for number, value in _fields(message) if isinstance(value, int)}
+  return {number: value for number, value in wire_format.fields(message) if isinstance(value, int)}
 
 
 def _header(message: bytes) -> int:
@@ -218,11 +187,11 @@ def _entry(message: bytes) -> Entry:
   numbers = _numbers(message)
   shape: list[int] = []
   sliced = False
-  for number, value in _fields(message):
+  for number, value in wire_format.fields(message):
     sliced = sliced or number == 7
     if number == 2 and isinstance(value, bytes):  # TensorShapeProto, of Dim messages in field 2, with the size in field 1
-      for _, dimension in _fields(value):
+      for _, dimension in wire_format.fields(value):
         if not isinstance(dimension, bytes):
           raise ValueError('a shape without dimensions')
-        shape.append(next((size for n, size in _fields(dimension) if n == 1 and isinstance(size, int)), 0))
+        shape.append(next((size for n, size in wire_format.fields(dimension) if n == 1 and isinstance(size, int)), 0))
   return Entry(numbers.get(1, 0), tuple(shape), numbers.get(3, 0), numbers.get(4, 0), numbers.get(5, 0), sliced)

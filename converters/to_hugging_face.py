@@ -1,4 +1,4 @@
-"""A source -> a directory that Hugging Face Transformers loads: config.json, model.safetensors, spiece.model, a model card."""
+"""A source -> a directory that Hugging Face Transformers loads: weights, config, tokenizer, model card."""
 
 import json
 import pathlib
@@ -12,6 +12,7 @@ from converters import config as config_lib
 from converters import errors
 from converters import hugging_face
 from converters import source as source_lib
+from converters import tokenizer_json
 from converters import weight_map
 
 _CARDS = pathlib.Path(__file__).parent / 'cards'
@@ -21,7 +22,8 @@ _PARTS = {'AlbertModel': {_E}, 'AlbertForMaskedLM': {_E, _M}, 'AlbertForPreTrain
 _WITHOUT_POOLER = 'AlbertForMaskedLM'
 ARCHITECTURES = tuple(_PARTS)
 _TOKENIZER = {
-    'tokenizer_class': 'AlbertTokenizer', 'do_lower_case': True, 'remove_space': True, 'keep_accents': False,
+    'tokenizer_class': 'PreTrainedTokenizerFast',  # which takes tokenizer.json as it is
+    'model_input_names': ['input_ids', 'token_type_ids', 'attention_mask'],
     'bos_token': '[CLS]', 'eos_token': '[SEP]', 'unk_token': '<unk>', 'sep_token': '[SEP]', 'pad_token': '<pad>', 'cls_token': '[CLS]',
     'mask_token': {'__type': 'AddedToken', 'content': '[MASK]', 'lstrip': True, 'rstrip': False, 'normalized': False, 'single_word': False,
                    'special': True}}
@@ -54,6 +56,7 @@ def write(source: source_lib.Source, directory: pathlib.Path, progress: Callable
   _write_json(directory / hugging_face.CONFIG, values)
   safetensors_numpy.save_file(tensors(source, architecture, progress), directory / hugging_face.WEIGHTS, {'format': 'pt'})
   (directory / hugging_face.SP_MODEL).write_bytes(source.sp_model)
+  _write_json(directory / 'tokenizer.json', tokenizer_json.of(source.sp_model))
   _write_json(directory / 'tokenizer_config.json', _TOKENIZER | {'model_max_length': source.config.max_position_embeddings})
   card = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True).from_string(
       (_CARDS / 'huggingface.md').read_text(encoding='utf-8'))

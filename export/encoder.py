@@ -99,6 +99,7 @@ class _Outlined:
   def __init__(self, albert: albert_lib.Albert):
     self.encoder = albert.encoder
     self._training = False
+    self._values: list[Any] = []  # of the kernels, as they are handed on
     block = self.encoder.get_layer('transformer')
     call = block.call
     # All the others together are as large as a few rows of a kernel, and every one handed on is an argument more of L calls.

@@ -27,7 +27,7 @@ def test_to_hugging_face(convert, module, tmp_path):
   assert (done.returncode, done.stderr) == (0, '')
   assert done.stdout.startswith(f'albert from {module}: 32 tensors of a TF1 Hub module, sha256:')
   assert sorted(path.name for path in (tmp_path / 'albert').iterdir()) == [
-      'README.md', 'config.json', 'model.safetensors', 'spiece.model', 'tokenizer_config.json']
+      'README.md', 'config.json', 'model.safetensors', 'spiece.model', 'tokenizer.json', 'tokenizer_config.json']
   assert os.listdir(tmp_path) == ['albert']
 
 
