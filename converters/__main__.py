@@ -19,7 +19,6 @@ from converters import errors
 from converters import scratch
 from converters import source as source_lib
 from converters import source_flags
-from converters import weight_map
 
 flags.adopt_module_key_flags(source_flags)  # so that --help shows them
 _SOURCE = flags.DEFINE_string(
@@ -43,14 +42,15 @@ def main() -> None:
   source_lib.check_handle(_SOURCE.value)
   if _ARCHITECTURE.value is not None and _TO.value != 'huggingface':
     raise errors.UsageError(f'--architecture={_ARCHITECTURE.value} with --to={_TO.value}: leave it out')
-  with source_lib.open_source(_SOURCE.value, source_flags.reading()) as source, _appearing(output) as directory:
-    left = _write(source, directory)
-    lacks = source_lib.lacks(source)
-    tensors = len(weight_map.rows(source.config, source.parts))
-    digest = source.digest
-  print(f'{output} from {_SOURCE.value}: {tensors} tensors of a {source.format}, {digest}')
-  for line in (*(f'Left out: {what}' for what in left), *(f'The source has {lack}' for lack in lacks)):
-    print(line)
+  with source_lib.open_source(_SOURCE.value, source_flags.reading()) as source:
+    if output.resolve().is_relative_to(source.path.resolve()):
+      raise errors.UsageError(f'--output={output} is in the source: give a directory outside of it')
+    # Before anything is written, and with a way out in one line if a file cannot be read.
+    lines = [f'{output} from {_SOURCE.value}: a {source.format}, {source.digest}']
+    with _appearing(output) as directory:
+      lines += [f'Left out: {what}' for what in _write(source, directory)]
+    lines += [f'The source has {lack}' for lack in source_lib.missing_heads(source)]
+  print('\n'.join(lines))
 
 
 def _write(source: source_lib.Source, directory: pathlib.Path) -> list[str]:
@@ -69,9 +69,10 @@ def _appearing(output: pathlib.Path) -> Iterator[pathlib.Path]:
       made = place / 'model'
       made.mkdir()
       yield made
+      command_line.finish()  # from here on nothing is taken back
       made.rename(output)
   except OSError as e:
-    raise errors.PublishError(f'{output} cannot be written ({e.strerror}): give another --output') from e
+    raise errors.PublishError(f'{output} cannot be written ({e.strerror or e}): give another --output') from e
 
 
 if __name__ == '__main__':

@@ -23,6 +23,10 @@ _LARGEST_FILE = 16 << 20  # bytes; an ALBERT's has 1.6 kB
 _LARGEST_KEY = 1 << 12  # bytes; an entry may share those of the key before it, and so say much with little
 _LEAST_ENTRY = 1 << 9  # bytes that an entry takes in memory beside its name
 FLOAT32 = 1  # DT_FLOAT of TensorFlow's DataType enum
+# Bytes of an element by number of that enum: what a checkpoint may hold beside an ALBERT's weights, such as counters.
+_WIDTHS = {FLOAT32: 4, 2: 8, 3: 4, 4: 1, 5: 2, 6: 1, 9: 8, 10: 1, 14: 2, 17: 2, 19: 2, 22: 4, 23: 8}
+_STRING = 7  # a length and the bytes, one at least for each
+_LARGEST_RANK, _LARGEST_DIMENSION = 8, 1 << 31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +98,16 @@ def check_data_files(index: Index, prefix: pathlib.Path) -> None:
     if entry.shard >= len(sizes) or entry.offset + entry.size > sizes[entry.shard]:
       raise errors.CheckpointError(f'{name} ends behind the data file in {prefix.parent}: the file is cut off or of another checkpoint, '
                                    'fetch it again')
-    if entry.dtype == FLOAT32 and not entry.sliced and not name.startswith('\0') and entry.size != 4 * math.prod(entry.shape):
-      raise errors.CheckpointError(f'{name} has {entry.size} bytes for shape {list(entry.shape)} in {prefix}.index: it is damaged, '
-                                   'fetch it again')
+    # All of it is believed by TensorFlow's native reader, which ends the process where it cannot be.
+    shown = f'{name[:99]!r}' if name.startswith('\0') else name
+    if entry.dtype not in _WIDTHS and entry.dtype != _STRING:
+      raise errors.CheckpointError(f'{shown} has dtype number {entry.dtype} in {prefix}.index: no ALBERT has such, fetch it again')
+    if len(entry.shape) > _LARGEST_RANK or any(not 0 <= size < _LARGEST_DIMENSION for size in entry.shape):
+      raise errors.CheckpointError(f'{shown} has shape {list(entry.shape[:9])} in {prefix}.index: it is damaged, fetch it again')
+    least = _WIDTHS.get(entry.dtype, 1) * math.prod(entry.shape)
+    if least > sum(sizes) if entry.sliced else least > entry.size if entry.dtype == _STRING else least != entry.size:
+      raise errors.CheckpointError(f'{shown} has {sum(sizes) if entry.sliced else entry.size} bytes for shape {list(entry.shape)} in '
+                                   f'{prefix}.index: it is damaged, fetch it again')
 
 
 def _pairs(data: bytes, index: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
@@ -186,12 +197,23 @@ def _header(message: bytes) -> int:
 def _entry(message: bytes) -> Entry:
   numbers = _numbers(message)
   shape: list[int] = []
-  sliced = False
+  sliced, slices = False, list[bytes]()
   for number, value in wire_format.fields(message):
-    sliced = sliced or number == 7
+    if number == 7:
+      sliced = True
+      slices.append(value if isinstance(value, bytes) else b'\xff')
     if number == 2 and isinstance(value, bytes):  # TensorShapeProto, of Dim messages in field 2, with the size in field 1
       for _, dimension in wire_format.fields(value):
         if not isinstance(dimension, bytes):
           raise ValueError('a shape without dimensions')
         shape.append(next((size for n, size in wire_format.fields(dimension) if n == 1 and isinstance(size, int)), 0))
+  for piece in slices:
+    _check_slice(piece, shape)
   return Entry(numbers.get(1, 0), tuple(shape), numbers.get(3, 0), numbers.get(4, 0), numbers.get(5, 0), sliced)
+
+
+def _check_slice(piece: bytes, shape: list[int]) -> None:
+  """Raises ValueError for a piece that does not lie in its tensor: a TensorSliceProto of extents, each a start and, if not all, a length."""
+  extents = [_numbers(value) for number, value in wire_format.fields(piece) if number == 1 and isinstance(value, bytes)]
+  if len(extents) != len(shape) or any(extent.get(1, 0) + extent.get(2, 0) > size for extent, size in zip(extents, shape, strict=True)):
+    raise ValueError('a piece that does not lie in its tensor')

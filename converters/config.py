@@ -18,12 +18,13 @@ _FIXED = {'hidden_act': 'gelu', 'num_hidden_groups': 1, 'inner_group_num': 1, 'l
 # The same for Hugging Face's config.json: what an ALBERT must be there, and what Transformers keeps in every model's config.
 _HUGGING_FACE_FIXED = _FIXED | {'model_type': 'albert', 'hidden_act': ('gelu_new', 'gelu_pytorch_tanh'), 'layer_norm_eps': 1e-12,
                                 'position_embedding_type': 'absolute', 'tie_word_embeddings': True, 'is_decoder': False,
-                                'add_cross_attention': False, 'quantization_config': None}
+                                'add_cross_attention': False, 'quantization_config': None, 'pruned_heads': {}, 'is_encoder_decoder': False}
 _HUGGING_FACE_IGNORED = _IGNORED | {
-    '_name_or_path', '_attn_implementation_autoset', 'architectures', 'bos_token_id', 'chunk_size_feed_forward', 'classifier_dropout_prob', 'dtype',
-    'eos_token_id', 'finetuning_task', 'gradient_checkpointing', 'id2label', 'label2id', 'num_labels', 'output_attentions',
-    'output_hidden_states', 'pad_token_id', 'problem_type', 'return_dict', 'torch_dtype', 'transformers_version', 'use_cache'}
-# Transformers leaves out what is as its class has it.
+    '_commit_hash', '_name_or_path', '_attn_implementation_autoset', 'architectures', 'bos_token_id', 'chunk_size_feed_forward', 'classifier_dropout_prob', 'do_sample', 'dtype',
+    'eos_token_id', 'finetuning_task', 'gradient_checkpointing', 'id2label', 'label2id', 'length_penalty', 'max_length', 'min_length', 'num_beams', 'num_labels', 'num_return_sequences', 'output_attentions',
+    'output_hidden_states', 'output_past', 'pad_token_id', 'problem_type', 'repetition_penalty', 'return_dict', 'temperature',
+    'tokenizer_class', 'top_k', 'top_p', 'torch_dtype', 'torchscript', 'transformers_version', 'use_bfloat16', 'use_cache'}
+# What Transformers' class says where a config does not.
 _HUGGING_FACE_DEFAULTS = {'hidden_act': 'gelu_new', 'layer_norm_eps': 1e-12, 'hidden_dropout_prob': 0, 'attention_probs_dropout_prob': 0,
                           'type_vocab_size': 2, 'max_position_embeddings': 512}
 _LARGEST_FILE = 1 << 20  # bytes

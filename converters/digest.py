@@ -1,5 +1,6 @@
 """What a source is known by: SHA-256 of a file, or of all the files of a directory."""
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -8,6 +9,20 @@ from converters import errors
 
 # No ALBERT has so many; links that lead in circles do.
 _MOST_FILES = 10_000
+
+
+class OfFiles:
+  """What a source that is made of files is known by; see `source.Source`."""
+  path: pathlib.Path
+  sp_model: bytes
+
+  @functools.cached_property
+  def digest(self) -> str:
+    return 'sha256:' + of_tree(self.path)
+
+  @functools.cached_property
+  def sp_model_digest(self) -> str:
+    return 'sha256:' + hashlib.sha256(self.sp_model).hexdigest()
 
 
 def of_file(path: str | os.PathLike[str]) -> str:

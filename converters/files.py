@@ -38,11 +38,22 @@ def only(directory: pathlib.Path, pattern: str, what: str) -> pathlib.Path:
   Raises:
     SourceError: there is none, or more than one.
   """
-  found = sorted(directory.glob(pattern))
+  found = sorted(path for path in directory.glob(pattern) if not path.name.startswith('.'))  # as macOS leaves beside each file
   if len(found) != 1:
     names = ', '.join(path.name for path in found) or 'none'
     raise errors.SourceError(f'{len(found)} {what} ({names}) in {directory}: one is needed')
   return found[0]
+
+
+def only_directory(directory: pathlib.Path) -> list[pathlib.Path]:
+  """The directory in a directory, if there is one and no other."""
+  directories = [path for path in directory.iterdir() if path.is_dir() and not path.name.startswith('.')]
+  return directories if len(directories) == 1 else []
+
+
+def any_named(directory: pathlib.Path, *patterns: str) -> bool:
+  """Whether a directory has a file whose name matches one of the globs, and begins with no dot."""
+  return any(not path.name.startswith('.') for pattern in patterns for path in directory.glob(pattern))
 
 
 def inside(name: str, allowed: re.Pattern[str]) -> bool:

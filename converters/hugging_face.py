@@ -4,8 +4,6 @@ In the layout of AlbertModel, AlbertForMaskedLM or AlbertForPreTraining. There i
 held against the float64 reference alone.
 """
 
-import functools
-import hashlib
 import json
 import pathlib
 import re
@@ -21,7 +19,7 @@ from converters import files
 from converters import vocabulary
 from converters import weight_map
 
-CONFIG, WEIGHTS, SP_MODEL = 'config.json', 'model.safetensors', 'spiece.model'
+CONFIG, WEIGHTS, SP_MODEL, TOKENIZER_CONFIG = 'config.json', 'model.safetensors', 'spiece.model', 'tokenizer_config.json'
 _INDEX = f'{WEIGHTS}.index.json'
 _SHARD = re.compile(r'model-[0-9]{5}-of-[0-9]{5}\.safetensors')
 _FILE = re.compile(rf'{CONFIG}|model\.safetensors(\.index\.json)?|{_SHARD.pattern}|{SP_MODEL}|tokenizer(_config)?\.json|'
@@ -42,16 +40,12 @@ def objection(name: str) -> str | None:
   return None if files.inside(name, _FILE) else 'is no file of a model of Hugging Face: pack that alone'
 
 
-def root(path: pathlib.Path) -> pathlib.Path | None:
-  """The directory of the model: `path`, or the only one in it; None if it is of another format."""
-  inner = [p for p in path.iterdir() if p.is_dir()]
-  for place in (path, *(inner if len(inner) == 1 else ())):
-    if (place / CONFIG).exists() and any(place.glob('*.safetensors')):
-      return place
-  return None
+def is_in(directory: pathlib.Path) -> bool:
+  """Whether a directory has a file that only this format has."""
+  return files.any_named(directory, CONFIG, '*.safetensors*')
 
 
-class Model:
+class Model(digest.OfFiles):
   """A `source.Source`; see there for the attributes."""
 
   format = 'model of Hugging Face Transformers'
@@ -73,8 +67,9 @@ class Model:
     if not (path / SP_MODEL).exists():
       raise errors.SourceError(f'no {SP_MODEL} in {path}: the preprocessor is made from it, copy it from the model that this one was '
                                'trained from')
+    _check_uncased(path / TOKENIZER_CONFIG)
     self.sp_model_name, self.sp_model = vocabulary.read(path, SP_MODEL, self.config.vocab_size)
-    self._files = {name: _Weights(file) for name, file in _weight_files(path).items()}
+    self._files = _weight_files(path)
     self._places = self._find()
     tensors = {name: file.tensors[stored] for name, (file, stored) in self._places.items()}
     self.parts = frozenset(weight_map.parts_in(tensors, _FORMAT))
@@ -92,14 +87,6 @@ class Model:
   def provable(self) -> frozenset[weight_map.Part]:
     return self.parts
 
-  @functools.cached_property
-  def digest(self) -> str:
-    return 'sha256:' + digest.of_tree(self.path)
-
-  @functools.cached_property
-  def sp_model_digest(self) -> str:
-    return 'sha256:' + hashlib.sha256(self.sp_model).hexdigest()
-
   def tensor(self, row: weight_map.Row) -> np.ndarray:
     value = self._read(row.hugging_face)
     if not np.isfinite(value).all():
@@ -109,9 +96,9 @@ class Model:
   def _find(self) -> dict[str, tuple['_Weights', str]]:
     """In which file each tensor is, and under which name, by its name in AlbertForPreTraining."""
     places: dict[str, tuple[_Weights, str]] = {}
-    stored = [name for file in self._files.values() for name in file.tensors]
+    stored = [name for file in self._files for name in file.tensors]
     bare = not any(name.startswith((BASE, *_HEADS)) for name in stored)
-    for file in self._files.values():
+    for file in self._files:
       for name in file.tensors:
         if (full := BASE + name if bare else name) in places:
           raise errors.SourceError(f'{name} is in two files in {self.path}: fetch the model again')
@@ -125,12 +112,14 @@ class Model:
   def _check_shared(self, tensors: dict[str, Any]) -> None:
     """What stands there once more must be the same: AlbertEncoder has it once."""
     for name, original in _TIED.items():
-      if name in tensors and (original not in tensors or not np.array_equal(self._read(name), self._read(original))):
+      if name in tensors and (tensors[name] != tensors.get(original) or not np.array_equal(self._read(name), self._read(original))):
         raise errors.SourceError(f'{name} is not {original} in {self.path}: an ALBERT has one tensor for both')
     kernel, bias = PROJECTION
-    if self.config.embedding_size == self.config.hidden_size and kernel in tensors:
-      size = self.config.hidden_size
-      if not np.array_equal(self._read(kernel), np.eye(size, dtype=np.float32)) or (bias in tensors and self._read(bias).any()):
+    size = self.config.hidden_size
+    if self.config.embedding_size == size and (kernel in tensors or bias in tensors):
+      expected = {kernel: ((size, size), np.float32), bias: ((size,), np.float32)}
+      if any(tensors.get(name) != right for name, right in expected.items()) or self._read(bias).any() or not np.array_equal(
+          self._read(kernel), np.eye(size, dtype=np.float32)):
         raise errors.SourceError(f'{kernel} changes embeddings that are as wide as the hidden size in {self.path}: AlbertEncoder does not '
                                  'project such, so this model cannot be converted')
 
@@ -160,24 +149,32 @@ class _Weights:
       raise errors.SourceError(f'{name} cannot be read ({e}) in {self._path}: fetch it again') from e
 
 
-def _weight_files(path: pathlib.Path) -> dict[str, pathlib.Path]:
+def _check_uncased(path: pathlib.Path) -> None:
+  """Refuses a cased model: every preprocessor folds case and drops marks."""
+  values = _json(path) if path.exists() else {}
+  for name, only in (('do_lower_case', True), ('keep_accents', False), ('remove_space', True)):
+    if values.get(name, only) is not only:
+      raise errors.SourceError(f'{name} is {repr(values[name])[:40]}, not {only}, in {path}: preprocessors for cased models are not supported')
+
+
+def _weight_files(path: pathlib.Path) -> list[_Weights]:
   """The files with weights: one, or the shards that the index names."""
   if (path / WEIGHTS).exists():
     if (path / _INDEX).exists():
       raise errors.SourceError(f'{WEIGHTS} and {_INDEX} are both in {path}: which of the two is meant is not known')
-    return {WEIGHTS: path / WEIGHTS}
+    return [_Weights(path / WEIGHTS)]
   index = path / _INDEX
   if not index.exists():
     raise errors.SourceError(f'neither {WEIGHTS} nor {_INDEX} in {path}: give a model in safetensors')
   places = _json(index).get('weight_map')
   if not isinstance(places, dict) or not places or not all(isinstance(name, str) and _SHARD.fullmatch(name) for name in places.values()):
     raise errors.SourceError(f'no `weight_map` from tensors to files in {index}: fetch it again')
-  shards = {name: path / name for name in sorted(set(places.values()))}
-  there = {tensor: name for name, file in shards.items() for tensor in _Weights(file).tensors}
+  shards = {name: _Weights(path / name) for name in sorted(set(places.values()))}
+  there = {tensor: name for name, file in shards.items() for tensor in file.tensors}
   different = sorted(there.items() ^ places.items())
   if different:
     raise errors.SourceError(f'{different[0][0]} is not where {index} says: fetch the model again')
-  return shards
+  return list(shards.values())
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from converters import archive
 from converters import config as config_lib
 from converters import digest
 from converters import errors
+from converters import files
 from converters import scratch
 from converters import weight_map
 
@@ -82,10 +83,15 @@ def check_handle(handle: str) -> None:
         f'no file or directory {handle}: give a module directory, a .tar.gz or a hub handle with --source')
 
 
+def missing_heads(source: Source) -> list[str]:
+  """The heads that a source has no weights for, for people: 'no sentence order head' and so on."""
+  return [f'no {part.title} head' for part in weight_map.Part if part not in source.parts]
+
+
 def lacks(source: Source) -> list[str]:
-  """What a source cannot give, for people: 'no sentence order head' and so on."""
-  missing = [f'no {part.title} head' for part in weight_map.Part if part not in source.parts]
-  return missing + (['no graph of its own: outputs can be held against the float64 reference alone'] if source.graph is None else [])
+  """What a source cannot give to an export, for people."""
+  return missing_heads(source) + (
+      ['no graph of its own: outputs can be held against the float64 reference alone'] if source.graph is None else [])
 
 
 @contextlib.contextmanager
@@ -111,13 +117,22 @@ def open_source(handle: str, reading: Reading = Reading()) -> Iterator[Source]:
     elif os.path.isdir(handle):
       path = pathlib.Path(handle)
       if reading.sha256 is not None:
-        digest.check(handle, digest.of_tree(path), reading.sha256)
+        digest.check(handle, digest.of_tree(_place(path)), reading.sha256)
     else:
       if reading.sha256 is not None:
         digest.check(handle, digest.of_file(handle), reading.sha256)
       path = stack.enter_context(scratch.directory('albert_source_'))
       archive.unpack(handle, path, reading.caps, _objection)
     yield _opened(handle, path, reading.albert_config, packed='://' in handle or not os.path.isdir(handle))
+
+
+def _place(path: pathlib.Path) -> pathlib.Path:
+  """Where a source's files are: in a directory, or in the only one in it, as the authors pack theirs."""
+  from converters import hugging_face
+  from converters import tf1_checkpoint
+  if (path / 'saved_model.pb').exists():
+    return path
+  return next((place for place in (path, *files.only_directory(path)) if tf1_checkpoint.is_in(place) or hugging_face.is_in(place)), path)
 
 
 def _opened(handle: str, path: pathlib.Path, albert_config: str | None, packed: bool) -> Source:
@@ -131,20 +146,20 @@ def _opened(handle: str, path: pathlib.Path, albert_config: str | None, packed: 
       if fault := objection(name):
         raise errors.ArchiveError(f'member {name!r} in {handle} {fault}')
 
-  checkpoint, model = tf1_checkpoint.root(path), hugging_face.root(path)
-  if (path / 'saved_model.pb').exists() or checkpoint is model is None:
+  place = _place(path)
+  is_checkpoint, is_model = tf1_checkpoint.is_in(place), hugging_face.is_in(place)
+  if (path / 'saved_model.pb').exists() or not (is_checkpoint or is_model):
     check(tf1_hub.objection)
     return tf1_hub.Module(handle, path, albert_config)
-  if checkpoint is not None and model is not None:
+  if is_checkpoint and is_model:
     raise errors.SourceError(f'a checkpoint and a model of Hugging Face in {handle}: give one of the two in a directory of its own')
-  if checkpoint is not None:
+  if is_checkpoint:
     check(tf1_checkpoint.objection)
-    return tf1_checkpoint.Checkpoint(handle, checkpoint, albert_config)
-  assert model is not None
+    return tf1_checkpoint.Checkpoint(handle, place, albert_config)
   check(hugging_face.objection)
   if albert_config is not None:
     raise errors.SourceError(f'--albert_config for {handle}, which has a config.json of Hugging Face: leave it out')
-  return hugging_face.Model(handle, model)
+  return hugging_face.Model(handle, place)
 
 
 def _objection(name: str) -> str | None:

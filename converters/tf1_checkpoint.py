@@ -1,10 +1,8 @@
-"""The authors' checkpoints of ALBERT, and what is fine-tuned from them: albert_config.json, model.ckpt-best.*, 30k-clean.model.
+"""The authors' checkpoints of ALBERT, and what is saved like them: albert_config.json, model.ckpt-best.*, 30k-clean.model.
 
 They have no graph that could be run: what is made from one is held against the float64 reference alone.
 """
 
-import functools
-import hashlib
 import pathlib
 import re
 
@@ -19,7 +17,7 @@ from converters import vocabulary
 from converters import weight_map
 
 # What stands in a checkpoint's directory; `.meta` is its training graph, which nobody reads.
-_FILE = re.compile(r'albert_config\.json|checkpoint|[^/]+\.(model|vocab|txt|md)|[^/]+\.ckpt[^/]*\.(index|meta|data-[0-9]{5}-of-[0-9]{5})')
+_FILE = re.compile(r'albert_config\.json|checkpoint|[^/.][^/]*\.(model|vocab|txt|md)|[^/.][^/]*\.ckpt[^/]*\.(index|meta|data-[0-9]{5}-of-[0-9]{5})')
 _PREFIX = 'module/'  # of variables that came through hub.Module
 _COUNTERS = frozenset({'global_step', 'beta1_power', 'beta2_power'})
 # What optimizers keep for each weight: the authors' Adam and LAMB, and TensorFlow's own Adam.
@@ -31,15 +29,12 @@ def objection(name: str) -> str | None:
   return None if files.inside(name, _FILE) else 'is no file of a checkpoint: pack that alone'
 
 
-def root(path: pathlib.Path) -> pathlib.Path | None:
-  """The directory of the checkpoint: `path`, or the only one in it, as the authors pack it; None if it is of another format."""
-  for place in (path, *_only_directory(path)):
-    if any(place.glob('*.ckpt*.index')):
-      return place
-  return None
+def is_in(directory: pathlib.Path) -> bool:
+  """Whether a directory has a file that only this format has."""
+  return files.any_named(directory, '*.ckpt*', 'albert_config.json')
 
 
-class Checkpoint:
+class Checkpoint(digest.OfFiles):
   """A `source.Source`; see there for the attributes."""
 
   format = 'TF1 checkpoint of the authors\' format'
@@ -78,18 +73,5 @@ class Checkpoint:
   def provable(self) -> frozenset[weight_map.Part]:
     return self.parts
 
-  @functools.cached_property
-  def digest(self) -> str:
-    return 'sha256:' + digest.of_tree(self.path)
-
-  @functools.cached_property
-  def sp_model_digest(self) -> str:
-    return 'sha256:' + hashlib.sha256(self.sp_model).hexdigest()
-
   def tensor(self, row: weight_map.Row) -> np.ndarray:
     return self._variables.read(self._names[row.tf1])
-
-
-def _only_directory(path: pathlib.Path) -> list[pathlib.Path]:
-  directories = [p for p in path.iterdir() if p.is_dir()]
-  return directories if len(directories) == 1 else []

@@ -3,8 +3,6 @@
 The graph is parsed, to learn its signatures, and never run.
 """
 
-import functools
-import hashlib
 import pathlib
 import re
 from typing import Any
@@ -52,7 +50,7 @@ def objection(name: str) -> str | None:
   return 'is no file of a TF1 Hub module: pack the module alone'
 
 
-class Module:
+class Module(digest.OfFiles):
   """A `source.Source` in TF1 Hub format; see there for the attributes."""
 
   format = 'TF1 Hub module'
@@ -83,14 +81,6 @@ class Module:
   @property
   def provable(self) -> frozenset[weight_map.Part]:
     return frozenset(p for p in weight_map.Part if p is weight_map.Part.ENCODER or p.value in self.signatures)
-
-  @functools.cached_property
-  def digest(self) -> str:
-    return 'sha256:' + digest.of_tree(self.path)
-
-  @functools.cached_property
-  def sp_model_digest(self) -> str:
-    return 'sha256:' + hashlib.sha256(self.sp_model).hexdigest()
 
   def tensor(self, row: weight_map.Row) -> np.ndarray:
     return self._variables.read(row.tf1)

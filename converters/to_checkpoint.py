@@ -33,10 +33,14 @@ def write(source: source_lib.Source, directory: pathlib.Path, progress: Callable
     What the source has and the checkpoint has not: the heads.
 
   Raises:
+    OSError: it cannot be written.
     SourceError: a tensor cannot be read.
   """
   albert = albert_lib.build(source, [weight_map.Part.ENCODER], progress)
-  tf.train.Checkpoint(encoder=albert.encoder).save(str(directory / 'ckpt'))
+  try:
+    tf.train.Checkpoint(encoder=albert.encoder).save(str(directory / 'ckpt'))
+  except tf.errors.OpError as e:
+    raise OSError(e.message) from e
   (directory / YAML).write_text(encoder_yaml(source.config), encoding='utf-8')
   (directory / source.sp_model_name).write_bytes(source.sp_model)
   return [f'the {part.title} head: the checkpoint is of the encoder' for part in weight_map.Part
@@ -46,4 +50,10 @@ def write(source: source_lib.Source, directory: pathlib.Path, progress: Callable
 def encoder_yaml(config: config_lib.AlbertConfig) -> str:
   """What `--encoder_config_file` of tf-models' tools, and `model.encoder` of its experiments, take."""
   lines = ['type: albert', 'albert:', '  hidden_activation: gelu', '  initializer_range: 0.02']
-  return '\n'.join(lines + [f'  {theirs}: {getattr(config, name)}' for theirs, name in _FIELDS.items()]) + '\n'
+  return '\n'.join(lines + [f'  {theirs}: {_number(getattr(config, name))}' for theirs, name in _FIELDS.items()]) + '\n'
+
+
+def _number(value: float) -> str:
+  """As YAML 1.1 knows one: 5e-05 would be text."""
+  text = repr(value)
+  return text if '.' in text else text.replace('e', '.0e')

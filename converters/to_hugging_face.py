@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jinja2
 import numpy as np
+import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from converters import config as config_lib
@@ -31,7 +32,7 @@ _TOKENIZER = {
 
 def write(source: source_lib.Source, directory: pathlib.Path, progress: Callable[[str], None] = lambda name: None,
           architecture: str | None = None) -> list[str]:
-  """Writes a model into an empty directory.
+  """Writes a model into an empty directory. All of its weights are in memory at once.
 
   Args:
     source: the model.
@@ -43,6 +44,7 @@ def write(source: source_lib.Source, directory: pathlib.Path, progress: Callable
     What the source has and the directory has not.
 
   Raises:
+    OSError: it cannot be written.
     SourceError: the source has not what the architecture holds, or a tensor cannot be read.
   """
   if architecture is None:
@@ -54,7 +56,10 @@ def write(source: source_lib.Source, directory: pathlib.Path, progress: Callable
   left += ['the pooler'] if architecture == _WITHOUT_POOLER else []
   values = {'architectures': [architecture], **config_lib.as_hugging_face(source.config)}
   _write_json(directory / hugging_face.CONFIG, values)
-  safetensors_numpy.save_file(tensors(source, architecture, progress), directory / hugging_face.WEIGHTS, {'format': 'pt'})
+  try:
+    safetensors_numpy.save_file(tensors(source, architecture, progress), directory / hugging_face.WEIGHTS, {'format': 'pt'})
+  except safetensors.SafetensorError as e:
+    raise OSError(str(e)) from e
   (directory / hugging_face.SP_MODEL).write_bytes(source.sp_model)
   _write_json(directory / 'tokenizer.json', tokenizer_json.of(source.sp_model))
   _write_json(directory / 'tokenizer_config.json', _TOKENIZER | {'model_max_length': source.config.max_position_embeddings})
@@ -62,7 +67,7 @@ def write(source: source_lib.Source, directory: pathlib.Path, progress: Callable
       (_CARDS / 'huggingface.md').read_text(encoding='utf-8'))
   (directory / 'README.md').write_text(
       card.render(source=source, config=source.config, heads=[part.value for part in weight_map.Part if part in kept], architecture=architecture,
-                  handle=source.handle if '://' in source.handle else None, lacks=source_lib.lacks(source)), encoding='utf-8')
+                  handle=source.handle if '://' in source.handle else None, lacks=source_lib.missing_heads(source)), encoding='utf-8')
   return left
 
 

@@ -7,9 +7,13 @@ import sentencepiece as spm
 
 from converters import errors
 from converters import files
+from converters import wire_format
 
 # Where every published ALBERT has them (training command in github.com/google-research/albert).
 SPECIAL_TOKENS = {'<pad>': 0, '<unk>': 1, '[CLS]': 2, '[SEP]': 3, '[MASK]': 4}
+# In ModelProto and TrainerSpec (sentencepiece_model.proto).
+_TRAINER_SPEC, _MODEL_TYPE, _BYTE_FALLBACK = 2, 3, 35
+_UNIGRAM = 1
 # SentencePiece's default, which that command does not change.
 _NORMALIZER = 'nmt_nfkc'
 # Characters whose normal form has never changed: letters, signs, ligatures, fractions, circled and full-width forms.
@@ -54,6 +58,7 @@ def check(model: bytes, vocab_size: int, name: str, text: bytes | None = None) -
   """
   try:
     processor = _load(model)
+    _check_type(model, name)
     _check(processor, vocab_size, name)
     if text is not None:
       _check_text(processor, text, name)
@@ -84,6 +89,14 @@ def _check(processor: spm.SentencePieceProcessor, vocab_size: int, name: str) ->
     if ours != theirs:
       raise errors.VocabularyError(f'{text!r} is normalized to {theirs[:40]!r}, and by {_NORMALIZER} to {ours!r}, in {name}: this is not a '
                                    'vocabulary ALBERT was trained with')
+
+
+def _check_type(model: bytes, name: str) -> None:
+  """Refuses what is no unigram model, or has pieces for bytes: ALBERT's has neither, and tokenizers of other formats are made of it."""
+  trainer_spec = next((value for number, value in wire_format.fields(model) if number == _TRAINER_SPEC and isinstance(value, bytes)), b'')
+  options = {number: value for number, value in wire_format.fields(trainer_spec) if isinstance(value, int)}
+  if options.get(_MODEL_TYPE, _UNIGRAM) != _UNIGRAM or options.get(_BYTE_FALLBACK, 0):
+    raise errors.VocabularyError(f'{name} is no unigram model, or has pieces for bytes: this is not a vocabulary ALBERT was trained with')
 
 
 def _check_text(processor: spm.SentencePieceProcessor, text: bytes, name: str) -> None:

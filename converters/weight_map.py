@@ -32,7 +32,7 @@ class Part(enum.Enum):
 
 
 class Transform(enum.Enum):
-  """How a canonical tensor is laid out in the tf-models variable."""
+  """How a canonical tensor is laid out in another format."""
   SAME = 'same'
   SPLIT_HEADS = 'split heads'  # the same elements in the same order: only the shape says [heads, depth]
   TRANSPOSE = 'transpose'

@@ -56,6 +56,13 @@ def _shard(directory):
   return index
 
 
+def _edit_config(**changes):
+  def edit(path):
+    values = json.loads((path / 'config.json').read_text()) | changes
+    (path / 'config.json').write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+  return edit
+
+
 def _assert_same(one, other):
   with source_lib.open_source(str(one)) as a, source_lib.open_source(str(other)) as b:
     assert a.config == b.config and a.parts == b.parts and a.sp_model == b.sp_model
@@ -64,6 +71,14 @@ def _assert_same(one, other):
       x, y = a.tensor(row), b.tensor(row)
       assert x.dtype == y.dtype == np.float32 and x.tobytes() == y.tobytes(), row.name
     return a, b
+
+
+def test_digest_is_of_the_model_wherever_it_lies(model, tmp_path):
+  shutil.copytree(model, tmp_path / 'around/albert')
+  with source_lib.open_source(str(model)) as source:
+    reading = source_lib.Reading(sha256=source.digest)
+  with source_lib.open_source(str(tmp_path / 'around'), reading) as source:
+    assert source.path == tmp_path / 'around/albert'
 
 
 @pytest.mark.parametrize('spec', [{}, {'embedding_size': 16}, {'hidden_dropout': 0.1}], ids=str)
@@ -122,6 +137,12 @@ def test_card(model, source):
   assert '{{' not in card and '{%' not in card
 
 
+def test_config_of_an_early_version(own, module):
+  _edit_config(output_past=True, pruned_heads={}, torchscript=False, num_beams=1, down_scale_factor=1, net_structure_type=0, gap_size=0,
+               num_memory_blocks=0, layers_to_keep=[], _name_or_path='albert-base-v2', torch_dtype='float32')(own)
+  _assert_same(module, own)
+
+
 def test_shards(own, module):
   _shard(own)
   _assert_same(module, own)
@@ -140,13 +161,6 @@ def test_what_other_versions_save_besides(own, module):
     tensors['predictions.decoder.bias'] = tensors['predictions.bias'].copy()
   _change(own, change)
   _assert_same(module, own)
-
-
-def _edit_config(**changes):
-  def edit(path):
-    values = json.loads((path / 'config.json').read_text()) | changes
-    (path / 'config.json').write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
-  return edit
 
 
 def _tensor(name, change):
@@ -183,6 +197,11 @@ _POOLER = 'albert.pooler.weight'
     (_edit_config(novelty=1), "unknown 'novelty'"),
     (_edit_config(hidden_size=None), 'missing hidden_size'),
     (_edit_config(position_embedding_type='relative_key'), 'position_embedding_type'),
+    (lambda path: (path / 'tokenizer_config.json').write_text('{"do_lower_case": false}'), 'do_lower_case is False, not True, in .*cased'),
+    (lambda path: (path / 'tokenizer_config.json').write_text('{"keep_accents": true}'), 'keep_accents is True, not False'),
+    (lambda path: (path / 'config.json').unlink(), 'cannot read .*config.json'),
+    (lambda path: (path / 'model.safetensors').rename(path / 'pytorch_model.bin'), 'neither model.safetensors nor'),
+    (_add('predictions.decoder.bias', np.zeros(200, np.float16)), 'predictions.decoder.bias is not predictions.bias'),
     (lambda path: (path / 'config.json').write_text('{'), 'no valid JSON in .*config.json'),
     (lambda path: (path / 'config.json').write_text('[]'), 'a list instead of an object'),
     (lambda path: (path / 'config.json').write_text('{"model_type": "albert", "model_type": "albert"}'), "'model_type' is there twice"),

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from converters import checkpoint_index
+from converters import wire_format
 
 DATA = 'variables/variables.data-00000-of-00001'
 
@@ -85,7 +86,7 @@ def field(number: int, value: int | bytes) -> bytes:
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-  return checkpoint_index._fields(message)
+  return wire_format.fields(message)
 
 
 def index_pairs(path: pathlib.Path) -> list[tuple[bytes, bytes]]:

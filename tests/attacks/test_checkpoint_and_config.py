@@ -159,6 +159,34 @@ def test_31_bytes_that_are_no_such_tensor(refused, own_module):
   refused(own_module, rf'{KERNEL} has 1088 bytes for shape \[16, 16\]', errors.CheckpointError)
 
 
+def _index_entry(dtype, *shape, size=0, slices=()):
+  dims = b''.join(craft.field(2, craft.field(1, value)) for value in shape)
+  return craft.field(1, dtype) + craft.field(2, dims) + craft.field(5, size) + b''.join(craft.field(7, value) for value in slices)
+
+
+def _extent(start, length):
+  return craft.field(1, craft.field(1, start) + craft.field(2, length))
+
+
+@pytest.mark.parametrize('entry, message', [
+    (_index_entry(9, (1 << 64) - 1), 'global_step has shape'),
+    (_index_entry(9, 1 << 62, 1 << 62), 'global_step has shape'),
+    (_index_entry(9, *[1] * 300, size=8), 'global_step has shape'),
+    (_index_entry(9, 4, size=8), r'global_step has 8 bytes for shape \[4\]'),
+    (_index_entry(9999), 'global_step has dtype number 9999'),
+    (_index_entry(0), 'global_step has dtype number 0'),
+    (_index_entry(1, 1 << 30, slices=[_extent(0, 1 << 30)]), 'global_step has .* bytes for shape'),
+    (_index_entry(1, 4, slices=[_extent(2, 3)]), 'a piece that does not lie in its tensor'),
+    (_index_entry(1, 4, slices=[_extent((1 << 64) - 1, 1)]), 'a piece that does not lie in its tensor'),
+    (_index_entry(1, 4, slices=[b'\xff\xff']), 'no checkpoint index'),
+], ids=['negative', 'too large', 'rank', 'size', 'dtype', 'no dtype', 'a large tensor of nothing', 'piece', 'negative piece', 'no piece'])
+def test_31_entry_that_nobody_asked_for(refused, own_module, entry, message):
+  # TensorFlow's native reader checks these with CHECK, which ends the process.
+  pairs = sorted([*craft.index_pairs(own_module / INDEX), (b'global_step', entry)])
+  (own_module / INDEX).write_bytes(craft.index([craft.block(pairs)]))
+  refused(own_module, message, errors.CheckpointError)
+
+
 def test_32_partitioned_variable_is_assembled(own_module, source):
   prefix = str(own_module / 'variables/variables')
   reader = tf.train.load_checkpoint(prefix)

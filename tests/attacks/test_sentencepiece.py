@@ -96,6 +96,15 @@ def test_39_normaliser_under_a_false_name(refused, own_module):
   refused(own_module, f'is normalized to .* in {MODEL}', errors.VocabularyError)
 
 
+@pytest.mark.parametrize('option, value', [('model_type', 'bpe'), ('byte_fallback', True)])
+def test_38_pieces_of_another_kind(refused, own_module, monkeypatch, option, value):
+  monkeypatch.setitem(vocabulary._ORIGINAL_OPTIONS, option, value)
+  model = vocabulary.train(vocabulary.CORPUS.read_text(encoding='utf-8').splitlines(), 500)
+  (own_module / MODEL).write_bytes(model)
+  (own_module / MODEL).with_suffix('.vocab').unlink()
+  refused(own_module, f'{MODEL} is no unigram model, or has pieces for bytes', errors.VocabularyError)
+
+
 @pytest.mark.parametrize('option', ['remove_extra_whitespaces', 'add_dummy_prefix'])
 def test_39_spaces_that_are_kept_otherwise(refused, own_module, monkeypatch, option):
   monkeypatch.setitem(vocabulary._ORIGINAL_OPTIONS, option, False)
