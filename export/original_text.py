@@ -28,8 +28,6 @@ _KIND = 1 << 21
 # they would be half of the table. Then a character itself, of each kind.
 _ITSELF = 2
 _REPLACED = 5
-# UnicodeEncode takes no noncharacter. This one, of private use, is as unknown to SentencePiece.
-_NONCHARACTER = 0x10FFFD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +71,9 @@ def table() -> Table:
   spaces = []
   for point in range(_UNICODE):
     character = chr(point)
-    if point & 0xFFFE == 0xFFFE or 0xFDD0 <= point <= 0xFDEF:
-      replacement: tuple[int, ...] = (_NONCHARACTER,)
-    elif unicodedata.category(character) in ('Cn', 'Co', 'Cs'):  # unassigned, private, surrogates
+    if unicodedata.category(character) in ('Cn', 'Co', 'Cs'):  # unassigned, private, surrogates
       continue
-    else:
-      replacement = tuple(_lower(c) for c in unicodedata.normalize('NFKD', character) if not unicodedata.combining(c))
+    replacement = tuple(_lower(c) for c in unicodedata.normalize('NFKD', character) if not unicodedata.combining(c))
     if character.isspace():
       spaces.append(point)
     if len(replacement) == 1 and replacement[0] % _KIND == point:
