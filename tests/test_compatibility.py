@@ -160,6 +160,11 @@ def test_a_preprocessor_with_other_ids(make_module, release):
     release(make_module(vocab_size=210), name='albert_en_other', version=1, preprocessor='albert_en_tiny_preprocess/2')
 
 
+def test_the_preprocessor_that_tokenizes_as_for_the_weights_is_announced(first, module):
+  with pytest.raises(errors.CompatibilityError, match=r'_preprocess/4 is not what users of .*_preprocess/3 expect .the ids of .*: give --breaking'):
+    first(module, preprocessor='albert_en_demo_preprocess/4')
+
+
 def test_a_predecessor_that_cannot_be_read(first, module, release):
   path = release.root / ENCODER / '3'
   target = path.resolve()

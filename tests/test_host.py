@@ -179,11 +179,11 @@ def test_a_version_that_is_published_meanwhile_is_served(own):
 
 def test_a_broken_record_takes_its_own_pages_only(own):
   root, client = own
-  (root / f'{ENCODER}/3.release.json').write_text('{}')
+  (root / f'{ENCODER}/4.release.json').write_text('{}')
   (root / f'{ENCODER}/2.md').unlink()
   assert 'without a record' in client.get('/').text and client.get(f'/{PREPROCESSOR}/3').status_code == 200
-  response = client.get(f'/{ENCODER}/3/certificate')
-  assert response.status_code == 500 and '3.release.json in' in response.text and 'Traceback' not in response.text
+  response = client.get(f'/{ENCODER}/4/certificate')
+  assert response.status_code == 500 and '4.release.json in' in response.text and 'Traceback' not in response.text
   assert client.get(f'/{ENCODER}/2').status_code == 404 and client.get(f'/{ENCODER}/2?tf-hub-format=compressed').status_code == 200
 
 
