@@ -36,7 +36,8 @@ ifeq ($(strip $(SOURCE))$(filter-out albert_en_demo,$(MODEL)),)
 # The demo: its module is made on the spot. This version of it and newer ones are made anew every time; nothing else ever is.
 DEMO_VERSION := $(or $(VERSION),2)
 DEMO_ROOT = $(EXPORT_ROOT)/tensorflow/albert_en_demo
-DEMO_PREPROCESSOR = $(DEMO_ROOT)_preprocess/$(if $(filter 1,$(DEMO_VERSION)),1,3)
+# Of each version of the demo, as the catalog has it.
+DEMO_PREPROCESSOR = $(DEMO_ROOT)_preprocess/$(or $(filter 1 4,$(DEMO_VERSION)),3)
 export: $(VENV)/.runtime $(DEMO)
 	$(if $(EXPORT_ROOT),,$(error EXPORT_ROOT is empty: give a directory))
 	@case "$(DEMO_VERSION)" in *[!0-9]*|0*) ;; *) \
@@ -133,7 +134,7 @@ golden: $(VENV)/.runtime $(DEMO)
 	@$(call GOLDEN_MODULE,interface_1,--seed=1 --nomlm --nosop)
 	@$(call GOLDEN_MODULE,interface_2,--seed=2 --nosop)
 	@$(call GOLDEN_MODULE,interface_3,--seed=3)
-	@for version in 1 2 3; do $(PY) -m export.golden --record --source=$(DEMO) --preprocessor=$$version \
+	@for version in 1 2 3 4; do $(PY) -m export.golden --record --source=$(DEMO) --preprocessor=$$version \
 		--golden=$(GOLDEN)/preprocessor_$$version.json || exit 1; done
 
 clean:

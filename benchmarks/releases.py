@@ -28,7 +28,8 @@ def ours(python: str, module: pathlib.Path, size: str, root: pathlib.Path, log: 
     CommandError: it fails.
   """
   _clear(root)
-  usage = measure.run([python, '-m', 'export', f'--source={module}', f'--model=albert_en_{size}', f'--export_root={root}'], log, timeout)
+  # Version 3 has the preprocessor that does what tf-models' does.
+  usage = measure.run([python, '-m', 'export', f'--source={module}', f'--model=albert_en_{size}', '--version=3', f'--export_root={root}'], log, timeout)
   encoder, preprocessor = None, None
   for path in sorted(root.glob('tensorflow/*/*/saved_model.pb')):
     if path.parents[1].name.endswith('_preprocess'):

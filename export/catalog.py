@@ -18,8 +18,8 @@ from converters import errors
 from export import assets_dir
 
 PATH = assets_dir.PATH / 'catalog.yaml'
-# Of the published contract of albert_en_preprocess: which versions there are to make.
-PREPROCESSOR_VERSIONS = (1, 2, 3)
+# Of the contract of albert_en_preprocess: which versions there are to make. 1 to 3 were published before.
+PREPROCESSOR_VERSIONS = (1, 2, 3, 4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

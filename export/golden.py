@@ -1,7 +1,7 @@
 """Records what a source computes in a golden file, and compares published releases with such files, without the source.
 
   python -m export.golden --record --source=build/demo/albert_en_demo --golden=tests/golden/albert_en_demo.json
-  python -m export.golden --record --source=build/demo/albert_en_demo --preprocessor=3 --golden=tests/golden/preprocessor_3.json
+  python -m export.golden --record --source=build/demo/albert_en_demo --preprocessor=4 --golden=tests/golden/preprocessor_4.json
   python -m export.golden --check --release=dist/tensorflow/albert_en_demo/2 --golden=tests/golden/albert_en_demo.json
 
 A file names the digest of its source: a release that was made from another fails, as does one whose outputs have moved further

@@ -1,7 +1,8 @@
 """A SentencePiece model -> the preprocessing SavedModel: plain text in, the encoder's three tensors out.
 
 The contract is that of tensorflow/albert_en_preprocess/{1,2,3}: the same normalization (NFD, no diacritics, case
-folding), the same pieces, the same packing. Only core TensorFlow ops and TF-Text's SentencePiece and normalization ops
+folding), the same pieces, the same packing. Version 4 is this project's: the same calls, and the ids that the weights were
+trained with (export/original_text.py). Only core TensorFlow ops and TF-Text's SentencePiece and normalization ops
 go into the graph: TF-Text's own packing would bring an op that runtimes before TF-Text 2.16 do not have.
 """
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 import tensorflow_text as text
 
 from converters import vocabulary
+from export import original_text
 
 DEFAULT_SEQ_LENGTH = 128
 
@@ -21,8 +23,8 @@ def exportable(sp_model: bytes, version: int) -> tuple[Any, dict[str, Any]]:
 
   Args:
     sp_model: a serialized SentencePiece model with ALBERT's special tokens.
-    version: of the published contract, 1 to 3. Versions 1 and 2 differ in what a graph may hold (no Assert from 2 on,
-      and none here in 1 either), 3 adds `vocab_size` to the special tokens.
+    version: of the contract, 1 to 4. Versions 1 and 2 differ in what a graph may hold (no Assert from 2 on, and none here
+      in 1 either), 3 adds `vocab_size` to the special tokens, and 4 tokenizes as was done for the weights.
 
   Returns:
     The root object, and its signatures by name.
@@ -31,6 +33,9 @@ def exportable(sp_model: bytes, version: int) -> tuple[Any, dict[str, Any]]:
     `input_type_ids`. root.tokenize(sentences) returns an int32 RaggedTensor [batch, (tokens)].
     root.tokenize.get_special_tokens_dict() returns int32 scalars. root.bert_pack_inputs(segments, seq_length=128) packs
     a list of one or two int32 RaggedTensors of ragged rank 1 or 2.
+
+  Raises:
+    VocabularyError: version 4 cannot be made of the model.
   """
   # One tokenizer, tracked once: every further one would put the whole SentencePiece model into the graph again.
   tokenizer = text.SentencepieceTokenizer(model=sp_model, out_type=tf.int32)
@@ -43,10 +48,14 @@ def exportable(sp_model: bytes, version: int) -> tuple[Any, dict[str, Any]]:
   if version >= 3:
     special_tokens['vocab_size'] = int(tokenizer.vocab_size())
 
+  commas = original_text.commas(sp_model) if version >= 4 else None
+
   sentences = tf.TensorSpec([None], tf.string, name='sentences')
 
   @tf.function(input_signature=[sentences], autograph=False)
   def tokenize(sentences):
+    if commas is not None:
+      return original_text.split_commas(tokenizer.tokenize(original_text.normalize(sentences)), commas)
     return tokenizer.tokenize(_normalize(sentences))
 
   @tf.function(input_signature=[], autograph=False)

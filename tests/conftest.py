@@ -201,10 +201,10 @@ def keys(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
 
 @pytest.fixture(scope='session')
 def history(tmp_path_factory, module, keys) -> pathlib.Path:
-  """An export root with the demo's versions 1, 2 and 3 as the catalog has them, and all three preprocessors. Not to be changed."""
+  """An export root with the demo's versions 1 to 4 as the catalog has them, and all four preprocessors. Not to be changed."""
   made = Release(tmp_path_factory.mktemp('history'))
-  for version in (1, 2, 3):
-    made(module, name='albert_en_demo', version=version, preprocessor=f'albert_en_demo_preprocess/{version}', breaking=version == 2,
+  for version in (1, 2, 3, 4):
+    made(module, name='albert_en_demo', version=version, preprocessor=f'albert_en_demo_preprocess/{version}', breaking=version in (2, 4),
          sign_key=keys[0] if version == 3 else None)
   return made.root
 

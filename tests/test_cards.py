@@ -12,7 +12,7 @@ from export import collection
 from export import model_card
 from export import tree
 
-MODELS = [f'tensorflow/albert_en_demo{kind}/{version}' for kind in ('', '_preprocess') for version in (1, 2, 3)]
+MODELS = [f'tensorflow/albert_en_demo{kind}/{version}' for kind in ('', '_preprocess') for version in (1, 2, 3, 4)]
 COLLECTION = 'tensorflow/collections/albert/1'
 
 
@@ -35,7 +35,7 @@ def test_every_python_block_runs(history, path, capsys):
     actual, said = namespace[name].shape, shape.split(', ')
     assert len(actual) == len(said), name
     assert all(size == int(number) for size, number in zip(actual, said, strict=True) if number.isdigit()), (name, actual, said)
-  if path == COLLECTION or path.endswith(('demo/2', 'demo/3')):
+  if path == COLLECTION or path.endswith(('demo/2', 'demo/3', 'demo/4')):
     assert shapes
   if path.startswith('tensorflow/albert_en_demo/'):
     assert pathlib.Path(namespace['sp_model_file'].decode()).read_bytes()
@@ -81,14 +81,14 @@ def test_a_card_says_what_its_record_says(history, path):
     worst = max(c['export']['rms'] / c['allowed']['rms'] for c in record['certificate']['gradient'].values())
     assert f'at most\n{100 * worst:.0f} % of what is allowed' in card
   else:
-    assert ('vocab_size' in card) == (version == '3') and f'{record["certificate"]["tokens"]["values"]:,} ids' in card
+    assert ('vocab_size' in card) == (version >= '3') and ('1,200' in card) == (version == '4') and f'{record["certificate"]["tokens"]["values"]:,} ids' in card
 
 
 def test_collection_lists_the_newest_of_every_model(history):
   card = (history / f'{COLLECTION}.md').read_text()
   assert card.startswith(f'# Collection {COLLECTION.replace("/collections", "")}\n\nALBERT ')
-  assert re.search(r'\| \[tensorflow/albert_en_demo/3\]\(https://tfhub.dev/tensorflow/albert_en_demo/3\) \| 3 \| 16 \| 5,032 \| .*preprocess/3\) \| 1, 2 \|', card)
-  assert re.search(r'\| \[tensorflow/albert_en_demo_preprocess/3\]\(.*\) \| 1, 2 \|', card)
+  assert re.search(r'\| \[tensorflow/albert_en_demo/4\]\(https://tfhub.dev/tensorflow/albert_en_demo/4\) \| 3 \| 16 \| 5,032 \| .*preprocess/4\) \| 1, 2, 3 \|', card)
+  assert re.search(r'\| \[tensorflow/albert_en_demo_preprocess/4\]\(.*\) \| 1, 2, 3 \|', card)
   assert card == collection.render(tree.at(history), 'tensorflow', catalog.Catalog().collection)
 
 

@@ -19,20 +19,21 @@ def catalog():
 def test_published_history(catalog, size):
   name = f'albert_en_{size}'
   assert catalog.source(name) == f'https://tfhub.dev/google/albert_{size}/3'
-  releases = [catalog.encoder(name, version) for version in (1, 2, 3)]
-  assert [r.interface for r in releases] == ['list', 'dict', 'dict']
-  assert [r.preprocessor.path for r in releases] == [f'tensorflow/albert_en_preprocess/{v}' for v in (1, 1, 3)]
-  assert [sorted(r.changes) for r in releases] == [[1], [1, 2], [1, 2, 3]]
-  assert [set(r.breaking) for r in releases] == [set(), {2}, {2}]
+  releases = [catalog.encoder(name, version) for version in (1, 2, 3, 4)]
+  assert [r.interface for r in releases] == ['list', 'dict', 'dict', 'dict']
+  assert [r.preprocessor.path for r in releases] == [f'tensorflow/albert_en_preprocess/{v}' for v in (1, 1, 3, 4)]
+  assert [sorted(r.changes) for r in releases] == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
+  assert [set(r.breaking) for r in releases] == [set(), {2}, {2}, {2}]
+  assert [set(r.preprocessor.breaking) for r in releases] == [set(), set(), set(), {4}]
   assert releases[1].path == f'tensorflow/{name}/2'
-  assert catalog.newest_version(name) == 3
+  assert catalog.newest_version(name) == 4
 
 
 def test_it_holds_the_collection_the_preprocessors_and_the_demo(catalog):
   assert (catalog.publisher, catalog.collection.name) == ('tensorflow', 'albert')
   for name in ('albert_en_preprocess', 'albert_en_demo_preprocess'):
-    assert [p for p in catalog.preprocessors if p.startswith(name + '/')] == [f'{name}/{version}' for version in (1, 2, 3)]
-  assert catalog.newest_version('albert_en_demo') == 3 and catalog.source('albert_en_demo') is None
+    assert [p for p in catalog.preprocessors if p.startswith(name + '/')] == [f'{name}/{version}' for version in (1, 2, 3, 4)]
+  assert catalog.newest_version('albert_en_demo') == 4 and catalog.source('albert_en_demo') is None
 
 
 def test_flags_come_before_the_catalog(catalog):
@@ -44,16 +45,16 @@ def test_flags_come_before_the_catalog(catalog):
 def test_a_model_that_the_catalog_lacks(catalog):
   assert catalog.source('albert_fr_base') is None and catalog.newest_version('albert_fr_base') is None
   release = catalog.encoder('albert_fr_base', 1)
-  assert (release.interface, release.preprocessor.path) == ('dict', 'tensorflow/albert_en_preprocess/3')
+  assert (release.interface, release.preprocessor.path) == ('dict', 'tensorflow/albert_en_preprocess/4')
   assert release.changes == {1: ['Initial release.']}
 
 
 def test_a_version_is_in_the_catalog_or_the_next(catalog):
-  with pytest.raises(errors.UsageError, match='--version=4: the catalog has no such version of albert_en_large.*--change'):
-    catalog.encoder('albert_en_large', 4)
-  assert catalog.encoder('albert_en_large', 4, changes=['Retrained.']).changes[4] == ['Retrained.']
-  with pytest.raises(errors.UsageError, match='--version=5: the newest version of albert_en_large in the catalog is 3: give --version=4'):
-    catalog.encoder('albert_en_large', 5, changes=['Retrained.'])
+  with pytest.raises(errors.UsageError, match='--version=5: the catalog has no such version of albert_en_large.*--change'):
+    catalog.encoder('albert_en_large', 5)
+  assert catalog.encoder('albert_en_large', 5, changes=['Retrained.']).changes[5] == ['Retrained.']
+  with pytest.raises(errors.UsageError, match='--version=6: the newest version of albert_en_large in the catalog is 4: give --version=5'):
+    catalog.encoder('albert_en_large', 6, changes=['Retrained.'])
 
 
 # What is replaced by what, a text on the line of the broken file that the error is to name, and what it is to say.
@@ -75,8 +76,8 @@ BROKEN = {
     'version 2.0': ('      2: *encoder_2', '      2.0: *encoder_2', '2.0', "'2.0' does not match"),
     'version "2"': ('      2: *encoder_2', '      "2": *encoder_2', '"2"', "version '2' is no number"),
     'version 0': ('      2: *encoder_2', '      0: *encoder_2', '0: *encoder_2', "'0' does not match"),
-    'a preprocessor nobody can make': ('      3: *preprocessor_3', '      3: *preprocessor_3\n      4: *preprocessor_3', '4: *preprocessor_3',
-                                       'there are versions 1, 2, 3'),
+    'a preprocessor nobody can make': ('      4: *preprocessor_4', '      4: *preprocessor_4\n      5: *preprocessor_4', '5: *preprocessor_4',
+                                       'there are versions 1, 2, 3, 4'),
     'one name for two': ('  albert_en_demo_preprocess:', '  albert_en_demo: # too', '# too', 'there is an encoder of this name'),
     'changes that are none': ('          - Initial release.', '          - ""', '- ""', 'changes'),
     'a change of two lines': ('          - Initial release.', '          - "a\\nb"', '"a\\nb"', 'changes'),
@@ -123,20 +124,20 @@ def test_a_new_version_adds_lines_and_changes_none(tmp_path, name):
   catalog = catalog_lib.Catalog(path)
   version, text = catalog.with_version(name, ENTRY)
   catalog.write(text)
-  assert version == 4
+  assert version == 5
   changed = [line for line in difflib.ndiff(TEXT.splitlines(), text.splitlines()) if line[0] in '+-?']
   assert len(changed) == 8 and all(line.startswith('+ ') for line in changed)
   again = catalog_lib.Catalog(path)
-  assert again.entry(name, 4) == ENTRY and again.newest_version(name) == 4
-  assert [again.newest_version(n) for n in again.encoders if n != name] == [3] * 4
+  assert again.entry(name, 5) == ENTRY and again.newest_version(name) == 5
+  assert [again.newest_version(n) for n in again.encoders if n != name] == [4] * 4
   assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize('edit', [
-    lambda t: t.replace('    versions:\n      1: *encoder_1\n      2: *encoder_2\n      3: *encoder_3\n',
-                        '    versions: {1: *encoder_1, 2: *encoder_2, 3: *encoder_3}\n', 1),
+    lambda t: t.replace('    versions:\n      1: *encoder_1\n      2: *encoder_2\n      3: *encoder_3\n      4: *encoder_4\n',
+                        '    versions: {1: *encoder_1, 2: *encoder_2, 3: *encoder_3, 4: *encoder_4}\n', 1),
     lambda t: t.replace('    versions:\n      1: &encoder_1', '    versions: &all\n      1: &encoder_1', 1).replace(
-        '    versions:\n      1: *encoder_1\n      2: *encoder_2\n      3: *encoder_3\n', '    versions: *all\n', 1),
+        '    versions:\n      1: *encoder_1\n      2: *encoder_2\n      3: *encoder_3\n      4: *encoder_4\n', '    versions: *all\n', 1),
 ], ids=['in one line', 'shared'])
 def test_versions_that_cannot_be_added_to_by_themselves(tmp_path, edit):
   path = tmp_path / 'catalog.yaml'
@@ -150,7 +151,7 @@ def test_a_catalog_without_a_last_line_feed(tmp_path):
   path = tmp_path / 'catalog.yaml'
   encoders, preprocessors = TEXT[TEXT.index('encoders:'):TEXT.index('preprocessors:')], TEXT[TEXT.index('preprocessors:'):]
   path.write_text(TEXT[:TEXT.index('encoders:')] + preprocessors + encoders.rstrip())
-  assert catalog_lib.Catalog(path).with_version('albert_en_demo', ENTRY)[0] == 4
+  assert catalog_lib.Catalog(path).with_version('albert_en_demo', ENTRY)[0] == 5
 
 
 def test_a_catalog_that_cannot_be_written_stays(tmp_path, monkeypatch):

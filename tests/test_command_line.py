@@ -78,8 +78,8 @@ USAGE = {
     'no source': (['--source='], 'no --source'),
     'long model name': (['--model=' + 'a' * 101], '--model=aaa'),
     'empty export root': (['--export_root='], '--export_root= is empty'),
-    'a version beyond the next': (['--model=albert_en_large', '--version=9', '--change=x'], 'give --version=4'),
-    'the next version without a change': (['--model=albert_en_large', '--version=4'], '--change'),
+    'a version beyond the next': (['--model=albert_en_large', '--version=9', '--change=x'], 'give --version=5'),
+    'the next version without a change': (['--model=albert_en_large', '--version=5'], '--change'),
     'empty change': (['--change= '], '--change= is empty'),
     'no key': (['--sign_key=nothing'], '--sign_key=nothing'),
     'unknown interface': (['--io=tuple'], 'tuple'),
@@ -120,21 +120,21 @@ def bump(python_module, tmp_path):
 def test_bump_adds_the_next_version_and_says_so(bump, export):
   catalog, process = bump('--model=albert_en_large', '--change=One.', '--change=Two:  more.')
   assert process.returncode == 0 and process.stderr == ''
-  for word in ('albert_en_large/4 is in', 'after albert_en_large/3', "- 'Two: more.'", '+      4:', 'make export MODEL=albert_en_large VERSION=4\n'):
+  for word in ('albert_en_large/5 is in', 'after albert_en_large/4', "- 'Two: more.'", '+      5:', 'make export MODEL=albert_en_large VERSION=5\n'):
     assert word in process.stdout, process.stdout
   _, process = bump('--model=albert_en_large', '--change=Lists again.', '--io=list', '--preprocessor=albert_en_preprocess/2')
-  assert '+        breaking: true' in process.stdout and 'VERSION=5 FLAGS=--breaking' in process.stdout
+  assert '+        breaking: true' in process.stdout and 'VERSION=6 FLAGS=--breaking' in process.stdout
   held = catalog_lib.Catalog(catalog)
-  assert held.entry('albert_en_large', 4) == {'interface': 'dict', 'preprocessor': 'albert_en_preprocess/3', 'changes': ['One.', 'Two: more.']}
-  assert held.entry('albert_en_large', 5) == {'interface': 'list', 'preprocessor': 'albert_en_preprocess/2', 'breaking': True, 'changes': ['Lists again.']}
+  assert held.entry('albert_en_large', 5) == {'interface': 'dict', 'preprocessor': 'albert_en_preprocess/4', 'changes': ['One.', 'Two: more.']}
+  assert held.entry('albert_en_large', 6) == {'interface': 'list', 'preprocessor': 'albert_en_preprocess/2', 'breaking': True, 'changes': ['Lists again.']}
   # ... which the export takes: it gets as far as the source.
-  conftest.fails(export(f'--catalog={catalog}', '--model=albert_en_large', '--version=5', '--source=nothing'), 1, 'no file or directory nothing')
+  conftest.fails(export(f'--catalog={catalog}', '--model=albert_en_large', '--version=6', '--source=nothing'), 1, 'no file or directory nothing')
 
 
 def test_bump_says_what_it_would_do(bump):
   catalog, process = bump('--model=albert_en_demo', '--change=One.', '--breaking', '--dry_run')
-  assert process.returncode == 0 and 'albert_en_demo/4 would be in' in process.stdout and '+        breaking: true' in process.stdout
-  assert catalog_lib.Catalog(catalog).newest_version('albert_en_demo') == 3
+  assert process.returncode == 0 and 'albert_en_demo/5 would be in' in process.stdout and '+        breaking: true' in process.stdout
+  assert catalog_lib.Catalog(catalog).newest_version('albert_en_demo') == 4
 
 
 @pytest.mark.parametrize('flags, word', [

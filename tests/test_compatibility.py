@@ -40,12 +40,16 @@ def test_interface_of_a_preprocessor(history):
 
 
 def test_the_catalogs_history_in_one_tree(history):
-  breaking = [_record(history / ENCODER / version)['breaking'] for version in '123']
-  assert breaking[0] == breaking[2] == []
+  breaking = [_record(history / ENCODER / version)['breaking'] for version in '1234']
+  assert breaking[0] == breaking[2] == breaking[3] == []
   assert breaking[1] == ['the model takes input_mask, input_type_ids, input_word_ids instead of [0], [1], [2]',
                          'the model does not return [0], [1] any more']
-  assert [_record(history / PREPROCESSOR / version)['breaking'] for version in '123'] == [[], [], []]
-  cards = [(history / ENCODER / f'{version}.md').read_text() for version in '123']
+  of_preprocessors = [_record(history / PREPROCESSOR / version)['breaking'] for version in '1234']
+  assert of_preprocessors[:3] == [[], [], []]
+  assert len(of_preprocessors[3]) == 1 and of_preprocessors[3][0].startswith('the ids of ')
+  card = (history / PREPROCESSOR / '4.md').read_text()
+  assert '### Version 4 (breaking)' in card and f'* Breaking: {of_preprocessors[3][0]}.' in card
+  cards = [(history / ENCODER / f'{version}.md').read_text() for version in '1234']
   assert '(breaking)' not in cards[0]
   for card in cards[1:]:
     assert '### Version 2 (breaking)' in card and '(breaking)' not in card.replace('### Version 2 (breaking)', '')
@@ -154,6 +158,11 @@ def test_a_preprocessor_with_other_ids(make_module, release):
   with pytest.raises(errors.CompatibilityError, match='albert_en_tiny_preprocess/2 is not what users of .*_preprocess/1 expect .*the ids of '):
     # The encoder is another one, and new: only the preprocessor has a version before it.
     release(make_module(vocab_size=210), name='albert_en_other', version=1, preprocessor='albert_en_tiny_preprocess/2')
+
+
+def test_the_preprocessor_that_tokenizes_as_for_the_weights_is_announced(first, module):
+  with pytest.raises(errors.CompatibilityError, match=r'_preprocess/4 is not what users of .*_preprocess/3 expect .the ids of .*: give --breaking'):
+    first(module, preprocessor='albert_en_demo_preprocess/4')
 
 
 def test_a_predecessor_that_cannot_be_read(first, module, release):

@@ -11,6 +11,7 @@ import pytest
 
 from converters import errors
 from converters import source as source_lib
+from export import catalog
 from export import integrity
 from export.proof import golden as golden_lib
 
@@ -30,13 +31,13 @@ def test_every_interface_version_gives_the_golden_outputs(make_module, release, 
   assert list(distances) == ['pooled_output', 'sequence_output', *(['mlm_logits'] if version > 1 else []), *(['sop_log_probs'] if version > 2 else [])]
 
 
-@pytest.mark.parametrize('version', [1, 2, 3])
+@pytest.mark.parametrize('version', catalog.PREPROCESSOR_VERSIONS)
 def test_every_preprocessor_version_gives_the_golden_ids(demo, release, version):
   release(demo, name='albert_en_demo', preprocessor=f'albert_en_demo_preprocess/{version}', mlm=False, sop=False)
   path = release.root / f'tensorflow/albert_en_demo_preprocess/{version}'
   assert _check(path, golden_lib.read(GOLDEN / f'preprocessor_{version}.json')) > 10_000
-  other = golden_lib.read(GOLDEN / f'preprocessor_{version % 3 + 1}.json')
-  with pytest.raises(errors.GoldenError, match=f'is of version {version % 3 + 1} of the contract, not of {version}'):
+  other = golden_lib.read(GOLDEN / f'preprocessor_{version % 4 + 1}.json')
+  with pytest.raises(errors.GoldenError, match=f'is of version {version % 4 + 1} of the contract, not of {version}'):
     _check(path, other)
 
 
@@ -76,7 +77,7 @@ def test_demo_on_the_command_line(demo, tmp_path, python_module):
     (['--check', '--release=x'], '--golden= is empty'),
     (['--check', '--golden=x'], '--release= is empty'),
     (['--record', '--golden=x'], '--source= is empty'),
-    (['--record', '--golden=x', '--source=.', '--preprocessor=4'], '--preprocessor=4: there are versions 1, 2, 3')])
+    (['--record', '--golden=x', '--source=.', '--preprocessor=5'], '--preprocessor=5: there are versions 1, 2, 3, 4')])
 def test_flags_that_cannot_be_meant(flags, message):
   run = subprocess.run([sys.executable, '-m', 'export.golden', *flags], capture_output=True, text=True)
   assert run.returncode == 2 and run.stderr.startswith('error: ') and message in run.stderr

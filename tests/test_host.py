@@ -63,7 +63,7 @@ def test_tensorflow_hub_loads_what_is_served(address, history, tmp_path, monkeyp
   pooled_output, _ = hub.load(f'{address}/{ENCODER}/1')([tf.ones([1, 3], tf.int32)] * 3)
   assert pooled_output.shape == (1, 16)
   with pytest.raises(urllib.error.HTTPError, match='404'):
-    hub.load(f'{address}/{ENCODER}/4')
+    hub.load(f'{address}/{ENCODER}/5')
 
 
 def test_the_archive(client, history):
@@ -110,7 +110,7 @@ def test_every_page_can_be_reached_and_every_link_leads_somewhere(client, histor
       assert all(link.startswith(('/', 'https://arxiv.org/')) for link in links), links
       pending += [link for link in links if link.startswith('/')]
   for model in (ENCODER, PREPROCESSOR):
-    for version in (1, 2, 3):
+    for version in (1, 2, 3, 4):
       for page in (f'/{model}/{version}', f'/{model}/{version}/certificate', f'/{model}/{version}.release.json', f'/{model}/{version}.tar.gz'):
         assert page in seen
   assert f'/{ENCODER}/3.sig' in seen and f'/{ENCODER}/2.sig' not in seen
@@ -142,7 +142,7 @@ def test_what_is_not_published_is_not_found(client, path):
 
 
 def test_a_fault_says_what_there_is(client):
-  assert 'There is no tensorflow/albert_en_demo/9 here: there are versions 1, 2, 3.' in client.get(f'/{ENCODER}/9').text
+  assert 'There is no tensorflow/albert_en_demo/9 here: there are versions 1, 2, 3, 4.' in client.get(f'/{ENCODER}/9').text
   other = client.get(f'/{ENCODER}/2?tf-hub-format=uncompressed')
   assert other.status_code == 400 and 'tf-hub-format=uncompressed: this host gives compressed' in other.text
   assert '&lt;b&gt;' in client.get(f'/{ENCODER}/2?tf-hub-format=<b>').text
@@ -166,7 +166,7 @@ def test_a_version_that_is_half_there_is_not_served(own):
   shutil.rmtree(root / ENCODER / '3')
   for path in (f'/{ENCODER}/3', f'/{ENCODER}/3.tar.gz', f'/{ENCODER}/3?tf-hub-format=compressed'):
     assert client.get(path).status_code == 404
-  assert 'versions 1, 2.' in client.get(f'/{ENCODER}/3').text
+  assert 'versions 1, 2, 4.' in client.get(f'/{ENCODER}/3').text
 
 
 def test_a_version_that_is_published_meanwhile_is_served(own):
@@ -179,11 +179,11 @@ def test_a_version_that_is_published_meanwhile_is_served(own):
 
 def test_a_broken_record_takes_its_own_pages_only(own):
   root, client = own
-  (root / f'{ENCODER}/3.release.json').write_text('{}')
+  (root / f'{ENCODER}/4.release.json').write_text('{}')
   (root / f'{ENCODER}/2.md').unlink()
   assert 'without a record' in client.get('/').text and client.get(f'/{PREPROCESSOR}/3').status_code == 200
-  response = client.get(f'/{ENCODER}/3/certificate')
-  assert response.status_code == 500 and '3.release.json in' in response.text and 'Traceback' not in response.text
+  response = client.get(f'/{ENCODER}/4/certificate')
+  assert response.status_code == 500 and '4.release.json in' in response.text and 'Traceback' not in response.text
   assert client.get(f'/{ENCODER}/2').status_code == 404 and client.get(f'/{ENCODER}/2?tf-hub-format=compressed').status_code == 200
 
 
@@ -234,7 +234,7 @@ def test_serve_on_the_command_line(python_module, history, number):
   line = process.stdout.readline()
   assert line.startswith(f'2 models in {history} at http://127.0.0.1:') and line.endswith('/ until interrupted\n')
   address = line.split(' at ')[1].split()[0]
-  assert process.stdout.readline() == f'  {address}{ENCODER}/3\n'
+  assert process.stdout.readline() == f'  {address}{ENCODER}/4\n'
   with urllib.request.urlopen(f'{address}{ENCODER}/2?tf-hub-format=compressed') as response:
     assert response.read() == (history / ENCODER / '2.tar.gz').read_bytes()
   process.send_signal(number)

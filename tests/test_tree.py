@@ -62,13 +62,13 @@ def test_an_export_to_it(root, module, release):
 def test_both_kinds_of_tree_show_the_same(root, history):
   here, there = tree_lib.at(history), tree_lib.at(root)
   assert there.models() == [] and there.versions(ENCODER) == []
-  for version in '123':
+  for version in '1234':
     assert _stage(there, history, version) == [f'{PREPROCESSOR}/{version}', f'{ENCODER}/{version}']
   kind = catalog.Catalog().collection
   collection.write(there, 'tensorflow', kind)
   assert there.models() == here.models() and there.collections() == here.collections()
   for model in here.models():
-    assert there.versions(model) == here.versions(model) == [1, 2, 3]
+    assert there.versions(model) == here.versions(model) == [1, 2, 3, 4]
     for version in here.versions(model):
       release = f'{model}/{version}'
       assert there.beside(release) == here.beside(release)

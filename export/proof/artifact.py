@@ -10,11 +10,11 @@ from export.proof import graph_file
 OPERATIONS = frozenset([
     'AddV2', 'AssignVariableOp', 'BiasAdd', 'BroadcastTo', 'CaseFoldUTF8', 'Cast', 'ConcatV2', 'Const', 'DisableCopyOnRead',
     'Einsum', 'Equal', 'ExpandDims', 'Fill', 'FloorDiv', 'GatherV2', 'GreaterEqual', 'Identity', 'Less',
-    'LogSoftmax', 'LogicalAnd', 'MatMul', 'Maximum', 'Mean', 'Minimum', 'Mul', 'NoOp', 'NormalizeUTF8', 'OneHot', 'OnesLike',
-    'Pack', 'PartitionedCall', 'Placeholder', 'Pow', 'RandomUniform', 'Range', 'ReadVariableOp', 'Reshape', 'ResourceGather',
+    'LogSoftmax', 'LogicalAnd', 'LowerBound', 'MatMul', 'Maximum', 'Mean', 'Minimum', 'Mul', 'NoOp', 'NormalizeUTF8', 'OneHot', 'OnesLike',
+    'Pack', 'PartitionedCall', 'Placeholder', 'Pow', 'RaggedRange', 'RandomUniform', 'Range', 'ReadVariableOp', 'Reshape', 'ResourceGather',
     'Rsqrt', 'Select', 'SelectV2', 'SentencepieceOp', 'SentencepieceTokenizeOp', 'Shape', 'Size', 'Softmax', 'SquaredDifference',
-    'StatefulPartitionedCall', 'StaticRegexReplace', 'StopGradient', 'StridedSlice', 'Sub', 'Tanh', 'VarHandleOp',
-    'VarIsInitializedOp',
+    'StatefulPartitionedCall', 'StaticRegexReplace', 'StopGradient', 'StridedSlice', 'StringJoin', 'StringStrip', 'Sub', 'Tanh',
+    'TensorScatterUpdate', 'UnicodeDecode', 'UnicodeEncode', 'VarHandleOp', 'VarIsInitializedOp', 'Where',
 ])
 # ... and what earlier ones did: releases are compared with those before them.
 FORMER = frozenset(['LessEqual'])

@@ -1,4 +1,4 @@
-"""Compares an exported preprocessor with a plain-Python statement of the published rule."""
+"""Compares an exported preprocessor with a plain-Python statement of its version's rule: the published one, or that of the weights' training."""
 
 import math
 import operator
@@ -14,8 +14,10 @@ import sentencepiece as spm
 from converters import errors
 from converters import vocabulary
 from export.proof import artifact
+from export.proof import original_rule
 
 _SEQ_LENGTH = 128  # of the published preprocessors, unless another is asked for
+_ORIGINAL = 4  # the first version with the rule that the weights were trained with
 
 # Every kind of text the published normalization treats in a way of its own, and what breaks tokenizers.
 TEXTS = (
@@ -52,8 +54,18 @@ _IGNORABLE = tuple(range(first, last + 1) for first, last in (
     (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF)))
 
 
-def normalized(sentence: str) -> str:
-  """A text as the published rule hands it to SentencePiece: canonical decomposition, no marks, case folding."""
+def texts(version: int) -> tuple[str, ...]:
+  """What a version of the contract is compared on."""
+  return TEXTS + original_rule.TEXTS if version >= _ORIGINAL else TEXTS
+
+
+def normalized(sentence: str, version: int) -> str:
+  """A text as the rule of a version hands it to SentencePiece.
+
+  Up to version 3: canonical decomposition, no marks, case folding.
+  """
+  if version >= _ORIGINAL:
+    return original_rule.normalized(sentence)
   decomposed = unicodedata.normalize('NFD', sentence)
   plain = ''.join(c for c in decomposed if unicodedata.category(c) != 'Mn')
   # TF-Text's case folding is ICU's NFKC_Casefold, which leaves out what is ignorable by default, before and after folding.
@@ -61,9 +73,16 @@ def normalized(sentence: str) -> str:
   return _visible(folded)
 
 
-def ids(processor: spm.SentencePieceProcessor, sentence: str) -> list[int]:
-  """The ids of the published rule."""
-  return processor.encode(normalized(sentence))
+def ids(processor: spm.SentencePieceProcessor, sentence: str, version: int) -> list[int]:
+  """The ids of a version's rule."""
+  if version >= _ORIGINAL:
+    return original_rule.ids(processor, sentence)
+  return processor.encode(normalized(sentence, version))
+
+
+def finished(processor: spm.SentencePieceProcessor, tokens: list[int], version: int) -> list[int]:
+  """The ids of a version's rule, of those that SentencePiece gives for the text that it is handed."""
+  return original_rule.cut(processor, map(processor.id_to_piece, tokens)) if version >= _ORIGINAL else tokens
 
 
 def equally_likely(processor: spm.SentencePieceProcessor, one: list[int], other: list[int]) -> bool:
@@ -105,7 +124,7 @@ class Preprocessor:
 
 
 def check(path: pathlib.Path, sp_model: bytes, version: int) -> int:
-  """Loads an exported preprocessor and compares it with a plain-Python statement of the published rule.
+  """Loads an exported preprocessor and compares it with a plain-Python statement of its version's rule.
 
   Args:
     path: the SavedModel.
@@ -120,7 +139,7 @@ def check(path: pathlib.Path, sp_model: bytes, version: int) -> int:
   """
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
 
-  expected = {text: ids(processor, text) for text in TEXTS}
+  expected = {text: ids(processor, text, version) for text in texts(version)}
   compare(Preprocessor(path), expected, special_tokens(version, processor.vocab_size()),
           lambda one, other: equally_likely(processor, one, other))
   return sum(map(len, expected.values()))
