@@ -6,6 +6,7 @@
 # make faults    50 exports killed at random moments
 # make fuzz      five minutes for each reader of foreign bytes
 # make bench     this tool and its peers on modules of the real sizes: ratios, in benchmarks/results/
+# make runtimes  what is exported here, under the oldest and the newest TensorFlow
 #
 # Each makes the environment it needs in .venv, from the hash-locked files in requirements/, and reuses it.
 
@@ -14,7 +15,8 @@ PYTHON ?= $(shell for p in python3.11 python3 /usr/bin/python3.11 /usr/local/bin
 	"$$p" -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+PIP := $(PY) $(INSTALL)
 
 EXPORT_ROOT ?= dist
 # Empty: what the catalog says.
@@ -30,7 +32,7 @@ PORT ?= 8501
 DEMO := build/demo/albert_en_demo
 
 .DELETE_ON_ERROR:
-.PHONY: export bump serve test interop faults fuzz bench lint golden lock clean
+.PHONY: export bump serve test interop faults fuzz bench runtimes lint golden lock clean
 
 ifeq ($(strip $(SOURCE))$(filter-out albert_en_demo,$(MODEL)),)
 # The demo: its module is made on the spot. This version of it and newer ones are made anew every time; nothing else ever is.
@@ -86,6 +88,25 @@ BENCH := build/bench
 bench: $(VENV)/.bench $(BENCH)/venv-tf-models/.installed $(BENCH)/venv-huggingface/.installed
 	@$(PY) -m benchmarks --sizes="$(SIZES)" --rounds="$(ROUNDS)" --work_dir=$(BENCH) $(FLAGS)
 
+# Two environments of 1.5 GB each. FLAGS=--size=base for modules of a real size.
+RUNTIMES := build/runtimes
+# TensorFlow 2.11 has wheels for Python 3.7 to 3.10: the first of them on the PATH, or among pyenv's, that can make virtual environments.
+OLD_PYTHON ?= $(shell pyenvs="$$(pyenv root 2>/dev/null || echo "$${PYENV_ROOT:-$$HOME/.pyenv}")/versions"; \
+	for v in 3.10 3.9 3.8 3.7; do for p in python$$v "$$pyenvs/$$v".*/bin/python; do \
+	"$$p" -c 'import ensurepip, sys; sys.exit("%d.%d" % sys.version_info[:2] != "'$$v'")' 2>/dev/null && echo "$$p" && exit; done; done)
+runtimes: $(VENV)/.runtime $(RUNTIMES)/tensorflow-2.11/.installed $(RUNTIMES)/tensorflow-2.21/.installed
+	@$(PY) -m runtimes --environments=$(RUNTIMES)/tensorflow-2.11,$(RUNTIMES)/tensorflow-2.21 --work_dir=$(RUNTIMES) $(FLAGS)
+
+$(RUNTIMES)/tensorflow-2.11/.installed: requirements/runtimes/tensorflow_2_11.txt
+	@python="$(OLD_PYTHON)"; if [ -z "$$python" ]; then rm -rf $(@D); \
+		echo "no Python 3.7 to 3.10 found, so nothing is run under TensorFlow 2.11: install one, or give OLD_PYTHON=/path/to/python3.10" >&2; else \
+		"$$python" -m venv --clear $(@D) && $(@D)/bin/python $(INSTALL) -r $< && touch $@; fi
+
+$(RUNTIMES)/tensorflow-2.21/.installed: requirements/runtimes/tensorflow_2_21.txt | $(VENV)/.runtime
+	"$(PYTHON)" -m venv --clear $(@D)
+	$(@D)/bin/python $(INSTALL) -r $<
+	touch $@
+
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
 	$(PY) -m mypy
@@ -122,7 +143,9 @@ LOCK := uv pip compile --quiet --upgrade --generate-hashes --no-header --no-emit
 	--python-platform=x86_64-manylinux_2_28 --override=overrides.txt
 lock:
 	cd requirements && $(LOCK) runtime.in --output-file=runtime.txt && $(LOCK) dev.in --output-file=dev.txt && \
-		$(filter-out --override=%,$(LOCK)) bench.in --output-file=bench.txt
+		$(filter-out --override=%,$(LOCK)) bench.in --output-file=bench.txt && \
+		$(LOCK:3.11=3.7) runtimes/tensorflow_2_11.in --output-file=runtimes/tensorflow_2_11.txt && \
+		$(LOCK) runtimes/tensorflow_2_21.in --output-file=runtimes/tensorflow_2_21.txt
 
 # The golden files that tests compare with, recorded anew: says what moved. Look at it before you commit it.
 GOLDEN := tests/golden

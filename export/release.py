@@ -35,6 +35,7 @@ from export import saved_model
 from export import signature
 from export import succession
 from export import tree as tree_lib
+from export import warmup
 from export.proof import certificate as certificate_lib
 from export.proof import source_run
 from export.proof import token_parity
@@ -95,6 +96,7 @@ def run(request: request_lib.Request, console: console_lib.Console, on_published
     # encoder that it is published with.
     with console.step(f'save {companion.path}'):
       saved_model.write(*preprocessing.exportable(source.sp_model, companion.version), staged / companion.path)
+      warmup.write(staged / companion.path, companion.name, warmup.OF_PREPROCESSOR)
     both = [(companion, _preprocessor_facts(companion, source))]
     packed = [pack(*both[0])]
     rows = weight_map.rows(source.config, parts)
@@ -104,6 +106,7 @@ def run(request: request_lib.Request, console: console_lib.Console, on_published
       sp_model_file = stack.enter_context(_named_file(staged, source.sp_model_name, source.sp_model))
       saved_model.write(
           *encoder_lib.exportable(albert, str(sp_model_file), release.interface), staged / release.path)
+      warmup.write(staged / release.path, release.name, warmup.of_encoder(source.config))
     keys = saved_model.checkpoint_keys(staged / release.path)
     ledger = [dataclasses.asdict(weight) | {'checkpoint_key': keys[weight.target]} for weight in albert.weights]
     both.append((release, _encoder_facts(request, source, parts, ledger)))

@@ -18,6 +18,7 @@ from export import package
 from export.proof import certificate
 
 DATA = 'variables/variables.data-00000-of-00001'
+WARMUP = 'assets.extra/tf_serving_warmup_requests'
 
 
 @pytest.fixture
@@ -65,6 +66,15 @@ def test_what_was_published_passes(published):
   assert _check(published) == 32  # or the tests below would fail for another reason
 
 
+def test_a_release_from_before_warmup_requests_passes(published):
+  (published / WARMUP).unlink()
+  (published / WARMUP).parent.rmdir()
+  with pytest.raises(errors.IntegrityError, match=f'{WARMUP} is missing'):
+    _check(published)
+  _record_anew(published)
+  assert WARMUP not in integrity.read_record(published)['files'] and _check(published) == 32
+
+
 def _beside(suffix):
   return lambda release: release.with_name(release.name + suffix)
 
@@ -75,6 +85,8 @@ DAMAGE = {
     'fingerprint': (lambda r: _flip(r / 'fingerprint.pb'), 'fingerprint.pb has changed'),
     'missing file': (lambda r: (r / 'assets/30k-clean.model').unlink(), 'assets/30k-clean.model is missing'),
     'added file': (lambda r: (r / 'assets/x').write_text(''), 'assets/x is not in the record'),
+    'warmup requests': (lambda r: _flip(r / WARMUP), f'{WARMUP} has changed'),
+    'file beside the warmup requests': (lambda r: (r / 'assets.extra/x').write_text(''), 'assets.extra/x is not in the record'),
     'link': (lambda r: ((r / 'saved_model.pb').rename(r.parent / 'x'), (r / 'saved_model.pb').symlink_to(r.parent / 'x')),
              'saved_model.pb is a link'),
     'fifo': (lambda r: os.mkfifo(r / 'assets/fifo'), 'assets/fifo is a link, or nothing that was published'),

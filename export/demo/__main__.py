@@ -17,6 +17,7 @@ _SIZE = flags.DEFINE_enum('size', 'demo', ['tiny', 'demo', 'base', 'large', 'xla
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the random weights.', lower_bound=0)
 _MLM = flags.DEFINE_bool('mlm', True, 'Whether the module has the masked language model head.')
 _SOP = flags.DEFINE_bool('sop', True, 'Whether the module has the sentence order head.')
+_DROPOUT = flags.DEFINE_float('dropout', 0, 'Of hidden units and of attention, in the training mode.', lower_bound=0, upper_bound=0.9)
 
 
 def main() -> None:
@@ -26,7 +27,8 @@ def main() -> None:
   # TensorFlow takes seconds to import: only when there is something to make.
   from export.demo import tf1_module
   from export.demo import vocabulary
-  spec = tf1_module.Spec(**tf1_module.SIZES[_SIZE.value], mlm=_MLM.value, sop=_SOP.value, seed=_SEED.value)
+  spec = tf1_module.Spec(**tf1_module.SIZES[_SIZE.value], mlm=_MLM.value, sop=_SOP.value, seed=_SEED.value,
+                         hidden_dropout=_DROPOUT.value, attention_dropout=_DROPOUT.value)
   model = vocabulary.train(vocabulary.CORPUS.read_text(encoding='utf-8').splitlines(), spec.vocab_size)
   output.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=output.parent, prefix=f'.{output.name}.') as unfinished:

@@ -1,0 +1,144 @@
+"""Runs what this tool exports under other versions of TensorFlow, and holds what they compute against what this environment computes.
+
+  python -m runtimes --environments=build/runtimes/tensorflow-2.11,build/runtimes/tensorflow-2.21
+  python -m runtimes --environments=... --size=base
+
+`make runtimes` makes the environments first. One that is not there is left out, and said to be; exit status 1 if anything differs.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+import sys
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from benchmarks import measure
+from benchmarks import sizes
+from converters import command_line
+from converters import errors
+from export import console as console_lib
+from export import integrity
+
+_ENVIRONMENTS = flags.DEFINE_list('environments', None, 'Directories of virtual environments with TensorFlow and TF-Text.', required=True)
+_SIZE = flags.DEFINE_enum('size', 'demo', [*sizes.SMALL, *sizes.PUBLISHED], 'Of the modules that are exported.')
+_WORK_DIR = flags.DEFINE_string('work_dir', 'build/runtimes', 'For modules, releases, records and logs.')
+
+_PROBE = pathlib.Path(__file__).with_name('probe.py')
+_TIMEOUT = 3600  # seconds that a command may take
+# The probe shall see its environment's packages, and none of this one's.
+_ENVIRONMENT = {'PYTHONPATH': '', 'TF_CPP_MIN_LOG_LEVEL': '3'}
+
+
+class RuntimesError(errors.AlbertHubError):
+  """What was exported does not run as it should somewhere."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+  """What is probed: a version of the demo, as the catalog has it.
+
+  Attributes:
+    version: of the encoder.
+    interface: the encoder's.
+    dropout: its module's.
+  """
+  version: int
+  interface: str
+  dropout: float
+
+  def describe(self) -> str:
+    return f'version {self.version}: {self.interface}, {"dropout" if self.dropout else "no dropout"}'
+
+
+# Both interfaces, the first and the last preprocessor of the history, and both kinds of training mode.
+_EXPORTED = (Exported(1, 'list', 0.0), Exported(3, 'dict', 0.1))
+
+
+def main() -> None:
+  work = pathlib.Path(_WORK_DIR.value).absolute()
+  console = console_lib.Console()
+  pythons = {'here': sys.executable}
+  for directory in _ENVIRONMENTS.value:
+    python = pathlib.Path(directory).absolute() / 'bin/python'
+    if python.exists():
+      pythons[python.parents[1].name] = str(python)
+    else:
+      console.line(f'{directory} is not there, and left out')
+  if len(pythons) == 1:
+    raise errors.UsageError(f'--environments={",".join(_ENVIRONMENTS.value)}: none of them is there: run make runtimes')
+  root = work / 'dist'
+  shutil.rmtree(root, ignore_errors=True)
+  found: dict[str, dict[str, Any]] = {}
+  for exported in _EXPORTED:
+    _export(exported, work, root, console)
+    record = work / f'version_{exported.version}.npz'
+    encoder = root / f'tensorflow/albert_en_demo/{exported.version}'
+    arguments = [f'--encoder={encoder}', f'--preprocessor={root / integrity.read_record(encoder)["preprocessor"]}',
+                 f'--interface={exported.interface}']
+    with console.step(f'record version {exported.version}'):
+      answer = _probe(sys.executable, [*arguments, f'--record={record}'], work / f'logs/record_{exported.version}')
+      _check({f'version {exported.version}, recorded': answer}, work)
+    for name, interpreter in pythons.items():
+      with console.step(f'version {exported.version}, {name}'):
+        found.setdefault(name, {})[exported.describe()] = _probe(
+            interpreter, [*arguments, f'--expected={record}'], work / f'logs/{name}_{exported.version}')
+  _tell(found, console)
+  _check({f'{name}, {title}': answer for name, answers in found.items() for title, answer in answers.items()}, work)
+
+
+def _export(exported: Exported, work: pathlib.Path, root: pathlib.Path, console: console_lib.Console) -> None:
+  module = work / f'modules/{_SIZE.value}{"_dropout" if exported.dropout else ""}'
+  if not module.exists():
+    with console.step(f'make {module.name}'):
+      measure.run([sys.executable, '-m', 'export.demo', f'--output={module}', f'--size={_SIZE.value}', f'--dropout={exported.dropout}'],
+                  work / 'logs/module', _TIMEOUT)
+  with console.step(f'export version {exported.version}'):
+    # Version 3 returns a dict, and 1 a list: that breaks its users, as published.
+    measure.run([sys.executable, '-m', 'export', f'--source={module}', '--model=albert_en_demo', f'--version={exported.version}',
+                 f'--export_root={root}', '--breaking'], work / f'logs/export_{exported.version}', _TIMEOUT)
+
+
+def _probe(python: str, arguments: Sequence[str], log: pathlib.Path) -> dict[str, Any]:
+  """What the probe finds; that it died, or could not be started, is a finding too."""
+  try:
+    return measure.ask([python, str(_PROBE), *arguments], log, _TIMEOUT, environment=_ENVIRONMENT)[0]
+  except measure.CommandError as e:
+    return {'versions': {}, 'checks': {'start': {'distance': 0.0, 'allowed': None, 'faults': [str(e)]}}}
+
+
+def _tell(found: Mapping[str, Mapping[str, Mapping[str, Any]]], console: console_lib.Console) -> None:
+  """Prints a table of versions, and one of checks for each export."""
+  names = list(found)
+  first = {name: next(iter(answers.values())) for name, answers in found.items()}
+  packages = list(dict.fromkeys(package for answer in first.values() for package in answer['versions']))
+  console.table('Versions', ['', *names], [[package, *(first[name]['versions'].get(package, '-') for name in names)] for package in packages])
+  for title in found[names[0]]:
+    checks = list(dict.fromkeys(check for name in names for check in found[name][title]['checks']))
+    console.table(f'{title}: largest distance to what was recorded', ['check', *names],
+                  [[check, *(cell(found[name][title]['checks'].get(check)) for name in names)] for check in checks])
+
+
+def cell(check: Mapping[str, Any] | None) -> str:
+  """One check as a word: 'FAILED', 'passed' if it compares nothing, 'same' or a distance, or '-' for one that was not made."""
+  if check is None:
+    return '-'
+  if check['faults']:
+    return 'FAILED'
+  if check['allowed'] is None:
+    return 'passed'
+  return f'{check["distance"]:.1e}' if check['distance'] else 'same'
+
+
+def _check(answers: Mapping[str, Mapping[str, Any]], work: pathlib.Path) -> None:
+  """Raises RuntimesError for the faults in what probes found."""
+  faults = [f'{where}: {name}: {fault}' for where, answer in answers.items() for name, check in answer['checks'].items() for fault in check['faults']]
+  if faults:
+    raise RuntimesError(f'{"; ".join(faults)}: see {work / "logs"}')
+
+
+if __name__ == '__main__':
+  command_line.run(main)
