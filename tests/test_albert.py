@@ -79,7 +79,7 @@ def test_a_variable_that_is_not_in_the_table_is_refused(source, monkeypatch):
 
 @pytest.mark.parametrize('value', [np.nan, np.inf])
 def test_weights_that_are_not_finite_are_refused(source, monkeypatch, value):
-  get_tensor = source._reader.get_tensor
+  get_tensor = source._variables._reader.get_tensor
 
   class Reader:
 

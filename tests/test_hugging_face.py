@@ -137,6 +137,19 @@ def test_card(model, source):
   assert '{{' not in card and '{%' not in card
 
 
+def test_layout_of_the_published_models(own, module):
+  """albert-base-v2 and the like: AlbertForMaskedLM, saved when that class still had a pooler."""
+  def change(tensors):
+    for name in [name for name in tensors if name.startswith('sop_classifier.')]:
+      del tensors[name]
+  _change(own, change)
+  with source_lib.open_source(str(own)) as source, source_lib.open_source(str(module)) as original:
+    assert source.parts == {weight_map.Part.ENCODER, weight_map.Part.MLM}
+    assert source_lib.missing_heads(source) == ['no sentence order head']
+    for row in weight_map.rows(source.config, source.parts):
+      assert np.array_equal(source.tensor(row), original.tensor(row)), row.name
+
+
 def test_config_of_an_early_version(own, module):
   _edit_config(output_past=True, pruned_heads={}, torchscript=False, num_beams=1, down_scale_factor=1, net_structure_type=0, gap_size=0,
                num_memory_blocks=0, layers_to_keep=[], _name_or_path='albert-base-v2', torch_dtype='float32')(own)
