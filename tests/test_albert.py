@@ -89,7 +89,7 @@ def test_weights_that_are_not_finite_are_refused(source, monkeypatch, value):
         tensor[3] = value
       return tensor
 
-  monkeypatch.setattr(source, '_reader', Reader())
+  monkeypatch.setattr(source._variables, '_reader', Reader())
   with pytest.raises(errors.SourceError, match='NaN or infinity in bert/pooler/dense/bias'):
     albert_lib.build(source, source.parts)
 
