@@ -19,6 +19,7 @@ from converters import errors
 from converters import scratch
 from converters import source as source_lib
 from converters import source_flags
+from converters import to_hugging_face
 
 flags.adopt_module_key_flags(source_flags)  # so that --help shows them
 _SOURCE = flags.DEFINE_string(
@@ -26,7 +27,7 @@ _SOURCE = flags.DEFINE_string(
     'a hub handle (https://tfhub.dev/google/albert_large/3).', required=True)
 _TO = flags.DEFINE_enum('to', None, ['huggingface', 'checkpoint'], 'The format to convert to.', required=True)
 _ARCHITECTURE = flags.DEFINE_enum(
-    'architecture', None, ['AlbertModel', 'AlbertForMaskedLM', 'AlbertForPreTraining'], 'For --to=huggingface: the class of Transformers whose '
+    'architecture', None, to_hugging_face.ARCHITECTURES, 'For --to=huggingface: the class of Transformers whose '
     'layout to write. What it does not hold is left out. Default: AlbertForPreTraining if the source has both heads, else AlbertModel.')
 _OUTPUT = flags.DEFINE_string('output', None, 'The directory to make. It must not exist.', required=True)
 
@@ -55,7 +56,6 @@ def main() -> None:
 
 def _write(source: source_lib.Source, directory: pathlib.Path) -> list[str]:
   if _TO.value == 'huggingface':
-    from converters import to_hugging_face
     return to_hugging_face.write(source, directory, architecture=_ARCHITECTURE.value)
   from converters import to_checkpoint
   return to_checkpoint.write(source, directory)

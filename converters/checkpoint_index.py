@@ -197,10 +197,9 @@ def _header(message: bytes) -> int:
 def _entry(message: bytes) -> Entry:
   numbers = _numbers(message)
   shape: list[int] = []
-  sliced, slices = False, list[bytes]()
+  slices: list[bytes] = []
   for number, value in wire_format.fields(message):
     if number == 7:
-      sliced = True
       slices.append(value if isinstance(value, bytes) else b'\xff')
     if number == 2 and isinstance(value, bytes):  # TensorShapeProto, of Dim messages in field 2, with the size in field 1
       for _, dimension in wire_format.fields(value):
@@ -209,7 +208,7 @@ def _entry(message: bytes) -> Entry:
         shape.append(next((size for n, size in wire_format.fields(dimension) if n == 1 and isinstance(size, int)), 0))
   for piece in slices:
     _check_slice(piece, shape)
-  return Entry(numbers.get(1, 0), tuple(shape), numbers.get(3, 0), numbers.get(4, 0), numbers.get(5, 0), sliced)
+  return Entry(numbers.get(1, 0), tuple(shape), numbers.get(3, 0), numbers.get(4, 0), numbers.get(5, 0), bool(slices))
 
 
 def _check_slice(piece: bytes, shape: list[int]) -> None:

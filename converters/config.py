@@ -20,8 +20,9 @@ _HUGGING_FACE_FIXED = _FIXED | {'model_type': 'albert', 'hidden_act': ('gelu_new
                                 'position_embedding_type': 'absolute', 'tie_word_embeddings': True, 'is_decoder': False,
                                 'add_cross_attention': False, 'quantization_config': None, 'pruned_heads': {}, 'is_encoder_decoder': False}
 _HUGGING_FACE_IGNORED = _IGNORED | {
-    '_commit_hash', '_name_or_path', '_attn_implementation_autoset', 'architectures', 'bos_token_id', 'chunk_size_feed_forward', 'classifier_dropout_prob', 'do_sample', 'dtype',
-    'eos_token_id', 'finetuning_task', 'gradient_checkpointing', 'id2label', 'label2id', 'length_penalty', 'max_length', 'min_length', 'num_beams', 'num_labels', 'num_return_sequences', 'output_attentions',
+    '_attn_implementation_autoset', '_commit_hash', '_name_or_path', 'architectures', 'bos_token_id', 'chunk_size_feed_forward',
+    'classifier_dropout_prob', 'do_sample', 'dtype', 'eos_token_id', 'finetuning_task', 'gradient_checkpointing', 'id2label', 'label2id',
+    'length_penalty', 'max_length', 'min_length', 'num_beams', 'num_labels', 'num_return_sequences', 'output_attentions',
     'output_hidden_states', 'output_past', 'pad_token_id', 'problem_type', 'repetition_penalty', 'return_dict', 'temperature',
     'tokenizer_class', 'top_k', 'top_p', 'torch_dtype', 'torchscript', 'transformers_version', 'use_bfloat16', 'use_cache'}
 # What Transformers' class says where a config does not.

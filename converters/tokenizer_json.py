@@ -28,7 +28,7 @@ def of(sp_model: bytes) -> dict[str, Any]:
   """
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
   tokens = vocabulary.SPECIAL_TOKENS
-  charsmap = base64.b64encode(_charsmap(sp_model)).decode()
+  charsmap = base64.b64encode(wire_format.submessage(wire_format.submessage(sp_model, _NORMALIZER_SPEC), _CHARSMAP)).decode()
   return {
       'version': '1.0', 'truncation': None, 'padding': None,
       'added_tokens': [{'id': number, 'content': token, 'single_word': False, 'lstrip': token == '[MASK]', 'rstrip': False,
@@ -55,13 +55,6 @@ def _special(token: str, segment: int) -> dict[str, Any]:
 
 def _sequence(name: str, segment: int) -> dict[str, Any]:
   return {'Sequence': {'id': name, 'type_id': segment}}
-
-
-def _charsmap(sp_model: bytes) -> bytes:
-  """The table of the model's own normalization."""
-  def field(message: bytes, number: int) -> bytes:
-    return next((value for found, value in wire_format.fields(message) if found == number and isinstance(value, bytes)), b'')
-  return field(field(sp_model, _NORMALIZER_SPEC), _CHARSMAP)
 
 
 def _combining() -> str:

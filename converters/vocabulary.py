@@ -93,8 +93,7 @@ def _check(processor: spm.SentencePieceProcessor, vocab_size: int, name: str) ->
 
 def _check_type(model: bytes, name: str) -> None:
   """Refuses what is no unigram model, or has pieces for bytes: ALBERT's has neither, and tokenizers of other formats are made of it."""
-  trainer_spec = next((value for number, value in wire_format.fields(model) if number == _TRAINER_SPEC and isinstance(value, bytes)), b'')
-  options = {number: value for number, value in wire_format.fields(trainer_spec) if isinstance(value, int)}
+  options = {number: value for number, value in wire_format.fields(wire_format.submessage(model, _TRAINER_SPEC)) if isinstance(value, int)}
   if options.get(_MODEL_TYPE, _UNIGRAM) != _UNIGRAM or options.get(_BYTE_FALLBACK, 0):
     raise errors.VocabularyError(f'{name} is no unigram model, or has pieces for bytes: this is not a vocabulary ALBERT was trained with')
 

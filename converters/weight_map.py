@@ -88,15 +88,18 @@ class Row:
     return canonical[::-1] if transposed else canonical
 
 
-# PyTorch's Linear keeps its kernel as [out, in].
 def _same(part: Part, name: str, tf1: str, shape: str, tf_models: str, hugging_face: str) -> Row:
-  kernel = Transform.TRANSPOSE if name.endswith('.kernel') else Transform.SAME
-  return Row(part, name, tf1, shape, tf_models, Transform.SAME, shape, hugging_face, kernel)
+  return _row(part, name, tf1, shape, tf_models, Transform.SAME, shape, hugging_face)
 
 
 def _heads(name: str, tf1: str, shape: str, tf_models: str, split: str, hugging_face: str) -> Row:
-  kernel = Transform.TRANSPOSE if name.endswith('.kernel') else Transform.SAME
-  return Row(Part.ENCODER, name, tf1, shape, tf_models, Transform.SPLIT_HEADS, split, hugging_face, kernel)
+  return _row(Part.ENCODER, name, tf1, shape, tf_models, Transform.SPLIT_HEADS, split, hugging_face)
+
+
+def _row(part: Part, name: str, tf1: str, shape: str, tf_models: str, transform: Transform, tf_models_shape: str, hugging_face: str) -> Row:
+  """PyTorch's Linear keeps its kernel as [out, in]."""
+  linear = Transform.TRANSPOSE if name.endswith('.kernel') else Transform.SAME
+  return Row(part, name, tf1, shape, tf_models, transform, tf_models_shape, hugging_face, linear)
 
 
 _BLOCK = 'bert/encoder/transformer/group_0/inner_group_0'

@@ -19,6 +19,15 @@ def varint(data: bytes, position: int) -> tuple[int, int]:
   raise ValueError('a number without an end')
 
 
+def submessage(message: bytes, number: int) -> bytes:
+  """The first of its fields of that number that is bytes; empty if there is none.
+
+  Raises:
+    ValueError, IndexError: it is no such message.
+  """
+  return next((value for found, value in fields(message) if found == number and isinstance(value, bytes)), b'')
+
+
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
   """The fields of a protocol buffer by number: varints as int, everything else as bytes.
 

@@ -16,6 +16,7 @@ from test_hugging_face import write
 
 from converters import source as source_lib
 from export.demo import vocabulary
+from export.proof import original_rule
 from export.proof import token_parity
 
 _PARTS = {'AlbertModel': ['encoder'], 'AlbertForMaskedLM': ['encoder', 'mlm'], 'AlbertForPreTraining': ['encoder', 'mlm', 'sop']}
@@ -88,12 +89,6 @@ def test_transformers_loads_every_key_and_computes_the_same(ask, module, release
   _assert_same(theirs, ours, mask)
 
 
-def _original(sentence):
-  """A text as the authors' code hands it to SentencePiece."""
-  decomposed = unicodedata.normalize('NFKD', ' '.join(sentence.split()))
-  return ''.join(c for c in decomposed if not unicodedata.combining(c)).lower()
-
-
 def test_tokenizer_gives_the_same_ids(ask, module, config, sp_model, tmp_path):
   directory, _ = write(module, tmp_path / 'albert')
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
@@ -101,11 +96,11 @@ def test_tokenizer_gives_the_same_ids(ask, module, config, sp_model, tmp_path):
   texts = ['The bridge was closed.', *token_parity.TEXTS, *vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()[:300], *characters]
   answer = ask('tokenize', directory=str(directory), texts=texts)
   assert answer['mask'] == 4 and answer['pad'] == 0 and answer['longest'] == config.max_position_embeddings
-  first = processor.encode(_original(texts[0]))
+  first = processor.encode(original_rule.normalized(texts[0]))
   assert answer['pair']['input_ids'] == [2, *first, 3, *first, 3]
   assert answer['pair']['token_type_ids'] == [0] * (len(first) + 2) + [1] * (len(first) + 1)
   different = [text for text, ids in zip(texts, answer['ids'], strict=True)
-               if not token_parity.equally_likely(processor, ids, processor.encode(_original(text)))]
+               if not token_parity.equally_likely(processor, ids, processor.encode(original_rule.normalized(text)))]
   assert different == ['[CLS] is text here, and so is <pad>']  # as in every tokenizer of Transformers
 
 

@@ -82,17 +82,17 @@ class Expected:
       return self.pooled_output
     return self.layers[-1 if output == 'sequence_output' else int(output.removeprefix('layer_'))]
 
-
   def outputs(self, signatures: Iterable[str]) -> dict[str, np.ndarray]:
     """All that a source's graph would give: 'tokens/pooled_output' and so on, and the layers as 'tokens/layer_0', [batch, seq, H] with
     zeros at padding."""
-    result = {}
-    for number, layer in enumerate(self.layers):
+    layers = []
+    for layer in self.layers:
       whole = np.zeros((*self._batch.input_mask.shape, layer.shape[1]), layer.dtype)
       whole[self._batch.input_mask.astype(bool)] = layer
-      result[f'tokens/layer_{number}'] = whole
+      layers.append(whole)
+    result = {f'tokens/layer_{number}': whole for number, whole in enumerate(layers)}
     for signature in signatures:
-      result |= {f'{signature}/pooled_output': self.pooled_output, f'{signature}/sequence_output': whole}
+      result |= {f'{signature}/pooled_output': self.pooled_output, f'{signature}/sequence_output': layers[-1]}
       for head in _OUTPUTS.get(signature, ()):
         result[f'{signature}/{head}'] = self.of(f'{signature}/{head}', result)
     return result
