@@ -122,7 +122,12 @@ $(VENV)/.runtime: requirements/runtime.txt
 	$(PIP) -r requirements/runtime.txt
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+# What runs on Apache Beam.
+$(VENV)/.beam: $(VENV)/.runtime requirements/beam.txt
+	$(PIP) -r requirements/beam.txt
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.beam requirements/dev.txt
 	$(PIP) -r requirements/dev.txt
 	touch $@
 
@@ -142,7 +147,8 @@ $(BENCH)/venv-%/.installed: | $(VENV)/.runtime
 LOCK := uv pip compile --quiet --upgrade --generate-hashes --no-header --no-emit-index-url --python-version=3.11 \
 	--python-platform=x86_64-manylinux_2_28 --override=overrides.txt
 lock:
-	cd requirements && $(LOCK) runtime.in --output-file=runtime.txt && $(LOCK) dev.in --output-file=dev.txt && \
+	cd requirements && $(LOCK) runtime.in --output-file=runtime.txt && $(LOCK) beam.in --output-file=beam.txt && \
+		$(LOCK) dev.in --output-file=dev.txt && \
 		$(filter-out --override=%,$(LOCK)) bench.in --output-file=bench.txt && \
 		$(LOCK:3.11=3.7) runtimes/tensorflow_2_11.in --output-file=runtimes/tensorflow_2_11.txt && \
 		$(LOCK) runtimes/tensorflow_2_21.in --output-file=runtimes/tensorflow_2_21.txt
