@@ -32,8 +32,17 @@ if (_spec := sys.modules['__main__'].__spec__) is not None:
   sys.argv[0] = f'python -m {_spec.name.removesuffix(".__main__")}'
 
 
-def run(main: Callable[[], None]) -> NoReturn:
-  """Parses the flags, runs `main`, and exits."""
+# What `run` was told to leave to somebody else.
+_others: list[str] = []
+
+
+def run(main: Callable[[], None], others: bool = False) -> NoReturn:
+  """Parses the flags, runs `main`, and exits.
+
+  Args:
+    main: does the work.
+    others: whether flags that are not defined here are somebody else's, who gets them from `others_flags`, and checks them.
+  """
   # KerasLayer and tf-models are Keras 2: TensorFlow asks for this before its first import.
   os.environ['TF_USE_LEGACY_KERAS'] = '1'
   # What TensorFlow translates for its own layers it imports from the temporary directory, where the compiled form would stay.
@@ -41,14 +50,21 @@ def run(main: Callable[[], None]) -> NoReturn:
   # One operation at a time: a derivative is then summed, and given back, as soon as it is there. 4.7 GB for ALBERT-xxlarge with
   # one, 5.6 with two or more, in the same time: a single operation keeps all processors busy.
   os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
-  sys.exit(app.run(lambda argv: _guarded(main), flags_parser=_parse))
+  sys.exit(app.run(lambda argv: _guarded(main), flags_parser=lambda argv: _parse(argv, others)))
 
 
-def _parse(argv: list[str]) -> list[str]:
+def others_flags() -> list[str]:
+  """The words of the command line that are not this toolchain's, in their order."""
+  return list(_others)
+
+
+def _parse(argv: list[str], others: bool) -> list[str]:
   try:
-    rest = flags.FLAGS(argv)
+    rest = flags.FLAGS(argv, known_only=others)
   except flags.Error as e:
     _fail(2, f'{e}: see --help')
+  if others:
+    _others[:], rest = rest[1:], rest[:1]
   if len(rest) > 1:
     _fail(2, f'{rest[1]!r} is no flag: see --help')
   return rest

@@ -65,5 +65,9 @@ class PublishError(AlbertHubError):
   """What was made cannot be put where it was asked for."""
 
 
+class RunError(AlbertHubError):
+  """A pipeline did not come to its end."""
+
+
 class UsageError(AlbertHubError):
   """Flags that cannot be meant: found before any work is done, exit status 2."""

@@ -1,0 +1,110 @@
+"""Runs a pipeline of Apache Beam: where and how, by Beam's own flags."""
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+from converters import command_line
+from converters import errors
+
+# Beam's names for what runs a pipeline on this machine. Its DirectRunner tries first to fetch another runner's program from the
+# internet; this is what it falls back to.
+_DIRECT = ('DirectRunner', 'SwitchingDirectRunner', 'direct', '')
+_EMBEDDED = 'FnApiRunner'
+
+
+def options() -> Any:
+  """The pipeline's options, from the flags that are Beam's.
+
+  Unless they say otherwise, a pipeline runs on this machine, in as many threads as there are processors. Threads, since whatever is
+  native, large or long has a process of its own, which its thread starts and looks after; while a worker process that died would be
+  waited for, for ever.
+
+  Returns:
+    PipelineOptions.
+
+  Raises:
+    UsageError: Apache Beam is not installed, or flags that it does not know, or cannot mean.
+  """
+  try:
+    from apache_beam.options import pipeline_options
+  except ImportError as e:
+    raise errors.UsageError(f'Apache Beam is not installed ({e}): pip install "albert-hub-export[beam]"') from e
+  words = command_line.others_flags()
+  for before, word in zip(['', *words], words, strict=False):
+    if not word.startswith('-') and (not before.startswith('--') or '=' in before):
+      raise errors.UsageError(f'{word!r} is no flag: see --help')
+  given = pipeline_options.PipelineOptions(words)
+  complaint = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(complaint), _silent():
+      known = given.get_all_options(drop_default=True)
+      unknown = sorted(given.get_all_options(drop_default=True, retain_unknown_options=True).keys() - known.keys())
+  except SystemExit:
+    raise errors.UsageError(f'{complaint.getvalue().strip().rpartition("error: ")[2]}: see Beam\'s pipeline options') from None
+  embedded = known.get('runner', '') in (*_DIRECT, _EMBEDDED)
+  if unknown and embedded:  # other runners have options that only they know
+    raise errors.UsageError(f'--{unknown[0]} is no flag, neither here nor of Beam: see --help, and Beam\'s pipeline options')
+  if not embedded:
+    return given
+  defaults = {'direct_running_mode': 'multi_threading', 'direct_num_workers': len(os.sched_getaffinity(0))}
+  return pipeline_options.PipelineOptions(
+      words, runner=_EMBEDDED, **{name: value for name, value in defaults.items() if not _says(words, name)})
+
+
+def run(build: Callable[[Any], None], options: Any) -> Any:
+  """Builds a pipeline, runs it, and waits for its end.
+
+  Args:
+    build: gets the Pipeline, and adds to it.
+    options: from `options`.
+
+  Returns:
+    Beam's PipelineResult.
+
+  Raises:
+    RunError: it failed.
+  """
+  import apache_beam as beam
+  with _silent():
+    pipeline = beam.Pipeline(options=options)
+    build(pipeline)
+    try:
+      result = pipeline.run()
+      state = result.wait_until_finish()
+    except errors.AlbertHubError:
+      raise
+    except Exception as e:  # of whatever the runner is made of
+      raise errors.RunError(f'the pipeline failed ({_said(e)}): see the runner\'s own log, and run it again') from e
+  if str(state) != beam.runners.runner.PipelineState.DONE:
+    raise errors.RunError(f'the pipeline ended as {state}: see the runner\'s own log, and run it again')
+  return result
+
+
+def _says(words: Sequence[str], name: str) -> bool:
+  return any(word.split('=')[0] == f'--{name}' for word in words)
+
+
+def _said(e: Exception) -> str:
+  """The last line of what was raised in a worker: the lines before it are its traceback."""
+  lines = [line for line in str(e).splitlines() if line.strip()]
+  return lines[-1] if lines else type(e).__name__
+
+
+@contextlib.contextmanager
+def _silent() -> Any:
+  """Nothing of what Beam logs, unless --verbosity asks for it: workers' logs come through the same loggers."""
+  from absl import logging as absl_logging
+  if absl_logging.get_verbosity() >= absl_logging.INFO:
+    yield
+    return
+  before = logging.root.manager.disable
+  logging.disable(logging.CRITICAL)
+  try:
+    yield
+  finally:
+    logging.disable(before)
