@@ -72,21 +72,25 @@ class Collection:
 
 
 class Catalog:
-  """The content of a catalog file."""
+  """The content of a catalog file.
 
-  def __init__(self, path: pathlib.Path = PATH):
+  Attributes:
+    text: the file as it was read.
+  """
+
+  def __init__(self, path: str | os.PathLike[str] = PATH):
     """Reads and checks a catalog.
+
+    Args:
+      path: a file, or what tf.io.gfile knows ('gs://bucket/catalog.yaml'). That one can be read only.
 
     Raises:
       CatalogError: naming file and line: it is not YAML, not what assets/catalog.schema.json says, has a key twice, a gap among
         a model's versions, a name for two models, or a preprocessor that it does not hold.
     """
     self._path = path
-    try:
-      text = path.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as e:
-      raise errors.CatalogError(f'cannot read {path} ({e}): give a catalog with --catalog') from e
-    self._content: dict[str, Any] = _checked(text, path)
+    self.text = _read(path)
+    self._content: dict[str, Any] = _checked(self.text, path)
 
   @property
   def publisher(self) -> str:
@@ -112,6 +116,10 @@ class Catalog:
   def newest_version(self, name: str) -> int | None:
     model = self._content['encoders'].get(name)
     return max(model['versions']) if model else None
+
+  def versions(self, name: str) -> list[int]:
+    """Those of an encoder in the catalog, ascending."""
+    return list(self._content['encoders'][name]['versions'])
 
   def entry(self, name: str, version: int) -> dict[str, Any]:
     """What the catalog says of a version of an encoder that it holds: `interface`, `preprocessor`, `changes`, `breaking`."""
@@ -180,7 +188,7 @@ class Catalog:
     Raises:
       CatalogError: the file is written such that a version cannot be added by itself, or the entry does not fit in.
     """
-    text = self._path.read_text(encoding='utf-8')
+    text = self.text
     versions, line = _node(ruamel.yaml.YAML(typ='safe', pure=True).compose(text), ('encoders', name, 'versions'))
     version = max(self._content['encoders'][name]['versions']) + 1
     rendered = io.StringIO()
@@ -234,7 +242,21 @@ def _breaking(versions: Mapping[int, Any], newest: int) -> frozenset[int]:
   return frozenset(v for v, entry in versions.items() if v <= newest and entry.get('breaking'))
 
 
-def _checked(text: str, path: pathlib.Path) -> dict[str, Any]:
+def _read(path: str | os.PathLike[str]) -> str:
+  if '://' not in os.fspath(path):
+    try:
+      return pathlib.Path(path).read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as e:
+      raise errors.CatalogError(f'cannot read {path} ({e}): give a catalog with --catalog') from e
+  import tensorflow as tf  # takes seconds, and only such paths need it
+  try:
+    with tf.io.gfile.GFile(path, 'rb') as file:
+      return file.read().decode()
+  except (tf.errors.OpError, UnicodeDecodeError) as e:
+    raise errors.CatalogError(f'cannot read {path} ({e}): give a catalog with --catalog') from e
+
+
+def _checked(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
   """Parses a catalog and checks everything about it."""
   try:
     parser = ruamel.yaml.YAML(typ='safe', pure=True)

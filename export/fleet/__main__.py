@@ -1,0 +1,147 @@
+"""Releases every version of a catalog that is not published yet, on Apache Beam.
+
+  python -m export.fleet --catalog=assets/catalog.yaml --export_root=dist
+  python -m export.fleet --export_root=gs://bucket/models --runner=FlinkRunner --flink_master=host:8081 --environment_type=LOOPBACK
+
+Each release is what `python -m export` makes of it, byte for byte, in a process of its own: preprocessors before the encoders that
+name them, lower versions before higher ones, and besides that side by side. One that fails stops only what needs it. Run again, it
+does only what is missing. Flags that are not listed by --help are Beam's.
+"""
+
+import contextlib
+import itertools
+import pathlib
+import threading
+import uuid
+from collections.abc import Iterator
+
+from absl import flags
+
+from converters import command_line
+from converters import errors
+from converters import source_flags
+from export import beam_run
+from export import catalog as catalog_lib
+from export import collection
+from export import console as console_lib
+from export import signature
+from export import tree as tree_lib
+from export import trust_flags
+from export.fleet import plan as plan_lib
+
+for _module in (source_flags, trust_flags):
+  flags.adopt_module_key_flags(_module)  # so that --help shows them
+_CATALOG = flags.DEFINE_multi_string(
+    'catalog', [str(catalog_lib.PATH)], 'A catalog of models, versions and their sources. Several publishers have one each: give it once '
+    'for every one.')
+_EXPORT_ROOT = flags.DEFINE_string(
+    'export_root', 'dist', 'Root of the release tree, which every worker must reach under this name. A directory, or what tf.io.gfile knows.')
+_SIGN_KEY = flags.DEFINE_string('sign_key', None, 'A file with an elliptic curve key in PEM, which every worker must have: to sign with.')
+_WITH_TEXT = flags.DEFINE_bool('with_text', False, 'Publish a model from text to vectors with every encoder that takes dicts.')
+_RETRIES = flags.DEFINE_integer('retries', 2, 'How often a release that fails is tried again, beside what the runner does.', lower_bound=0)
+_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Say what would be released, and release nothing.')
+
+_LOOK_SECONDS = 2.0  # between two looks at what is published
+
+
+def main() -> None:
+  if not _EXPORT_ROOT.value:
+    raise errors.UsageError('--export_root= is empty: give a directory')
+  if not _CATALOG.value:
+    raise errors.UsageError('no --catalog: give one')
+  if _SIGN_KEY.value is not None:
+    signature.check_private_key(pathlib.Path(_SIGN_KEY.value))
+  source_flags.reading()  # so that what is wrong with them is said once
+  options = beam_run.options()
+  catalogs = [catalog_lib.Catalog(path) for path in _CATALOG.value]
+  tree = tree_lib.at(_EXPORT_ROOT.value)
+  plan = plan_lib.make(catalogs, tree)
+  console = console_lib.Console()
+  tasks = list(itertools.chain.from_iterable(plan.levels))
+  for path, why in plan.left_out.items():
+    console.line(f'Left out: {path}: {why}')
+  if not tasks:
+    console.line('Nothing is missing.')
+    return
+  if _DRY_RUN.value:
+    for number, level in enumerate(plan.levels, start=1):
+      console.facts(f'Step {number}, side by side', [[task.path, f'after {", ".join(task.after)}' if task.after else ''] for task in level])
+    console.line('\nDry run: nothing was written.')
+    return
+  # Imports Beam, and is imported by its workers.
+  from export.fleet import own_process
+  from export.fleet import pipeline
+  job = pipeline.Job(tree.root, tuple(catalog.text for catalog in catalogs), _passed_on(), _RETRIES.value)
+  with _place(tree) as result:
+    try:
+      with console.step(f'release {len(tasks)} versions', total=len(tasks)) as advance, _followed(tree, tasks, advance):
+        beam_run.run(lambda p: pipeline.build(job, plan.levels, result, p), options)
+      outcomes = pipeline.read(result)
+    finally:
+      own_process.end_all()
+  for catalog in catalogs:  # elsewhere than on this machine, two encoders may have written it at the same time
+    collection.write(tree, catalog.publisher, catalog.collection)
+  _report(console, tasks, outcomes)
+
+
+def _passed_on() -> tuple[str, ...]:
+  """What `python -m export` is given besides the release: the flags that both have, as far as they were given here."""
+  names = [flag.name for module in (source_flags, trust_flags) for flag in flags.FLAGS.flags_by_module_dict()[module.__name__]]
+  return tuple(flags.FLAGS[name].serialize() for name in (*names, 'sign_key', 'with_text') if flags.FLAGS[name].present)
+
+
+@contextlib.contextmanager
+def _place(tree: tree_lib.Tree) -> Iterator[str]:
+  """Where the outcomes are written, and nothing is left: in the tree, which all workers reach."""
+  if '://' not in tree.root:
+    with tree.staging() as directory:
+      yield str(directory / 'outcomes.json')
+    return
+  from apache_beam.io import filesystems
+  path = f'{tree.root}/.outcomes-{uuid.uuid4().hex}.json'
+  try:
+    yield path
+  finally:
+    if filesystems.FileSystems.exists(path):
+      filesystems.FileSystems.delete([path])
+
+
+@contextlib.contextmanager
+def _followed(tree: tree_lib.Tree, tasks: list[plan_lib.Task], advance: console_lib.Advance) -> Iterator[None]:
+  """Tells how far it is, whatever runs the pipeline: by what is in the tree."""
+  done = threading.Event()
+
+  def follow() -> None:
+    waiting = {task.path for task in tasks}
+    while not done.wait(_LOOK_SECONDS):
+      with contextlib.suppress(errors.AlbertHubError):  # the place could not be read: the next time, perhaps
+        for path in sorted(waiting):
+          model, _, version = path.rpartition('/')
+          if int(version) in tree.versions(model):
+            waiting.remove(path)
+            advance(1)
+
+  thread = threading.Thread(target=follow, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    done.set()
+    thread.join()
+
+
+def _report(console: console_lib.Console, tasks: list[plan_lib.Task], outcomes: list) -> None:
+  order = {task.path: number for number, task in enumerate(tasks)}
+  outcomes.sort(key=lambda outcome: order[outcome.path])
+  failed = [outcome for outcome in outcomes if not outcome.published]
+  console.table('Releases', ['path', 'tries', 'time', 'outcome'], [
+      [outcome.path, str(outcome.tries), f'{outcome.seconds:.1f} s', 'published' if outcome.published else 'FAILED' if outcome.tries else 'not tried']
+      for outcome in outcomes])
+  console.facts('Not published, and why', [(outcome.path, outcome.why) for outcome in failed]) if failed else None
+  if failed:
+    raise errors.PublishError(f'{len(failed)} of {len(outcomes)} releases were not published ({", ".join(o.path for o in failed)}): mend '
+                              'what the table says, and run it again; what is published is complete, and will be kept')
+
+
+if __name__ == '__main__':
+  command_line.run(main, others=True)
