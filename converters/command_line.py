@@ -43,14 +43,18 @@ def run(main: Callable[[], None], others: bool = False) -> NoReturn:
     main: does the work.
     others: whether flags that are not defined here are somebody else's, who gets them from `others_flags`, and checks them.
   """
-  # KerasLayer and tf-models are Keras 2: TensorFlow asks for this before its first import.
-  os.environ['TF_USE_LEGACY_KERAS'] = '1'
+  set_environment()
   # What TensorFlow translates for its own layers it imports from the temporary directory, where the compiled form would stay.
   sys.dont_write_bytecode = True
+  sys.exit(app.run(lambda argv: _guarded(main), flags_parser=lambda argv: _parse(argv, others)))
+
+
+def set_environment() -> None:
+  """Sets what TensorFlow reads when it is imported."""
+  os.environ['TF_USE_LEGACY_KERAS'] = '1'  # KerasLayer and tf-models are Keras 2
   # One operation at a time: a derivative is then summed, and given back, as soon as it is there. 4.7 GB for ALBERT-xxlarge with
   # one, 5.6 with two or more, in the same time: a single operation keeps all processors busy.
   os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
-  sys.exit(app.run(lambda argv: _guarded(main), flags_parser=lambda argv: _parse(argv, others)))
 
 
 def others_flags() -> list[str]:
