@@ -4,10 +4,12 @@
   python -m export --source=albert_large.tar.gz --model=albert_en_large --version=3 --export_root=dist
 
 Published below --export_root: PUBLISHER/MODEL/VERSION, a SavedModel; VERSION.tar.gz, .md and .release.json beside it;
-and the same four for the preprocessor that goes with it. The card of the collection, PUBLISHER/collections/NAME/1.md, lists what
-the root holds.
+and the same four for the preprocessor that goes with it, and with --with_text for a model of both, MODEL_text. The card of the
+collection, PUBLISHER/collections/NAME/1.md, lists what the root holds. --model may also be a preprocessor of the catalog: then it alone is
+published, as any encoder's export would.
 """
 
+import contextlib
 import gc
 import pathlib
 import typing
@@ -38,7 +40,9 @@ _SOURCE = flags.DEFINE_string(
     'source', None, 'A TF1 Hub module, a checkpoint in the authors\' format, or a model of Hugging Face Transformers: a directory or a .tar.gz; '
     'or a hub handle (https://tfhub.dev/google/albert_large/3). '
     'Default: the handle that the catalog has for --model.')
-_MODEL = flags.DEFINE_string('model', None, 'Name to publish under, as albert_en_large. The catalog may lack it.')
+_MODEL = flags.DEFINE_string(
+    'model', None, 'Name to publish under, as albert_en_large. The catalog may lack it. Or a preprocessor that the catalog has, as '
+    'albert_en_preprocess.')
 _VERSION = flags.DEFINE_integer(
     'version', None, 'Version to publish: one in the catalog, or the next, and higher than all in --export_root. Default: the '
     'newest one in the catalog; for a model that it lacks, the next in --export_root.')
@@ -55,6 +59,8 @@ _CHANGE = flags.DEFINE_multi_string(
     'Give it once for every change.')
 _MLM = flags.DEFINE_bool('mlm', None, 'Include the masked language model head. Default: if the source has it.')
 _SOP = flags.DEFINE_bool('sop', None, 'Include the sentence order head. Default: if the source has it.')
+_WITH_TEXT = flags.DEFINE_bool(
+    'with_text', False, 'Publish a third model too, MODEL_text: the preprocessor and the encoder in one, from text to vectors.')
 
 _BREAKING = flags.DEFINE_bool(
     'breaking', False, 'Publish it even if it breaks what users of the version before in --export_root rely on. The card says so.')
@@ -74,7 +80,7 @@ def main() -> None:
   request = _request(catalog)
   release = request.release
   tree = tree_lib.at(request.export_root)
-  publish.check_next(tree.root, release.path, tree.versions(release.model))
+  publish.check_new(tree.root, [r.path for r in request.releases], tree.versions)
   source_lib.check_handle(request.source)
   if request.sign_key is not None:
     signature.check_private_key(request.sign_key)
@@ -87,11 +93,14 @@ def main() -> None:
   if _DRY_RUN.value:
     plan.show(request, tree, console)
     return
-  # Importing TensorFlow takes seconds: only now that the flags are in order, and in both processes at once.
+  # Importing TensorFlow takes seconds: only now that the flags are in order, and in both processes at once. A preprocessor has no source
+  # graph to run.
   try:
-    with source_run.prepare(request.trust) as child:
+    with source_run.prepare(request.trust) if request.encoder is not None else contextlib.nullcontext() as child:
       with console.step('import TensorFlow'):
         from export import release as release_lib
+        if request.encoder is not None:
+          from export import encoder_pieces  # noqa: F401
       gc.freeze()  # what was imported stays: looking through it again and again takes time
       outcome = release_lib.run(request, console, command_line.finish, child)
   finally:
@@ -122,19 +131,38 @@ def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
   if catalog.newest_version(model) is None and newest and version > newest + 1:
     raise errors.UsageError(f'--version={version}: {publisher}/{model}/{newest} is the newest in {_EXPORT_ROOT.value}: give '
                             f'--version={newest + 1}')
-  command_line.check_preprocessor(_PREPROCESSOR.value)
   source = _SOURCE.value or catalog.source(model)
   if not source:
     raise errors.UsageError(f'no --source, and the catalog has none for {model}: give a directory, a .tar.gz or a handle')
   if _CHANGE.value and not all(change.strip() for change in _CHANGE.value):
     raise errors.UsageError('--change= is empty: say what is new')
-  release = catalog.encoder(
-      model, version, publisher=publisher, interface=_IO.value, preprocessor=_PREPROCESSOR.value,
-      changes=[' '.join(change.split()) for change in _CHANGE.value or []])
+  changes = [' '.join(change.split()) for change in _CHANGE.value or []]
+  release: catalog_lib.Release
+  text = None
+  if catalog.is_preprocessor(model):
+    _check_no_flags_of_encoders(model)
+    release = catalog.preprocessor(model, version, publisher=publisher, changes=changes)
+  else:
+    command_line.check_preprocessor(_PREPROCESSOR.value)
+    release = encoder = catalog.encoder(
+        model, version, publisher=publisher, interface=_IO.value, preprocessor=_PREPROCESSOR.value, changes=changes)
+    if _WITH_TEXT.value:
+      text = catalog.text(encoder)
+      if not command_line.NAME.fullmatch(text.name):
+        raise errors.UsageError(f'--with_text with --model={model}: {text.name} is too long a name, give a shorter one')
   return request_lib.Request(
       release, source, _EXPORT_ROOT.value, source_flags.reading(), trust_flags.trust(), _MLM.value, _SOP.value, _BREAKING.value,
       command_line.file_path('--report', _REPORT.value),
-      pathlib.Path(_SIGN_KEY.value) if _SIGN_KEY.value is not None else None, catalog.collection)
+      pathlib.Path(_SIGN_KEY.value) if _SIGN_KEY.value is not None else None, catalog.collection, text)
+
+
+def _check_no_flags_of_encoders(model: str) -> None:
+  """Raises UsageError when a flag was given that says nothing of a preprocessor."""
+  given = [f'--{flag.name}' for flag in (_IO, _PREPROCESSOR, _MLM, _SOP, _REPORT) if flag.value is not None]
+  if _WITH_TEXT.value:
+    given.append(f'--{_WITH_TEXT.name}')
+  if given:
+    raise errors.UsageError(f'{", ".join(given)} with --model={model}, which is a preprocessor: only encoders have that, leave it out')
 
 
 def _summarize(console: console_lib.Console, tree: tree_lib.Tree, request: request_lib.Request,
@@ -146,8 +174,8 @@ def _summarize(console: console_lib.Console, tree: tree_lib.Tree, request: reque
     console.line(f'Kept, with the same bytes: {tree.root}/{kept}' + (' (not signed)' if unsigned else ''))
   for breaking in outcome.breaking:
     console.line(f'Breaking: {breaking}')
-  console.line(f'\n{outcome.parameters:,} parameters')
-  console.certificate(outcome.certificate)
+  for piece in outcome.pieces:
+    piece.tell()
 
 
 if __name__ == '__main__':

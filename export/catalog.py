@@ -20,6 +20,8 @@ from export import assets_dir
 PATH = assets_dir.PATH / 'catalog.yaml'
 # Of the contract of albert_en_preprocess: which versions there are to make. 1 to 3 were published before.
 PREPROCESSOR_VERSIONS = (1, 2, 3, 4)
+# ... and how many ids it gives for each text, if nothing else is asked for.
+SEQ_LENGTH = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,16 @@ class EncoderRelease(Release):
   """
   interface: str
   preprocessor: Release
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextRelease(Release):
+  """One version of a model from text to vectors: an encoder and its preprocessor in one.
+
+  Attributes:
+    encoder: what it is made of, together with that one's preprocessor.
+  """
+  encoder: EncoderRelease
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +121,18 @@ class Catalog:
     """All there are, as 'albert_en_preprocess/3'."""
     return [f'{name}/{version}' for name, model in self._content['preprocessors'].items() for version in model['versions']]
 
+  def is_preprocessor(self, name: str) -> bool:
+    return name in self._content['preprocessors']
+
   def source(self, name: str) -> str | None:
-    """The handle that a model is exported from when --source says nothing else."""
-    return self._content['encoders'].get(name, {}).get('source')
+    """The handle that a model is exported from when --source says nothing else; a preprocessor as the first encoder that names it."""
+    if not self.is_preprocessor(name):
+      return self._content['encoders'].get(name, {}).get('source')
+    return next((model.get('source') for model in self._content['encoders'].values()
+                 if any(entry['preprocessor'].startswith(f'{name}/') for entry in model['versions'].values())), None)
 
   def newest_version(self, name: str) -> int | None:
-    model = self._content['encoders'].get(name)
+    model = self._content['encoders'].get(name) or self._content['preprocessors'].get(name)
     return max(model['versions']) if model else None
 
   def versions(self, name: str) -> list[int]:
@@ -162,6 +180,55 @@ class Catalog:
         language=model['language'], dataset=tuple(model.get('dataset', ())),
         interface=interface or entry.get('interface', 'dict'),
         preprocessor=self._preprocessor(publisher, companion_name, int(companion_version)))
+
+  def preprocessor(self, name: str, version: int, *, publisher: str | None = None, changes: list[str] | None = None) -> Release:
+    """What a version of a preprocessor is: as the companion of an encoder that names it.
+
+    Args:
+      name: of a preprocessor in the catalog.
+      version: one in the catalog: what a version is, code says.
+      publisher: default: the catalog's.
+      changes: what this version changes; default: the catalog's.
+
+    Raises:
+      UsageError: the catalog has no such version.
+    """
+    versions = self._content['preprocessors'][name]['versions']
+    if version not in versions:
+      raise errors.UsageError(f'--version={version}: the catalog has versions {", ".join(map(str, versions))} of {name}: give one of them')
+    release = self._preprocessor(publisher or self.publisher, name, version)
+    return dataclasses.replace(release, changes=release.changes | {version: changes}) if changes else release
+
+  def text(self, encoder: EncoderRelease) -> TextRelease:
+    """What the model from text to vectors is that is published together with an encoder, under its version.
+
+    Its history is that of the encoder and the preprocessor: versions with lists are left out, since there is no such model of them.
+    """
+    def of(path: str, companion: str) -> list[str]:
+      return [f'The encoder `{path}` with the preprocessor `{companion}`.']
+
+    changes, breaking, before = dict[int, list[str]](), set[int](), None
+    entries = self._content['encoders'].get(encoder.name, {'versions': {}})['versions']
+    for version, entry in sorted(entries.items()):
+      if version >= encoder.version or entry['interface'] != 'dict':
+        continue
+      changes[version] = of(f'{encoder.model}/{version}', f'{encoder.publisher}/{entry["preprocessor"]}')
+      if before is not None and (entry.get('breaking') or self._other_ids(before['preprocessor'], entry['preprocessor'])):
+        breaking.add(version)
+      before = entry
+    changes[encoder.version] = of(encoder.path, encoder.preprocessor.path)
+    if before is not None and (encoder.version in encoder.breaking or self._other_ids(
+        before['preprocessor'], f'{encoder.preprocessor.name}/{encoder.preprocessor.version}')):
+      breaking.add(encoder.version)
+    return TextRelease(
+        publisher=encoder.publisher, name=f'{encoder.name}_text', version=encoder.version, changes=changes, breaking=frozenset(breaking),
+        language=encoder.language, dataset=encoder.dataset, encoder=encoder)
+
+  def _other_ids(self, before: str, after: str) -> bool:
+    """Whether a preprocessor breaks with an earlier one, as far as the catalog knows."""
+    (old, old_version), (new, new_version) = (path.split('/') for path in (before, after))
+    versions = self._content['preprocessors'].get(new, {'versions': {}})['versions']
+    return old == new and any(int(old_version) < v for v in _breaking(versions, int(new_version)))
 
   def _usual_preprocessor(self, versions: Mapping[int, Any]) -> str:
     # Of a model that the catalog lacks: as the first one in it.

@@ -24,6 +24,15 @@ class Encoder:
 
 
 @dataclasses.dataclass(frozen=True)
+class Text:
+  """A row of the card: the newest version of a model from text to vectors, older ones there are, and what it is made of."""
+  path: str
+  older: list[int]
+  encoder: str
+  preprocessor: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Preprocessor:
   """A row of the card: the newest version of a preprocessor, and older ones there are."""
   path: str
@@ -47,7 +56,7 @@ def write(tree: tree_lib.Tree, publisher: str, collection: catalog_lib.Collectio
 
 def render(tree: tree_lib.Tree, publisher: str, collection: catalog_lib.Collection) -> str:
   """The card's text."""
-  encoders, preprocessors = [], []
+  encoders, texts, preprocessors = [], [], []
   for model in (m for m in tree.models() if m.startswith(f'{publisher}/')):
     *older, newest = tree.versions(model)
     path = f'{model}/{newest}'
@@ -55,6 +64,8 @@ def render(tree: tree_lib.Tree, publisher: str, collection: catalog_lib.Collecti
     try:
       if record['kind'] == 'preprocessor':
         preprocessors.append(Preprocessor(path, older))
+      elif record['kind'] == 'text':
+        texts.append(Text(path, older, record['encoder'], record['preprocessor']))
       else:
         config = record['config']
         encoders.append(Encoder(
@@ -64,7 +75,7 @@ def render(tree: tree_lib.Tree, publisher: str, collection: catalog_lib.Collecti
       raise errors.IntegrityError(f'{path}{publish.RECORD} in {tree.root} is no release record ({type(e).__name__}: {e}): check it with '
                                   'export.verify') from e
   encoders.sort(key=lambda encoder: (encoder.parameters, encoder.path))
-  return model_card.render('collection', path=f'{publisher}/{collection.name}/1', collection=collection, encoders=encoders,
+  return model_card.render('collection', path=f'{publisher}/{collection.name}/1', collection=collection, encoders=encoders, texts=texts,
                            preprocessors=preprocessors)
 
 

@@ -18,6 +18,7 @@ from export import profile as profile_lib
 
 if typing.TYPE_CHECKING:
   from export.proof import certificate as certificate_lib
+  from export.proof import text_parity
 
 Advance = Callable[[int], None]
 
@@ -94,3 +95,9 @@ class Console:
     self.line('Dropout: in the training mode only' if certificate.dropout else 'No dropout: both modes are the same')
     self.table('Wrong on purpose, and noticed', ['control', 'export', 'allowed'], [
         [name, f'{control.export.rms:.1e}', f'{control.allowed.rms:.1e}'] for name, control in certificate.controls.items()])
+
+  def text_certificate(self, certificate: 'text_parity.Certificate') -> None:
+    self.table(f'From text to vectors, {certificate.texts} texts: distance to preprocessor and encoder one after the other', [
+        'output', 'model', 'allowed', 'another text'], [
+            [name, f'{c.apart.rms:.1e}  {c.apart.largest:.1e}', f'{c.allowed.rms:.1e}  {c.allowed.largest:.1e}', f'{c.control.rms:.1e}']
+            for name, c in certificate.outputs.items() if not name.startswith('layer_')])

@@ -40,8 +40,8 @@ def exportable(albert: albert_lib.Albert, sp_model_file: str, interface: str = '
     root.sp_model_file is the asset.
   """
   outlined = _Outlined(albert)
-  specs = {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in _INPUTS}
-  encode = _traced(outlined.encode, specs)
+  specs = _specs()
+  encode = traced(outlined.encode, specs)
 
   @tf.function(input_signature=[specs[name] for name in _INPUTS], autograph=False)
   def serving_default(input_word_ids, input_mask, input_type_ids):
@@ -55,9 +55,9 @@ def exportable(albert: albert_lib.Albert, sp_model_file: str, interface: str = '
       outputs = encode.call(dict(zip(_INPUTS, inputs, strict=True)), training)
       return [outputs['pooled_output'], outputs['sequence_output']]
 
-    root = _callable(_traced(encode_list, list(specs.values())), outlined.encoder.variables)
+    root = callable_object(traced(encode_list, list(specs.values())), outlined.encoder.variables)
   else:
-    root = _callable(encode, outlined.encoder.variables)
+    root = callable_object(encode, outlined.encoder.variables)
   root.sp_model_file = tf.saved_model.Asset(sp_model_file)
   if interface == 'list':
     return root, signatures
@@ -70,8 +70,8 @@ def exportable(albert: albert_lib.Albert, sp_model_file: str, interface: str = '
       return dict(outputs, mlm_logits=mlm_head(outputs['sequence_output'], inputs['masked_lm_positions']))
 
     positions = tf.TensorSpec([None, None], tf.int32, name='masked_lm_positions')
-    root.mlm = _callable(_traced(mlm, dict(specs, masked_lm_positions=positions)),
-                         _distinct(outlined.encoder.variables + mlm_head.variables))
+    root.mlm = callable_object(traced(mlm, dict(specs, masked_lm_positions=positions)),
+                               _distinct(outlined.encoder.variables + mlm_head.variables))
 
   if albert.sop_head is not None:
     sop_head = albert.sop_head
@@ -80,9 +80,18 @@ def exportable(albert: albert_lib.Albert, sp_model_file: str, interface: str = '
       outputs = encode.call(inputs, training)
       return dict(outputs, sop_log_probs=tf.nn.log_softmax(sop_head(outputs['pooled_output'])))
 
-    root.sop = _callable(_traced(sop, specs), _distinct(outlined.encoder.variables + sop_head.variables))
+    root.sop = callable_object(traced(sop, specs), _distinct(outlined.encoder.variables + sop_head.variables))
 
   return root, signatures
+
+
+def traces(root: Any) -> 'Traced':
+  """The traces of the encoder that `exportable` made with the 'dict' interface: whoever calls them puts none into the graph again."""
+  return Traced(root.__call__, _specs())
+
+
+def _specs() -> dict[str, Any]:
+  return {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in _INPUTS}
 
 
 class _Outlined:
@@ -150,7 +159,7 @@ def _standing_in(layer: Any, variables: list[Any], tensors: list[Any]) -> Iterat
 
 
 @dataclasses.dataclass(frozen=True)
-class _Traced:
+class Traced:
   """A tf.function with one trace per training mode."""
   function: Any
   specs: Any
@@ -160,20 +169,21 @@ class _Traced:
     return self.function.get_concrete_function(self.specs, training=training)(inputs, training=training)
 
 
-def _traced(call: Callable[[Any, bool], Any], specs: Any) -> _Traced:
+def traced(call: Callable[[Any, bool], Any], specs: Any) -> Traced:
+  """Traces `call(inputs, training)` for inputs of these specs, once per training mode."""
   def with_default(inputs, training=False):
     return call(inputs, training)
   with_default.__name__ = call.__name__  # what the function is called in the graph
   function = tf.function(with_default, autograph=False)
   for training in (False, True):
     function.get_concrete_function(specs, training=training)
-  return _Traced(function, specs)
+  return Traced(function, specs)
 
 
-def _callable(traced: _Traced, variables: list[Any]) -> Any:
+def callable_object(call: Traced, variables: list[Any]) -> Any:
   """An object that hub.KerasLayer can call and train."""
   result = tf.__internal__.tracking.AutoTrackable()
-  result.__call__ = traced.function
+  result.__call__ = call.function
   result.variables = variables
   result.trainable_variables = [v for v in variables if v.trainable]
   result.regularization_losses = []

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import pathlib
+import re
 import tarfile
 from collections.abc import Iterator
 from typing import Any
@@ -13,12 +14,16 @@ from isal import igzip
 from isal import isal_zlib
 
 from converters import checkpoint_index
+from converters import command_line
 from converters import config as config_lib
 from converters import errors
 from converters import weight_map
 from export import package
 
 _HEAD_OUTPUTS = {'mlm': 'mlm_logits', 'sop': 'sop_log_probs'}
+_RELEASE = re.compile('/'.join((command_line.NAME.pattern, command_line.NAME.pattern, command_line.VERSION.pattern)))
+# Whether a model holds weights, by its kind.
+_WEIGHTS = {'encoder': True, 'preprocessor': False, 'text': True}
 
 
 def read_record(release: pathlib.Path) -> dict[str, Any]:
@@ -60,7 +65,7 @@ def check_content(release: pathlib.Path, record: dict[str, Any]) -> None:
 
   Args:
     release: its directory.
-    record: has `kind`, `files` and `archive`; of an encoder `config`, `heads` and `weights` too.
+    record: has `kind`, `files` and `archive`; of what holds weights `config`, `heads` and `weights` too.
 
   Raises:
     IntegrityError: listing every difference.
@@ -90,7 +95,7 @@ def _checked(release: pathlib.Path, record: dict[str, Any], checks: list[Any]) -
         f'{release}.release.json is no release record ({type(e).__name__}: {e}): publish the release again') from e
   if faults:
     raise errors.IntegrityError(f'{"; ".join(faults)} in {release}: this is not what was published, fetch it again')
-  return len(record['weights']) if record['kind'] == 'encoder' else 0
+  return len(record['weights']) if _WEIGHTS[record['kind']] else 0
 
 
 def _names(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
@@ -102,6 +107,8 @@ def _names(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
 def _proof(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
   if record['kind'] == 'encoder':
     yield from _certificate(record)
+  elif record['kind'] == 'text':
+    yield from _text_certificate(record)
 
 
 def _content(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
@@ -112,9 +119,9 @@ def _content(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
   prefix = release / 'variables' / 'variables'
   index = checkpoint_index.read(prefix.with_suffix('.index'))
   checkpoint_index.check_data_files(index, prefix)
-  if (record['kind'] == 'encoder') != any(entry.dtype == checkpoint_index.FLOAT32 for entry in index.entries.values()):
+  if _WEIGHTS[record['kind']] != any(entry.dtype == checkpoint_index.FLOAT32 for entry in index.entries.values()):
     yield f'this is no {record["kind"]}'
-  elif record['kind'] == 'encoder':
+  elif _WEIGHTS[record['kind']]:
     yield from _weights(release, record, index)
 
 
@@ -187,6 +194,24 @@ def _certificate(record: dict[str, Any]) -> Iterator[str]:
       all(control['export'][figure] <= control['allowed'][figure] for figure in ('rms', 'largest'))
       for control in certificate['controls'].values()):
     yield 'the certificate has a wrong model that passed, or too few of them'
+
+
+def _text_certificate(record: dict[str, Any]) -> Iterator[str]:
+  """The same of a model from text to vectors, which was compared with its two parts."""
+  parts = {record['encoder'], record['preprocessor']}
+  if len(parts) != 2 or not all(_RELEASE.fullmatch(part) for part in parts):
+    yield 'the record does not name an encoder and a preprocessor'
+  certificate = record['certificate']
+  served = {'default', 'pooled_output', 'sequence_output'}
+  names = served | {f'serving_default/{name}' for name in served} | {f'layer_{n}' for n in range(record['config']['num_hidden_layers'])}
+  if certificate['outputs'].keys() != names or not certificate['texts'] > 1:
+    yield 'the certificate is not of the outputs of such a model'
+  for name, check in certificate['outputs'].items():
+    figures = ('rms', 'largest')
+    if not all(0 <= check['apart'][figure] <= check['allowed'][figure] < math.inf for figure in figures):
+      yield f'{name} did not pass in the certificate'
+    if all(check['control'][figure] <= check['allowed'][figure] for figure in figures):
+      yield f'{name} of another text passed in the certificate'
 
 
 def _weights(release: pathlib.Path, record: dict[str, Any], index: checkpoint_index.Index) -> Iterator[str]:

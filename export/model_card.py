@@ -14,7 +14,7 @@ def render(kind: str, **facts: Any) -> str:
   """Fills in a template.
 
   Args:
-    kind: 'encoder', 'preprocessor' or 'collection'.
+    kind: 'encoder', 'preprocessor', 'text' or 'collection'.
     **facts: what the template names; a missing one is an error.
 
   Raises:

@@ -4,6 +4,7 @@ import os
 
 from converters import source as source_lib
 from converters import weight_map
+from export import catalog as catalog_lib
 from export import collection
 from export import console as console_lib
 from export import publish
@@ -18,22 +19,15 @@ def show(request: request_lib.Request, tree: tree_lib.Tree, console: console_lib
   Raises:
     AlbertHubError: the export would be refused.
   """
-  release, companion = request.release, request.release.preprocessor
   with console.step('open the source'), source_lib.open_source(request.source, request.reading) as source:
-    if source.graph is not None:
-      source_graph.check(source.graph, request.trust.graph)
-    parts = request_lib.parts(request, source)
-  config = source.config
-  rows = [
-      ['source', f'{source.handle}, a {source.format}, {source.digest}'],
-      *(['', f'has {lack}'] for lack in source_lib.lacks(source)),
-      ['sizes', f'L={config.num_hidden_layers} H={config.hidden_size} A={config.num_attention_heads}, '
-       f'{config.vocab_size} pieces in {source.sp_model_name}'],
-      ['interface', f'{release.interface} in, {release.interface} out'],
-      ['heads', ', '.join(f'.{part.value}' for part in weight_map.Part if part in parts and part is not weight_map.Part.ENCODER) or 'none'],
-      ['weights', f'{len(weight_map.rows(config, parts))} tensors'],
-  ]
-  for new in (companion, release):
+    rows = [['source', f'{source.handle}, a {source.format}, {source.digest}']]
+    if request.encoder is not None:
+      if source.graph is not None:
+        source_graph.check(source.graph, request.trust.graph)
+      rows += _rows_of_encoder(request.encoder, source, request_lib.parts(request, source))
+    else:
+      rows.append(['vocabulary', f'{source.config.vocab_size} pieces in {source.sp_model_name}'])
+  for new in request.releases:
     old = tree_lib.predecessor(tree, new)
     if new.version in tree.versions(new.model):
       rows.append([new.path, 'is there: kept if this export gives it the same bytes, else refused'])
@@ -47,10 +41,22 @@ def show(request: request_lib.Request, tree: tree_lib.Tree, console: console_lib
   console.facts('Plan', rows)
   suffixes = [s for s in publish.COMPANIONS if request.sign_key is not None or s not in (publish.SIGNATURE, publish.RECORD_SIGNATURE)]
   console.line('\nTo be published, all or nothing:')
-  for new in (companion, release):
+  for new in request.releases:
     if new.version not in tree.versions(new.model):
       for suffix in (*suffixes, os.sep):
         console.line(f'  {tree.root}/{new.path}{suffix}')
   if request.collection is not None:
-    console.line(f'Made anew: {tree.root}/{collection.name(release.publisher, request.collection)}')
+    console.line(f'Made anew: {tree.root}/{collection.name(request.release.publisher, request.collection)}')
   console.line('\nDry run: nothing was written.')
+
+
+def _rows_of_encoder(release: catalog_lib.EncoderRelease, source: source_lib.Source, parts: frozenset[weight_map.Part]) -> list[list[str]]:
+  config = source.config
+  return [
+      *(['', f'has {lack}'] for lack in source_lib.lacks(source)),
+      ['sizes', f'L={config.num_hidden_layers} H={config.hidden_size} A={config.num_attention_heads}, '
+       f'{config.vocab_size} pieces in {source.sp_model_name}'],
+      ['interface', f'{release.interface} in, {release.interface} out'],
+      ['heads', ', '.join(f'.{part.value}' for part in weight_map.Part if part in parts and part is not weight_map.Part.ENCODER) or 'none'],
+      ['weights', f'{len(weight_map.rows(config, parts))} tensors'],
+  ]

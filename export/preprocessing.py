@@ -13,9 +13,10 @@ import tensorflow as tf
 import tensorflow_text as text
 
 from converters import vocabulary
+from export import catalog
 from export import original_text
 
-DEFAULT_SEQ_LENGTH = 128
+DEFAULT_SEQ_LENGTH = catalog.SEQ_LENGTH
 
 
 def exportable(sp_model: bytes, version: int) -> tuple[Any, dict[str, Any]]:

@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 
 from converters import command_line
 from converters import errors
@@ -24,6 +25,24 @@ from export import package
 ARCHIVE, CARD, RECORD, SIGNATURE, RECORD_SIGNATURE = '.tar.gz', '.md', '.release.json', '.sig', '.release.json.sig'
 COMPANIONS = (ARCHIVE, CARD, RECORD, SIGNATURE, RECORD_SIGNATURE)
 _STAGING = '.staging-'
+
+
+def check_new(root: str | pathlib.Path, releases: Sequence[str], versions: Callable[[str], list[int]]) -> None:
+  """Checks that releases can be published together, beside the versions there are.
+
+  Args:
+    root: the export root, for messages.
+    releases: as `publish` takes them.
+    versions: gives the published ones of a model.
+
+  Raises:
+    As `check_next` does.
+  """
+  for release in releases[1:] or releases:  # the first of several is shared with others, which may need an older one
+    model, _, version = release.rpartition('/')
+    published = versions(model)
+    if release == releases[-1] or int(version) not in published:
+      check_next(root, release, published)
 
 
 def check_next(root: str | pathlib.Path, release: str, versions: list[int]) -> None:
@@ -84,17 +103,19 @@ def publish(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> li
   Args:
     root: the export root.
     staged: has, for each release, the directory and its companions at the same relative path.
-    releases: e.g. 'tensorflow/albert_en_preprocess/1', 'tensorflow/albert_en_large/2'. The last one is the one that was
-      asked for, and must not exist. Another one that exists is kept if it has the same bytes.
+    releases: e.g. 'tensorflow/albert_en_preprocess/1', 'tensorflow/albert_en_large/2', 'tensorflow/albert_en_large_text/2'. The last
+      one must not exist. Another one that exists is kept if it has the same bytes. All but the first of several, the preprocessor, must
+      be newer than what is there.
 
   Returns:
     The releases that were moved.
 
   Raises:
     PublishError: a version exists, or exists with other bytes; nothing was moved.
+    UsageError: a version is lower than one that is there.
   """
   with _locked(root):
-    check_next(root, releases[-1], versions((root / releases[-1]).parent))
+    check_new(root, releases, lambda model: versions(root / model))
     fresh = [r for r in releases if not (root / r).exists()]
     for kept in (r for r in releases if r not in fresh):
       check_same(kept, root, root / kept, staged / kept)
@@ -175,8 +196,8 @@ def check_same(release: str, root: str | pathlib.Path, published: pathlib.Path, 
     PublishError: it does not.
   """
   if package.digests(published) != package.digests(staged):
-    raise errors.PublishError(
-        f'{release} exists in {root} with other bytes than this export gives it: name another one with --preprocessor')
+    raise errors.PublishError(f'{release} exists in {root} with other bytes than this export gives it: name another one with --preprocessor, '
+                              'or if it is the encoder, give the next one with --version')
 
 
 def replace(root: pathlib.Path, name: str, text: Callable[[], str]) -> None:

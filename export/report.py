@@ -78,7 +78,7 @@ def _render(record: Mapping[str, Any], up: str | None) -> str:
   environment = jinja2.Environment(
       loader=jinja2.FileSystemLoader(assets_dir.PATH / 'pages'), undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True,
       lstrip_blocks=True)
-  checks = record['certificate'].get('outputs', {})
+  checks = record['certificate'].get('outputs', {}) if record['kind'] == 'encoder' else {}
   layers = [check for name, check in checks.items() if name.startswith('layer_')]
   return environment.get_template('report.html').render(
       record=record, up=up, facts=_facts(record), made=_made(record), plot=_plot(layers) if layers else None,
@@ -89,6 +89,13 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
   if record['kind'] == 'preprocessor':
     return [(f'{record["archive"]["size"] / 1e6:,.2f} MB', 'archive')]
   certificate = record['certificate']
+  if record['kind'] == 'text':
+    return [
+        (f'{record["parameters"]:,}', 'parameters'),
+        (f'{certificate["texts"]}', 'texts compared'),
+        (f'{len(certificate["outputs"])}', 'outputs and layers compared'),
+        (f'{record["archive"]["size"] / 1e6:,.2f} MB', 'archive'),
+    ]
   worst = max(check['export']['rms'] / check['allowed']['rms']
               for group in ('outputs', 'gradient') for check in certificate[group].values())
   return [
@@ -108,6 +115,7 @@ def _made(record: Mapping[str, Any]) -> list[tuple[str, str]]:
   rows += [('source has', lack) for lack in source.get('lacks', ())]
   if source.get('handle'):
     rows.append(('handle', source['handle']))
+  rows += [(part, record[part]) for part in ('encoder', 'preprocessor') if record['kind'] == 'text']
   rows += [('archive', f'sha256:{record["archive"]["sha256"]}'), ('tar inside', f'sha256:{record["archive"]["tar_sha256"]}')]
   if 'config' in record:
     rows.append(('config', ', '.join(f'{key}={value}' for key, value in record['config'].items())))

@@ -53,15 +53,18 @@ class Succession:
     """
     if self._path is None:
       return
-    if 'config' in facts:
-      record = integrity.read_record(self._path)
+    record = integrity.read_record(self._path)
+    if record['kind'] != facts['kind']:
+      self._found([f'it is of kind {facts["kind"]} instead of {record["kind"]}'])
+    elif facts['kind'] == 'preprocessor':
+      self._found(predecessor.preprocessor_differences(self._path, staged))
+    else:
+      differences = predecessor.encoder_differences if facts['kind'] == 'encoder' else predecessor.text_differences
       try:
-        self._found(predecessor.encoder_differences(self._path, record, staged, facts))
+        self._found(differences(self._path, record, staged, facts))
       except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise errors.IntegrityError(
             f'the record of {self.old} is not one to compare with ({type(e).__name__}: {e}): check it with export.verify') from e
-    else:
-      self._found(predecessor.preprocessor_differences(self._path, staged))
 
   def _found(self, differences: list[str]) -> None:
     self.breaking += differences

@@ -92,6 +92,18 @@ def release_at(path: str) -> Iterator[pathlib.Path]:
     yield local
 
 
+def release_beside(path: str, other: str) -> contextlib.AbstractContextManager[pathlib.Path]:
+  """Another published version of the same tree, as `release_at` gives it.
+
+  Args:
+    path: of one, as `release_at` takes it.
+    other: the other one, as 'tensorflow/albert_en_large/2'.
+  """
+  if '://' not in path.removeprefix('file://'):
+    path = os.fspath(pathlib.Path(path.removeprefix('file://')).resolve())
+  return release_at(f'{path.rstrip("/").rsplit("/", 3)[0]}/{other}')
+
+
 def predecessor(tree: Tree, release: catalog_lib.Release) -> int | None:
   """The newest published version below a release; none for one that is published too, and is only kept."""
   versions = tree.versions(release.model)
@@ -204,7 +216,7 @@ class _Remote:
       yield temporary
 
   def publish(self, staged: pathlib.Path, releases: Sequence[str]) -> list[str]:
-    publish.check_next(self.root, releases[-1], self.versions(releases[-1].rpartition('/')[0]))
+    publish.check_new(self.root, releases, self.versions)
     fresh = [r for r in releases if int(r.rpartition('/')[2]) not in self.versions(r.rpartition('/')[0])]
     for kept in (r for r in releases if r not in fresh):
       with self.local(kept) as published:

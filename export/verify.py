@@ -6,9 +6,11 @@
 
 With --public_key, also that the files and the record are those that were signed, under the name that they were signed for.
 With --source, also that the record is of that source, that every weight is the source's, and that the model computes what the
-source computes. Exit status 1 on any difference, with a line that names it.
+source computes. A model from text to vectors is then held against the preprocessor and the encoder that it is made of: they must be beside
+it in the tree, and are verified in the same way. Exit status 1 on any difference, with a line that names it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import pathlib
@@ -66,7 +68,8 @@ def _verify(release: pathlib.Path, public_key: pathlib.Path | None, report: path
   if _SOURCE.value:
     source_lib.check_handle(_SOURCE.value)
     with source_lib.open_source(_SOURCE.value, source_flags.reading()) as source:
-      (_check_preprocessor if record['kind'] == 'preprocessor' else _check_encoder)(release, record, source, console)
+      check = {'preprocessor': _check_preprocessor, 'encoder': _check_encoder, 'text': _check_text}[record['kind']]
+      check(release, record, source, console)
   if report:
     report_lib.write(record, report)
     console.line(f'Report: {report}')
@@ -82,8 +85,49 @@ def _check_preprocessor(release: pathlib.Path, record: dict[str, Any], source: s
   console.line(f'{tokens} tokens are the same')
 
 
+def _check_text(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console) -> None:
+  from export.proof import text_parity
+  _compare_weights(release, record, source, console)
+  parts = []
+  with contextlib.ExitStack() as stack:
+    for kind, check in (('preprocessor', _check_preprocessor), ('encoder', _check_encoder)):
+      try:
+        part = stack.enter_context(tree.release_beside(str(_RELEASE.value), record[kind]))
+        of_part = integrity.read_record(part)
+      except (errors.IntegrityError, errors.PublishError) as e:
+        raise errors.IntegrityError(f'{record[kind]} is not beside {release}, which is made of it ({e}): put it there, or leave --source '
+                                    'out') from e
+      with console.step(f'check {record[kind]}'):
+        integrity.check(part, of_part)
+        if (of_part['release'], of_part['kind']) != (record[kind], kind):
+          raise errors.IntegrityError(f'{part} is {of_part["release"]}, and no {kind}: this is not what was published, fetch it again')
+      check(part, of_part, source, console)
+      parts.append(part)
+    with console.step('compare text to vectors'):
+      certificate = text_parity.check(release, parts[0], parts[1], int(parts[0].name), source.config)
+  if certificate.as_json()['outputs'].keys() != record['certificate']['outputs'].keys():
+    raise errors.IntegrityError(f'the outputs of the certificate in the record of {release} are not what is found now: this is not what was '
+                                'published, fetch it again')
+  console.text_certificate(certificate)
+
+
 def _check_encoder(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console) -> None:
   from export.proof import certificate as certificate_lib
+  parts = _compare_weights(release, record, source, console)
+  with certificate_lib.examine(source, parts, trust_flags.trust()) as examination:
+    certificate = examination.certify(release, record['interface'], console.step)
+  fresh, recorded = certificate.as_json(), record['certificate']
+  for group in ('outputs', 'gradient', 'controls'):
+    if fresh[group].keys() != recorded[group].keys() or not all(
+        _alike(figure['export']['rms'], recorded[group][name]['export']['rms']) for name, figure in fresh[group].items()):
+      raise errors.IntegrityError(f'the {group} of the certificate in the record of {release} are not what is found now: this is not '
+                                  'what was published, fetch it again')
+  console.certificate(certificate)
+
+
+def _compare_weights(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source,
+                     console: console_lib.Console) -> set[weight_map.Part]:
+  """Holds a record against a source: its digest, its config and every weight. Gives the parts that the model has."""
   if record['source']['digest'] != source.digest:
     raise errors.IntegrityError(
         f'{release} was made from {record["source"]["digest"]}, and {source.handle} is {source.digest}: give its source')
@@ -102,15 +146,7 @@ def _check_encoder(release: pathlib.Path, record: dict[str, Any], source: source
     if different or len(digests) != len(rows):
       raise errors.IntegrityError(f'{", ".join(different) or "the list of weights"} of {source.handle} is not what {release} records: '
                                   'this is not what was published, fetch it again')
-  with certificate_lib.examine(source, parts, trust_flags.trust()) as examination:
-    certificate = examination.certify(release, record['interface'], console.step)
-  fresh, recorded = certificate.as_json(), record['certificate']
-  for group in ('outputs', 'gradient', 'controls'):
-    if fresh[group].keys() != recorded[group].keys() or not all(
-        _alike(figure['export']['rms'], recorded[group][name]['export']['rms']) for name, figure in fresh[group].items()):
-      raise errors.IntegrityError(f'the {group} of the certificate in the record of {release} are not what is found now: this is not '
-                                  'what was published, fetch it again')
-  console.certificate(certificate)
+  return parts
 
 
 def _alike(one: float, other: float) -> bool:

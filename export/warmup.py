@@ -22,8 +22,8 @@ FILE = 'assets.extra/tf_serving_warmup_requests'
 
 Requests = Mapping[str, Mapping[str, Any]]
 
-# For a preprocessor: by signature, its inputs by name.
-OF_PREPROCESSOR: Requests = {'serving_default': {'sentences': np.array([b'The ferry was late.'])}}
+# For what takes text: by signature, its inputs by name.
+OF_SENTENCES: Requests = {'serving_default': {'sentences': np.array([b'The ferry was late.'])}}
 
 
 def of_encoder(config: config_lib.AlbertConfig) -> Requests:

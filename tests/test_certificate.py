@@ -152,7 +152,7 @@ def test_a_module_that_trains_otherwise_is_refused(own_module, release):
 
 def test_dropout_is_in_the_training_mode_alone(release, make_module):
   path, outcome = release(make_module(**DROPOUT))
-  assert outcome.certificate.dropout is True and len(outcome.certificate.gradient) == 32
+  assert outcome.pieces[1].certificate.dropout is True and len(outcome.pieces[1].certificate.gradient) == 32
   exported = exported_lib.Exported(path, 'dict')
   batch = batch_lib.make(config_lib.read(make_module(**DROPOUT) / 'assets/albert_config.json'))
   first, second = (exported.outputs(batch, ['tokens'], training=True)['tokens/layer_0'] for _ in range(2))

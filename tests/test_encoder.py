@@ -117,7 +117,7 @@ def test_heads_can_be_left_out(module, release):
   path, outcome = release(module, mlm=False, sop=False)
   loaded = tf.saved_model.load(str(path))
   assert not hasattr(loaded, 'mlm') and not hasattr(loaded, 'sop')
-  assert sorted(outcome.certificate.outputs) == ['layer_0', 'layer_1', 'layer_2', 'pooled_output', 'sequence_output']
+  assert sorted(outcome.pieces[1].certificate.outputs) == ['layer_0', 'layer_1', 'layer_2', 'pooled_output', 'sequence_output']
 
 
 def test_list_interface_of_version_1(module, release, loaded, inputs):
@@ -128,7 +128,7 @@ def test_list_interface_of_version_1(module, release, loaded, inputs):
   assert np.array_equal(sequence_output, loaded(inputs)['sequence_output'])
   assert version_1.sp_model_file.asset_path.numpy().endswith(b'/assets/30k-clean.model')
   assert not hasattr(version_1, 'mlm')
-  assert sorted(outcome.certificate.outputs) == ['pooled_output', 'sequence_output']
+  assert sorted(outcome.pieces[1].certificate.outputs) == ['pooled_output', 'sequence_output']
 
 
 def test_asset_is_the_sentencepiece_model(loaded, sp_model):

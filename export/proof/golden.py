@@ -143,6 +143,9 @@ def check(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str,
     GoldenError: the golden file is of another source, of another kind, or stale.
     ParityError: the release differs.
   """
+  if record['kind'] == 'text':
+    raise errors.GoldenError(f'{release} goes from text to vectors, and golden files are of encoders and preprocessors: check the two that it is '
+                             'made of')
   if record['kind'] != golden['kind']:
     raise errors.GoldenError(f'the golden file is of kind {golden["kind"]}, and {release} holds another kind of model: give its own')
   digest = record['source']['digest'] if record['kind'] == 'encoder' else record['source']['sp_model']['digest']

@@ -4,8 +4,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from converters import config as config_lib
 from export.proof import golden
 from export.proof import parity
+from export.proof import text_parity
 from export.proof import token_parity
 
 
@@ -22,11 +26,36 @@ def encoder_differences(old: pathlib.Path, old_record: Mapping[str, Any], new: p
   Returns:
     The outputs that differ by more, one line each.
   """
-  sizes = {key: (value, new_record['config'].get(key)) for key, value in old_record['config'].items()
-           if key.endswith('_size') or key.startswith(('num_', 'max_'))}
-  if found := [f'{key} is {new_size} instead of {old_size}' for key, (old_size, new_size) in sizes.items() if old_size != new_size]:
+  if found := _other_sizes(old_record, new_record):
     return found
   before, after = golden.outputs(old, old_record), golden.outputs(new, new_record)
+  return _further(before, after, old_record, new_record)
+
+
+def text_differences(old: pathlib.Path, old_record: Mapping[str, Any], new: pathlib.Path, new_record: Mapping[str, Any]) -> list[str]:
+  """Runs two versions of a model from text to vectors on awkward texts.
+
+  They may be as far apart as their certificates let each of them be from its parts, together.
+
+  Args:
+    old, new: their directories.
+    old_record, new_record: of each: `config` and `certificate`.
+
+  Returns:
+    The outputs that differ by more, one line each.
+  """
+  if found := _other_sizes(old_record, new_record):
+    return found
+  # Those that the versions of all preprocessors are compared on.
+  texts = text_parity.texts(1, text_parity.affordable(config_lib.parse(new_record['config'])))
+  before, after = (text_parity.Text(path).outputs(texts) for path in (old, new))
+  return _further(before, after, old_record, new_record)
+
+
+def _further(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], old_record: Mapping[str, Any],
+             new_record: Mapping[str, Any]) -> list[str]:
+  """The outputs that are further apart than both certificates together allow, one line each."""
+  found = []
   for name in before.keys() & after.keys():
     checks = [record['certificate']['outputs'][name]['allowed'] for record in (old_record, new_record)]
     allowed = parity.Distance(*(sum(check[figure] for check in checks) for figure in ('rms', 'largest')))
@@ -34,6 +63,12 @@ def encoder_differences(old: pathlib.Path, old_record: Mapping[str, Any], new: p
     if not distance.within(allowed):
       found.append(f'{name} is {distance} from what it was, more than {allowed}')
   return sorted(found)
+
+
+def _other_sizes(old_record: Mapping[str, Any], new_record: Mapping[str, Any]) -> list[str]:
+  sizes = {key: (value, new_record['config'].get(key)) for key, value in old_record['config'].items()
+           if key.endswith('_size') or key.startswith(('num_', 'max_'))}
+  return [f'{key} is {new_size} instead of {old_size}' for key, (old_size, new_size) in sizes.items() if old_size != new_size]
 
 
 def preprocessor_differences(old: pathlib.Path, new: pathlib.Path) -> list[str]:
