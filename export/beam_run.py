@@ -4,7 +4,10 @@ import contextlib
 import io
 import logging
 import os
+import sys
+import threading
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +44,7 @@ def options() -> Any:
   given = pipeline_options.PipelineOptions(words)
   complaint = io.StringIO()
   try:
-    with contextlib.redirect_stderr(complaint), _silent():
+    with _silent(), contextlib.redirect_stderr(complaint):
       known = given.get_all_options(drop_default=True)
       unknown = sorted(given.get_all_options(drop_default=True, retain_unknown_options=True).keys() - known.keys())
   except SystemExit:
@@ -95,16 +98,30 @@ def _said(e: Exception) -> str:
   return lines[-1] if lines else type(e).__name__
 
 
+class _OfMainThread(io.TextIOBase):
+  """Hands on what the main thread writes. What Beam's threads die of they print, and it is raised by `run`, too."""
+
+  def __init__(self, stream: Any):
+    self._stream = stream
+
+  def write(self, text: str) -> int:
+    return self._stream.write(text) if threading.current_thread() is threading.main_thread() else len(text)
+
+  def flush(self) -> None:
+    self._stream.flush()
+
+
 @contextlib.contextmanager
-def _silent() -> Any:
-  """Nothing of what Beam logs, unless --verbosity asks for it: workers' logs come through the same loggers."""
+def _silent() -> Iterator[None]:
+  """Nothing of what Beam logs and prints, unless --verbosity asks for it: workers' logs come through the same loggers."""
   from absl import logging as absl_logging
   if absl_logging.get_verbosity() >= absl_logging.INFO:
     yield
     return
-  before = logging.root.manager.disable
+  level, stream, hook = logging.root.manager.disable, sys.stderr, threading.excepthook
   logging.disable(logging.CRITICAL)
-  try:
-    yield
-  finally:
-    logging.disable(before)
+  sys.stderr, threading.excepthook = _OfMainThread(stream), lambda arguments: None
+  yield
+  # Not when it failed: then its threads go on for a while.
+  logging.disable(level)
+  sys.stderr, threading.excepthook = stream, hook

@@ -87,7 +87,7 @@ class Catalog:
   """The content of a catalog file.
 
   Attributes:
-    text: the file as it was read.
+    yaml: the file, as it was read.
   """
 
   def __init__(self, path: str | os.PathLike[str] = PATH):
@@ -101,8 +101,8 @@ class Catalog:
         a model's versions, a name for two models, or a preprocessor that it does not hold.
     """
     self._path = path
-    self.text = _read(path)
-    self._content: dict[str, Any] = _checked(self.text, path)
+    self.yaml = _read(path)
+    self._content: dict[str, Any] = _checked(self.yaml, path)
 
   @property
   def publisher(self) -> str:
@@ -255,7 +255,7 @@ class Catalog:
     Raises:
       CatalogError: the file is written such that a version cannot be added by itself, or the entry does not fit in.
     """
-    text = self.text
+    text = self.yaml
     versions, line = _node(ruamel.yaml.YAML(typ='safe', pure=True).compose(text), ('encoders', name, 'versions'))
     version = max(self._content['encoders'][name]['versions']) + 1
     rendered = io.StringIO()
