@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -94,6 +95,9 @@ def _release(arguments: Sequence[str], said: str) -> None:
   """In the process."""
   os.setsid()  # a terminal's interrupt is for whoever asked for the release, who passes it on
   threading.Thread(target=_end_with_parent, daemon=True).start()
+  # What it leaves in temporary files goes with its directory: a forked process runs nothing at its end.
+  os.environ['TMPDIR'] = os.path.dirname(said)
+  tempfile.tempdir = None
   for number, path in ((0, os.devnull), (1, os.devnull), (2, said)):
     os.dup2(os.open(path, os.O_RDWR), number)
   sys.argv[1:] = arguments
