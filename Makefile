@@ -44,7 +44,7 @@ export: $(VENV)/.runtime $(DEMO)
 	$(if $(EXPORT_ROOT),,$(error EXPORT_ROOT is empty: give a directory))
 	@case "$(DEMO_VERSION)" in *[!0-9]*|0*) ;; *) \
 		for path in "$(DEMO_ROOT)"/[1-9]* "$(DEMO_ROOT)_text"/[1-9]*; do \
-			name=$${path##*/}; [ "$${name%%[!0-9]*}" -lt "$(DEMO_VERSION)" ] || rm -rf "$$path"; done; \
+			name=$${path##*/}; number=$${name%%[!0-9]*}; [ "$${number:-0}" -lt "$(DEMO_VERSION)" ] || rm -rf "$$path"; done; \
 		rm -rf "$(DEMO_PREPROCESSOR)" "$(DEMO_PREPROCESSOR)".*;; esac
 	@$(PY) -m export --source=$(DEMO) --model=albert_en_demo --version="$(DEMO_VERSION)" --export_root="$(EXPORT_ROOT)" --breaking $(FLAGS)
 else

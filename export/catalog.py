@@ -203,7 +203,14 @@ class Catalog:
     """What the model from text to vectors is that is published together with an encoder, under its version.
 
     Its history is that of the encoder and the preprocessor: versions with lists are left out, since there is no such model of them.
+
+    Raises:
+      UsageError: the catalog has another model of its name.
     """
+    name = f'{encoder.name}_text'
+    if any(name in self._content[kind] for kind in ('encoders', 'preprocessors')):
+      raise errors.UsageError(f'--with_text publishes {name}, and the catalog has another model of that name: leave it out, or give another --model')
+
     def of(path: str, companion: str) -> list[str]:
       return [f'The encoder `{path}` with the preprocessor `{companion}`.']
 
@@ -221,7 +228,7 @@ class Catalog:
         before['preprocessor'], f'{encoder.preprocessor.name}/{encoder.preprocessor.version}')):
       breaking.add(encoder.version)
     return TextRelease(
-        publisher=encoder.publisher, name=f'{encoder.name}_text', version=encoder.version, changes=changes, breaking=frozenset(breaking),
+        publisher=encoder.publisher, name=name, version=encoder.version, changes=changes, breaking=frozenset(breaking),
         language=encoder.language, dataset=encoder.dataset, encoder=encoder)
 
   def _other_ids(self, before: str, after: str) -> bool:

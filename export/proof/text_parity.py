@@ -23,9 +23,9 @@ from export.proof import token_parity
 # Two runs of the same operations on the same numbers were the same bit for bit wherever this was run. Where a kernel splits its work
 # otherwise from run to run, what single outputs are always allowed is allowed here.
 _ULPS = 16
-# Multiplications that one run of all texts may take: half a second for each 1e11 on two processors. A model of base size runs nine texts, one of
-# large size or larger the least there are.
-_WORK = 2e11
+# Multiplications that one run of all texts may take: half a second on two processors. A model of base size runs four texts; for one of large size
+# or larger, the least there can be take longer than that.
+_WORK = 5e10
 _LEAST = 2  # the control needs another text
 _ULP = 2.0**-23
 _SERVED = ('default', 'pooled_output', 'sequence_output')
