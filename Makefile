@@ -1,4 +1,5 @@
 # make export    a TF1 Hub module -> a published encoder and its preprocessor
+# make release   every version of the catalog that is not published yet, side by side
 # make bump      the next version of a model, in the catalog
 # make serve     what was published, for hub.load and for a browser
 # make test      everything CI runs
@@ -26,13 +27,15 @@ VERSION ?=
 FLAGS ?=
 # For bump: what is new. Read by the shell from its environment, so that it may hold quotes.
 export CHANGE ?=
+# For release.
+CATALOG ?= assets/catalog.yaml
 # For serve.
 PORT ?= 8501
 
 DEMO := build/demo/albert_en_demo
 
 .DELETE_ON_ERROR:
-.PHONY: export bump serve test interop faults fuzz bench runtimes lint golden lock clean
+.PHONY: export release bump serve test interop faults fuzz bench runtimes lint golden lock clean
 
 ifeq ($(strip $(SOURCE))$(filter-out albert_en_demo,$(MODEL)),)
 # The demo: its module is made on the spot. This version of it and newer ones are made anew every time; nothing else ever is.
@@ -52,6 +55,9 @@ export: $(VENV)/.runtime
 	@$(PY) -m export --model="$(MODEL)" --export_root="$(EXPORT_ROOT)" \
 		$(if $(SOURCE),--source="$(SOURCE)") $(if $(VERSION),--version="$(VERSION)") $(FLAGS)
 endif
+
+release: $(VENV)/.beam
+	@$(PY) -m export.fleet --catalog="$(CATALOG)" --export_root="$(EXPORT_ROOT)" $(FLAGS)
 
 bump: $(VENV)/.runtime
 	@$(PY) -m export.bump --model="$(MODEL)" --change="$$CHANGE" $(FLAGS)
