@@ -4,6 +4,8 @@ import contextlib
 import io
 import logging
 import os
+import pathlib
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -18,6 +20,8 @@ from converters import errors
 # internet; this is what it falls back to.
 _DIRECT = ('DirectRunner', 'SwitchingDirectRunner', 'direct', '')
 _EMBEDDED = 'FnApiRunner'
+_WORKER = b'sdk_worker_main'  # in the command line of its worker processes
+_LOOK_SECONDS, _PATIENCE = 1.0, 5  # between two looks at them, and how many find one missing before it is lost
 
 
 def options() -> Any:
@@ -77,9 +81,13 @@ def run(build: Callable[[Any], None], options: Any) -> Any:
     pipeline = beam.Pipeline(options=options)
     build(pipeline)
     try:
-      result = pipeline.run()
-      state = result.wait_until_finish()
-    except errors.AlbertHubError:
+      with _worker_processes_watched() as lost:
+        result = pipeline.run()
+        state = result.wait_until_finish()
+    except KeyboardInterrupt:
+      if lost.is_set():
+        raise errors.RunError('a worker process of the embedded runner died, and it would wait for it for ever: run it again, or in threads, '
+                              'without --direct_running_mode') from None
       raise
     except Exception as e:  # of whatever the runner is made of
       raise errors.RunError(f'the pipeline failed ({_said(e)}): see the runner\'s own log, and run it again') from e
@@ -96,6 +104,46 @@ def _said(e: Exception) -> str:
   """The last line of what was raised in a worker: the lines before it are its traceback."""
   lines = [line for line in str(e).splitlines() if line.strip()]
   return lines[-1] if lines else type(e).__name__
+
+
+@contextlib.contextmanager
+def _worker_processes_watched() -> Iterator[threading.Event]:
+  """Interrupts the main thread when one of the embedded runner's worker processes has died: the runner does not notice.
+
+  Yields:
+    An event that is set before.
+  """
+  done, lost = threading.Event(), threading.Event()
+
+  def watch() -> None:
+    seen, missing = set[str](), 0
+    while not done.wait(_LOOK_SECONDS):
+      there = _worker_processes()
+      seen |= there
+      missing = missing + 1 if seen - there else 0  # at the end of a run, they go as well
+      if missing > _PATIENCE:
+        lost.set()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+        return
+
+  thread = threading.Thread(target=watch, daemon=True)
+  thread.start()
+  try:
+    yield lost
+  finally:
+    done.set()
+    thread.join()
+
+
+def _worker_processes() -> set[str]:
+  """The processes that the embedded runner has started, by number."""
+  found = set()
+  for process in pathlib.Path('/proc').glob('[0-9]*'):
+    with contextlib.suppress(OSError):  # it has just ended
+      parent = (process / 'stat').read_text().rpartition(')')[2].split()[1]
+      if int(parent) == os.getpid() and _WORKER in (process / 'cmdline').read_bytes():
+        found.add(process.name)
+  return found
 
 
 class _OfMainThread(io.TextIOBase):

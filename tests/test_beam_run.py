@@ -1,8 +1,10 @@
 """Pipelines run where Beam's flags say, and what is no flag of anybody is refused."""
 
+import os
 import sys
 import threading
 
+import conftest
 import pytest
 
 from converters import command_line
@@ -76,3 +78,17 @@ def test_a_pipeline_runs_in_as_many_workers_as_asked_for(given, tmp_path):
   lines = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines()]
   pairs = [tuple(map(int, line.strip('()').split(','))) for line in lines]
   assert sorted(n for _, n in pairs) == list(range(9)) and len({thread for thread, _ in pairs}) == 3
+
+
+def _die(path):
+  if not os.path.exists(path):
+    open(path, 'w').close()
+    os.kill(os.getpid(), 9)
+
+
+def test_a_worker_process_that_dies_is_not_waited_for(given, tmp_path, monkeypatch):
+  import apache_beam as beam
+  monkeypatch.setenv('PYTHONPATH', os.pathsep.join([conftest.ROOT, os.path.dirname(__file__)]))
+  given('--direct_running_mode=multi_processing', '--direct_num_workers=2')
+  with pytest.raises(errors.RunError, match='a worker process of the embedded runner died'):
+    beam_run.run(lambda p: p | beam.Create([str(tmp_path / 'died')] * 4) | beam.Reshuffle() | beam.Map(_die), beam_run.options())
