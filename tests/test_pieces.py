@@ -23,8 +23,8 @@ def test_nothing_that_an_encoder_needs_is_touched(release, module, monkeypatch):
   assert integrity.check(path, integrity.read_record(path)) == 0
 
 
-def test_a_process_that_makes_one_imports_no_tf_models(module, python_module, tmp_path):
-  code = ('import sys; sys.argv = ["export", "--model=albert_en_demo_preprocess", f"--source={sys.argv[1]}", "--version=3"]; import runpy\n'
+def test_a_process_that_makes_one_starts_no_other_and_imports_no_tf_models(module, python_module, tmp_path):
+  code = ('from export.proof import source_run; source_run.prepare = None; import sys; sys.argv = ["export", "--model=albert_en_demo_preprocess", f"--source={sys.argv[1]}", "--version=3"]; import runpy\n'
           'try:\n  runpy.run_module("export", run_name="__main__")\n'
           'finally:\n  print("imported", [name for name in sys.modules if name.split(".")[0] == "official"])')
   process = conftest.run([*python_module('export')[:1], '-c', code, str(module)], cwd=tmp_path)

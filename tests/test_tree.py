@@ -146,6 +146,14 @@ def test_a_file_system_that_is_none(history):
     tree_lib.at('ram://')
 
 
+def test_another_release_of_the_same_tree(root, history, monkeypatch):
+  _stage(tree_lib.at(root), history, '2')
+  monkeypatch.chdir(history / ENCODER)
+  for path in (f'{root}/{ENCODER}/2', str(history / ENCODER / '2'), f'file://{history}/{ENCODER}/2', '2'):
+    with tree_lib.release_beside(path, f'{PREPROCESSOR}/2') as local:
+      assert integrity.check(local, integrity.read_record(local)) == 0 and local.parts[-2:] == ('albert_en_demo_preprocess', '2')
+
+
 def test_a_file_address_is_a_directory(history):
   assert tree_lib.at(f'file://{history}').root == str(history)
   with tree_lib.release_at(f'file://{history}/{ENCODER}/2') as local:
