@@ -13,7 +13,6 @@ from converters import errors
 from export import beam_run
 from export import catalog as catalog_lib
 from export import tree as tree_lib
-from export import verify  # noqa: F401  (its flags must not collide with those of the fleet)
 from export.fleet import own_process
 from export.fleet import pipeline
 from export.fleet import plan as plan_lib
