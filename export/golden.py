@@ -45,8 +45,8 @@ _RELEASE = flags.DEFINE_string('release', None, 'For --check and --corpus: direc
 def main() -> None:
   if sum([_RECORD.value, _CHECK.value, corpus_flags.CORPUS.value is not None]) != 1:
     raise errors.UsageError('give either --record, --check or --corpus')
-  if corpus_flags.CORPUS.value is not None:
-    _compare(console_lib.Console())
+  if (corpus := corpus_flags.CORPUS.value) is not None:
+    _compare(corpus, console_lib.Console())
     return
   path = pathlib.Path(_given('--golden', _GOLDEN.value))
   if _RECORD.value:
@@ -105,10 +105,10 @@ def _check(release: pathlib.Path, path: pathlib.Path, console: console_lib.Conso
         for name, d in result.items()])
 
 
-def _compare(console: console_lib.Console) -> None:
+def _compare(corpus: list[str], console: console_lib.Console) -> None:
   from export.corpus import run
   run.run(run.Request(
-      corpus=tuple(corpus_flags.CORPUS.value), source=_given('--source', _SOURCE.value), reading=source_flags.reading(), trust=trust_flags.trust(),
+      corpus=tuple(corpus), source=_given('--source', _SOURCE.value), reading=source_flags.reading(), trust=trust_flags.trust(),
       release=_given('--release', _RELEASE.value), preprocessor_release=corpus_flags.PREPROCESSOR_RELEASE.value,
       output=_given('--output', corpus_flags.OUTPUT.value), seq_length=corpus_flags.SEQ_LENGTH.value, batch_tokens=corpus_flags.BATCH_TOKENS.value,
       worst=corpus_flags.WORST.value, threads=corpus_flags.THREADS.value), console)

@@ -23,7 +23,7 @@ from export.proof import isolation
 REFUSED = 3  # exit status
 JOB = 'job.json'  # in the directory that both processes have
 _STDERR = 'stderr'
-_TRIES = 3
+TRIES = 3
 
 # The system sends a child's end after that of the *thread* that started it (isolation.die_with_parent), and Beam's threads come and go:
 # this one stays.
@@ -68,19 +68,21 @@ class Child:
     self._ended = threading.Event()
     self.restarts = 0
 
-  def ask(self, arrays: Mapping[str, np.ndarray], figures: Mapping[str, int], expected: protocol.Shapes) -> tuple[protocol.Arrays, dict[str, int]]:
+  def ask(self, arrays: Mapping[str, np.ndarray], figures: Mapping[str, int], expected: protocol.Shapes,
+          tries: int = TRIES) -> tuple[protocol.Arrays, dict[str, int]]:
     """Sends a message and waits for the answer; if the process dies of it, once more to a new one, and so on.
 
     Args:
       arrays, figures: the message.
       expected: what the answer must be.
+      tries: how many processes may die of it.
 
     Raises:
-      Died: so many processes in turn.
+      Died: they did.
       UntrustedGraphError, SourceError: what it is to run is not run, or cannot be.
       Ended: `end` was called.
     """
-    for rest in reversed(range(_TRIES)):
+    for rest in reversed(range(tries)):
       try:
         if self._process is None:
           self._start()
@@ -105,7 +107,7 @@ class Child:
     self._stack.close()
 
   def _start(self) -> None:
-    for rest in reversed(range(_TRIES)):
+    for rest in reversed(range(TRIES)):
       if self._ended.is_set():
         raise Ended
       try:

@@ -1,10 +1,9 @@
 """Compares source and export on lines of text: the ids, and then what both make of them."""
 
 import dataclasses
+import itertools
 import math
-import resource
 import time
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +23,7 @@ from export.proof import token_parity
 
 _STEP = 8  # batches are as long as a multiple of this
 _ROWS = 128  # lines of a batch, at most: each has logits of the whole vocabulary
+_GIVE_UP = 3  # lines of a piece that end a model's process: then it is no matter of lines
 _WHOLE = 128  # positions that a preprocessor packs to by itself
 _UNICODE = 4  # the version of the preprocessor from which on it says what becomes of what is no UTF-8
 
@@ -58,20 +58,39 @@ def compare(piece: lines_lib.Piece, pair: models.Pair) -> summary_lib.Summary:
                                if pair.job.version < _UNICODE)
       result.took('rule', time.monotonic() - start)
       for length, batch in batches(rows, pair.job.seq_length, pair.job.batch_tokens):
-        try:
-          _Batch(pair, number, length, batch).compare(result)
-        except child.Died as e:
-          why = (f'the model\'s process died of it again and again ({e}): of {len(batch)} lines up to byte '
-                 f'{max(row.line.offset for row in batch)}, this is the first')
-          result.note(faults=[summary_lib.Fault(min(row.place for row in batch), why)])
-          result.not_compared += 1
+        _try(pair, number, length, batch, result)
         number += 1
   except lines_lib.Unreadable as e:
-    result.note(faults=[summary_lib.Fault(summary_lib.Place(piece.path, e.offset), str(e))])
-    result.not_compared += 1
+    _not_compared(result, summary_lib.Place(piece.path, e.offset), str(e))
+  except _Hopeless as e:
+    _not_compared(result, summary_lib.Place(piece.path, piece.start), f'begins a piece that was given up ({e})')
   result.restarts = pair.source.restarts + pair.export.restarts - before
-  result.held('worker', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)
+  result.held('worker', source_side.memory())
   return result
+
+
+class _Hopeless(Exception):
+  """Too many lines cannot be compared."""
+
+
+def _try(pair: models.Pair, number: int, length: int, rows: list[Row], result: summary_lib.Summary, tries: int = child.TRIES) -> None:
+  """Compares a batch; one that kills a model's process is halved, until the line is found that does it, and all others are compared."""
+  try:
+    _Batch(pair, number, length, rows, tries).compare(result)
+  except child.Died as e:
+    if len(rows) > 1:
+      middle = len(rows) // 2
+      for half in (rows[:middle], rows[middle:]):
+        _try(pair, number, length, half, result, child.TRIES if len(half) == 1 else 1)
+      return
+    _not_compared(result, rows[0].place, f'ends the model\'s process again and again ({e})')
+    if result.not_compared >= _GIVE_UP:
+      raise _Hopeless(str(e)) from e
+
+
+def _not_compared(result: summary_lib.Summary, place: summary_lib.Place, why: str) -> None:
+  result.note(faults=[summary_lib.Fault(place, why)])
+  result.not_compared += 1
 
 
 def batches(rows: Iterable[Row], seq_length: int, batch_tokens: int) -> Iterator[tuple[int, list[Row]]]:
@@ -107,7 +126,8 @@ def packed(ids: Iterable[list[int]], length: int) -> dict[str, np.ndarray]:
 
 class _Batch:
 
-  def __init__(self, pair: models.Pair, number: int, length: int, rows: list[Row]):
+  def __init__(self, pair: models.Pair, number: int, length: int, rows: list[Row], tries: int):
+    self._tries = tries
     self._pair, self._length, self._rows = pair, length, rows
     # By turns through the encoder itself and through each of its heads, which give the encoder's outputs too.
     self._turn = number % len(pair.job.signatures)
@@ -120,7 +140,7 @@ class _Batch:
     result.took('encoder', times['encoder'] / 1e6)
     result.held('export', times['memory'])
     splits = ours['splits'].tolist()
-    actual = [ours['ids'][begin:end].tolist() for begin, end in zip(splits, splits[1:], strict=False)]
+    actual = [ours['ids'][begin:end].tolist() for begin, end in itertools.pairwise(splits)]
     given = packed(actual, self._length)
     # What the source is given are the export's own ids, once they are held against the rule: then all that differs are the models.
     theirs, times = self._source(given, positions)
@@ -157,16 +177,16 @@ class _Batch:
     texts = [row.line.content if self._pair.job.version >= _UNICODE else row.line.text.encode() for row in self._rows]
     rows = len(texts)
     shapes: dict[str, Any] = {'ids': (np.int32, (None,)), 'splits': (np.int64, (rows + 1,))}
-    shapes |= {name: (np.int32, (rows, self._length)) for name in export_side.INPUTS}
+    shapes |= dict.fromkeys(export_side.INPUTS, (np.int32, (rows, self._length)))
     shapes |= {f'whole/{name}': (np.int32, (rows, _WHOLE)) for name in export_side.INPUTS}
     return self._pair.export.ask(
         {'text': np.frombuffer(b''.join(texts), np.uint8), 'ends': np.cumsum([len(text) for text in texts], dtype=np.int64), 'positions': positions},
-        {'length': self._length, 'signature': self._turn}, shapes | self._shapes())
+        {'length': self._length, 'signature': self._turn}, shapes | self._shapes(), self._tries)
 
   def _source(self, given: dict[str, np.ndarray], positions: np.ndarray) -> tuple[protocol.Arrays, dict[str, int]]:
     names = dict(zip(export_side.INPUTS, source_side.INPUTS, strict=False))
     return self._pair.source.ask({**{names[name]: value for name, value in given.items()}, 'mlm_positions': positions}, {'signature': self._turn},
-                                 self._shapes())
+                                 self._shapes(), self._tries)
 
   def _compare_ids(self, actual: list[list[int]], given: dict[str, np.ndarray], ours: protocol.Arrays, result: summary_lib.Summary) -> None:
     whole = packed(actual, _WHOLE)

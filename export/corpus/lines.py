@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import itertools
 import lzma
+import math
 import zlib
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from export.corpus import places
 
 WINDOW = 512  # lines that are held at once, to make batches of those that are alike in length
 LONGEST = 1 << 20  # bytes of a line
-_PIECE = 1 << 18  # bytes
+_PIECE = 1 << 16  # bytes, or a share of the file: a list of all pieces is held somewhere
+_PIECES = 1000
 _STRIPES = 16  # the most times that a packed file is read
 _CHUNK = 1 << 16
 
@@ -79,7 +81,8 @@ def pieces(path: str, size: int) -> Iterator[Piece]:
     stripes = min(_STRIPES, max(1, size * 4 // _PIECE))
     yield from (Piece(path, stripe=stripe, stripes=stripes) for stripe in range(stripes))
   else:
-    yield from (Piece(path, start, min(start + _PIECE, size)) for start in range(0, size, _PIECE))
+    step = max(_PIECE, math.ceil(size / _PIECES))
+    yield from (Piece(path, start, min(start + step, size)) for start in range(0, size, step))
 
 
 def read(piece: Piece) -> Iterator[Line]:

@@ -11,6 +11,7 @@ from export import assets_dir
 
 _WIDTH, _HEIGHT = 900, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 885, 12, 252
+_DRAWN = 4  # bins that are drawn as one: float32 has few values, and a finer curve would show those
 _COLORS = {'pooled_output': 'pooled', 'sequence_output': 'export', 'mlm_logits': 'mlm', 'sop_log_probs': 'sop'}
 
 
@@ -29,7 +30,7 @@ def markdown(results: Mapping[str, Any]) -> str:
   lines = [f'# {results["release"]}: a corpus through source and export', '', f'**{results["verdict"]}**', '', *_table(['', ''], facts(results)), '',
            'Absolute differences, source against export, at the positions that are not padding:', '',
            *_table(['output', 'values', 'rms', 'allowed', '50 %', '99 %', '99.99 %', 'largest', 'allowed'], rows(results)), '',
-           *_table(['lines', ''], counts(results)), '', *_table(['processor time of', 'seconds', 'share'], work(results)), '',
+           *_table(['lines', ''], counts(results)), '', *_table(['workers\' time', 'seconds', 'share'], work(results)), '',
            'The worst lines are in index.html and results.json.', '']
   return '\n'.join(lines)
 
@@ -92,9 +93,9 @@ def _spread(outputs: Mapping[str, Any]) -> dict[str, Any] | None:
   shares = dict[str, list[tuple[float, float]]]()
   for name, output in outputs.items():
     histogram = output['histogram']
-    ratio = (histogram['high'] / histogram['low'])**(1 / histogram['bins'])
-    shares[name] = [(histogram['low'] * ratio**(bin_ + 0.5), count / max(1, output['values']))
-                    for bin_, count in enumerate(histogram['counts']) if count]
+    counts = [sum(histogram['counts'][first:first + _DRAWN]) for first in range(0, histogram['bins'], _DRAWN)]
+    ratio = (histogram['high'] / histogram['low'])**(_DRAWN / histogram['bins'])
+    shares[name] = [(histogram['low'] * ratio**(number + 0.5), count / max(1, output['values'])) for number, count in enumerate(counts) if count]
   points = [point for series in shares.values() for point in series]
   if not points:
     return None

@@ -84,6 +84,8 @@ def write(path: str, content: bytes) -> None:
       with filesystems.FileSystems.create(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED) as file:
         file.write(content)
     else:
+      if _gfile().exists(path):
+        _gfile().remove(path)  # ram:// would add to it
       with _gfile().GFile(path, 'wb') as file:
         file.write(content)
 

@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Mapping
 from typing import Any
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Garbled(Exception):
   """That was no such message."""
 
 
-def write(stream: BinaryIO, arrays: Mapping[str, np.ndarray], figures: Mapping[str, int]) -> None:
+def write(stream: IO[bytes], arrays: Mapping[str, np.ndarray], figures: Mapping[str, int]) -> None:
   """Writes a message.
 
   Args:
@@ -45,7 +45,7 @@ def write(stream: BinaryIO, arrays: Mapping[str, np.ndarray], figures: Mapping[s
   stream.flush()
 
 
-def read(stream: BinaryIO, expected: Shapes | None) -> tuple[Arrays, dict[str, int]] | None:
+def read(stream: IO[bytes], expected: Shapes | None) -> tuple[Arrays, dict[str, int]] | None:
   """Reads a message.
 
   Args:
@@ -93,9 +93,9 @@ def _check(shapes: Mapping[str, tuple[Any, tuple[int, ...]]], expected: Shapes) 
       raise Garbled(f'{name} is {kind} {list(shape)} instead of {np.dtype(right)} {list(wanted)}')
 
 
-def _array(stream: BinaryIO, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _array(stream: IO[bytes], kind: Any, shape: tuple[int, ...]) -> np.ndarray:
   value = np.empty(shape, kind)
-  rest = memoryview(value.reshape(-1).view(np.uint8)) if value.size else memoryview(b'')
+  rest = value.reshape(-1).view(np.uint8).data if value.size else memoryview(b'')
   while rest:
     count = stream.readinto(rest)  # type: ignore[attr-defined]
     if not count:
@@ -104,7 +104,7 @@ def _array(stream: BinaryIO, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
   return value
 
 
-def own_output() -> BinaryIO:
+def own_output() -> IO[bytes]:
   """This process' standard output, for messages alone: what else is printed goes to standard error."""
   stream = os.fdopen(os.dup(1), 'wb')
   os.dup2(2, 1)

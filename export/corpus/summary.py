@@ -11,6 +11,7 @@ import boost_histogram as bh
 import numpy as np
 
 _LOW, _HIGH, _PER_DECADE = -12, 2, 20
+_ORDER = ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs')
 _QUANTILES = (0.5, 0.9, 0.99, 0.999, 0.9999)
 _LONGEST = 300  # characters of a text that is kept, and half as many ids
 
@@ -176,8 +177,8 @@ class Summary:
   def __init__(self, keep: int = 20):
     """`keep` is how many lines are kept of each kind."""
     self.keep = keep
-    for name in self._COUNTS:
-      setattr(self, name, 0)
+    self.lines = self.tokens = self.blank = self.cut = self.different = self.equally_likely = self.unoriginal = self.not_compared = 0
+    self.restarts = 0
     self.outputs = dict[str, Differences]()
     self.lengths = dict[int, tuple[int, int, Spread]]()
     self.unlike = list[Unlike]()
@@ -225,7 +226,7 @@ class Summary:
     """All of it; what is another thing in every run is below `run`."""
     return {
         **{name: getattr(self, name) for name in self._COUNTS if name != 'restarts'},
-        'outputs': {name: self.outputs[name].as_json() for name in sorted(self.outputs)},
+        'outputs': {name: self.outputs[name].as_json() for name in _ORDER if name in self.outputs},
         'lengths': {str(length): {'lines': lines, 'tokens': tokens, 'rms': spread.rms, 'largest': spread.largest}
                     for length, (lines, tokens, spread) in sorted(self.lengths.items())},
         'unlike': [{**dataclasses.asdict(line.place), 'text': line.text, 'right': list(line.right), 'actual': list(line.actual)}

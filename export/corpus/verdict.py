@@ -38,9 +38,7 @@ def faults(results: Mapping[str, Any]) -> list[str]:
   found = []
   if results['faults']:
     first = results['faults'][0]
-    found.append(f'{results["not_compared"]} places not compared, the first in {first["path"]} at byte {first["offset"]}, which {first["why"]}'
-                 if not first['why'].startswith('the model') else
-                 f'{results["not_compared"]} batches not compared, the first at byte {first["offset"]} of {first["path"]}: {first["why"]}')
+    found.append(f'{results["not_compared"]} places not compared, the first at byte {first["offset"]} of {first["path"]}, which {first["why"]}')
   elif not results['lines']:
     found.append('no line was compared')
   if results['different']:
