@@ -1,11 +1,12 @@
 # make export    a TF1 Hub module -> a published encoder and its preprocessor
+# make release   every version of the catalog that is not published yet, side by side
 # make bump      the next version of a model, in the catalog
 # make serve     what was published, for hub.load and for a browser
 # make test      everything CI runs
 # make interop   Hugging Face Transformers and KerasHub load what is written for them
 # make faults    50 exports killed at random moments
 # make fuzz      five minutes for each reader of foreign bytes
-# make golden-corpus  source and export on a corpus of text, line by line
+# make golden-corpus  a corpus of text through a source and its export, line by line
 # make bench     this tool and its peers on modules of the real sizes: ratios, in benchmarks/results/
 # make runtimes  what is exported here, under the oldest and the newest TensorFlow
 #
@@ -27,13 +28,15 @@ VERSION ?=
 FLAGS ?=
 # For bump: what is new. Read by the shell from its environment, so that it may hold quotes.
 export CHANGE ?=
+# For release.
+CATALOG ?= assets/catalog.yaml
 # For serve.
 PORT ?= 8501
 
 DEMO := build/demo/albert_en_demo
 
 .DELETE_ON_ERROR:
-.PHONY: export bump serve test interop faults fuzz bench runtimes lint golden golden-corpus lock clean
+.PHONY: export release bump serve test interop faults fuzz bench runtimes lint golden golden-corpus lock clean
 
 ifeq ($(strip $(SOURCE))$(filter-out albert_en_demo,$(MODEL)),)
 # The demo: its module is made on the spot. This version of it and newer ones are made anew every time; nothing else ever is.
@@ -45,7 +48,7 @@ export: $(VENV)/.runtime $(DEMO)
 	$(if $(EXPORT_ROOT),,$(error EXPORT_ROOT is empty: give a directory))
 	@case "$(DEMO_VERSION)" in *[!0-9]*|0*) ;; *) \
 		for path in "$(DEMO_ROOT)"/[1-9]* "$(DEMO_ROOT)_text"/[1-9]*; do \
-			name=$${path##*/}; [ "$${name%%[!0-9]*}" -lt "$(DEMO_VERSION)" ] || rm -rf "$$path"; done; \
+			name=$${path##*/}; number=$${name%%[!0-9]*}; [ "$${number:-0}" -lt "$(DEMO_VERSION)" ] || rm -rf "$$path"; done; \
 		rm -rf "$(DEMO_PREPROCESSOR)" "$(DEMO_PREPROCESSOR)".*;; esac
 	@$(PY) -m export --source=$(DEMO) --model=albert_en_demo --version="$(DEMO_VERSION)" --export_root="$(EXPORT_ROOT)" --breaking $(FLAGS)
 else
@@ -53,6 +56,9 @@ export: $(VENV)/.runtime
 	@$(PY) -m export --model="$(MODEL)" --export_root="$(EXPORT_ROOT)" \
 		$(if $(SOURCE),--source="$(SOURCE)") $(if $(VERSION),--version="$(VERSION)") $(FLAGS)
 endif
+
+release: $(VENV)/.beam
+	@$(PY) -m export.fleet --catalog="$(CATALOG)" --export_root="$(EXPORT_ROOT)" $(FLAGS)
 
 bump: $(VENV)/.runtime
 	@$(PY) -m export.bump --model="$(MODEL)" --change="$$CHANGE" $(FLAGS)

@@ -76,7 +76,7 @@ _REPORT = flags.DEFINE_string('report', None, 'An HTML file to write, with the p
 
 
 def main() -> None:
-  catalog = catalog_lib.Catalog(pathlib.Path(_CATALOG.value))
+  catalog = catalog_lib.Catalog(_CATALOG.value)
   request = _request(catalog)
   release = request.release
   tree = tree_lib.at(request.export_root)

@@ -4,7 +4,12 @@ import contextlib
 import io
 import logging
 import os
+import pathlib
+import signal
+import sys
+import threading
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +20,8 @@ from converters import errors
 # internet; this is what it falls back to.
 _DIRECT = ('DirectRunner', 'SwitchingDirectRunner', 'direct', '')
 _EMBEDDED = 'FnApiRunner'
+_WORKER = b'sdk_worker_main'  # in the command line of its worker processes
+_LOOK_SECONDS, _PATIENCE = 1.0, 5  # between two looks at them, and how many find one missing before it is lost
 
 
 def options() -> Any:
@@ -41,7 +48,7 @@ def options() -> Any:
   given = pipeline_options.PipelineOptions(words)
   complaint = io.StringIO()
   try:
-    with contextlib.redirect_stderr(complaint), _silent():
+    with _silent(), contextlib.redirect_stderr(complaint):
       known = given.get_all_options(drop_default=True)
       unknown = sorted(given.get_all_options(drop_default=True, retain_unknown_options=True).keys() - known.keys())
   except SystemExit:
@@ -74,9 +81,13 @@ def run(build: Callable[[Any], None], options: Any) -> Any:
     pipeline = beam.Pipeline(options=options)
     build(pipeline)
     try:
-      result = pipeline.run()
-      state = result.wait_until_finish()
-    except errors.AlbertHubError:
+      with _worker_processes_watched() as lost:
+        result = pipeline.run()
+        state = result.wait_until_finish()
+    except KeyboardInterrupt:
+      if lost.is_set():
+        raise errors.RunError('a worker process of the embedded runner died, and it would wait for it for ever: run it again, or in threads, '
+                              'without --direct_running_mode') from None
       raise
     except Exception as e:  # of whatever the runner is made of
       raise errors.RunError(f'the pipeline failed ({_said(e)}): see the runner\'s own log, and run it again') from e
@@ -96,15 +107,69 @@ def _said(e: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _silent() -> Any:
-  """Nothing of what Beam logs, unless --verbosity asks for it: workers' logs come through the same loggers."""
+def _worker_processes_watched() -> Iterator[threading.Event]:
+  """Interrupts the main thread when one of the embedded runner's worker processes has died: the runner does not notice.
+
+  Yields:
+    An event that is set before.
+  """
+  done, lost = threading.Event(), threading.Event()
+
+  def watch() -> None:
+    seen, missing = set[str](), 0
+    while not done.wait(_LOOK_SECONDS):
+      there = _worker_processes()
+      seen |= there
+      missing = missing + 1 if seen - there else 0  # at the end of a run, they go as well
+      if missing > _PATIENCE:
+        lost.set()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+        return
+
+  thread = threading.Thread(target=watch, daemon=True)
+  thread.start()
+  try:
+    yield lost
+  finally:
+    done.set()
+    thread.join()
+
+
+def _worker_processes() -> set[str]:
+  """The processes that the embedded runner has started, by number."""
+  found = set()
+  for process in pathlib.Path('/proc').glob('[0-9]*'):
+    with contextlib.suppress(OSError):  # it has just ended
+      parent = (process / 'stat').read_text().rpartition(')')[2].split()[1]
+      if int(parent) == os.getpid() and _WORKER in (process / 'cmdline').read_bytes():
+        found.add(process.name)
+  return found
+
+
+class _OfMainThread(io.TextIOBase):
+  """Hands on what the main thread writes. What Beam's threads die of they print, and it is raised by `run`, too."""
+
+  def __init__(self, stream: Any):
+    self._stream = stream
+
+  def write(self, text: str) -> int:
+    return self._stream.write(text) if threading.current_thread() is threading.main_thread() else len(text)
+
+  def flush(self) -> None:
+    self._stream.flush()
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+  """Nothing of what Beam logs and prints, unless --verbosity asks for it: workers' logs come through the same loggers."""
   from absl import logging as absl_logging
   if absl_logging.get_verbosity() >= absl_logging.INFO:
     yield
     return
-  before = logging.root.manager.disable
+  level, stream, hook = logging.root.manager.disable, sys.stderr, threading.excepthook
   logging.disable(logging.CRITICAL)
-  try:
-    yield
-  finally:
-    logging.disable(before)
+  sys.stderr, threading.excepthook = _OfMainThread(stream), lambda arguments: None
+  yield
+  # Not when it failed: then its threads go on for a while.
+  logging.disable(level)
+  sys.stderr, threading.excepthook = stream, hook

@@ -32,7 +32,7 @@ def main() -> None:
   catalog = catalog_lib.Catalog(path)
   name = _MODEL.value or ''
   newest = catalog.newest_version(name)
-  if newest is None:
+  if newest is None or name not in catalog.encoders:
     raise errors.UsageError(f'--model={name}: {path} has {", ".join(catalog.encoders)}: give one of them, or write the first '
                             'version of a new one into the catalog')
   changes = [' '.join(change.split()) for change in _CHANGE.value or []]

@@ -87,7 +87,7 @@ class Catalog:
   """The content of a catalog file.
 
   Attributes:
-    text: the file as it was read.
+    yaml: the file, as it was read.
   """
 
   def __init__(self, path: str | os.PathLike[str] = PATH):
@@ -101,8 +101,8 @@ class Catalog:
         a model's versions, a name for two models, or a preprocessor that it does not hold.
     """
     self._path = path
-    self.text = _read(path)
-    self._content: dict[str, Any] = _checked(self.text, path)
+    self.yaml = _read(path)
+    self._content: dict[str, Any] = _checked(self.yaml, path)
 
   @property
   def publisher(self) -> str:
@@ -203,7 +203,14 @@ class Catalog:
     """What the model from text to vectors is that is published together with an encoder, under its version.
 
     Its history is that of the encoder and the preprocessor: versions with lists are left out, since there is no such model of them.
+
+    Raises:
+      UsageError: the catalog has another model of its name.
     """
+    name = f'{encoder.name}_text'
+    if any(name in self._content[kind] for kind in ('encoders', 'preprocessors')):
+      raise errors.UsageError(f'--with_text publishes {name}, and the catalog has another model of that name: leave it out, or give another --model')
+
     def of(path: str, companion: str) -> list[str]:
       return [f'The encoder `{path}` with the preprocessor `{companion}`.']
 
@@ -221,7 +228,7 @@ class Catalog:
         before['preprocessor'], f'{encoder.preprocessor.name}/{encoder.preprocessor.version}')):
       breaking.add(encoder.version)
     return TextRelease(
-        publisher=encoder.publisher, name=f'{encoder.name}_text', version=encoder.version, changes=changes, breaking=frozenset(breaking),
+        publisher=encoder.publisher, name=name, version=encoder.version, changes=changes, breaking=frozenset(breaking),
         language=encoder.language, dataset=encoder.dataset, encoder=encoder)
 
   def _other_ids(self, before: str, after: str) -> bool:
@@ -255,7 +262,7 @@ class Catalog:
     Raises:
       CatalogError: the file is written such that a version cannot be added by itself, or the entry does not fit in.
     """
-    text = self.text
+    text = self.yaml
     versions, line = _node(ruamel.yaml.YAML(typ='safe', pure=True).compose(text), ('encoders', name, 'versions'))
     version = max(self._content['encoders'][name]['versions']) + 1
     rendered = io.StringIO()

@@ -105,7 +105,9 @@ def _check_text(release: pathlib.Path, record: dict[str, Any], source: source_li
       parts.append(part)
     with console.step('compare text to vectors'):
       certificate = text_parity.check(release, parts[0], parts[1], int(parts[0].name), source.config)
-  if certificate.as_json()['outputs'].keys() != record['certificate']['outputs'].keys():
+  fresh, recorded = certificate.as_json()['outputs'], record['certificate']['outputs']
+  if fresh.keys() != recorded.keys() or not all(
+      _alike(check[figure]['rms'], recorded[name][figure]['rms']) for name, check in fresh.items() for figure in ('control', 'allowed')):
     raise errors.IntegrityError(f'the outputs of the certificate in the record of {release} are not what is found now: this is not what was '
                                 'published, fetch it again')
   console.text_certificate(certificate)

@@ -2,6 +2,7 @@
 
   python probe.py --encoder=PATH --preprocessor=PATH --record=FILE.npz      # what they compute here
   python probe.py --encoder=PATH --preprocessor=PATH --expected=FILE.npz    # ... and whether it is what they computed there
+  python probe.py --encoder=PATH --preprocessor=PATH --text=PATH ...        # ... and of the model from text to vectors that is made of both
 
 Takes TensorFlow from 2.11 on, TF-Text of the same release, NumPy, and Python from 3.7 on; nothing else of this project. Prints one line of
 JSON: the versions, and for each check how far off it was, what is allowed, and its faults.
@@ -39,6 +40,7 @@ def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument('--encoder', required=True)
   parser.add_argument('--preprocessor', required=True)
+  parser.add_argument('--text')
   parser.add_argument('--interface', choices=('dict', 'list'), default='dict')
   place = parser.add_mutually_exclusive_group(required=True)
   place.add_argument('--record')
@@ -48,7 +50,7 @@ def main() -> None:
   if arguments.expected:
     with np.load(arguments.expected) as expected:
       ledger = Ledger({name: expected[name] for name in expected.files})
-  run(arguments.encoder, arguments.preprocessor, arguments.interface, ledger)
+  run(arguments.encoder, arguments.preprocessor, arguments.interface, ledger, arguments.text)
   if arguments.record:
     values: dict[str, Any] = ledger.values
     np.savez(arguments.record, **values)
@@ -130,13 +132,14 @@ class Ledger:
     return [f'{name}: {fault}' for name, check in self.checks.items() for fault in check['faults']]
 
 
-def run(encoder_path: str, preprocessor_path: str, interface: str, ledger: Ledger) -> None:
-  """Makes all checks of an encoder and its preprocessor.
+def run(encoder_path: str, preprocessor_path: str, interface: str, ledger: Ledger, text_path: str | None = None) -> None:
+  """Makes all checks of an encoder and its preprocessor, and of the model from text to vectors.
 
   Args:
     encoder_path, preprocessor_path: their SavedModels.
     interface: the encoder's, 'dict' or 'list'.
     ledger: takes what is found.
+    text_path: of a model from text to vectors, whose outputs and gradient are to be those of the encoder; None for none.
   """
   with ledger.check('load'):
     preprocessor = tf.saved_model.load(preprocessor_path)
@@ -173,6 +176,8 @@ def run(encoder_path: str, preprocessor_path: str, interface: str, ledger: Ledge
       _run_in_keras(ledger, keras, encoder_path, preprocessor_path, interface, len(encoder.trainable_variables))
   with ledger.check('gradient'):
     _hold_gradient(ledger, encoder, interface, inputs)
+  if text_path is not None:
+    _check_text(ledger, keras, text_path)
   with ledger.check('training mode'):
     one, other = (np.asarray(_call(encoder, interface, inputs, training=True)['sequence_output']) for _ in range(2))
     if not np.all(np.isfinite(one)):
@@ -186,7 +191,7 @@ def run(encoder_path: str, preprocessor_path: str, interface: str, ledger: Ledge
   ledger.close()
 
 
-def _call(encoder: Any, interface: str, inputs: dict[str, Any], **kwargs: bool) -> dict[str, Any]:
+def _call(encoder: Any, interface: str, inputs: Any, **kwargs: bool) -> dict[str, Any]:
   if interface == 'dict':
     return encoder(inputs, **kwargs)
   pooled_output, sequence_output = encoder([inputs[name] for name in NAMES], **kwargs)
@@ -222,7 +227,23 @@ def _run_in_keras(ledger: Ledger, keras: Any, encoder_path: str, preprocessor_pa
     ledger.fault(f'it has {len(layer.trainable_variables)} trainable variables instead of {trainable}')
 
 
-def _loss(ledger: Ledger, encoder: Any, interface: str, inputs: dict[str, Any], training: bool) -> Any:
+def _check_text(ledger: Ledger, keras: Any, text_path: str) -> None:
+  """What comes out for texts is what the encoder gave for the tensors that they become."""
+  sentences = tf.constant(TEXTS)
+  with ledger.check('text to vectors'):
+    text = tf.saved_model.load(text_path)
+    _hold_outputs(ledger, text(sentences))
+    _hold_outputs(ledger, text.signatures['serving_default'](sentences=sentences))
+  if keras is not None:
+    with ledger.check('text to vectors, TFSMLayer'):
+      inputs = keras.Input(shape=(), dtype='string')
+      layer = keras.layers.TFSMLayer(text_path, call_endpoint='__call__')
+      _hold_outputs(ledger, keras.Model(inputs, layer(inputs))(sentences))
+  with ledger.check('text to vectors, gradient'):
+    _hold_gradient(ledger, tf.saved_model.load(text_path), 'dict', sentences)
+
+
+def _loss(ledger: Ledger, encoder: Any, interface: str, inputs: Any, training: bool) -> Any:
   """A fixed combination of all numbers that come out. (With equal factors, a layer norm's would have no derivative.)"""
   outputs = _call(encoder, interface, inputs, training=training)
   terms = []
@@ -233,7 +254,7 @@ def _loss(ledger: Ledger, encoder: Any, interface: str, inputs: dict[str, Any], 
   return tf.add_n(terms)
 
 
-def _gradient(ledger: Ledger, encoder: Any, interface: str, inputs: dict[str, Any], training: bool) -> dict[str, Any]:
+def _gradient(ledger: Ledger, encoder: Any, interface: str, inputs: Any, training: bool) -> dict[str, Any]:
   """Derivatives by variable name, as arrays; None where there is none. In a graph, as users train."""
   @tf.function(autograph=False)
   def differentiate() -> list[Any]:
@@ -245,7 +266,7 @@ def _gradient(ledger: Ledger, encoder: Any, interface: str, inputs: dict[str, An
   return {name: None if derivative is None else np.asarray(derivative) for name, derivative in zip(names, differentiate())}
 
 
-def _hold_gradient(ledger: Ledger, encoder: Any, interface: str, inputs: dict[str, Any]) -> None:
+def _hold_gradient(ledger: Ledger, encoder: Any, interface: str, inputs: Any) -> None:
   gradient = {f'gradient/{name}': derivative for name, derivative in _gradient(ledger, encoder, interface, inputs, False).items()}
   for name in [name for name, derivative in gradient.items() if derivative is None]:
     ledger.fault(f'no {name}')

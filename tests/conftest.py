@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 import shutil
@@ -153,11 +154,21 @@ class Release:
     self.catalog = catalog_lib.Catalog()
 
   def __call__(self, module, name='albert_en_tiny', version=2, mlm=None, sop=None, reading=source_lib.Reading(), trust=trust_lib.Trust(), breaking=False, report=None, sign_key=None,
-               **options):
+               with_text=False, **options):
     options.setdefault('preprocessor', 'albert_en_tiny_preprocess/3')
+    encoder = self.catalog.encoder(name, version, **options)
     request = request_lib.Request(
-        self.catalog.encoder(name, version, **options), str(module), self.root, reading, trust, mlm, sop, breaking, report, sign_key,
-        self.catalog.collection)
+        encoder, str(module), self.root, reading, trust, mlm, sop, breaking, report, sign_key,
+        self.catalog.collection, self.catalog.text(encoder) if with_text else None)
+    return self._run(request)
+
+  def preprocessor(self, module, version, name='albert_en_demo_preprocess', breaking=False, sign_key=None, **options):
+    """Exports a preprocessor of the catalog on its own."""
+    return self._run(request_lib.Request(
+        self.catalog.preprocessor(name, version, **options), str(module), self.root, breaking=breaking, sign_key=sign_key,
+        collection=self.catalog.collection))
+
+  def _run(self, request):
     outcome = release_lib.run(request, console_lib.Console())
     return pathlib.Path(self.root) / request.release.path, outcome
 
@@ -201,11 +212,12 @@ def keys(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
 
 @pytest.fixture(scope='session')
 def history(tmp_path_factory, module, keys) -> pathlib.Path:
-  """An export root with the demo's versions 1 to 4 as the catalog has them, and all four preprocessors. Not to be changed."""
+  """An export root with the demo's versions 1 to 4 as the catalog has them, all four preprocessors, and from version 2 on the models from text
+  to vectors. Not to be changed."""
   made = Release(tmp_path_factory.mktemp('history'))
   for version in (1, 2, 3, 4):
     made(module, name='albert_en_demo', version=version, preprocessor=f'albert_en_demo_preprocess/{version}', breaking=version in (2, 4),
-         sign_key=keys[0] if version == 3 else None)
+         sign_key=keys[0] if version == 3 else None, with_text=version > 1)
   return made.root
 
 
@@ -253,12 +265,12 @@ def twice(module, tmp_path_factory) -> Twice:
   user and host. Not to be changed."""
   tmp_path = tmp_path_factory.mktemp('twice')
   archive = craft.archive(module, tmp_path / 'albert_tiny.tar.gz')
-  first = run_export(f'--source={module}', '--version=2', '--export_root=here', cwd=tmp_path, PYTHONHASHSEED='0', TZ='UTC')
+  first = run_export(f'--source={module}', '--version=2', '--export_root=here', '--with_text', cwd=tmp_path, PYTHONHASHSEED='0', TZ='UTC')
   other = tmp_path / 'some where' / 'else'
   other.mkdir(parents=True)
   mask = os.umask(0o077)
   try:
-    second = run_export(f'--source={archive}', '--version=2', f'--export_root={tmp_path}/there', cwd=other, PYTHONHASHSEED='99', TZ='Asia/Tokyo',
+    second = run_export(f'--source={archive}', '--version=2', f'--export_root={tmp_path}/there', '--with_text', cwd=other, PYTHONHASHSEED='99', TZ='Asia/Tokyo',
                         LC_ALL='tr_TR.UTF-8', HOME=str(other), USER='mallory-the-builder', LOGNAME='mallory-the-builder', HOSTNAME='the-building-host')
   finally:
     os.umask(mask)
@@ -269,6 +281,12 @@ def twice(module, tmp_path_factory) -> Twice:
 @pytest.fixture(scope='session')
 def encoder_path(released) -> str:
   return str(released.root / 'tensorflow' / 'albert_en_tiny' / '2')
+
+
+@pytest.fixture(scope='session')
+def text_path(history) -> str:
+  """From text to vectors: version 3 of the demo."""
+  return str(history / 'tensorflow' / 'albert_en_demo_text' / '3')
 
 
 @pytest.fixture(scope='session')
@@ -309,3 +327,8 @@ def tree_bytes(root: pathlib.Path) -> dict[str, bytes]:
 def leftovers(root: pathlib.Path) -> list[str]:
   """What is below an export root, hidden files included."""
   return sorted(str(p.relative_to(root)) for p in root.rglob('*')) if root.exists() else []
+
+
+def record(release: pathlib.Path) -> dict:
+  """What the record beside a published version's directory says."""
+  return json.loads(release.with_name(f'{release.name}.release.json').read_text())

@@ -12,7 +12,8 @@ from export import collection
 from export import model_card
 from export import tree
 
-MODELS = [f'tensorflow/albert_en_demo{kind}/{version}' for kind in ('', '_preprocess') for version in (1, 2, 3, 4)]
+MODELS = [f'tensorflow/albert_en_demo{kind}/{version}' for kind in ('', '_preprocess', '_text') for version in (1, 2, 3, 4)
+          if (kind, version) != ('_text', 1)]
 COLLECTION = 'tensorflow/collections/albert/1'
 
 
@@ -35,7 +36,7 @@ def test_every_python_block_runs(history, path, capsys):
     actual, said = namespace[name].shape, shape.split(', ')
     assert len(actual) == len(said), name
     assert all(size == int(number) for size, number in zip(actual, said, strict=True) if number.isdigit()), (name, actual, said)
-  if path == COLLECTION or path.endswith(('demo/2', 'demo/3', 'demo/4')):
+  if path == COLLECTION or path.endswith(('demo/2', 'demo/3', 'demo/4')) or '_text/' in path:
     assert shapes
   if path.startswith('tensorflow/albert_en_demo/'):
     assert pathlib.Path(namespace['sp_model_file'].decode()).read_bytes()
@@ -65,10 +66,10 @@ def test_a_card_says_what_its_record_says(history, path):
   for file in (*record['files'].values(), record['archive']):
     assert f'`{file["sha256"]}`' in card
   assert record['archive']['tar_sha256'] in card
-  digest = record['source']['digest' if record['kind'] == 'encoder' else 'sp_model']
+  digest = record['source']['sp_model' if record['kind'] == 'preprocessor' else 'digest']
   assert (digest if isinstance(digest, str) else digest['digest']).removeprefix('sha256:') in card
   version = path.rpartition('/')[2]
-  changes = [f'### Version {v}' for v in range(int(version), 0, -1)]
+  changes = [f'### Version {v}' for v in range(int(version), 1 if record['kind'] == 'text' else 0, -1)]
   assert re.findall(r'^### Version \d+', card, re.MULTILINE) == changes
   for change in record['changes']:
     assert f'* {change}' in card
@@ -80,6 +81,14 @@ def test_a_card_says_what_its_record_says(history, path):
     assert record['preprocessor'] in card and ('.mlm' in card) == ('mlm' in record['heads']) == (version != '1')
     worst = max(c['export']['rms'] / c['allowed']['rms'] for c in record['certificate']['gradient'].values())
     assert f'at most\n{100 * worst:.0f} % of what is allowed' in card
+  elif record['kind'] == 'text':
+    for name in ('pooled_output', 'serving_default/sequence_output'):
+      figures = record['certificate']['outputs'][name]
+      for figure in ('apart', 'allowed', 'control'):
+        assert f'{figures[figure]["rms"]:.1e}, {figures[figure]["largest"]:.1e}' in card
+    assert f'{record["certificate"]["texts"]} awkward texts' in card and f'{record["parameters"]:,}, all trainable' in card
+    assert f'({model_card.BASE_URL}{record["encoder"]})' in card and f'({model_card.BASE_URL}{record["preprocessor"]})' in card
+    assert ('### Version 4 (breaking)' in card) == (version == '4') and '### Version 2 (breaking)' not in card
   else:
     assert ('vocab_size' in card) == (version >= '3') and ('1,200' in card) == (version == '4') and f'{record["certificate"]["tokens"]["values"]:,} ids' in card
 
@@ -89,6 +98,8 @@ def test_collection_lists_the_newest_of_every_model(history):
   assert card.startswith(f'# Collection {COLLECTION.replace("/collections", "")}\n\nALBERT ')
   assert re.search(r'\| \[tensorflow/albert_en_demo/4\]\(https://tfhub.dev/tensorflow/albert_en_demo/4\) \| 3 \| 16 \| 5,032 \| .*preprocess/4\) \| 1, 2, 3 \|', card)
   assert re.search(r'\| \[tensorflow/albert_en_demo_preprocess/4\]\(.*\) \| 1, 2, 3 \|', card)
+  text = re.search(r'\| \[tensorflow/albert_en_demo_text/4\]\(.*?\) \| \[(.*?)\]\(.*?\) \| \[(.*?)\]\(.*?\) \| (.*) \|', card)
+  assert text.groups() == ('tensorflow/albert_en_demo/4', 'tensorflow/albert_en_demo_preprocess/4', '2, 3')
   assert card == collection.render(tree.at(history), 'tensorflow', catalog.Catalog().collection)
 
 

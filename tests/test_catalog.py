@@ -43,6 +43,8 @@ def test_flags_come_before_the_catalog(catalog):
 
 
 def test_a_model_that_the_catalog_lacks(catalog):
+  assert catalog.source('albert_en_preprocess') == 'https://tfhub.dev/google/albert_base/3'  # the first encoder's that names it
+  assert catalog.source('albert_en_demo_preprocess') is None and catalog.newest_version('albert_en_preprocess') == 4
   assert catalog.source('albert_fr_base') is None and catalog.newest_version('albert_fr_base') is None
   release = catalog.encoder('albert_fr_base', 1)
   assert (release.interface, release.preprocessor.path) == ('dict', 'tensorflow/albert_en_preprocess/4')
@@ -165,3 +167,30 @@ def test_a_catalog_that_cannot_be_written_stays(tmp_path, monkeypatch):
   with pytest.raises(errors.CatalogError, match='cannot write .*No space left'):
     catalog.write('other')
   assert path.read_text() == TEXT and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_preprocessor_on_its_own_is_what_its_encoder_names(catalog):
+  for version in (1, 3, 4):
+    assert catalog.preprocessor('albert_en_preprocess', version) == catalog.encoder('albert_en_base', version).preprocessor
+  changed = catalog.preprocessor('albert_en_preprocess', 3, publisher='acme', changes=['Other.'])
+  assert changed.path == 'acme/albert_en_preprocess/3' and changed.changes[3] == ['Other.'] and len(changed.changes) == 3
+  with pytest.raises(errors.UsageError, match='--version=9: the catalog has versions 1, 2, 3, 4 of albert_en_preprocess'):
+    catalog.preprocessor('albert_en_preprocess', 9)
+
+
+def test_text_has_the_history_of_its_two_parts(catalog):
+  text = catalog.text(catalog.encoder('albert_en_large', 4, publisher='acme'))
+  assert (text.path, text.breaking, sorted(text.changes)) == ('acme/albert_en_large_text/4', {4}, [2, 3, 4])
+  assert text.changes[2] == ['The encoder `acme/albert_en_large/2` with the preprocessor `acme/albert_en_preprocess/1`.']
+  later = catalog.text(catalog.encoder('albert_en_large', 5, changes=['More.'], preprocessor='albert_en_preprocess/4'))
+  assert later.breaking == {4} and later.changes[5][0].startswith('The encoder `tensorflow/albert_en_large/5` ')
+  assert catalog.text(catalog.encoder('albert_en_large', 3)).breaking == set()
+  assert catalog.text(catalog.encoder('albert_en_mine', 7)).changes.keys() == {7}
+
+
+def test_text_under_a_name_that_the_catalog_has(tmp_path):
+  path = tmp_path / 'catalog.yaml'
+  path.write_text(TEXT.replace('albert_en_large:', 'albert_en_base_text:', 1))
+  with pytest.raises(errors.UsageError, match='--with_text publishes albert_en_base_text, and the catalog has another'):
+    edited = catalog_lib.Catalog(path)
+    edited.text(edited.encoder('albert_en_base', 4))

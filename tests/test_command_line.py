@@ -14,18 +14,19 @@ from attacks import craft
 
 from export import catalog as catalog_lib
 from export import package
+from export import publish
 
 
 def test_what_it_prints_and_records(export, twice, module, tmp_path):
   shutil.copytree(twice.here, tmp_path / 'here')
   # What it printed names every path, and the figures.
   for word in ('tensorflow/albert_en_tiny/2 from', 'here/tensorflow/albert_en_tiny/2.release.json', 'kB', 'parameters',
-               'sequence_output', 'query and key swapped', ' s\n'):
+               'sequence_output', 'query and key swapped', 'here/tensorflow/albert_en_tiny_text/2.release.json', 'From text to vectors, 23 texts', ' s\n'):
     assert word in twice.first.stdout, twice.first.stdout
 
   # The record is true.
   root = tmp_path / 'here' / 'tensorflow'
-  for model, version in (('albert_en_tiny', 2), ('albert_en_tiny_preprocess', 3)):
+  for model, version in (('albert_en_tiny', 2), ('albert_en_tiny_text', 2), ('albert_en_tiny_preprocess', 3)):
     record = json.loads((root / model / f'{version}.release.json').read_text())
     assert record['files'] == {n: vars(d) for n, d in package.digests(root / model / str(version)).items()}
     packed = package.digests(root / model)[f'{version}.tar.gz']
@@ -86,6 +87,9 @@ USAGE = {
     'heads with the list interface': (['--io=list', '--mlm'], '--io=dict'),
     'a digest that is none': (['--source_sha256=abc'], '--source_sha256=abc: give 64 hexadecimal digits'),
     'a cap of nothing': (['--max_source_bytes=0'], 'max_source_bytes'),
+    'text of lists': (['--io=list', '--with_text'], '--with_text with the list interface'),
+    'text of a long name': (['--model=' + 'a' * 96, '--with_text'], 'a_text is too long a name'),
+    'text under the name of the preprocessor': (['--preprocessor=albert_en_tiny_text/3', '--with_text'], '--preprocessor is albert_en_tiny_text'),
     'no flag': (['module'], "'module' is no flag"),
 }
 
@@ -94,6 +98,67 @@ USAGE = {
 def test_flags_that_cannot_be_meant(export, tmp_path, case):
   flags, word = USAGE[case]
   conftest.fails(export(f'--source={tmp_path}', *flags), 2, word)
+  assert conftest.leftovers(tmp_path) == []
+
+
+DEMO, ALONE = '--model=albert_en_demo', '--model=albert_en_demo_preprocess'
+
+
+@pytest.fixture
+def of_demo(python_module, module, tmp_path):
+  """Exports a version of the demo, or of its preprocessor, from the shared module."""
+  def run(*flags, source=module):
+    return conftest.run(python_module('export', f'--source={source}', *flags), cwd=tmp_path)
+  return run
+
+
+@pytest.mark.parametrize('flags, word', [
+    (['--io=dict'], '--io with'), (['--preprocessor=x/3'], '--preprocessor with'), (['--mlm'], '--mlm with'), (['--nomlm'], '--mlm with'),
+    (['--sop'], '--sop with'), (['--report=x.html'], '--report with'), (['--with_text'], '--with_text with'),
+    (['--io=list', '--with_text'], '--io, --with_text with --model=albert_en_demo_preprocess, which is a preprocessor'),
+    (['--version=5'], '--version=5: the catalog has versions 1, 2, 3, 4 of albert_en_demo_preprocess'), (['--change= '], '--change= is empty')])
+def test_flags_that_say_nothing_of_a_preprocessor(of_demo, tmp_path, flags, word):
+  conftest.fails(of_demo(ALONE, *flags, source=tmp_path), 2, word)
+  assert conftest.leftovers(tmp_path) == []
+
+
+def test_what_is_published_together_has_the_same_bytes_as_alone(of_demo, tmp_path):
+  for process in (
+      of_demo(DEMO, '--version=3', '--export_root=encoder'),
+      alone := of_demo(ALONE, '--version=3', '--export_root=one_by_one', '--profile=profile.json'),
+      together := of_demo(DEMO, '--version=3', '--export_root=one_by_one', '--with_text')):
+    assert process.returncode == 0 and process.stderr == '', process.stderr
+  encoder, one_by_one = (conftest.tree_bytes(tmp_path / root / 'tensorflow') for root in ('encoder', 'one_by_one'))
+  assert {n for n in one_by_one if n not in encoder} and all('_text/' in n for n in one_by_one if n not in encoder)
+  assert {n: c for n, c in encoder.items() if not n.startswith('collections')} == {
+      n: c for n, c in one_by_one.items() if n in encoder and not n.startswith('collections')}
+  # The preprocessor took no weights and no second process.
+  assert 'none differs' in alone.stdout and 'weights' not in alone.stdout
+  events = json.loads((tmp_path / 'profile.json').read_text())['traceEvents']
+  assert [event['args']['name'] for event in events if event['name'] == 'process_name'] == ['export']
+  assert 'Kept, with the same bytes: one_by_one/tensorflow/albert_en_demo_preprocess/3' in together.stdout
+  # The text model can follow later, beside what is there; and then there is nothing left to publish.
+  later = of_demo(DEMO, '--version=3', '--export_root=encoder', '--with_text')
+  assert later.returncode == 0 and later.stdout.count('Kept, with the same bytes: encoder/tensorflow/albert_en_demo') == 2
+  assert conftest.tree_bytes(tmp_path / 'encoder') == conftest.tree_bytes(tmp_path / 'one_by_one')
+  conftest.fails(of_demo(DEMO, '--version=3', '--export_root=encoder', '--with_text'), 1, 'tensorflow/albert_en_demo_text/3 exists')
+  conftest.fails(of_demo(ALONE, '--version=3', '--export_root=encoder'), 1, 'tensorflow/albert_en_demo_preprocess/3 exists')
+  conftest.fails(of_demo(ALONE, '--version=2', '--export_root=encoder'), 2, '--version=2')
+
+
+def test_plans_of_a_preprocessor_and_of_text(of_demo, tmp_path, keys):
+  plan = of_demo(ALONE, '--dry_run', '--change=Faster.', f'--sign_key={keys[0]}')  # the newest version
+  assert plan.returncode == 0 and plan.stderr == ''
+  planned = [line.strip() for line in plan.stdout.splitlines() if line.startswith('  dist/')]
+  assert sorted(planned) == sorted(f'dist/tensorflow/albert_en_demo_preprocess/4{suffix}' for suffix in (*publish.COMPANIONS, '/'))
+  for word in ('pieces in 30k-clean.model', 'Faster.', 'new, with no version before it', 'Dry run: nothing was written.'):
+    assert word in plan.stdout
+  assert 'layers' not in plan.stdout and 'heads' not in plan.stdout and 'L=' not in plan.stdout
+  plan = of_demo(DEMO, '--version=3', '--with_text', '--dry_run')
+  planned = [line.strip() for line in plan.stdout.splitlines() if line.startswith('  dist/')]
+  assert [name for name in planned if name.endswith('/')] == [
+      'dist/tensorflow/albert_en_demo_preprocess/3/', 'dist/tensorflow/albert_en_demo/3/', 'dist/tensorflow/albert_en_demo_text/3/']
+  assert 'The encoder `tensorflow/albert_en_demo/3` with the preprocessor `tensorflow/albert_en_demo_preprocess/3`.' in plan.stdout
   assert conftest.leftovers(tmp_path) == []
 
 

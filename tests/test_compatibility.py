@@ -9,7 +9,7 @@ import pytest
 from converters import errors
 from export import compatibility
 
-ENCODER, PREPROCESSOR = 'tensorflow/albert_en_demo', 'tensorflow/albert_en_demo_preprocess'
+ENCODER, PREPROCESSOR, TEXT = 'tensorflow/albert_en_demo', 'tensorflow/albert_en_demo_preprocess', 'tensorflow/albert_en_demo_text'
 Trace = compatibility.Trace
 
 
@@ -55,6 +55,23 @@ def test_the_catalogs_history_in_one_tree(history):
     assert '### Version 2 (breaking)' in card and '(breaking)' not in card.replace('### Version 2 (breaking)', '')
   for line in breaking[1]:
     assert f'* Breaking: {line}.' in cards[1]
+
+
+def test_the_history_of_a_model_from_text_to_vectors(history):
+  breaking = [_record(history / TEXT / version)['breaking'] for version in '234']
+  assert breaking[:2] == [[], []]
+  # Version 4 has another preprocessor.
+  assert [line.split()[0] for line in breaking[2]] == ['default', 'layer_0', 'layer_1', 'layer_2', 'pooled_output', 'sequence_output']
+
+
+def test_a_model_of_another_kind_is_refused(history, module, release):
+  (release.root / TEXT).mkdir(parents=True)
+  for path in (history / TEXT).glob('3*'):
+    (release.root / TEXT / path.name).symlink_to(path)
+  with pytest.raises(errors.CompatibilityError, match='albert_en_demo_text/4 is not what users of tensorflow/albert_en_demo_text/3 expect .the model takes '):
+    release(module, name='albert_en_demo_text', version=4)
+  _, outcome = release(module, name='albert_en_demo_text', version=4, breaking=True)
+  assert outcome.breaking[-1] == 'it is of kind encoder instead of text'
 
 
 CALL = Trace({'ids': 'int32 [?, ?]', '(argument 1)': 'False'}, {'pooled': 'float32 [?, 16]', 'sequence': 'float32 [?, ?, 16]'})

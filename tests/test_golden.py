@@ -205,6 +205,11 @@ def test_nan_in_the_release_fails(golden, encoder_path, monkeypatch):
     _check(pathlib.Path(encoder_path), golden)
 
 
+def test_a_model_from_text_to_vectors_has_none(text_path, golden):
+  with pytest.raises(errors.GoldenError, match='goes from text to vectors, and golden files are of encoders and preprocessors: check the two'):
+    _check(pathlib.Path(text_path), golden)
+
+
 def test_other_ids_fail(preprocessor_path, sp_model):
   path = pathlib.Path(preprocessor_path)
   digest = integrity.read_record(path)['source']['sp_model']['digest']

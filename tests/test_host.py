@@ -109,8 +109,8 @@ def test_every_page_can_be_reached_and_every_link_leads_somewhere(client, histor
       links = [link.removeprefix('http://localhost') for link in _Links(response.text).links]
       assert all(link.startswith(('/', 'https://arxiv.org/')) for link in links), links
       pending += [link for link in links if link.startswith('/')]
-  for model in (ENCODER, PREPROCESSOR):
-    for version in (1, 2, 3, 4):
+  for model in (ENCODER, PREPROCESSOR, f'{ENCODER}_text'):
+    for version in (1, 2, 3, 4) if model != f'{ENCODER}_text' else (2, 3, 4):
       for page in (f'/{model}/{version}', f'/{model}/{version}/certificate', f'/{model}/{version}.release.json', f'/{model}/{version}.tar.gz'):
         assert page in seen
   assert f'/{ENCODER}/3.sig' in seen and f'/{ENCODER}/2.sig' not in seen
@@ -121,6 +121,7 @@ def test_every_page_can_be_reached_and_every_link_leads_somewhere(client, histor
     assert word in card, word
   assert '&lt;!--' not in card and '<!--' not in card and 'tfhub.dev' not in card
   assert 'Error after each layer' in seen[f'/{ENCODER}/3/certificate'] and 'Tokens' in seen[f'/{PREPROCESSOR}/3/certificate']
+  assert 'Text to vectors' in seen[f'/{ENCODER}_text/3/certificate'] and f'/{ENCODER}_text/3.sig' in seen
   assert json.loads(seen[f'/{ENCODER}/3.release.json'])['release'] == f'{ENCODER}/3'
 
 
@@ -232,7 +233,7 @@ def _serve(python_module, *flags):
 def test_serve_on_the_command_line(python_module, history, number):
   process = _serve(python_module, f'--export_root={history}', '--port=0')
   line = process.stdout.readline()
-  assert line.startswith(f'2 models in {history} at http://127.0.0.1:') and line.endswith('/ until interrupted\n')
+  assert line.startswith(f'3 models in {history} at http://127.0.0.1:') and line.endswith('/ until interrupted\n')
   address = line.split(' at ')[1].split()[0]
   assert process.stdout.readline() == f'  {address}{ENCODER}/4\n'
   with urllib.request.urlopen(f'{address}{ENCODER}/2?tf-hub-format=compressed') as response:

@@ -225,6 +225,75 @@ def test_a_certificate_that_certifies_nothing_is_refused(published, case):
     _check(published)
 
 
+@pytest.fixture
+def text(history, tmp_path):
+  """A copy of version 3 of the demo, its preprocessor and the model from text to vectors, to be damaged: that model's directory."""
+  for model in ('albert_en_demo', 'albert_en_demo_preprocess', 'albert_en_demo_text'):
+    place = tmp_path / 'history/tensorflow' / model
+    place.mkdir(parents=True)
+    for path in (history / 'tensorflow' / model).glob('3*'):
+      (shutil.copytree if path.is_dir() else shutil.copy)(path, place / path.name)
+  return place / '3'
+
+
+def test_text_is_checked_bit_for_bit(text):
+  assert _check(text) == 25
+  _flip(text / DATA, 1000)
+  _record_anew(text)
+  with pytest.raises(errors.IntegrityError, match="embeddings is not the source's"):
+    _check(text)
+
+
+def _swap(record):
+  record['weights'][2], record['weights'][3] = record['weights'][3], record['weights'][2]
+
+
+OF_TEXT = {
+    'a figure that did not pass': (lambda r: r['certificate']['outputs']['layer_1']['apart'].update(rms=9.0), 'layer_1 did not pass'),
+    'no number': (lambda r: r['certificate']['outputs']['default']['apart'].update(largest=float('nan')), 'default did not pass'),
+    'no limit': (lambda r: r['certificate']['outputs']['default']['allowed'].update(rms=float('inf')), 'default did not pass'),
+    'a layer left out': (lambda r: r['certificate']['outputs'].pop('layer_2'), 'not of the outputs of such a model'),
+    'a signature left out': (lambda r: r['certificate']['outputs'].pop('serving_default/default'), 'not of the outputs of such a model'),
+    'a single text': (lambda r: r['certificate'].update(texts=1), 'not of the outputs of such a model'),
+    'a control that passed': (lambda r: r['certificate']['outputs']['layer_0']['control'].update(rms=0.0, largest=0.0), 'layer_0 of another text passed'),
+    'nothing': (lambda r: r['certificate'].clear(), 'is no release record'),
+    'no encoder': (lambda r: r.pop('encoder'), 'is no release record'),
+    'an encoder elsewhere': (lambda r: r.update(encoder='../../etc/1'), 'does not name an encoder and a preprocessor'),
+    'one part for both': (lambda r: r.update(encoder=r['preprocessor']), 'does not name an encoder and a preprocessor'),
+    'a weight left out': (lambda r: r['weights'].pop(), 'the ledger does not list the weights of such a model'),
+    'weights in another order': (_swap, 'the ledger does not list the weights of such a model'),
+    'a head': (lambda r: r.update(heads=['mlm']), 'the ledger does not list the weights of such a model'),
+    'another kind': (lambda r: r.update(kind='preprocessor'), 'this is no preprocessor'),
+    'a kind that there is not': (lambda r: r.update(kind='texts'), 'is no release record'),
+}
+
+
+@pytest.mark.parametrize('case', OF_TEXT)
+def test_a_record_of_text_that_is_none_is_refused(text, case):
+  change, fault = OF_TEXT[case]
+  _edit_record(text, change)
+  with pytest.raises(errors.IntegrityError, match=fault):
+    _check(text)
+
+
+def test_text_is_held_against_its_parts_and_the_source(text, module, make_module):
+  done = _verify(f'--release={text}')
+  assert done.returncode == 0 and '25 weights are as recorded' in done.stdout
+  done = _verify(f'--release={text}', f'--source={module}')
+  assert done.returncode == 0 and done.stderr == '', done.stderr
+  for word in ('check tensorflow/albert_en_demo_preprocess/3', 'check tensorflow/albert_en_demo/3', 'tokens are the same', 'mlm_logits', 'From text to vectors, 23 texts'):
+    assert word in done.stdout, done.stdout
+  done = _verify(f'--release={text}', f'--source={make_module(seed=1)}')
+  assert done.returncode == 1 and 'was made from sha256:' in done.stderr
+  encoder = text.parents[1] / 'albert_en_demo/3'
+  _flip(encoder / 'saved_model.pb', 100)
+  done = _verify(f'--release={text}', f'--source={module}')
+  assert done.returncode == 1 and f'saved_model.pb has changed in {encoder}' in done.stderr
+  encoder.with_name('3.release.json').unlink()
+  done = _verify(f'--release={text}', f'--source={module}')
+  assert done.returncode == 1 and 'error: tensorflow/albert_en_demo/3 is not beside ' in done.stderr and 'leave --source out' in done.stderr
+
+
 def test_an_encoder_cannot_pass_for_a_preprocessor(published):
   _edit_record(published, lambda record: record.update(kind='preprocessor'))
   with pytest.raises(errors.IntegrityError, match='this is no preprocessor in '):

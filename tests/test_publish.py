@@ -57,6 +57,41 @@ def test_a_lower_version_is_refused(tmp_path):
       publish.publish(tmp_path, staged, ['tensorflow/albert/1'])
 
 
+TEXT = 'tensorflow/albert_text/2'
+
+
+def _stage_three(staged, **content):
+  _stage(staged, **content)
+  (staged / TEXT).mkdir(parents=True)
+  (staged / TEXT / 'saved_model.pb').write_text(TEXT)
+
+
+def test_a_third_model_may_follow_later(tmp_path):
+  _publish(tmp_path)
+  with publish.staging(tmp_path) as staged:
+    _stage_three(staged, albert='other')
+    with pytest.raises(errors.PublishError, match='tensorflow/albert/2 exists in .* with other bytes .*or if it is the encoder, give the next one with --version'):
+      publish.publish(tmp_path, staged, [COMPANION, ENCODER, TEXT])
+  assert not (tmp_path / TEXT).exists()
+  with publish.staging(tmp_path) as staged:
+    _stage_three(staged)
+    assert publish.publish(tmp_path, staged, [COMPANION, ENCODER, TEXT]) == [TEXT]
+  with publish.staging(tmp_path) as staged:
+    _stage_three(staged)
+    with pytest.raises(errors.PublishError, match='tensorflow/albert_text/2 exists'):
+      publish.publish(tmp_path, staged, [COMPANION, ENCODER, TEXT])
+
+
+def test_an_encoder_that_is_too_late_is_refused_with_a_third_model_too(tmp_path):
+  _publish(tmp_path)
+  (tmp_path / ENCODER).rename(tmp_path / 'tensorflow/albert/3')
+  with publish.staging(tmp_path) as staged:
+    _stage_three(staged)
+    with pytest.raises(errors.UsageError, match='--version=2: tensorflow/albert/3 is in .* already'):
+      publish.publish(tmp_path, staged, [COMPANION, ENCODER, TEXT])
+  assert not (tmp_path / TEXT).exists()
+
+
 def test_modes_do_not_depend_on_the_umask(tmp_path):
   mask = os.umask(0o077)
   try:

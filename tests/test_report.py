@@ -105,6 +105,20 @@ def test_list_interface_and_preprocessor_have_their_pages(released, release, mod
   assert _Page(report.page(one))  # a model of a single layer
 
 
+def test_text_has_its_page(text_path):
+  record = json.loads(pathlib.Path(f'{text_path}.release.json').read_text())
+  page = _Page(report.page(record))
+  text = ' '.join(' '.join(page.text).split())
+  certificate = record['certificate']
+  for word in (record['encoder'], record['preprocessor'], f'{certificate["texts"]} awkward texts', 'serving_default/sequence_output', 'layer_2',
+               f'{certificate["outputs"]["layer_0"]["control"]["rms"]:.1e}', record['source']['digest'], record['weights'][3]['target']):
+    assert word in text, word
+  assert {e['id'] for _, e in page.elements if 'id' in e} == {'texts', 'ledger', 'environment'}
+  del certificate['outputs']['layer_0']['control']
+  with pytest.raises(errors.IntegrityError, match='holds no such certificate'):
+    report.page(record)
+
+
 def test_commands_write_it(encoder_path, tmp_path, python_module, record):
   def verify(*flags):
     return subprocess.run(python_module('export.verify', f'--release={encoder_path}', *flags), capture_output=True, text=True)

@@ -43,6 +43,28 @@ def test_what_is_published_passes(history, recorded):
       f'gradient/{variable.name}' for variable in tf.saved_model.load(_paths(history, 3)[0]).trainable_variables}
 
 
+TEXT_CHECKS = ['text to vectors', 'text to vectors, TFSMLayer', 'text to vectors, gradient']
+
+
+def _probed_text(history, version, expected, text):
+  ledger = probe.Ledger(expected)
+  probe.run(*_paths(history, version), 'dict', ledger, str(history / f'tensorflow/albert_en_demo_text/{text}'))
+  return ledger
+
+
+def test_text_passes_and_computes_the_same(history, recorded):
+  ledger = _probed_text(history, 3, recorded, 3)
+  before = CHECKS.index('training mode')
+  assert not ledger.faults and list(ledger.checks) == CHECKS[:before] + TEXT_CHECKS + CHECKS[before:]
+
+
+def test_text_that_differs_is_named(history, recorded):
+  # The same weights behind another preprocessor.
+  faults = _probed_text(history, 3, recorded, 4).faults
+  assert {fault.partition(':')[0] for fault in faults} == set(TEXT_CHECKS)
+  assert any(fault.startswith('text to vectors: layer_0 is ') for fault in faults) and any(': gradient/' in fault for fault in faults)
+
+
 def test_lists_pass_and_compute_the_same(history, recorded):
   ledger = probe.Ledger()
   probe.run(*_paths(history, 1), 'list', ledger)

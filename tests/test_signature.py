@@ -14,13 +14,13 @@ from converters import errors
 from export import integrity
 from export import signature
 
-ENCODER, PREPROCESSOR = 'tensorflow/albert_en_demo/3', 'tensorflow/albert_en_demo_preprocess/3'
+ENCODER, PREPROCESSOR, TEXT = 'tensorflow/albert_en_demo/3', 'tensorflow/albert_en_demo_preprocess/3', 'tensorflow/albert_en_demo_text/3'
 
 
 @pytest.fixture
 def signed(history, tmp_path):
   """A copy of the signed releases: the encoder's directory."""
-  for model in (ENCODER, PREPROCESSOR):
+  for model in (ENCODER, PREPROCESSOR, TEXT):
     (tmp_path / model).parent.mkdir(parents=True)
     shutil.copytree(history / model, tmp_path / model)
     for path in (history / model).parent.glob('3.*'):
@@ -37,6 +37,7 @@ def _check(release, public):
 def test_both_models_are_signed(signed, keys):
   assert _check(signed, keys[1]) == 32
   assert _check(signed.parents[1] / 'albert_en_demo_preprocess/3', keys[1]) == 0
+  assert _check(signed.parents[1] / 'albert_en_demo_text/3', keys[1]) == 25
 
 
 def test_the_upstream_command_takes_the_signature(signed, keys):

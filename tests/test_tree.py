@@ -11,7 +11,7 @@ from export import collection
 from export import integrity
 from export import tree as tree_lib
 
-ENCODER, PREPROCESSOR = 'tensorflow/albert_en_demo', 'tensorflow/albert_en_demo_preprocess'
+ENCODER, PREPROCESSOR, TEXT = 'tensorflow/albert_en_demo', 'tensorflow/albert_en_demo_preprocess', 'tensorflow/albert_en_demo_text'
 
 
 @pytest.fixture
@@ -20,14 +20,14 @@ def root(tmp_path):
   return f'ram://{tmp_path}/models'
 
 
-def _stage(tree, history, version, publish=True):
+def _stage(tree, history, version, models=(PREPROCESSOR, ENCODER)):
   with tree.staging() as staged:
-    for model in (PREPROCESSOR, ENCODER):
+    for model in models:
       (staged / model).mkdir(parents=True)
       shutil.copytree(history / model / version, staged / model / version)
       for path in (history / model).glob(f'{version}.*'):
         shutil.copy(path, staged / model)
-    return tree.publish(staged, [f'{PREPROCESSOR}/{version}', f'{ENCODER}/{version}'])
+    return tree.publish(staged, [f'{model}/{version}' for model in models])
 
 
 def _files(root):
@@ -64,11 +64,13 @@ def test_both_kinds_of_tree_show_the_same(root, history):
   assert there.models() == [] and there.versions(ENCODER) == []
   for version in '1234':
     assert _stage(there, history, version) == [f'{PREPROCESSOR}/{version}', f'{ENCODER}/{version}']
+  for version in '234':
+    assert _stage(there, history, version, models=[TEXT]) == [f'{TEXT}/{version}']
   kind = catalog.Catalog().collection
   collection.write(there, 'tensorflow', kind)
   assert there.models() == here.models() and there.collections() == here.collections()
   for model in here.models():
-    assert there.versions(model) == here.versions(model) == [1, 2, 3, 4]
+    assert there.versions(model) == here.versions(model) == ([2, 3, 4] if model == TEXT else [1, 2, 3, 4])
     for version in here.versions(model):
       release = f'{model}/{version}'
       assert there.beside(release) == here.beside(release)
@@ -142,6 +144,14 @@ def test_a_file_system_that_is_none(history):
     _stage(tree_lib.at('nothing://x/models'), history, '2')
   with pytest.raises(errors.UsageError, match='--export_root=ram:// names no place'):
     tree_lib.at('ram://')
+
+
+def test_another_release_of_the_same_tree(root, history, monkeypatch):
+  _stage(tree_lib.at(root), history, '2')
+  monkeypatch.chdir(history / ENCODER)
+  for path in (f'{root}/{ENCODER}/2', str(history / ENCODER / '2'), f'file://{history}/{ENCODER}/2', '2'):
+    with tree_lib.release_beside(path, f'{PREPROCESSOR}/2') as local:
+      assert integrity.check(local, integrity.read_record(local)) == 0 and local.parts[-2:] == ('albert_en_demo_preprocess', '2')
 
 
 def test_a_file_address_is_a_directory(history):

@@ -25,7 +25,7 @@ def _requests(path):
 
 
 @pytest.mark.parametrize('model', ['albert_en_demo/1', 'albert_en_demo/2', 'albert_en_demo/3', 'albert_en_demo_preprocess/1',
-                                   'albert_en_demo_preprocess/3'])
+                                   'albert_en_demo_preprocess/3', 'albert_en_demo_text/3'])
 def test_every_signature_has_a_request_that_it_takes(history, model):
   path = history / 'tensorflow' / model
   signatures = tf.saved_model.load(str(path)).signatures
@@ -43,7 +43,7 @@ def test_every_signature_has_a_request_that_it_takes(history, model):
     outputs = signature(**{name: tf.constant(value) for name, value in given.items()})
     assert {len(output) for output in outputs.values()} == {1}
     assert all(np.all(np.isfinite(output)) for output in outputs.values())
-    assert {value.shape for value in given.values()} == ({(1,)} if 'preprocess' in model else {(1, preprocessing.DEFAULT_SEQ_LENGTH)})
+    assert {value.shape for value in given.values()} == ({(1,)} if model.partition('/')[0].endswith(('_preprocess', '_text')) else {(1, preprocessing.DEFAULT_SEQ_LENGTH)})
 
 
 def test_a_model_of_short_sequences_gets_a_short_request(config):

@@ -71,12 +71,14 @@ def main() -> None:
   # Imports Beam, and is imported by its workers.
   from export.fleet import own_process
   from export.fleet import pipeline
-  job = pipeline.Job(tree.root, tuple(catalog.text for catalog in catalogs), _passed_on(), _RETRIES.value)
+  job = pipeline.Job(tree.root, tuple(catalog.yaml for catalog in catalogs), _passed_on(), _RETRIES.value)
   with _place(tree) as result:
     try:
       with console.step(f'release {len(tasks)} versions', total=len(tasks)) as advance, _followed(tree, tasks, advance):
         beam_run.run(lambda p: pipeline.build(job, plan.levels, result, p), options)
       outcomes = pipeline.read(result)
+    except KeyboardInterrupt:
+      raise errors.RunError('interrupted: what is published is complete, run it again for the rest') from None
     finally:
       own_process.end_all()
   for catalog in catalogs:  # elsewhere than on this machine, two encoders may have written it at the same time

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
-import tempfile
 import time
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -87,11 +85,8 @@ class _Release(beam.DoFn):
       if int(version) in tree_lib.at(self._job.export_root).versions(model):
         return
       tries += 1
-      with tempfile.TemporaryDirectory(prefix='albert_catalog_') as directory:
-        catalog = pathlib.Path(directory) / 'catalog.yaml'
-        catalog.write_text(self._job.catalogs[task.catalog], encoding='utf-8')
-        status, said = own_process.run([*task.arguments, f'--catalog={catalog}', f'--export_root={self._job.export_root}',
-                                        *self._job.arguments])
+      status, said = own_process.run([*task.arguments, f'--export_root={self._job.export_root}', *self._job.arguments],
+                                     self._job.catalogs[task.catalog])
       if status != 0:
         raise Failed(status, _why(status, said))
 
@@ -120,7 +115,7 @@ def build(job: Job, levels: Sequence[Sequence[plan_lib.Task]], result: str, pipe
   """
   done = list[Any]()
   for number, tasks in enumerate(levels):
-    before = beam.pvalue.AsList((tuple(done), pipeline) | f'outcomes before level {number}' >> beam.Flatten())
+    before = beam.pvalue.AsList(tuple(done) | f'outcomes before level {number}' >> beam.Flatten(pipeline=pipeline))
     done.append(pipeline | f'level {number}' >> beam.Create(tasks)
                 # As the runner likes: else it takes them all for one piece of work.
                 | f'spread level {number}' >> beam.Reshuffle()

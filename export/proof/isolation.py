@@ -42,9 +42,9 @@ class Limits:
         resource.setrlimit(kind, (lower, lower))
 
 
-def die_with_parent(number: int = signal.SIGKILL) -> None:
-  """Asks the system (Linux) to send this process a signal when its parent is gone: nobody would read what it computes."""
-  ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+def die_with_parent() -> None:
+  """Asks the system (Linux) to kill this process when its parent is gone: nobody would read what it computes."""
+  ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def environment() -> dict[str, str]:

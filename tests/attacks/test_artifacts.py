@@ -27,10 +27,11 @@ def _scan(path, report):
 TF_TEXT = {'CaseFoldUTF8', 'NormalizeUTF8', 'SentencepieceOp', 'SentencepieceTokenizeOp'}
 
 
-@pytest.mark.parametrize('model, named', [('albert_en_demo', set()), ('albert_en_demo_preprocess', TF_TEXT)])
-def test_modelscan_reports_nothing(history, tmp_path, model, named):
+@pytest.mark.parametrize('model, named, versions', [
+    ('albert_en_demo', set(), 4), ('albert_en_demo_preprocess', TF_TEXT, 4), ('albert_en_demo_text', TF_TEXT, 3)])
+def test_modelscan_reports_nothing(history, tmp_path, model, named, versions):
   issues, scanned = _scan(history / 'tensorflow' / model, tmp_path / 'report.json')
-  assert set(issues) == named and scanned.count('saved_model.pb') == 4
+  assert set(issues) == named and scanned.count('saved_model.pb') == versions
 
 
 def test_modelscan_would_report_something(own_module, tmp_path):

@@ -1,0 +1,94 @@
+"""Pipelines run where Beam's flags say, and what is no flag of anybody is refused."""
+
+import os
+import sys
+import threading
+
+import conftest
+import pytest
+
+from converters import command_line
+from converters import errors
+from export import beam_run
+
+
+@pytest.fixture
+def given(monkeypatch):
+  def give(*words):
+    monkeypatch.setattr(command_line, '_others', list(words))
+    return beam_run.options().get_all_options()
+  return give
+
+
+def test_without_flags_it_runs_here_in_threads(given, monkeypatch):
+  monkeypatch.setattr('os.sched_getaffinity', lambda pid: {0, 1, 5})
+  for words in ((), ('--runner=DirectRunner',), ('--runner', 'direct')):
+    options = given(*words)
+    assert (options['runner'], options['direct_running_mode'], options['direct_num_workers']) == ('FnApiRunner', 'multi_threading', 3)
+  options = given('--direct_running_mode', 'multi_processing', '--direct_num_workers=2')
+  assert (options['runner'], options['direct_running_mode'], options['direct_num_workers']) == ('FnApiRunner', 'multi_processing', 2)
+
+
+def test_another_runner_gets_its_flags_as_they_are(given):
+  options = given('--runner=FlinkRunner', '--flink_master=host:8081', '--only_flink_knows=3', '--parallelism', '4')
+  assert (options['runner'], options['flink_master'], options['parallelism']) == ('FlinkRunner', 'host:8081', 4)
+
+
+@pytest.mark.parametrize(('words', 'message'), [
+    (['--frobnicate=3'], '--frobnicate is no flag'),
+    (['--frobnicate'], '--frobnicate is no flag'),
+    (['frobnicate'], "'frobnicate' is no flag"),
+    (['--runner=DirectRunner', 'frobnicate'], "'frobnicate' is no flag"),
+    (['--direct_running_mode=fast'], "argument --direct_running_mode: invalid choice: 'fast'"),
+    (['--direct_num_workers=many'], 'argument --direct_num_workers: invalid int value'),
+])
+def test_what_is_no_flag(given, words, message, capfd):
+  with pytest.raises(errors.UsageError, match=message):
+    given(*words)
+  assert capfd.readouterr().err == ''
+
+
+def test_without_beam(given, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'apache_beam.options', None)
+  with pytest.raises(errors.UsageError, match=r'Apache Beam is not installed .*: pip install "albert-hub-export\[beam\]"'):
+    given()
+
+
+def _raise(number):
+  if number == 3:
+    raise ValueError('three is too many')
+  return number
+
+
+def test_a_pipeline_that_fails_says_why_in_one_line(given, capfd):
+  import apache_beam as beam
+  given()
+  hook = threading.excepthook
+  with pytest.raises(errors.RunError, match=r'the pipeline failed \(ValueError: three is too many.*\): see the runner') as caught:
+    beam_run.run(lambda p: p | beam.Create([1, 2, 3]) | beam.Map(_raise), beam_run.options())
+  threading.excepthook = hook
+  assert '\n' not in str(caught.value) and capfd.readouterr() == ('', '')
+
+
+def test_a_pipeline_runs_in_as_many_workers_as_asked_for(given, tmp_path):
+  import apache_beam as beam
+  given('--direct_num_workers=3')
+  beam_run.run(lambda p: p | beam.Create(range(9)) | beam.Reshuffle() | beam.Map(lambda n: (threading.get_ident(), n))
+               | beam.Map(str) | beam.io.WriteToText(str(tmp_path / 'lines')), beam_run.options())
+  lines = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines()]
+  pairs = [tuple(map(int, line.strip('()').split(','))) for line in lines]
+  assert sorted(n for _, n in pairs) == list(range(9)) and len({thread for thread, _ in pairs}) == 3
+
+
+def _die(path):
+  if not os.path.exists(path):
+    open(path, 'w').close()
+    os.kill(os.getpid(), 9)
+
+
+def test_a_worker_process_that_dies_is_not_waited_for(given, tmp_path, monkeypatch):
+  import apache_beam as beam
+  monkeypatch.setenv('PYTHONPATH', os.pathsep.join([conftest.ROOT, os.path.dirname(__file__)]))
+  given('--direct_running_mode=multi_processing', '--direct_num_workers=2')
+  with pytest.raises(errors.RunError, match='a worker process of the embedded runner died'):
+    beam_run.run(lambda p: p | beam.Create([str(tmp_path / 'died')] * 4) | beam.Reshuffle() | beam.Map(_die), beam_run.options())

@@ -1,0 +1,210 @@
+"""A catalog is released as the single commands would, side by side; what fails stops nothing else; and nothing is left half done."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import conftest
+import pytest
+
+from converters import errors
+from export import beam_run
+from export import catalog as catalog_lib
+from export import tree as tree_lib
+from export import verify  # noqa: F401  (its flags must not collide with those of the fleet)
+from export.fleet import own_process
+from export.fleet import pipeline
+from export.fleet import plan as plan_lib
+
+_HEAD = '''publisher: acme
+collection: {name: small, title: Small models., language: en}
+'''
+
+
+def _write(path, encoders: dict[str, dict], preprocessors: int = 1, publisher: str = 'acme'):
+  """A catalog: of each encoder its source, and a preprocessor's version for every version; the first takes a list, the second breaks with it."""
+  made = {name: {'language': 'en', 'versions': {
+      number: {'interface': 'list' if number == 1 and len(companions) > 1 else 'dict', 'preprocessor': f'prep/{companion}',
+               'changes': ['Changed.'], 'breaking': number == 2}
+      for number, companion in enumerate(companions, start=1)}} | ({'source': str(source)} if source else {})
+          for name, (source, companions) in encoders.items()}
+  content = {'encoders': made, 'preprocessors': {'prep': {'language': 'en', 'versions': {
+      number: {'changes': ['Changed.']} for number in range(1, preprocessors + 1)}}}}
+  path.write_text(_HEAD.replace('acme', publisher) + ''.join(f'{key}: {json.dumps(value)}\n' for key, value in content.items()).replace('"', "'")
+                  .replace("'1':", '1:').replace("'2':", '2:').replace("'3':", '3:'))
+  return path
+
+
+def _levels(*catalogs, root):
+  plan = plan_lib.make([catalog_lib.Catalog(path) for path in catalogs], tree_lib.at(root))
+  return [[task.path for task in level] for level in plan.levels], plan
+
+
+def test_what_is_named_comes_before_what_names_it_and_lower_versions_before_higher_ones(tmp_path):
+  catalog = _write(tmp_path / 'catalog.yaml', {'one': ('one', [1, 1, 2]), 'two': ('two', [2])}, preprocessors=2)
+  levels, plan = _levels(catalog, root=tmp_path / 'dist')
+  assert levels == [['acme/prep/1'], ['acme/prep/2', 'acme/one/1'], ['acme/one/2', 'acme/two/1'], ['acme/one/3']]
+  tasks = {task.path: task for level in plan.levels for task in level}
+  assert tasks['acme/one/3'].after == ('acme/one/2', 'acme/prep/2')
+  assert [path for path, task in tasks.items() if '--breaking' in task.arguments] == ['acme/one/2']
+  assert tasks['acme/two/1'].arguments == ('--model=two', '--version=1') and not plan.left_out
+
+
+def test_what_is_published_is_not_made_again_and_nothing_goes_back(tmp_path):
+  catalog = _write(tmp_path / 'catalog.yaml', {'one': ('one', [1, 1, 2]), 'two': ('two', [2]), 'none': (None, [1])}, preprocessors=2)
+  for path in ('prep/1', 'prep/2', 'one/2'):
+    (tmp_path / 'dist' / 'acme' / path).mkdir(parents=True)
+  levels, plan = _levels(catalog, root=tmp_path / 'dist')
+  assert levels == [['acme/one/3', 'acme/two/1']]
+  assert plan.left_out == {'acme/one/1': 'version 2 is published, and versions never go back', 'acme/none/1': 'the catalog has no source for it'}
+
+
+def test_several_publishers(tmp_path):
+  catalogs = [_write(tmp_path / f'{name}.yaml', {'one': ('one', [1])}, publisher=name) for name in ('acme', 'umbrella')]
+  levels, plan = _levels(*catalogs, root=tmp_path / 'dist')
+  assert levels == [['acme/prep/1', 'umbrella/prep/1'], ['acme/one/1', 'umbrella/one/1']]
+  assert {task.path: task.catalog for level in plan.levels for task in level}['umbrella/one/1'] == 1
+  with pytest.raises(errors.UsageError, match='acme/prep/1 is in two of the catalogs'):
+    _levels(catalogs[0], catalogs[0], root=tmp_path / 'dist')
+
+
+def test_a_catalog_anywhere(tmp_path):
+  import tensorflow as tf
+  path = 'ram://fleet/catalog.yaml'
+  with tf.io.gfile.GFile(path, 'w') as file:
+    file.write(_write(tmp_path / 'catalog.yaml', {'one': ('one', [1])}).read_text())
+  assert _levels(path, root='ram://fleet/dist')[0] == [['acme/prep/1'], ['acme/one/1']]
+  with pytest.raises(errors.CatalogError, match='cannot read ram://fleet/none.yaml'):
+    catalog_lib.Catalog('ram://fleet/none.yaml')
+
+
+@pytest.fixture
+def run_pipeline(tmp_path, monkeypatch):
+  """Runs a plan with a function in the place of the processes: from arguments to exit status and what is said."""
+  monkeypatch.setattr(pipeline, '_FIRST_WAIT_SECONDS', 0.01)
+
+  def run(catalog, release, retries=0):
+    monkeypatch.setattr(own_process, 'run', lambda arguments, catalog: release(list(arguments)))
+    _, plan = _levels(catalog, root=tmp_path / 'dist')
+    job = pipeline.Job(str(tmp_path / 'dist'), (catalog.read_text(),), ('--trust_source',), retries)
+    beam_run.run(lambda p: pipeline.build(job, plan.levels, str(tmp_path / 'outcomes.json'), p), beam_run.options())
+    return {outcome.path: outcome for outcome in pipeline.read(str(tmp_path / 'outcomes.json'))}
+  return run
+
+
+def test_what_fails_is_tried_again_and_stops_only_what_needs_it(run_pipeline, tmp_path):
+  asked = []
+
+  def release(arguments):
+    asked.append(arguments)
+    name = arguments[0].removeprefix('--model=')
+    if name == 'bad':
+      return 1, 'some warning\nerror: the weights in m are gone: fetch them\n'
+    if name == 'wrong':
+      return 2, 'error: --model=wrong: give another\n'
+    if name == 'killed':
+      return -9, ''
+    if name == 'late' and sum(a[0] == '--model=late' for a in asked) < 3:
+      return 1, 'error: the host is away\n'
+    return 0, ''
+
+  catalog = _write(tmp_path / 'catalog.yaml', {name: ('m', [1, 1]) for name in ('good', 'bad', 'wrong', 'killed', 'late')})
+  outcomes = run_pipeline(catalog, release, retries=2)
+  assert {path: (outcome.published, outcome.tries, outcome.why) for path, outcome in outcomes.items()} == {
+      'acme/prep/1': (True, 1, ''),
+      **{f'acme/good/{v}': (True, 1, '') for v in (1, 2)},
+      'acme/bad/1': (False, 3, 'the weights in m are gone: fetch them'), 'acme/bad/2': (False, 0, 'not tried: acme/bad/1 is not published'),
+      'acme/wrong/1': (False, 1, '--model=wrong: give another'), 'acme/wrong/2': (False, 0, 'not tried: acme/wrong/1 is not published'),
+      'acme/killed/1': (False, 3, 'its process was ended by signal 9'), 'acme/killed/2': (False, 0, 'not tried: acme/killed/1 is not published'),
+      'acme/late/1': (True, 3, ''), 'acme/late/2': (True, 1, '')}
+  assert ['--model=good', '--version=2', '--breaking', f'--export_root={tmp_path}/dist', '--trust_source'] in asked
+
+
+def test_an_element_that_is_handed_out_again_is_not_released_again(run_pipeline, tmp_path):
+  def release(arguments):
+    (tmp_path / 'dist' / 'acme' / 'one' / '1').mkdir(parents=True)  # a worker that died after it had published
+    return 1, 'error: acme/one/1 exists\n'
+
+  catalog = _write(tmp_path / 'catalog.yaml', {'one': ('m', [1])})
+  (tmp_path / 'dist' / 'acme' / 'prep' / '1').mkdir(parents=True)
+  outcome = run_pipeline(catalog, release, retries=1)['acme/one/1']
+  assert (outcome.published, outcome.tries) == (True, 1)
+
+
+@pytest.fixture
+def fleet(python_module, tmp_path):
+  def run(*flags):
+    return conftest.run(python_module('export.fleet', *flags), cwd=tmp_path)
+  return run
+
+
+def test_it_is_what_the_single_commands_give(fleet, python_module, module, own_module, tmp_path):
+  catalog = _write(tmp_path / 'catalog.yaml', {'one': (module, [1, 2]), 'cut': (own_module, [2]), 'other': (None, [1])}, preprocessors=2)
+  data = own_module / 'variables/variables.data-00000-of-00001'
+  whole = data.read_bytes()
+  data.write_bytes(whole[:-40])
+  flags = (f'--catalog={catalog}', '--export_root=fleet', '--retries=0', '--direct_num_workers=2')
+
+  plan = fleet(*flags, '--dry_run')
+  assert plan.returncode == 0 and plan.stderr == '' and not (tmp_path / 'fleet').exists()
+  assert 'Step 1, side by side\n  acme/prep/1' in plan.stdout and 'Left out: acme/other/1: the catalog has no source for it' in plan.stdout
+
+  process = fleet(*flags)
+  conftest.fails(process, 1, '1 of 5 releases were not published (acme/cut/1)', 'run it again')
+  told = ' '.join(process.stdout.split())
+  assert 'acme/one/2 1 ' in told and 'published' in told and 'acme/cut/1 1 ' in told and 'FAILED' in told
+  assert 'Not published, and why' in told and f'in {own_module}/variables: the file is cut off' in told
+  assert sorted(os.listdir(tmp_path / 'fleet')) == ['acme']
+
+  before = conftest.tree_bytes(tmp_path / 'fleet')
+  data.write_bytes(whole)
+  again = fleet(*flags)
+  assert again.returncode == 0 and again.stderr == '' and 'release 1 versions' in again.stdout
+  after = conftest.tree_bytes(tmp_path / 'fleet')
+  collection = 'acme/collections/small/1.md'
+  assert {name: after[name] for name in before if name != collection} == {name: value for name, value in before.items() if name != collection}
+  assert fleet(*flags).stdout.endswith('Nothing is missing.\n')
+
+  for words in (['prep', 1], ['prep', 2], ['one', 1], ['one', 2, '--breaking'], ['cut', 1]):
+    single = conftest.run(python_module('export', f'--model={words[0]}', f'--version={words[1]}', *words[2:], f'--catalog={catalog}',
+                                        '--export_root=single'), cwd=tmp_path)
+    assert single.returncode == 0, single.stderr
+  assert conftest.tree_bytes(tmp_path / 'single') == after
+
+
+@pytest.mark.parametrize(('flags', 'words'), [
+    (['--catalog=none.yaml'], (1, 'cannot read none.yaml')),
+    (['--export_root='], (2, '--export_root= is empty')),
+    (['--source_sha256=12'], (2, '--source_sha256=12')),
+    (['--frobnicate'], (2, '--frobnicate is no flag')),
+    (['--sign_key=none.pem'], (2, 'none.pem')),
+])
+def test_what_cannot_be_meant(fleet, flags, words, tmp_path):
+  conftest.fails(fleet(*flags), *words)
+  assert not (tmp_path / 'dist').exists()
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupt_leaves_the_tree_whole_and_nobody_running(number, python_module, module, tmp_path):
+  catalog = _write(tmp_path / 'catalog.yaml', {f'm{i}': (module, [1]) for i in range(3)})
+  temporary = tmp_path / 'temporary'
+  temporary.mkdir()
+  process = subprocess.Popen(python_module('export.fleet', f'--catalog={catalog}', '--export_root=dist'), cwd=tmp_path,
+                             env=os.environ | {'PYTHONPATH': conftest.ROOT, 'TMPDIR': str(temporary)}, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True, start_new_session=True)
+  # Until the encoders are being made: the source's graph has its process.
+  while not list(temporary.rglob('albert_parity_*')):
+    assert process.poll() is None
+    time.sleep(0.05)
+  process.send_signal(number)
+  _, stderr = process.communicate()  # of its children, too: they hold the pipe
+  assert process.returncode == (1 if number == signal.SIGINT else -9)
+  assert stderr == ('error: interrupted: what is published is complete, run it again for the rest\n' if number == signal.SIGINT else '')
+  root = tmp_path / 'dist'
+  tree = tree_lib.at(root)
+  assert tree.models() and all(len(tree.beside(f'{model}/1')) == 3 for model in tree.models())
+  assert tree.models() != [f'acme/{name}' for name in ('m0', 'm1', 'm2', 'prep')]
+  if number == signal.SIGINT:
+    assert os.listdir(root) == ['acme'] and os.listdir(temporary) == []

@@ -1,0 +1,47 @@
+"""A preprocessor on its own: what an encoder's export gives as its companion, without anything that only an encoder needs."""
+
+import subprocess
+
+import conftest
+import pytest
+
+from converters import errors
+from converters import tf1_hub
+from export import integrity
+from export import signature
+
+NAME = 'tensorflow/albert_en_demo_preprocess'
+
+
+def test_nothing_that_an_encoder_needs_is_touched(release, module, monkeypatch):
+  def refuse(*arguments, **options):
+    raise AssertionError
+  monkeypatch.setattr(tf1_hub.Module, 'tensor', refuse)
+  monkeypatch.setattr(subprocess, 'Popen', refuse)
+  path, outcome = release.preprocessor(module, 3)
+  assert (outcome.published, outcome.kept, len(outcome.pieces)) == ([f'{NAME}/3'], [], 1)
+  assert integrity.check(path, integrity.read_record(path)) == 0
+
+
+def test_a_process_that_makes_one_starts_no_other_and_imports_no_tf_models(module, python_module, tmp_path):
+  code = ('from export.proof import source_run; source_run.prepare = None; import sys; sys.argv = ["export", "--model=albert_en_demo_preprocess", f"--source={sys.argv[1]}", "--version=3"]; import runpy\n'
+          'try:\n  runpy.run_module("export", run_name="__main__")\n'
+          'finally:\n  print("imported", [name for name in sys.modules if name.split(".")[0] == "official"])')
+  process = conftest.run([*python_module('export')[:1], '-c', code, str(module)], cwd=tmp_path)
+  assert process.returncode == 0 and 'imported []' in process.stdout, process.stderr
+  assert (tmp_path / 'dist' / NAME / '3').is_dir()
+
+
+def test_it_is_signed_said_to_break_and_listed(release, module, keys):
+  release.preprocessor(module, 3, sign_key=keys[0])
+  with pytest.raises(errors.CompatibilityError, match='preprocess/4 is not what users of .*preprocess/3 expect .the ids of '):
+    release.preprocessor(module, 4)
+  path, outcome = release.preprocessor(module, 4, breaking=True, sign_key=keys[0], changes=['Commas are tokens.'])
+  signature.verify(path, keys[1])
+  card = path.with_name('4.md').read_text()
+  assert outcome.breaking and '### Version 4 (breaking)\n\n* Commas are tokens.\n* Breaking: the ids of ' in card
+  assert f'[{NAME}/4]' in (release.root / 'tensorflow/collections/albert/1.md').read_text()
+  with pytest.raises(errors.PublishError, match=f'{NAME}/4 exists'):
+    release.preprocessor(module, 4)
+  with pytest.raises(errors.UsageError, match=f'{NAME}/4 is in'):
+    release.preprocessor(module, 2)

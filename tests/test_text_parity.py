@@ -1,0 +1,136 @@
+"""A model from text to vectors is held against its two parts: other weights, other ids, another mode and a missing output all fail."""
+
+import json
+import pathlib
+import shutil
+
+import conftest
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from converters import albert as albert_lib
+from converters import config as config_lib
+from converters import errors
+from converters import source as source_lib
+from converters import weight_map
+from export import encoder as encoder_lib
+from export import integrity
+from export import preprocessing
+from export import saved_model
+from export import text_encoder
+from export.proof import text_parity
+from export.proof import token_parity
+
+
+@pytest.fixture(scope='module')
+def paths(text_path):
+  root = pathlib.Path(text_path).parents[1]
+  return [pathlib.Path(text_path), root / 'albert_en_demo_preprocess/3', root / 'albert_en_demo/3']
+
+
+@pytest.fixture
+def make(module, sp_model, tmp_path, config):
+  """A function that saves a model from text to vectors after something was changed in what it is made of."""
+  def save(version=3, change=lambda root, encoder: None, encode=lambda preprocessor, encoder: None):
+    with source_lib.open_source(str(module)) as source:
+      albert = albert_lib.build(source, {weight_map.Part.ENCODER})
+    (tmp_path / 'x.model').write_bytes(sp_model)
+    encoder, _ = encoder_lib.exportable(albert, str(tmp_path / 'x.model'))
+    preprocessor, _ = preprocessing.exportable(sp_model, version)
+    encode(preprocessor, encoder)
+    root, signatures = text_encoder.exportable(preprocessor, encoder)
+    change(root, encoder)
+    saved_model.write(root, signatures, tmp_path / 'text')
+    return tmp_path / 'text'
+  return save
+
+
+def test_the_certificate_of_what_is_published(paths, config):
+  certificate = text_parity.check(*paths, 3, config)
+  served = ['default', 'pooled_output', 'sequence_output']
+  assert sorted(certificate.outputs) == sorted([*served, *(f'serving_default/{name}' for name in served), 'layer_0', 'layer_1', 'layer_2'])
+  assert certificate.texts == len(token_parity.TEXTS) and not certificate.dropout
+  for name, check in certificate.outputs.items():
+    assert check.apart.largest == 0 and check.passes, name  # the same graph on the same numbers
+    assert check.control.rms > 1000 * check.allowed.rms
+    assert check.values == certificate.texts * 16 * (1 if name.endswith(('default', 'pooled_output')) else 128)
+  record = integrity.read_record(paths[0])
+  assert record['certificate'] == json.loads(json.dumps(certificate.as_json()))
+
+
+def test_right_ones_pass(paths, make, config):
+  text_parity.check(make(), *paths[1:], 3, config)
+
+
+WRONG = {
+    'other weights': (dict(change=lambda root, encoder: encoder.variables[-1].assign(encoder.variables[-1] + 1e-4)), 'pooled_output is .* more than'),
+    'other ids': (dict(version=4), 'sequence_output is .* from what the two parts give'),
+    'no layer': (dict(encode=lambda preprocessor, encoder: _without(encoder, 'encoder_outputs')), 'layer_0 is missing; layer_1 is missing'),
+    'one more layer': (dict(encode=lambda preprocessor, encoder: _without(encoder, None)), 'layer_3 is new'),
+}
+
+
+def _without(encoder, name):
+  """Takes an output away from an encoder, or gives it one more layer."""
+  whole = encoder.__call__
+  specs = encoder_lib.traces(encoder).specs
+
+  def call(inputs, training):
+    outputs = dict(whole.get_concrete_function(specs, training=training)(inputs, training=training))
+    if name is None:
+      return dict(outputs, encoder_outputs=[*outputs['encoder_outputs'], outputs['sequence_output']])
+    del outputs[name]
+    return outputs
+  encoder.__call__ = encoder_lib.traced(call, specs).function
+
+
+@pytest.mark.parametrize('case', WRONG)
+def test_wrong_ones_fail(paths, make, config, case):
+  changes, message = WRONG[case]
+  with pytest.raises(errors.ParityError, match=f'no parity .*{message}.*in the model from text to vectors'):
+    text_parity.check(make(**changes), *paths[1:], 3, config)
+
+
+def test_a_mode_that_does_not_fit_the_config_fails(paths, config, make_module, release):
+  dropping = config_lib.parse(vars(config) | {'hidden_dropout_prob': 0.1})
+  with pytest.raises(errors.ParityError, match='training=True is the same as training=False, but the config has dropout'):
+    text_parity.check(*paths, 3, dropping)
+  path, outcome = release(make_module(hidden_dropout=0.1), with_text=True)
+  assert outcome.pieces[2].certificate.dropout
+  made = [path.parents[1] / model for model in ('albert_en_tiny_text/2', 'albert_en_tiny_preprocess/3', 'albert_en_tiny/2')]
+  with pytest.raises(errors.ParityError, match='training=True is not the same as training=False, but the config has no dropout'):
+    text_parity.check(*made, 3, config)
+
+
+def test_texts_that_say_nothing_fail(paths, config, monkeypatch):
+  monkeypatch.setattr(text_parity, 'texts', lambda version, rows: ('', '   '))
+  with pytest.raises(errors.ParityError, match='sequence_output is the same for another text'):
+    text_parity.check(*paths, 3, config)
+
+
+def test_what_is_no_number_fails():
+  right = np.random.default_rng(1).normal(size=[3, 4]).astype(np.float32)
+  assert text_parity.compare(right, right).passes
+  assert text_parity.compare(right + np.float32(1e-6), right).passes  # 16 units in the last place are 1.9e-6
+  for wrong in (right + np.float32(4e-6), right * np.nan, right[:2], right[:0]):
+    assert not text_parity.compare(wrong, right).passes
+
+
+def test_a_large_model_runs_few_texts(config):
+  def rows(**sizes):
+    return text_parity.affordable(config_lib.parse(vars(config) | sizes))
+  assert rows() > len(text_parity.texts(4, 1000))
+  assert rows(num_hidden_layers=12, hidden_size=768, num_attention_heads=12, intermediate_size=3072) == 4
+  assert rows(num_hidden_layers=12, hidden_size=4096, num_attention_heads=64, intermediate_size=16384) == 2
+  for version in (1, 4):
+    assert sorted(text_parity.texts(version, 1000)) == sorted(token_parity.texts(version))
+    assert '1,200' in text_parity.texts(version, 2)[0]
+
+
+def test_what_was_tampered_with_is_not_run(paths, tmp_path, monkeypatch, config):
+  path = pathlib.Path(shutil.copytree(paths[0], tmp_path / 'text'))
+  conftest.edit_graph(path, lambda m: m.graph_def.library.function[0].node_def.add(name='hidden', op='ReadFile'))
+  monkeypatch.setattr(tf.saved_model, 'load', None)
+  with pytest.raises(errors.UntrustedGraphError, match="operation ReadFile at node 'hidden'"):
+    text_parity.Text(path)
