@@ -6,6 +6,7 @@
 # make interop   Hugging Face Transformers and KerasHub load what is written for them
 # make faults    50 exports killed at random moments
 # make fuzz      five minutes for each reader of foreign bytes
+# make golden-corpus  a corpus of text through a source and its export, line by line
 # make bench     this tool and its peers on modules of the real sizes: ratios, in benchmarks/results/
 # make runtimes  what is exported here, under the oldest and the newest TensorFlow
 #
@@ -35,7 +36,7 @@ PORT ?= 8501
 DEMO := build/demo/albert_en_demo
 
 .DELETE_ON_ERROR:
-.PHONY: export release bump serve test interop faults fuzz bench runtimes lint golden lock clean
+.PHONY: export release bump serve test interop faults fuzz bench runtimes lint golden golden-corpus lock clean
 
 ifeq ($(strip $(SOURCE))$(filter-out albert_en_demo,$(MODEL)),)
 # The demo: its module is made on the spot. This version of it and newer ones are made anew every time; nothing else ever is.
@@ -171,6 +172,19 @@ golden: $(VENV)/.runtime $(DEMO)
 	@$(call GOLDEN_MODULE,interface_3,--seed=3)
 	@for version in 1 2 3 4; do $(PY) -m export.golden --record --source=$(DEMO) --preprocessor=$$version \
 		--golden=$(GOLDEN)/preprocessor_$$version.json || exit 1; done
+
+# Without SOURCE and RELEASE, the demo's, which is made if it is not there. CORPUS may be several globs, with commas.
+CORPUS ?= assets/demo/corpus.txt
+RELEASE ?=
+OUTPUT ?= build/golden-corpus
+ifeq ($(strip $(SOURCE)$(RELEASE)),)
+golden-corpus: $(VENV)/.beam $(DEMO)
+	@test -e "$(DEMO_ROOT)/$(DEMO_VERSION).release.json" || $(MAKE) --no-print-directory export
+	@$(PY) -m export.golden --corpus="$(CORPUS)" --source=$(DEMO) --release="$(DEMO_ROOT)/$(DEMO_VERSION)" --output="$(OUTPUT)" $(FLAGS)
+else
+golden-corpus: $(VENV)/.beam
+	@$(PY) -m export.golden --corpus="$(CORPUS)" --source="$(SOURCE)" --release="$(RELEASE)" --output="$(OUTPUT)" $(FLAGS)
+endif
 
 clean:
 	rm -rf $(VENV) build

@@ -1,14 +1,21 @@
-"""Records what a source computes in a golden file, and compares published releases with such files, without the source.
+"""Records what a source computes in a golden file, and compares published releases with such files, without the source; or compares the two on
+whole corpora of text.
 
   python -m export.golden --record --source=build/demo/albert_en_demo --golden=tests/golden/albert_en_demo.json
   python -m export.golden --record --source=build/demo/albert_en_demo --preprocessor=4 --golden=tests/golden/preprocessor_4.json
   python -m export.golden --check --release=dist/tensorflow/albert_en_demo/2 --golden=tests/golden/albert_en_demo.json
+  python -m export.golden --corpus='texts/*.txt.gz' --source=albert_large.tar.gz --release=dist/tensorflow/albert_en_large/4 --output=results
 
-A file names the digest of its source: a release that was made from another fails, as does one whose outputs have moved further
+A golden file names the digest of its source: a release that was made from another fails, as does one whose outputs have moved further
 than two right conversions may be apart. Recording over a file says what moved.
+
+A corpus goes through the original rule of tokenization and the exported preprocessor, and through the source's graph and the exported
+encoder, on Apache Beam: flags that are not listed by --help are Beam's then. Exit status 1 if ids or outputs differ by more than they may;
+the results are written anyway.
 """
 
 import pathlib
+import sys
 
 from absl import flags
 
@@ -21,22 +28,26 @@ from export import console as console_lib
 from export import integrity
 from export import tree
 from export import trust_flags
+from export.corpus import corpus_flags
 
-for _module in (source_flags, trust_flags):
+for _module in (source_flags, trust_flags, corpus_flags):
   flags.adopt_module_key_flags(_module)  # so that --help shows them
 _RECORD = flags.DEFINE_bool('record', False, 'Write --golden from --source.')
 _CHECK = flags.DEFINE_bool('check', False, 'Compare --release with --golden.')
 _GOLDEN = flags.DEFINE_string('golden', None, 'The golden file, as tests/golden/albert_en_demo.json.')
-_SOURCE = flags.DEFINE_string('source', None, 'For --record: a directory, a .tar.gz, or a hub handle.')
+_SOURCE = flags.DEFINE_string('source', None, 'For --record and --corpus: a directory, a .tar.gz, or a hub handle.')
 _PREPROCESSOR = flags.DEFINE_integer(
     'preprocessor', None, 'For --record: the version of the preprocessor\'s contract whose ids to record, instead of the outputs '
     'of the encoder.')
-_RELEASE = flags.DEFINE_string('release', None, 'For --check: directory of the published version.')
+_RELEASE = flags.DEFINE_string('release', None, 'For --check and --corpus: directory of the published version.')
 
 
 def main() -> None:
-  if _RECORD.value == _CHECK.value:
-    raise errors.UsageError('give either --record or --check')
+  if sum([_RECORD.value, _CHECK.value, corpus_flags.CORPUS.value is not None]) != 1:
+    raise errors.UsageError('give either --record, --check or --corpus')
+  if (corpus := corpus_flags.CORPUS.value) is not None:
+    _compare(corpus, console_lib.Console())
+    return
   path = pathlib.Path(_given('--golden', _GOLDEN.value))
   if _RECORD.value:
     _record(_given('--source', _SOURCE.value), path, console_lib.Console())
@@ -94,5 +105,15 @@ def _check(release: pathlib.Path, path: pathlib.Path, console: console_lib.Conso
         for name, d in result.items()])
 
 
+def _compare(corpus: list[str], console: console_lib.Console) -> None:
+  from export.corpus import run
+  run.run(run.Request(
+      corpus=tuple(corpus), source=_given('--source', _SOURCE.value), reading=source_flags.reading(), trust=trust_flags.trust(),
+      release=_given('--release', _RELEASE.value), preprocessor_release=corpus_flags.PREPROCESSOR_RELEASE.value,
+      output=_given('--output', corpus_flags.OUTPUT.value), seq_length=corpus_flags.SEQ_LENGTH.value, batch_tokens=corpus_flags.BATCH_TOKENS.value,
+      worst=corpus_flags.WORST.value, threads=corpus_flags.THREADS.value), console)
+
+
 if __name__ == '__main__':
-  command_line.run(main)
+  # Only a corpus goes through Apache Beam, whose flags are not known here.
+  command_line.run(main, others=any(word.lstrip('-').partition('=')[0] == 'corpus' for word in sys.argv[1:] if word.startswith('-')))

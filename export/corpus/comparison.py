@@ -1,0 +1,222 @@
+"""Compares source and export on lines of text: the ids, and then what both make of them."""
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from converters import vocabulary
+from export.corpus import child
+from export.corpus import export_side
+from export.corpus import lines as lines_lib
+from export.corpus import models
+from export.corpus import protocol
+from export.corpus import source_side
+from export.corpus import summary as summary_lib
+from export.proof import original_rule
+from export.proof import token_parity
+
+_STEP = 8  # batches are as long as a multiple of this
+_ROWS = 128  # lines of a batch, at most: each has logits of the whole vocabulary
+_GIVE_UP = 3  # lines of a piece that end a model's process: then it is no matter of lines
+_WHOLE = 128  # positions that a preprocessor packs to by itself
+_UNICODE = 4  # the version of the preprocessor from which on it says what becomes of what is no UTF-8
+
+_CLS, _SEP, _PAD = (vocabulary.SPECIAL_TOKENS[token] for token in ('[CLS]', '[SEP]', '<pad>'))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A line with the ids that it should have."""
+  line: lines_lib.Line
+  ids: list[int]
+
+  @property
+  def place(self) -> summary_lib.Place:
+    return summary_lib.Place(self.line.path, self.line.offset)
+
+
+def compare(piece: lines_lib.Piece, pair: models.Pair) -> summary_lib.Summary:
+  """Compares the lines of a piece of a file.
+
+  Raises:
+    UntrustedGraphError, SourceError: a model cannot be run at all.
+  """
+  result = summary_lib.Summary(pair.job.keep)
+  before = pair.source.restarts + pair.export.restarts
+  number = 0
+  try:
+    for window in lines_lib.windows(piece):
+      start = time.monotonic()
+      rows = [Row(line, token_parity.ids(pair.processor, line.text, pair.job.version)) for line in window]
+      result.unoriginal += sum(row.ids != original_rule.ids(pair.processor, row.line.text) for row in rows
+                               if pair.job.version < _UNICODE)
+      result.took('rule', time.monotonic() - start)
+      for length, batch in batches(rows, pair.job.seq_length, pair.job.batch_tokens):
+        _try(pair, number, length, batch, result)
+        number += 1
+  except lines_lib.Unreadable as e:
+    _not_compared(result, summary_lib.Place(piece.path, e.offset), str(e))
+  except _Hopeless as e:
+    _not_compared(result, summary_lib.Place(piece.path, piece.start), f'begins a piece that was given up ({e})')
+  result.restarts = pair.source.restarts + pair.export.restarts - before
+  result.held('worker', source_side.memory())
+  return result
+
+
+class _Hopeless(Exception):
+  """Too many lines cannot be compared."""
+
+
+def _try(pair: models.Pair, number: int, length: int, rows: list[Row], result: summary_lib.Summary, tries: int = child.TRIES) -> None:
+  """Compares a batch; one that kills a model's process is halved, until the line is found that does it, and all others are compared."""
+  try:
+    _Batch(pair, number, length, rows, tries).compare(result)
+  except child.Died as e:
+    if len(rows) > 1:
+      middle = len(rows) // 2
+      for half in (rows[:middle], rows[middle:]):
+        _try(pair, number, length, half, result, child.TRIES if len(half) == 1 else 1)
+      return
+    _not_compared(result, rows[0].place, f'ends the model\'s process again and again ({e})')
+    if result.not_compared >= _GIVE_UP:
+      raise _Hopeless(str(e)) from e
+
+
+def _not_compared(result: summary_lib.Summary, place: summary_lib.Place, why: str) -> None:
+  result.note(faults=[summary_lib.Fault(place, why)])
+  result.not_compared += 1
+
+
+def batches(rows: Iterable[Row], seq_length: int, batch_tokens: int) -> Iterator[tuple[int, list[Row]]]:
+  """Cuts lines into batches of about the same length, which do not depend on anything else.
+
+  Args:
+    rows: the lines.
+    seq_length: the most positions of a line.
+    batch_tokens: the most positions of a batch, with padding, unless it is one line.
+
+  Yields:
+    The number of positions, and the lines.
+  """
+  batch, length = list[Row](), 0
+  for row in sorted(rows, key=lambda row: len(row.ids)):
+    needed = min(seq_length, math.ceil((len(row.ids) + 2) / _STEP) * _STEP)
+    if batch and ((len(batch) + 1) * needed > batch_tokens or len(batch) == _ROWS):
+      yield length, batch
+      batch = []
+    batch.append(row)
+    length = needed
+  if batch:
+    yield length, batch
+
+
+def packed(ids: Iterable[list[int]], length: int) -> dict[str, np.ndarray]:
+  """What the encoder is given for ids, int32 [batch, length] each: written without anything of the export."""
+  kept = [[_CLS, *row[:length - 2], _SEP] for row in ids]
+  words = np.array([row + [_PAD] * (length - len(row)) for row in kept], np.int32)
+  mask = np.array([[1] * len(row) + [0] * (length - len(row)) for row in kept], np.int32)
+  return {'input_word_ids': words, 'input_mask': mask, 'input_type_ids': np.zeros_like(words)}
+
+
+class _Batch:
+
+  def __init__(self, pair: models.Pair, number: int, length: int, rows: list[Row], tries: int):
+    self._tries = tries
+    self._pair, self._length, self._rows = pair, length, rows
+    # By turns through the encoder itself and through each of its heads, which give the encoder's outputs too.
+    self._turn = number % len(pair.job.signatures)
+    self._signature = pair.job.signatures[self._turn]
+
+  def compare(self, result: summary_lib.Summary) -> None:
+    positions = self._positions()
+    ours, times = self._export(positions)
+    result.took('preprocessor', times['preprocessor'] / 1e6)
+    result.took('encoder', times['encoder'] / 1e6)
+    result.held('export', times['memory'])
+    splits = ours['splits'].tolist()
+    actual = [ours['ids'][begin:end].tolist() for begin, end in itertools.pairwise(splits)]
+    given = packed(actual, self._length)
+    # What the source is given are the export's own ids, once they are held against the rule: then all that differs are the models.
+    theirs, times = self._source(given, positions)
+    result.took('source', times['microseconds'] / 1e6)
+    result.held('source', times['memory'])
+    start = time.monotonic()
+    self._compare_ids(actual, given, ours, result)
+    mask = given['input_mask'].astype(bool)
+    sequence = self._differences('sequence_output', ours, theirs, mask, result)
+    for name in ('pooled_output', *source_side.HEADS[self._signature]):
+      self._differences(name, ours, theirs, None, result)
+    tokens = int(mask.sum())
+    result.lines += len(self._rows)
+    result.tokens += tokens
+    result.blank += sum(not row.ids for row in self._rows)
+    result.cut += sum(len(row.ids) + 2 > self._length for row in self._rows)
+    result.at_length(self._length, len(self._rows), tokens, summary_lib.Spread.of(sequence[np.isfinite(sequence)]))
+    result.took('comparison', time.monotonic() - start)
+
+  def _positions(self) -> np.ndarray:
+    """Of the logits: a token in the middle, and the first one. int32 [batch, 2]."""
+    return np.array([[min(len(row.ids) + 2, self._length) // 2, 1] for row in self._rows], np.int32)
+
+  def _shapes(self) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
+    """Of what both sides answer."""
+    rows, hidden, words = len(self._rows), self._pair.job.hidden, self._pair.job.words
+    heads = {'mlm_logits': (rows, 2, words), 'sop_log_probs': (rows, 2)}
+    shapes: dict[str, tuple[int, ...]] = {'pooled_output': (rows, hidden), 'sequence_output': (rows, self._length, hidden)}
+    shapes |= {name: heads[name] for name in source_side.HEADS[self._signature]}
+    return {name: (np.float32, shape) for name, shape in shapes.items()}
+
+  def _export(self, positions: np.ndarray) -> tuple[protocol.Arrays, dict[str, int]]:
+    # Earlier versions are not asked what they make of what is no text.
+    texts = [row.line.content if self._pair.job.version >= _UNICODE else row.line.text.encode() for row in self._rows]
+    rows = len(texts)
+    shapes: dict[str, Any] = {'ids': (np.int32, (None,)), 'splits': (np.int64, (rows + 1,))}
+    shapes |= dict.fromkeys(export_side.INPUTS, (np.int32, (rows, self._length)))
+    shapes |= {f'whole/{name}': (np.int32, (rows, _WHOLE)) for name in export_side.INPUTS}
+    return self._pair.export.ask(
+        {'text': np.frombuffer(b''.join(texts), np.uint8), 'ends': np.cumsum([len(text) for text in texts], dtype=np.int64), 'positions': positions},
+        {'length': self._length, 'signature': self._turn}, shapes | self._shapes(), self._tries)
+
+  def _source(self, given: dict[str, np.ndarray], positions: np.ndarray) -> tuple[protocol.Arrays, dict[str, int]]:
+    names = dict(zip(export_side.INPUTS, source_side.INPUTS, strict=False))
+    return self._pair.source.ask({**{names[name]: value for name, value in given.items()}, 'mlm_positions': positions}, {'signature': self._turn},
+                                 self._shapes(), self._tries)
+
+  def _compare_ids(self, actual: list[list[int]], given: dict[str, np.ndarray], ours: protocol.Arrays, result: summary_lib.Summary) -> None:
+    whole = packed(actual, _WHOLE)
+    unlike = []
+    for number, row in enumerate(self._rows):
+      is_right = actual[number] == row.ids
+      if not is_right and token_parity.equally_likely(self._pair.processor, actual[number], row.ids):
+        result.equally_likely += 1
+        is_right = True
+      packing = all(np.array_equal(ours[f'{place}{name}'][number], value[number])
+                    for place, values in (('', given), ('whole/', whole)) for name, value in values.items())
+      if not (is_right and packing):
+        result.different += 1
+        seen = actual[number] if not is_right else ours['whole/input_word_ids'][number]
+        right = row.ids if not is_right else whole['input_word_ids'][number]
+        unlike.append(summary_lib.Unlike(row.place, summary_lib.short(row.line.text), summary_lib.few(right), summary_lib.few(seen)))
+    result.note(unlike)
+
+  def _differences(self, name: str, ours: protocol.Arrays, theirs: protocol.Arrays, mask: np.ndarray | None,
+                   result: summary_lib.Summary) -> np.ndarray:
+    """Adds those of an output, at the positions of the mask; returns them, float64."""
+    with np.errstate(invalid='ignore', over='ignore'):
+      difference = np.abs(ours[name].astype(np.float64) - theirs[name])
+    if mask is not None:
+      difference[~mask] = 0.0
+    by_line = difference.reshape(len(self._rows), -1).max(axis=1)
+    by_line[np.isnan(by_line)] = np.inf
+    counted = difference[mask].ravel() if mask is not None else difference.ravel()
+    result.output(name).fill(counted, (
+        summary_lib.Worst(float(value), row.place, summary_lib.short(row.line.text)) for value, row in zip(by_line, self._rows, strict=True)))
+    return counted
+
+

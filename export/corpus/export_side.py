@@ -1,0 +1,73 @@
+"""The process that holds what was exported: loads preprocessor and encoder once, and calls them as their users do, batch after batch.
+
+  python -m export.corpus.export_side DIRECTORY LIMITS
+"""
+
+import pathlib
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from converters import errors
+from export.corpus import child
+from export.corpus import protocol
+from export.corpus import source_side
+from export.proof import artifact
+from export.proof import isolation
+
+INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
+
+
+def run(directory: str, limits: str) -> None:
+  isolation.die_with_parent()
+  output = protocol.own_output()
+  job = child.job(directory)
+  import tensorflow as tf
+  import tensorflow_text  # noqa: F401  (registers the ops)
+  preprocessor, encoder = artifact.load(pathlib.Path(job['preprocessor'])), artifact.load(pathlib.Path(job['model']))
+  as_list = job['interface'] == 'list'
+
+  def encode(signature: str, packed: dict[str, Any], positions: np.ndarray) -> dict[str, np.ndarray]:
+    if as_list:
+      values = dict(zip(('pooled_output', 'sequence_output'), encoder(list(packed.values())), strict=False))
+    elif signature == 'mlm':
+      values = encoder.mlm({**packed, 'masked_lm_positions': tf.constant(positions)})
+    else:
+      values = (encoder.sop if signature == 'sop' else encoder)(packed)
+    return {name: values[name].numpy() for name in ('pooled_output', 'sequence_output', *source_side.HEADS[signature])}
+
+  def preprocess(texts: list[bytes], length: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    sentences = tf.constant(texts, tf.string)
+    tokens = preprocessor.tokenize(sentences)
+    packed = dict(preprocessor.bert_pack_inputs([tokens], seq_length=tf.constant(length)))
+    arrays = {'ids': tokens.flat_values.numpy(), 'splits': tokens.row_splits.numpy()}
+    arrays |= {name: packed[name].numpy() for name in INPUTS}
+    # As it is mostly called: to the length that it has by itself.
+    arrays |= {f'whole/{name}': value.numpy() for name, value in preprocessor(sentences).items()}
+    return arrays, {name: packed[name] for name in INPUTS}
+
+  # The first call of a function rewrites its graph: that is no part of any batch.
+  _, packed = preprocess([b'a'], 8)
+  for signature in job['signatures']:
+    encode(signature, packed, np.ones([1, 2], np.int32))
+  protocol.write(output, {}, {})
+  while (message := protocol.read(sys.stdin.buffer, None)) is not None:
+    arrays, figures = message
+    start = time.monotonic()
+    content, ends = arrays['text'].tobytes(), arrays['ends'].tolist()
+    texts = [content[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+    answer, packed = preprocess(texts, figures['length'])
+    middle = time.monotonic()
+    answer |= encode(job['signatures'][figures['signature']], packed, arrays['positions'])
+    end = time.monotonic()
+    protocol.write(output, answer, {'preprocessor': int(1e6 * (middle - start)), 'encoder': int(1e6 * (end - middle)), 'memory': source_side.memory()})
+
+
+if __name__ == '__main__':
+  try:
+    run(*sys.argv[1:])
+  except errors.UntrustedGraphError as refusal:
+    print(refusal, file=sys.stderr)
+    sys.exit(child.REFUSED)

@@ -1,0 +1,164 @@
+"""Lines of text files, in pieces of files that can be read side by side, and never more than a few at once."""
+
+import bz2
+import dataclasses
+import gzip
+import itertools
+import lzma
+import math
+import zlib
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+from typing import BinaryIO
+
+from export.corpus import places
+
+WINDOW = 512  # lines that are held at once, to make batches of those that are alike in length
+LONGEST = 1 << 20  # bytes of a line
+_PIECE = 1 << 16  # bytes, or a share of the file: a list of all pieces is held somewhere
+_PIECES = 1000
+_STRIPES = 16  # the most times that a packed file is read
+_CHUNK = 1 << 16
+
+# Unpacked here and not by Beam, which takes a file that breaks off for a whole one.
+_PACKED: dict[str, Callable[[Any], Any]] = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
+
+
+class Unreadable(Exception):
+  """What stands there cannot be read, from some place on.
+
+  Attributes:
+    offset: bytes before it, unpacked.
+  """
+
+  def __init__(self, offset: int, why: str):
+    super().__init__(why)
+    self.offset = offset
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+  """Some lines of a file.
+
+  Of a plain file, those that begin at a byte from `start` on and before `stop`. A packed file can only be read from its beginning: of
+  its lines, every `stripes`-th WINDOW of them, from number `stripe` on.
+  """
+  path: str
+  start: int = 0
+  stop: int = 0
+  stripe: int = 0
+  stripes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """A line.
+
+  Attributes:
+    path: its file.
+    offset: bytes before it there, unpacked.
+    content: without what ends it.
+  """
+  path: str
+  offset: int
+  content: bytes
+
+  @property
+  def text(self) -> str:
+    return self.content.decode('utf-8', 'replace')
+
+
+def pieces(path: str, size: int) -> Iterator[Piece]:
+  """The pieces of a file; the same however many read them.
+
+  Args:
+    path: the file.
+    size: bytes, as it lies there.
+  """
+  if _unpacker(path):
+    # Unpacking is cheap beside what is done with a line: so each of them may unpack it all.
+    stripes = min(_STRIPES, max(1, size * 4 // _PIECE))
+    yield from (Piece(path, stripe=stripe, stripes=stripes) for stripe in range(stripes))
+  else:
+    step = max(_PIECE, math.ceil(size / _PIECES))
+    yield from (Piece(path, start, min(start + step, size)) for start in range(0, size, step))
+
+
+def read(piece: Piece) -> Iterator[Line]:
+  """The lines of a piece, in their order.
+
+  Raises:
+    Unreadable: the file cannot be read further, or has a line of more than LONGEST bytes.
+  """
+  offset = piece.start
+  try:
+    with places.opened(piece.path) as file:
+      if unpacker := _unpacker(piece.path):
+        with unpacker(file) as unpacked:
+          for number, (offset, content) in enumerate(_lines(unpacked, 0)):
+            if number // WINDOW % piece.stripes == piece.stripe:
+              yield Line(piece.path, offset, content)
+        return
+      first = _first_line(file, piece)
+      file.seek(first)
+      for offset, content in _lines(file, first):
+        if offset >= piece.stop:
+          return
+        yield Line(piece.path, offset, content)
+  except Unreadable:
+    raise
+  # Each file system has errors of its own.
+  except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RuntimeError) as e:
+    raise Unreadable(offset, f'cannot be read ({" ".join(str(e).split()) or type(e).__name__})') from e
+
+
+def windows(piece: Piece) -> Iterator[list[Line]]:
+  """The lines of a piece, WINDOW at a time.
+
+  Raises:
+    Unreadable: as `read` does, once what is before has been given.
+  """
+  lines = read(piece)
+  while True:
+    window = list[Line]()
+    try:
+      for line in itertools.islice(lines, WINDOW):
+        window.append(line)
+    except Unreadable:
+      if window:
+        yield window
+      raise
+    if not window:
+      return
+    yield window
+
+
+def _unpacker(path: str) -> Callable[[Any], Any] | None:
+  return next((unpack for suffix, unpack in _PACKED.items() if path.endswith(suffix)), None)
+
+
+def _first_line(file: BinaryIO, piece: Piece) -> int:
+  """Where the first line begins that begins in a piece, or some place behind it."""
+  if piece.start == 0:
+    return 0
+  position = piece.start - 1  # if this byte ends a line, the next one is ours
+  file.seek(position)
+  while position < piece.stop and (chunk := file.read(_CHUNK)):
+    if (end := chunk.find(b'\n')) >= 0:
+      return position + end + 1
+    position += len(chunk)
+  return piece.stop
+
+
+def _lines(file: BinaryIO, offset: int) -> Iterator[tuple[int, bytes]]:
+  rest = b''
+  while chunk := file.read(_CHUNK):
+    *whole, rest = (rest + chunk).split(b'\n')
+    for line in whole:
+      yield offset, line.removesuffix(b'\r')
+      offset += len(line) + 1
+    if len(rest) > LONGEST:
+      raise Unreadable(offset, f'has more than {LONGEST} bytes in a line')
+  if rest:
+    yield offset, rest.removesuffix(b'\r')

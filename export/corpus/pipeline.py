@@ -1,0 +1,79 @@
+"""The comparison on Apache Beam: pieces of files in, one summary out. No line ever passes from one step to another."""
+
+import json
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+
+from export.corpus import comparison
+from export.corpus import lines
+from export.corpus import models
+from export.corpus import places
+from export.corpus import summary as summary_lib
+
+
+class _Pieces(beam.DoFn):
+
+  def process(self, pattern: str) -> Iterator[lines.Piece]:
+    for path, size in places.matched(pattern):
+      yield from lines.pieces(path, size)
+
+
+class _Compare(beam.DoFn):
+  """A piece of a file -> the summary of its lines."""
+
+  def __init__(self, job: models.Job):
+    self._job = job
+
+  def process(self, piece: lines.Piece) -> Iterator[summary_lib.Summary]:
+    with models.pair(self._job) as pair:
+      yield comparison.compare(piece, pair)
+
+
+class _Together(beam.CombineFn):
+  """Summaries -> their summary."""
+
+  def __init__(self, keep: int):
+    self._keep = keep
+
+  def create_accumulator(self) -> summary_lib.Summary:
+    return summary_lib.Summary(self._keep)
+
+  def add_input(self, accumulator: summary_lib.Summary, element: summary_lib.Summary) -> summary_lib.Summary:
+    accumulator.add(element)
+    return accumulator
+
+  def merge_accumulators(self, accumulators: Any) -> summary_lib.Summary:
+    result = self.create_accumulator()
+    for accumulator in accumulators:
+      result.add(accumulator)
+    return result
+
+  def extract_output(self, accumulator: summary_lib.Summary) -> summary_lib.Summary:
+    return accumulator
+
+
+def build(job: models.Job, patterns: Sequence[str], result: str, pipeline: beam.Pipeline) -> None:
+  """Adds the comparison to a pipeline.
+
+  Args:
+    job: what every worker is told.
+    patterns: of the files.
+    result: the file to write with the summary, as JSON.
+    pipeline: to add to.
+  """
+  (pipeline
+   | 'patterns' >> beam.Create(list(patterns))
+   | 'pieces of files' >> beam.ParDo(_Pieces())
+   # A file that two patterns match is read once.
+   | 'once each' >> beam.Distinct()
+   | 'spread' >> beam.Reshuffle()
+   | 'compare' >> beam.ParDo(_Compare(job))
+   | 'together' >> beam.CombineGlobally(_Together(job.keep))
+   | 'write' >> beam.Map(_write, result))
+
+
+def _write(summary: summary_lib.Summary, path: str) -> None:
+  places.write(path, json.dumps(summary.as_json(), allow_nan=False).encode())

@@ -1,0 +1,191 @@
+"""A whole corpus through a source and through what was exported from it, from flags to results."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from converters import errors
+from converters import source as source_lib
+from converters import weight_map
+from export import beam_run
+from export import console as console_lib
+from export import integrity
+from export import tree
+from export import trust as trust_lib
+from export.proof import source_graph
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What is asked for; the flags of `corpus_flags`."""
+  corpus: tuple[str, ...]
+  source: str
+  reading: source_lib.Reading
+  trust: trust_lib.Trust
+  release: str
+  preprocessor_release: str | None
+  output: str
+  seq_length: int
+  batch_tokens: int
+  worst: int
+  threads: int
+
+
+def run(request: Request, console: console_lib.Console) -> None:
+  """Compares, writes the results, and prints them.
+
+  Raises:
+    UsageError: flags that cannot be meant; or Apache Beam is missing.
+    GoldenError: source, release and preprocessor are not of one another, or there is no graph.
+    ParityError: source and export are further apart than they may be; the results are written then, too.
+    RunError: the pipeline failed.
+  """
+  options = beam_run.options()
+  try:
+    # These import Beam and boost-histogram.
+    from export.corpus import models
+    from export.corpus import page
+    from export.corpus import pipeline
+    from export.corpus import places
+    from export.corpus import verdict
+  except ImportError as e:
+    raise errors.UsageError(f'not installed ({e}): pip install "albert-hub-export[beam]"') from e
+  patterns = tuple(part for text in request.corpus for part in text.split(',') if part)
+  if not patterns:
+    raise errors.UsageError('--corpus= is empty: give files, as \'texts/*.txt.gz\'')
+  for pattern in patterns:
+    places.matched(pattern)
+  source_lib.check_handle(request.source)
+  with console.step('open source and release'):
+    job, record, preprocessor = _job(request, options)
+  try:
+    with _output(request.output) as place:
+      start = time.monotonic()
+      with console.step(f'compare on {_workers(options)} workers'):
+        beam_run.run(lambda p: pipeline.build(job, patterns, place, p), options)
+      seconds = time.monotonic() - start
+      found = json.loads(places.read(place))
+  finally:
+    models.close()
+  results = _results(found, request, record, preprocessor, seconds, _workers(options))
+  faults = verdict.faults(results)
+  results['verdict'] = '; '.join(faults) or 'Source and export are as close as they may be, in every line.'
+  results['passed'] = not faults
+  # What tells that all is there comes last.
+  for name, text in (('index.html', page.html(results)), ('README.md', page.markdown(results)),
+                     ('results.json', json.dumps(results, indent=1, allow_nan=False) + '\n')):
+    places.write(f'{request.output.rstrip("/")}/{name}', text.encode())
+  console.table('Differences between source and export', ['output', 'values', 'rms', 'allowed', '50 %', '99 %', '99.99 %', 'largest', 'allowed'],
+                page.rows(results))
+  console.facts('Lines', page.counts(results))
+  console.table('Where the workers\' time went', ['work', 'seconds', 'share'], page.work(results))
+  console.line(f'\n{", ".join(" ".join(fact) for fact in page.facts(results))}')
+  console.line(f'Results: {request.output}')
+  if faults:
+    raise errors.ParityError(f'no parity on this corpus ({results["verdict"]}) in {request.release}: see {request.output}')
+
+
+def _job(request: Request, options: Any) -> tuple[Any, dict[str, Any], str]:
+  """What every worker is told, the record of the release, and the path of its preprocessor."""
+  from export.corpus import models
+  with tree.release_at(request.release) as release, source_lib.open_source(request.source, request.reading) as source:
+    record = integrity.read_record(release)
+    if record['kind'] != 'encoder':
+      raise errors.GoldenError(f'{request.release} is a {record["kind"]}: give the directory of an encoder; its preprocessor is found')
+    if record['source']['digest'] != source.digest:
+      raise errors.GoldenError(f'{request.release} was made from {record["source"]["digest"]}, and {request.source} is {source.digest}: give its source')
+    if source.graph is None:
+      raise errors.GoldenError(f'no graph in {request.source} ({source.format}): a corpus takes a source that can be run; python -m export.verify '
+                               'holds this one against the reference')
+    source_graph.check(source.graph, request.trust.graph)
+    positions = source.config.max_position_embeddings
+    if request.seq_length > positions:
+      raise errors.UsageError(f'--seq_length={request.seq_length}: this model has {positions} positions')
+    preprocessor = request.preprocessor_release or _companion(request.release, record)
+    with tree.release_at(preprocessor) as path:
+      companion = integrity.read_record(path)
+    if companion['kind'] != 'preprocessor' or companion['source']['sp_model']['digest'] != source.sp_model_digest:
+      raise errors.GoldenError(f'{preprocessor} was not made from the SentencePiece model of {request.source}: give its preprocessor with '
+                               '--preprocessor_release')
+    heads = {weight_map.Part.ENCODER, *(weight_map.Part(head) for head in record['heads'])}
+    workers = _in_one_process(options)
+    job = models.Job(
+        name=uuid.uuid4().hex, source=_absolute(request.source), reading=request.reading, digest=source.digest, release=_absolute(request.release),
+        preprocessor=_absolute(preprocessor), interface=record['interface'], signatures=tuple(source_graph.signatures(heads & source.provable)),
+        hidden=source.config.hidden_size, words=source.config.vocab_size, version=int(companion['release'].rpartition('/')[2]),
+        seq_length=request.seq_length, batch_tokens=request.batch_tokens, trust=request.trust, workers=workers,
+        threads=request.threads or (max(1, len(os.sched_getaffinity(0)) // _workers(options)) if _workers(options) > workers else 0), keep=request.worst)
+    return job, record, preprocessor
+
+
+def _companion(release: str, record: dict[str, Any]) -> str:
+  """Where the preprocessor is that a record names: in the same tree."""
+  root = release.rstrip('/').rsplit('/', 2)[0] if release.count('/') > 1 else os.path.dirname(os.path.dirname(os.path.abspath(release)))
+  return f'{root}/{record["preprocessor"].partition("/")[2]}'
+
+
+def _absolute(path: str) -> str:
+  """A worker need not have this working directory."""
+  return path if '://' in path else os.path.abspath(path)
+
+
+def _workers(options: Any) -> int:
+  """As far as it is known here."""
+  from apache_beam.options import pipeline_options
+  given = options.view_as(pipeline_options.DirectOptions)
+  if options.view_as(pipeline_options.StandardOptions).runner != 'FnApiRunner':
+    return max(1, given.direct_num_workers or 1)
+  return given.direct_num_workers or len(os.sched_getaffinity(0))
+
+
+def _in_one_process(options: Any) -> int:
+  """How many workers share a process of the runner."""
+  from apache_beam.options import pipeline_options
+  mode = options.view_as(pipeline_options.DirectOptions).direct_running_mode
+  is_embedded = options.view_as(pipeline_options.StandardOptions).runner == 'FnApiRunner'
+  return _workers(options) if is_embedded and mode == 'multi_threading' else 1
+
+
+@contextlib.contextmanager
+def _output(directory: str) -> Iterator[str]:
+  """Makes the directory for the results, and yields a path in it for what is found. If nothing is written there, nothing stays."""
+  from export.corpus import places
+  is_here = '://' not in directory.removeprefix('file://')
+  path = pathlib.Path(directory.removeprefix('file://'))
+  is_new = is_here and not path.exists()
+  places.make(directory)
+  found = f'{directory.rstrip("/")}/.found-{uuid.uuid4().hex}.json'
+  places.write(found, b'{}')  # what cannot be written is said before hours of work
+  try:
+    yield os.path.abspath(found) if is_here and '://' not in found else found
+  except BaseException:
+    places.remove(found)
+    if is_new:
+      with contextlib.suppress(OSError):
+        path.rmdir()
+    raise
+  places.remove(found)
+
+
+def _results(found: dict[str, Any], request: Request, record: dict[str, Any], preprocessor: str, seconds: float, workers: int) -> dict[str, Any]:
+  from export.corpus import verdict
+  run, lines = found.pop('run'), found['lines']
+  encoder = run['seconds'].get('encoder', 0.0)
+  memory = run['memory']
+  rate = lines / seconds
+  run |= {
+      'workers': workers, 'wall_seconds': seconds, 'lines_per_second': rate, 'tokens_per_second': found['tokens'] / seconds,
+      # What the same workers would do if they did nothing but call the encoder on the same batches.
+      'encoder_lines_per_second': workers * lines / encoder if encoder else 0.0,
+      'share_of_encoder': rate * encoder / (workers * lines) if lines else 0.0,
+      'memory_per_worker': sum(memory.values())}
+  return {
+      'release': record['release'], 'preprocessor': '/'.join(preprocessor.rstrip('/').rsplit('/', 2)[-2:]), 'source': record['source']['digest'],
+      'corpus': list(request.corpus), 'seq_length': request.seq_length, 'batch_tokens': request.batch_tokens, **found,
+      'allowed': {name: verdict.allowed(record, name, output['values']) for name, output in found['outputs'].items()}, 'run': run}

@@ -1,0 +1,74 @@
+"""The process that holds a source's graph: restores it once, apart from the machine and under limits, and runs it batch after batch.
+
+  python -m export.corpus.source_side DIRECTORY LIMITS
+"""
+
+import json
+import pathlib
+import re
+import sys
+import time
+from typing import Any
+
+from converters import errors
+from export.corpus import child
+from export.corpus import protocol
+from export.proof import isolation
+from export.proof import source_graph
+
+# What is asked of the encoder, by turns: of each of these, the encoder's outputs too.
+HEADS = {'tokens': (), 'mlm': ('mlm_logits',), 'sop': ('sop_log_probs',)}
+INPUTS = ('input_ids', 'input_mask', 'segment_ids', 'mlm_positions')
+
+
+def run(directory: str, limits: str) -> None:
+  isolation.die_with_parent()
+  isolation.Limits(**json.loads(limits)).apply()
+  output = protocol.own_output()
+  job = child.job(directory)
+  module = pathlib.Path(job['model'])
+  graph = source_graph.merged(source_graph.reduced(source_graph.check(module / 'saved_model.pb', job['trusted']), job['signatures']))
+  calls = _calls(graph, str(module / 'variables' / 'variables'))
+  protocol.write(output, {}, {})
+  while (message := protocol.read(sys.stdin.buffer, None)) is not None:
+    inputs, figures = message
+    signature = job['signatures'][figures['signature']]
+    start = time.monotonic()
+    names, call = calls[signature]
+    values = call(*(inputs[name] for name in INPUTS if name in source_graph.SIGNATURES[signature][0]))
+    arrays = dict(zip(names, values, strict=True))
+    if 'mlm_logits' in arrays:  # flattened in the source
+      arrays['mlm_logits'] = arrays['mlm_logits'].reshape(*inputs['mlm_positions'].shape, -1)
+    protocol.write(output, arrays, {'microseconds': int(1e6 * (time.monotonic() - start)), 'memory': memory()})
+
+
+def memory() -> int:
+  """The largest resident set of this process so far, in bytes."""
+  # Not getrusage: its figure counts what started the process, too.
+  status = pathlib.Path('/proc/self/status').read_text()
+  return int(re.search(r'^VmHWM:\s*(\d+) kB$', status, re.MULTILINE)[1]) << 10  # type: ignore[index]
+
+
+def _calls(graph: source_graph.Reduced, prefix: str) -> dict[str, tuple[list[str], Any]]:
+  """By signature, the names of the outputs, and a function of its inputs, in the order of INPUTS."""
+  import tensorflow as tf
+  tf.compat.v1.disable_eager_execution()
+  session = tf.compat.v1.Session(graph=tf.Graph())
+  with session.graph.as_default():
+    tf.graph_util.import_graph_def(graph.graph_def, name='')
+    session.run(graph.restore, {graph.filename: prefix})
+    result = {}
+    for signature, inputs in graph.inputs.items():
+      outputs = {name: tensor for name, tensor in graph.outputs[signature].items() if not name.startswith('layer_')}
+      feeds = [session.graph.get_tensor_by_name(inputs[name]) for name in INPUTS if name in inputs]
+      fetches = [session.graph.get_tensor_by_name(tensor) for tensor in outputs.values()]
+      result[signature] = list(outputs), session.make_callable(fetches, feeds)
+    return result
+
+
+if __name__ == '__main__':
+  try:
+    run(*sys.argv[1:])
+  except errors.UntrustedGraphError as refusal:
+    print(refusal, file=sys.stderr)
+    sys.exit(child.REFUSED)
