@@ -15,6 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from converters import albert as albert_lib
+from export import matrix_products
 
 _INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
 _Tensors = Mapping[str, Any]
@@ -110,6 +111,7 @@ class _Outlined:
     self._training = False
     self._values: list[Any] = []  # of the kernels, as they are handed on
     block = self.encoder.get_layer('transformer')
+    products = matrix_products.MatrixProducts(block)
     call = block.call
     # All the others together are as large as a few rows of a kernel, and every one handed on is an argument more of L calls.
     self._kernels = [v for v in block.variables if 'kernel' in v.name]
@@ -119,6 +121,7 @@ class _Outlined:
 
     def call_with(inputs: Any, kernels: list[Any]) -> tuple[Any, list[Any]]:
       with _standing_in(block, self._kernels, kernels):
+        products.begin(inputs[0])
         return call(inputs), kernels
 
     # One function per mode: the mode is in Keras' call context, which is not part of a tf.function's cache key, and a

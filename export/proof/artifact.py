@@ -8,13 +8,13 @@ from export.proof import graph_file
 
 # What encoders and preprocessors of all versions consist of. A test holds what is exported against it, name by name.
 OPERATIONS = frozenset([
-    'AddV2', 'AssignVariableOp', 'BiasAdd', 'BroadcastTo', 'CaseFoldUTF8', 'Cast', 'ConcatV2', 'Const', 'DisableCopyOnRead',
+    'AddV2', 'AssignVariableOp', 'BatchMatMulV2', 'BiasAdd', 'BroadcastTo', 'CaseFoldUTF8', 'Cast', 'ConcatV2', 'Const', 'DisableCopyOnRead',
     'Einsum', 'Equal', 'ExpandDims', 'Fill', 'FloorDiv', 'GatherV2', 'GreaterEqual', 'Identity', 'Less',
     'LogSoftmax', 'LogicalAnd', 'LowerBound', 'MatMul', 'Maximum', 'Mean', 'Minimum', 'Mul', 'NoOp', 'NormalizeUTF8', 'OneHot', 'OnesLike',
     'Pack', 'PartitionedCall', 'Placeholder', 'Pow', 'RaggedRange', 'RandomUniform', 'Range', 'ReadVariableOp', 'Reshape', 'ResourceGather',
     'Rsqrt', 'Select', 'SelectV2', 'SentencepieceOp', 'SentencepieceTokenizeOp', 'Shape', 'Size', 'Softmax', 'SquaredDifference',
     'StatefulPartitionedCall', 'StaticRegexReplace', 'StopGradient', 'StridedSlice', 'StringJoin', 'StringStrip', 'Sub', 'Tanh',
-    'TensorScatterUpdate', 'UnicodeDecode', 'UnicodeEncode', 'VarHandleOp', 'VarIsInitializedOp', 'Where',
+    'TensorScatterUpdate', 'Transpose', 'UnicodeDecode', 'UnicodeEncode', 'VarHandleOp', 'VarIsInitializedOp', 'Where',
 ])
 # ... and what earlier ones did: releases are compared with those before them.
 FORMER = frozenset(['LessEqual'])
