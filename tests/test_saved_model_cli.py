@@ -52,3 +52,10 @@ def test_run_gives_what_the_loaded_preprocessor_gives(preprocessor_path, tmp_pat
   expected = tf.saved_model.load(preprocessor_path)(tf.constant(['The ferry was late.', 'Nobody minded.']))
   for name in ('input_word_ids', 'input_mask', 'input_type_ids'):
     assert np.array_equal(np.load(tmp_path / f'{name}.npy'), expected[name])
+
+
+def test_run_takes_text_to_vectors(text_path, tmp_path):
+  _output(WITH_TEXT, 'run', '--dir', text_path, *SIGNATURE, '--outdir', tmp_path, '--input_exprs', 'sentences=["The ferry was late.", "Nobody minded."]')
+  expected = tf.saved_model.load(text_path)(tf.constant(['The ferry was late.', 'Nobody minded.']))
+  for name in ('default', 'pooled_output', 'sequence_output'):
+    np.testing.assert_allclose(np.load(tmp_path / f'{name}.npy'), expected[name], atol=1e-6)
