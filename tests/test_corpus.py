@@ -177,6 +177,13 @@ def test_what_cannot_be_meant_is_said_first(texts, module, make_module, history,
   assert not (tmp_path / 'out').exists()
 
 
+def test_nothing_compared_is_no_success(module, history, tmp_path, one_worker):
+  (tmp_path / 'empty.txt').touch()
+  with pytest.raises(errors.ParityError, match=r'no parity on this corpus \(no line was compared\)'):
+    run_lib.run(_request(tmp_path, module, history, tmp_path / 'out', corpus=(f'{tmp_path}/empty.txt',)), console_lib.Console())
+  assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['README.md', 'index.html', 'results.json']
+
+
 def test_a_source_without_a_graph_is_refused(texts, module, history, tmp_path, monkeypatch):
   real = source_lib.open_source
 
