@@ -177,6 +177,13 @@ def test_what_cannot_be_meant_is_said_first(texts, module, make_module, history,
   assert not (tmp_path / 'out').exists()
 
 
+def test_nothing_compared_is_no_success(module, history, tmp_path, one_worker):
+  (tmp_path / 'empty.txt').touch()
+  with pytest.raises(errors.ParityError, match=r'no parity on this corpus \(no line was compared\)'):
+    run_lib.run(_request(tmp_path, module, history, tmp_path / 'out', corpus=(f'{tmp_path}/empty.txt',)), console_lib.Console())
+  assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['README.md', 'index.html', 'results.json']
+
+
 def test_a_source_without_a_graph_is_refused(texts, module, history, tmp_path, monkeypatch):
   real = source_lib.open_source
 
@@ -428,7 +435,9 @@ def test_figures_are_those_of_all_values():
 
 
 def test_the_bounds_are_those_of_the_certificate():
-  record = {'certificate': {'outputs': {'x': {'values': 1000, 'source': {'rms': 1e-7, 'largest': 4e-7}, 'allowed': {'rms': 3e-7, 'largest': 6e-7}}}}}
+  check = {'values': 1000, 'source': {'rms': 1e-7, 'largest': 4e-7}, 'allowed': {'rms': 3e-7, 'largest': 6e-7}}
+  record = {'certificate': {'outputs': {'x': check, 'sop_log_probs': check}}}
+  assert verdict.allowed(record, 'sop_log_probs', 1000) == pytest.approx({'rms': 1.6e-6, 'largest': 1.6e-5})
   assert verdict.allowed(record, 'x', 1000) == pytest.approx({'rms': 4e-7, 'largest': 4e-6})
   assert verdict.allowed(record, 'x', 10**9)['largest'] == pytest.approx(4e-6 * 3**0.5)
 

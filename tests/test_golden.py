@@ -72,8 +72,8 @@ def test_demo_on_the_command_line(demo, tmp_path, python_module):
 
 
 @pytest.mark.parametrize('flags, message', [
-    ([], 'give either --record or --check'),
-    (['--record', '--check'], 'give either --record or --check'),
+    ([], 'give either --record, --check or --corpus'),
+    (['--record', '--check'], 'give either --record, --check or --corpus'),
     (['--check', '--release=x'], '--golden= is empty'),
     (['--check', '--golden=x'], '--release= is empty'),
     (['--record', '--golden=x'], '--source= is empty'),

@@ -144,8 +144,8 @@ class _Batch:
     given = packed(actual, self._length)
     # What the source is given are the export's own ids, once they are held against the rule: then all that differs are the models.
     theirs, times = self._source(given, positions)
-    result.took('source', times['microseconds'] / 1e6)
-    result.held('source', times['memory'])
+    result.took('source', times.get('microseconds', 0) / 1e6)  # as it says
+    result.held('source', times.get('memory', 0))
     start = time.monotonic()
     self._compare_ids(actual, given, ours, result)
     mask = given['input_mask'].astype(bool)
