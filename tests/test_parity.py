@@ -248,7 +248,7 @@ def test_head_without_a_signature_is_refused_or_left_out(own_module, release):
   path.write_bytes(saved.SerializeToString())
   with pytest.raises(errors.SourceError, match='sop weights, but no signature to compare them with.*--nosop'):
     release(own_module)
-  assert 'mlm_logits' in release(own_module, sop=False)[1].certificate.outputs
+  assert 'mlm_logits' in release(own_module, sop=False)[1].pieces[1].certificate.outputs
 
 
 @pytest.mark.parametrize('signature', source_graph.SIGNATURES)
