@@ -13,6 +13,7 @@ from typing import Any
 from converters import errors
 from export.corpus import child
 from export.corpus import protocol
+from export.proof import graph_runtime
 from export.proof import isolation
 from export.proof import source_graph
 
@@ -51,8 +52,7 @@ def memory() -> int:
 
 def _calls(graph: source_graph.Reduced, prefix: str) -> dict[str, tuple[list[str], Any]]:
   """By signature, the names of the outputs, and a function of its inputs, in the order of INPUTS."""
-  import tensorflow as tf
-  tf.compat.v1.disable_eager_execution()
+  tf = graph_runtime.load()
   session = tf.compat.v1.Session(graph=tf.Graph())
   with session.graph.as_default():
     tf.graph_util.import_graph_def(graph.graph_def, name='')

@@ -27,6 +27,7 @@ from converters import scratch
 from export import profile as profile_lib
 from export import trust as trust_lib
 from export.proof import batch as batch_lib
+from export.proof import graph_runtime
 from export.proof import isolation
 from export.proof import source_graph
 
@@ -207,7 +208,7 @@ def _run(work_directory: str, limits: str) -> None:
   isolation.Limits(**json.loads(limits)).apply()
   profile = profile_lib.Profile()
   with profile.span('import TensorFlow'):
-    import tensorflow as tf  # noqa: F401
+    graph_runtime.load()
   if sys.stdin.buffer.read(1) != _READY:
     return  # there will be no job
   job = json.loads((directory / _JOB).read_text())
@@ -240,7 +241,7 @@ def _outputs(graph: source_graph.Reduced, prefix: str, inputs: Mapping[str, np.n
 
 
 def _gradient(graph: source_graph.Reduced, prefix: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  import tensorflow as tf
+  tf = graph_runtime.load()
   factors = {key.removeprefix('factors/'): value for key, value in inputs.items() if key.startswith('factors/')}
   with _session(graph, prefix, inputs, 'scalar') as session:
     def scalar(signature: str, names: Sequence[str]) -> Any:
@@ -263,7 +264,7 @@ def _gradient(graph: source_graph.Reduced, prefix: str, inputs: Mapping[str, np.
 @contextlib.contextmanager
 def _session(graph: source_graph.Reduced, prefix: str, inputs: Mapping[str, np.ndarray], group: str) -> Iterator[Any]:
   """A session with the graph, its variables, and a group of the inputs in the place of its placeholders."""
-  import tensorflow as tf
+  tf = graph_runtime.load()
   config = tf.compat.v1.ConfigProto()
   # For a single run, rewriting a graph takes longer than what it saves.
   config.graph_options.rewrite_options.disable_meta_optimizer = True
