@@ -24,20 +24,33 @@ class MatrixProducts:
       block: built, with an activation between its two dense layers, and attention over one axis.
     """
     self._sizes: list[Any] = []
+    self._shapes = dict[tuple[int, ...], Any]()
+    self._rows = dict[Any, Any]()
     attention, activation = block._attention_layer, block._intermediate_activation_layer
     for layer in (attention._query_dense, attention._key_dense, attention._value_dense):
       layer.call = self._dense(layer, contracted=1)
     attention._output_dense.call = self._dense(attention._output_dense, contracted=2)
     # Right behind the bias, the activation becomes part of the product: so not where the block has it, after the shape is put back.
     block._intermediate_dense.call = self._dense(block._intermediate_dense, 1, activation.activation)
-    activation.call = tf.identity
+    activation.call = lambda inputs: inputs
     block._output_dense.call = self._dense(block._output_dense, contracted=1)
     attention._compute_attention = self._attention(attention)
 
   def begin(self, inputs: Any) -> None:
-    """Of the block's inputs, [batch, seq, H]: once a trace, since all shapes begin with these sizes."""
+    """Of the block's inputs, [batch, seq, H]: once a trace, since all shapes begin with these sizes.
+
+    What several products need is in the graph once.
+    """
     sizes = tf.shape(inputs)
     self._sizes = [sizes[0], sizes[1]]
+    self._shapes.clear()
+    self._rows.clear()
+
+  def _shape(self, *sizes: int) -> Any:
+    """A shape, as a tensor; one that begins with 0 has the block's batch and seq there."""
+    if sizes not in self._shapes:
+      self._shapes[sizes] = tf.stack([*self._sizes, *sizes[1:]]) if sizes[0] == 0 else tf.constant(sizes)
+    return self._shapes[sizes]
 
   def _dense(self, layer: Any, contracted: int, activation: Any = None) -> Any:
     """The call of an EinsumDense layer that contracts the last axes of its input with so many first ones of its kernel."""
@@ -45,11 +58,17 @@ class MatrixProducts:
     width, rest = math.prod(shape[:contracted]), shape[contracted:]
 
     def call(inputs: Any) -> Any:
+      if inputs.ref() not in self._rows:
+        self._rows[inputs.ref()] = tf.reshape(inputs, self._shape(-1, width))
       # Read here, and not before: others may stand in for the kernel.
-      kernel = layer.kernel if len(shape) == 2 else tf.reshape(layer.kernel, [width, -1])
-      bias = layer.bias if len(rest) == 1 else tf.reshape(layer.bias, [-1])
-      result = tf.nn.bias_add(tf.matmul(tf.reshape(inputs, [-1, width]), kernel), bias)
-      return tf.reshape(result if activation is None else activation(result), [*self._sizes, *rest])
+      kernel = layer.kernel if len(shape) == 2 else tf.reshape(layer.kernel, self._shape(width, -1))
+      bias = layer.bias if len(rest) == 1 else tf.reshape(layer.bias, self._shape(-1))
+      result = tf.nn.bias_add(tf.matmul(self._rows[inputs.ref()], kernel), bias)
+      if activation is not None:
+        result = activation(result)
+      outputs = tf.reshape(result, self._shape(0, *rest))
+      self._rows[outputs.ref()] = result
+      return outputs
     return call
 
   def _attention(self, layer: Any) -> Any:

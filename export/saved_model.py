@@ -9,6 +9,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.core.protobuf import trackable_object_graph_pb2
+from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
+
+_CALLS = ('PartitionedCall', 'StatefulPartitionedCall')
+_SHAPES = '_output_shapes'
 
 
 def write(root: Any, signatures: dict[str, Any], path: pathlib.Path) -> None:
@@ -25,7 +29,22 @@ def write(root: Any, signatures: dict[str, Any], path: pathlib.Path) -> None:
   tf.saved_model.save(root, os.fspath(path), signatures=signatures)
   if not any((path / 'assets').iterdir()):
     (path / 'assets').rmdir()  # TensorFlow makes it for a model without assets too
+  _drop_shapes(path)
   _drop_random_uuid(path)
+
+
+def _drop_shapes(path: pathlib.Path) -> None:
+  """TensorFlow notes the shape of every output of every operation, an eighth of the file, and infers all of them when it loads it: but for
+  those of functions' results, which stay."""
+  file = path / 'saved_model.pb'
+  saved_model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+  for meta_graph in saved_model.meta_graphs:
+    for nodes in (meta_graph.graph_def.node, *(function.node_def for function in meta_graph.graph_def.library.function)):
+      for node in nodes:
+        if node.op not in _CALLS and _SHAPES in node.attr:
+          del node.attr[_SHAPES]
+  file.write_bytes(saved_model.SerializeToString(deterministic=True))
+  (path / 'fingerprint.pb').write_bytes(fingerprinting.CreateFingerprintDef(os.fspath(path)))  # it holds digests of the other file's parts
 
 
 def _drop_random_uuid(path: pathlib.Path) -> None:
