@@ -8,6 +8,7 @@ import pathlib
 import signal
 import sys
 import threading
+import types
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -81,14 +82,12 @@ def run(build: Callable[[Any], None], options: Any) -> Any:
     pipeline = beam.Pipeline(options=options)
     build(pipeline)
     try:
-      with _worker_processes_watched() as lost:
+      with _worker_processes_watched():
         result = pipeline.run()
         state = result.wait_until_finish()
-    except KeyboardInterrupt:
-      if lost.is_set():
-        raise errors.RunError('a worker process of the embedded runner died, and it would wait for it for ever: run it again, or in threads, '
-                              'without --direct_running_mode') from None
-      raise
+    except _Lost:
+      raise errors.RunError('a worker process of the embedded runner died, and it would wait for it for ever: run it again, or in threads, '
+                            'without --direct_running_mode') from None
     except Exception as e:  # of whatever the runner is made of
       raise errors.RunError(f'the pipeline failed ({_said(e)}): see the runner\'s own log, and run it again') from e
   if str(state) != beam.runners.runner.PipelineState.DONE:
@@ -106,14 +105,18 @@ def _said(e: Exception) -> str:
   return lines[-1] if lines else type(e).__name__
 
 
-@contextlib.contextmanager
-def _worker_processes_watched() -> Iterator[threading.Event]:
-  """Interrupts the main thread when one of the embedded runner's worker processes has died: the runner does not notice.
+class _Lost(BaseException):
+  """A worker process died. (No Exception: what is between here and there catches those.)"""
 
-  Yields:
-    An event that is set before.
-  """
-  done, lost = threading.Event(), threading.Event()
+
+@contextlib.contextmanager
+def _worker_processes_watched() -> Iterator[None]:
+  """Raises _Lost in the main thread when one of the embedded runner's worker processes has died: the runner does not notice."""
+  if threading.current_thread() is not threading.main_thread():  # which alone can be interrupted
+    yield
+    return
+  done = threading.Event()
+  main_thread = threading.get_ident()
 
   def watch() -> None:
     seen, missing = set[str](), 0
@@ -122,17 +125,22 @@ def _worker_processes_watched() -> Iterator[threading.Event]:
       seen |= there
       missing = missing + 1 if seen - there else 0  # at the end of a run, they go as well
       if missing > _PATIENCE:
-        lost.set()
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+        signal.pthread_kill(main_thread, signal.SIGUSR1)
         return
 
+  def lost(number: int, frame: types.FrameType | None) -> None:
+    raise _Lost
+
+  # Not SIGINT, which a process in the background may have been told to ignore.
+  before = signal.signal(signal.SIGUSR1, lost)
   thread = threading.Thread(target=watch, daemon=True)
   thread.start()
   try:
-    yield lost
+    yield
   finally:
     done.set()
     thread.join()
+    signal.signal(signal.SIGUSR1, before)
 
 
 def _worker_processes() -> set[str]:
