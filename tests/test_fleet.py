@@ -185,7 +185,7 @@ def test_what_cannot_be_meant(fleet, flags, words, tmp_path):
   assert not (tmp_path / 'dist').exists()
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupt_leaves_the_tree_whole_and_nobody_running(number, python_module, module, tmp_path):
   catalog = _write(tmp_path / 'catalog.yaml', {f'm{i}': (module, [1]) for i in range(3)})
   temporary = tmp_path / 'temporary'
@@ -199,10 +199,10 @@ def test_an_interrupt_leaves_the_tree_whole_and_nobody_running(number, python_mo
     time.sleep(0.05)
   process.send_signal(number)
   _, stderr = process.communicate()  # of its children, too: they hold the pipe
-  assert process.returncode == (1 if number == signal.SIGINT else -9)
-  assert stderr == ('error: interrupted: what is published is complete, run it again for the rest\n' if number == signal.SIGINT else '')
+  assert process.returncode == (1 if number == signal.SIGTERM else -9)
+  assert stderr == ('error: interrupted: what is published is complete, run it again for the rest\n' if number == signal.SIGTERM else '')
   root = tmp_path / 'dist'
   tree = tree_lib.at(root)
   assert tree.models() == ['acme/prep'] and len(tree.beside('acme/prep/1')) == 3  # those that were being made were not waited for
-  if number == signal.SIGINT:
+  if number == signal.SIGTERM:
     assert os.listdir(root) == ['acme'] and os.listdir(temporary) == []
