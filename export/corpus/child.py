@@ -129,7 +129,9 @@ class Child:
     environment = (isolation.environment() if recipe.apart else dict(os.environ)) | {
         'TF_USE_LEGACY_KERAS': '1', 'TF_CPP_MIN_LOG_LEVEL': '3', 'TF_NUM_INTRAOP_THREADS': str(recipe.threads), 'TF_NUM_INTEROP_THREADS': '1',
         'OMP_NUM_THREADS': str(recipe.threads), 'TF_FORCE_GPU_ALLOW_GROWTH': 'true',  # several of them share a device
-        'PYTHONWARNINGS': 'ignore', 'PYTHONDONTWRITEBYTECODE': '1', 'TMPDIR': str(directory),
+        'PYTHONWARNINGS': 'ignore', 'PYTHONDONTWRITEBYTECODE': '1',
+        'PYTHONUNBUFFERED': '1',  # what it says last is its last line
+        'TMPDIR': str(directory),
         'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
     with open(directory / _STDERR, 'wb') as stderr:
       process = subprocess.Popen(isolation.command(command, directory) if recipe.apart else command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
