@@ -59,6 +59,8 @@ def options() -> Any:
     raise errors.UsageError(f'--{unknown[0]} is no flag, neither here nor of Beam: see --help, and Beam\'s pipeline options')
   if not embedded:
     return given
+  if known.get('direct_num_workers', 1) < 0:
+    raise errors.UsageError(f'--direct_num_workers={known["direct_num_workers"]}: give how many there are to be')
   defaults = {'direct_running_mode': 'multi_threading', 'direct_num_workers': len(os.sched_getaffinity(0))}
   return pipeline_options.PipelineOptions(
       words, runner=_EMBEDDED, **{name: value for name, value in defaults.items() if not _says(words, name)})
@@ -79,7 +81,10 @@ def run(build: Callable[[Any], None], options: Any) -> Any:
   """
   import apache_beam as beam
   with _silent():
-    pipeline = beam.Pipeline(options=options)
+    try:
+      pipeline = beam.Pipeline(options=options)
+    except (ValueError, ImportError) as e:  # a runner that there is not
+      raise errors.UsageError(f'Beam has no such pipeline ({_said(e)}): see its pipeline options') from e
     build(pipeline)
     try:
       with _worker_processes_watched():

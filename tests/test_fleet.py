@@ -51,6 +51,25 @@ def test_what_is_named_comes_before_what_names_it_and_lower_versions_before_high
   assert tasks['acme/two/1'].arguments == ('--model=two', '--version=1') and not plan.left_out
 
 
+def test_a_model_of_both_is_asked_for_where_there_can_be_one(run_pipeline, tmp_path):
+  asked = {}
+
+  def release(arguments):
+    asked['/'.join(word.partition('=')[2] for word in arguments[:2])] = '--with_text' in arguments
+    return 0, ''
+
+  catalog = _write(tmp_path / 'catalog.yaml', {'one': ('m', [1, 1]), 'two': ('m', [1])})
+  run_pipeline(catalog, release, with_text=True)
+  assert asked == {'prep/1': False, 'one/1': False, 'one/2': True, 'two/1': True}
+
+
+def test_what_an_encoder_brings_is_not_left_out(tmp_path):
+  catalog = _write(tmp_path / 'catalog.yaml', {'one': ('one', [1])}, preprocessors=2)
+  (tmp_path / 'dist' / 'acme' / 'prep' / '2').mkdir(parents=True)
+  levels, plan = _levels(catalog, root=tmp_path / 'dist')
+  assert levels == [['acme/one/1']] and not plan.left_out
+
+
 def test_what_is_published_is_not_made_again_and_nothing_goes_back(tmp_path):
   catalog = _write(tmp_path / 'catalog.yaml', {'one': ('one', [1, 1, 2]), 'two': ('two', [2]), 'none': (None, [1])}, preprocessors=2)
   for path in ('prep/1', 'prep/2', 'one/2'):
@@ -84,10 +103,10 @@ def run_pipeline(tmp_path, monkeypatch):
   """Runs a plan with a function in the place of the processes: from arguments to exit status and what is said."""
   monkeypatch.setattr(pipeline, '_FIRST_WAIT_SECONDS', 0.01)
 
-  def run(catalog, release, retries=0):
+  def run(catalog, release, retries=0, **more):
     monkeypatch.setattr(own_process, 'run', lambda arguments, catalog: release(list(arguments)))
     _, plan = _levels(catalog, root=tmp_path / 'dist')
-    job = pipeline.Job(str(tmp_path / 'dist'), (catalog.read_text(),), ('--trust_source',), retries)
+    job = pipeline.Job(str(tmp_path / 'dist'), (catalog.read_text(),), ('--trust_source',), retries, **more)
     beam_run.run(lambda p: pipeline.build(job, plan.levels, str(tmp_path / 'outcomes.json'), p), beam_run.options())
     return {outcome.path: outcome for outcome in pipeline.read(str(tmp_path / 'outcomes.json'))}
   return run
@@ -164,7 +183,7 @@ def test_it_is_what_the_single_commands_give(fleet, python_module, module, own_m
   after = conftest.tree_bytes(tmp_path / 'fleet')
   collection = 'acme/collections/small/1.md'
   assert {name: after[name] for name in before if name != collection} == {name: value for name, value in before.items() if name != collection}
-  assert fleet(*flags).stdout.endswith('Nothing is missing.\n')
+  assert fleet(*flags).stdout.endswith('Nothing else is missing.\n')
 
   for words in (['prep', 1], ['prep', 2], ['one', 1], ['one', 2, '--breaking'], ['cut', 1]):
     single = conftest.run(python_module('export', f'--model={words[0]}', f'--version={words[1]}', *words[2:], f'--catalog={catalog}',
@@ -176,6 +195,8 @@ def test_it_is_what_the_single_commands_give(fleet, python_module, module, own_m
 @pytest.mark.parametrize(('flags', 'words'), [
     (['--catalog=none.yaml'], (1, 'cannot read none.yaml')),
     (['--export_root='], (2, '--export_root= is empty')),
+    (['--catalog='], (2, '--catalog= is empty')),
+    (['--direct_num_workers=-1'], (2, '--direct_num_workers=-1')),
     (['--source_sha256=12'], (2, '--source_sha256=12')),
     (['--frobnicate'], (2, '--frobnicate is no flag')),
     (['--sign_key=none.pem'], (2, 'none.pem')),

@@ -53,6 +53,7 @@ def run(request: Request, console: console_lib.Console) -> None:
     from export.corpus import page
     from export.corpus import pipeline
     from export.corpus import places
+    from export.corpus import source_side
     from export.corpus import verdict
   except ImportError as e:
     raise errors.UsageError(f'not installed ({e}): pip install "albert-hub-export[beam]"') from e
@@ -76,6 +77,8 @@ def run(request: Request, console: console_lib.Console) -> None:
   results = _results(found, request, record, preprocessor, seconds, _workers(options))
   faults = verdict.faults(results)
   results['verdict'] = '; '.join(faults) or 'Source and export are as close as they may be, in every line.'
+  if missed := [head for head in job.signatures if not {*source_side.HEADS[head]} <= results['outputs'].keys()]:
+    results['verdict'] += f' Not compared, for want of batches: {", ".join(missed)}.'
   results['passed'] = not faults
   # What tells that all is there comes last.
   for name, text in (('index.html', page.html(results)), ('README.md', page.markdown(results)),

@@ -47,8 +47,8 @@ _LOOK_SECONDS = 2.0  # between two looks at what is published
 def main() -> None:
   if not _EXPORT_ROOT.value:
     raise errors.UsageError('--export_root= is empty: give a directory')
-  if not _CATALOG.value:
-    raise errors.UsageError('no --catalog: give one')
+  if not all(_CATALOG.value):
+    raise errors.UsageError('--catalog= is empty: give a file')
   if _SIGN_KEY.value is not None:
     signature.check_private_key(pathlib.Path(_SIGN_KEY.value))
   source_flags.reading()  # so that what is wrong with them is said once
@@ -61,7 +61,7 @@ def main() -> None:
   for path, why in plan.left_out.items():
     console.line(f'Left out: {path}: {why}')
   if not tasks:
-    console.line('Nothing is missing.')
+    console.line('Nothing else is missing.' if plan.left_out else 'Nothing is missing.')
     return
   if _DRY_RUN.value:
     for number, level in enumerate(plan.levels, start=1):
@@ -71,7 +71,7 @@ def main() -> None:
   # Imports Beam, and is imported by its workers.
   from export.fleet import own_process
   from export.fleet import pipeline
-  job = pipeline.Job(tree.root, tuple(catalog.yaml for catalog in catalogs), _passed_on(), _RETRIES.value)
+  job = pipeline.Job(tree.root, tuple(catalog.yaml for catalog in catalogs), _passed_on(), _RETRIES.value, _WITH_TEXT.value)
   with _place(tree) as result:
     try:
       with console.step(f'release {len(tasks)} versions', total=len(tasks)) as advance, _followed(tree, tasks, advance):
@@ -82,14 +82,15 @@ def main() -> None:
     finally:
       own_process.end_all()
   for catalog in catalogs:  # elsewhere than on this machine, two encoders may have written it at the same time
-    collection.write(tree, catalog.publisher, catalog.collection)
+    if any(model.startswith(f'{catalog.publisher}/') for model in tree.models()):
+      collection.write(tree, catalog.publisher, catalog.collection)
   _report(console, tasks, outcomes)
 
 
 def _passed_on() -> tuple[str, ...]:
   """What `python -m export` is given besides the release: the flags that both have, as far as they were given here."""
   names = [flag.name for module in (source_flags, trust_flags) for flag in flags.FLAGS.flags_by_module_dict()[module.__name__]]
-  return tuple(flags.FLAGS[name].serialize() for name in (*names, 'sign_key', 'with_text') if flags.FLAGS[name].present)
+  return tuple(flags.FLAGS[name].serialize() for name in (*names, 'sign_key') if flags.FLAGS[name].present)
 
 
 @contextlib.contextmanager
@@ -139,8 +140,8 @@ def _report(console: console_lib.Console, tasks: list[plan_lib.Task], outcomes: 
   console.table('Releases', ['path', 'tries', 'time', 'outcome'], [
       [outcome.path, str(outcome.tries), f'{outcome.seconds:.1f} s', 'published' if outcome.published else 'FAILED' if outcome.tries else 'not tried']
       for outcome in outcomes])
-  console.facts('Not published, and why', [(outcome.path, outcome.why) for outcome in failed]) if failed else None
   if failed:
+    console.facts('Not published, and why', [(outcome.path, outcome.why) for outcome in failed])
     raise errors.PublishError(f'{len(failed)} of {len(outcomes)} releases were not published ({", ".join(o.path for o in failed)}): mend '
                               'what the table says, and run it again; what is published is complete, and will be kept')
 

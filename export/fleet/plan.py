@@ -20,11 +20,13 @@ class Task:
     arguments: what to give `python -m export` for it, but for what all releases have in common.
     catalog: number of the catalog that it is in.
     after: the releases without which it is not made: the version below it, and its preprocessor.
+    has_text: whether there can be a model from text to vectors of it: it is an encoder that takes dicts.
   """
   path: str
   arguments: tuple[str, ...]
   catalog: int = 0
   after: tuple[str, ...] = ()
+  has_text: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +65,18 @@ def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree) -> Plan:
         left_out[release.path] = f'version {max(published)} is published, and versions never go back'
       else:
         tasks[release.path] = _task(release, number)
+  for task in tasks.values():  # an encoder brings the preprocessor that it names, also one below what is published
+    for companion in task.after:
+      left_out.pop(companion, None)
   return Plan(tuple(_levels(_chained(tasks))), left_out)
 
 
 def _task(release: catalog_lib.Release, catalog: int) -> Task:
   # That a version breaks with the one before was reviewed with the catalog.
   breaking = ('--breaking',) if release.version in release.breaking else ()
-  after = (release.preprocessor.path,) if isinstance(release, catalog_lib.EncoderRelease) else ()
-  return Task(release.path, (f'--model={release.name}', f'--version={release.version}', *breaking), catalog, after)
+  encoder = release if isinstance(release, catalog_lib.EncoderRelease) else None
+  return Task(release.path, (f'--model={release.name}', f'--version={release.version}', *breaking), catalog,
+              (encoder.preprocessor.path,) if encoder else (), encoder is not None and encoder.interface == 'dict')
 
 
 def _chained(tasks: Mapping[str, Task]) -> dict[str, Task]:
