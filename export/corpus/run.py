@@ -77,7 +77,7 @@ def run(request: Request, console: console_lib.Console) -> None:
   results = _results(found, request, record, preprocessor, seconds, _workers(options))
   faults = verdict.faults(results)
   results['verdict'] = '; '.join(faults) or 'Source and export are as close as they may be, in every line.'
-  if missed := [head for head in job.signatures if not {*source_side.HEADS[head]} <= results['outputs'].keys()]:
+  if not faults and (missed := [head for head in job.signatures if not {*source_side.HEADS[head]} <= results['outputs'].keys()]):
     results['verdict'] += f' Not compared, for want of batches: {", ".join(missed)}.'
   results['passed'] = not faults
   # What tells that all is there comes last.
