@@ -469,7 +469,7 @@ def recipe(tmp_path, monkeypatch):
       print('chatter')
       if child.job(sys.argv[1])['model'] == 'refused':
         print('node x is not allowed', file=sys.stderr)
-        sys.exit(child.REFUSED)
+        sys.exit(isolation.REFUSED)
       if child.job(sys.argv[1])['model'] == 'broken':
         sys.exit('no such model')
       protocol.write(output, {}, {})

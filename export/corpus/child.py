@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from converters import scratch
 from export.corpus import protocol
 from export.proof import isolation
 
-REFUSED = 3  # exit status
 JOB = 'job.json'  # in the directory that both processes have
 _STDERR = 'stderr'
 TRIES = 3
@@ -171,10 +171,9 @@ class Child:
     status = process.wait()
     lines = (self._directory / _STDERR).read_text(errors='replace').strip().splitlines() or ['it said nothing']
     self.close()
-    if status == REFUSED and not why:
+    if status == isolation.REFUSED and not why:
       return errors.UntrustedGraphError(lines[-1])
-    # What runs it apart passes a signal on as 128 and its number.
-    number = -status if status < 0 else status - 128
+    number = isolation.signal_of(status)
     if not why and 0 < number < 65:
       why = f'ended by signal {number} ({signal.Signals(number).name if number in set(signal.Signals) else "unknown"})'
     return Died(why or lines[-1][:500])
@@ -191,3 +190,10 @@ def _over(process: subprocess.Popen[bytes]) -> None:
 def job(directory: str) -> dict[str, Any]:
   """In the process: what it is to do."""
   return json.loads((pathlib.Path(directory) / JOB).read_text())
+
+
+def memory() -> int:
+  """The largest resident set of the calling process so far, in bytes."""
+  # Not getrusage: its figure counts what started the process, too.
+  status = pathlib.Path('/proc/self/status').read_text()
+  return int(re.search(r'^VmHWM:\s*(\d+) kB$', status, re.MULTILINE)[1]) << 10  # type: ignore[index]

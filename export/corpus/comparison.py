@@ -67,7 +67,7 @@ def compare(piece: lines_lib.Piece, pair: models.Pair) -> summary_lib.Summary:
   except _Hopeless as e:
     _not_compared(result, summary_lib.Place(piece.path, piece.start), f'begins a piece that was given up ({e})')
   result.restarts = pair.source.restarts + pair.export.restarts - before
-  result.held('worker', source_side.memory())
+  result.held('worker', child.memory())
   return result
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from converters import errors
 from export.corpus import child
 from export.corpus import protocol
 from export.corpus import source_side
@@ -62,12 +61,8 @@ def run(directory: str, limits: str) -> None:
     middle = time.monotonic()
     answer |= encode(job['signatures'][figures['signature']], packed, arrays['positions'])
     end = time.monotonic()
-    protocol.write(output, answer, {'preprocessor': int(1e6 * (middle - start)), 'encoder': int(1e6 * (end - middle)), 'memory': source_side.memory()})
+    protocol.write(output, answer, {'preprocessor': int(1e6 * (middle - start)), 'encoder': int(1e6 * (end - middle)), 'memory': child.memory()})
 
 
 if __name__ == '__main__':
-  try:
-    run(*sys.argv[1:])
-  except errors.UntrustedGraphError as refusal:
-    print(refusal, file=sys.stderr)
-    sys.exit(child.REFUSED)
+  isolation.main(run)

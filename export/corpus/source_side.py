@@ -5,12 +5,10 @@
 
 import json
 import pathlib
-import re
 import sys
 import time
 from typing import Any
 
-from converters import errors
 from export.corpus import child
 from export.corpus import protocol
 from export.proof import graph_runtime
@@ -40,14 +38,7 @@ def run(directory: str, limits: str) -> None:
     arrays = dict(zip(names, values, strict=True))
     if 'mlm_logits' in arrays:  # flattened in the source
       arrays['mlm_logits'] = arrays['mlm_logits'].reshape(*inputs['mlm_positions'].shape, -1)
-    protocol.write(output, arrays, {'microseconds': int(1e6 * (time.monotonic() - start)), 'memory': memory()})
-
-
-def memory() -> int:
-  """The largest resident set of this process so far, in bytes."""
-  # Not getrusage: its figure counts what started the process, too.
-  status = pathlib.Path('/proc/self/status').read_text()
-  return int(re.search(r'^VmHWM:\s*(\d+) kB$', status, re.MULTILINE)[1]) << 10  # type: ignore[index]
+    protocol.write(output, arrays, {'microseconds': int(1e6 * (time.monotonic() - start)), 'memory': child.memory()})
 
 
 def _calls(graph: source_graph.Reduced, prefix: str) -> dict[str, tuple[list[str], Any]]:
@@ -67,8 +58,4 @@ def _calls(graph: source_graph.Reduced, prefix: str) -> dict[str, tuple[list[str
 
 
 if __name__ == '__main__':
-  try:
-    run(*sys.argv[1:])
-  except errors.UntrustedGraphError as refusal:
-    print(refusal, file=sys.stderr)
-    sys.exit(child.REFUSED)
+  isolation.main(run)

@@ -1,4 +1,4 @@
-"""What a process that runs somebody else's graph may use of this machine."""
+"""What a process that runs somebody else's graph may use of this machine, and how it ends."""
 
 import contextlib
 import ctypes
@@ -10,13 +10,18 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from collections.abc import Sequence
+
+from converters import errors
 
 # What of the environment such a process needs; the rest (credentials, tokens) is not its business.
 _VARIABLES = frozenset({'HOME', 'LANG', 'LC_ALL', 'LD_LIBRARY_PATH', 'PATH', 'TMPDIR', 'TZ', 'CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS'})
 _PREFIXES = ('TF_', 'PYTHON')
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+REFUSED = 3  # exit status of one that did not run its graph: the last line on its standard error says why
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +50,23 @@ class Limits:
 def die_with_parent() -> None:
   """Asks the system (Linux) to kill this process when its parent is gone: nobody would read what it computes."""
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main(run: Callable[..., None]) -> None:
+  """In such a process: does what it is for, with the words of its command line."""
+  try:
+    run(*sys.argv[1:])
+  except errors.UntrustedGraphError as refusal:
+    print(refusal, file=sys.stderr)
+    sys.exit(REFUSED)
+
+
+def signal_of(status: int) -> int:
+  """The number of the signal that has ended a process, from its exit status; 0 for none.
+
+  What runs it apart passes a signal on as 128 and its number.
+  """
+  return -status if status < 0 else max(0, status - 128)
 
 
 def environment() -> dict[str, str]:

@@ -88,10 +88,10 @@ class Run:
     if status == 0:
       return
     lines = (self._directory / _STDERR).read_text(errors='replace').strip().splitlines() or ['nothing on stderr']
-    if status == _REFUSED:
+    if status == isolation.REFUSED:
       raise errors.UntrustedGraphError(lines[-1])
-    # What runs it apart passes a signal on as 128 and its number.
-    cause = f'signal {-status if status < 0 else status - 128}' if status < 0 or status > 128 else lines[-1]
+    number = isolation.signal_of(status)
+    cause = f'signal {number}' if number else lines[-1]
     raise errors.SourceError(f'running saved_model.pb in {self._module} failed ({cause}): fetch the module again; if it needs more than '
                              f'{self._limits.memory >> 30} GiB or {self._limits.cpu_seconds} s, raise --max_run_gib or --max_run_seconds')
 
@@ -199,7 +199,6 @@ def _limits(trust: trust_lib.Trust) -> isolation.Limits:
 _JOB, _INPUTS, _OUTPUTS, _GRADIENT, _STDERR, _PROFILE = 'job.json', 'inputs.npz', 'outputs.npz', 'gradient', 'stderr', 'profile.json'
 _NAMES = 'names.json'  # of the arrays in such a directory
 _READY = b'.'  # to the child: the job is written; from it: the outputs are
-_REFUSED = 3  # exit status
 
 
 def _run(work_directory: str, limits: str) -> None:
@@ -276,8 +275,4 @@ def _session(graph: source_graph.Reduced, prefix: str, inputs: Mapping[str, np.n
 
 
 if __name__ == '__main__':
-  try:
-    _run(*sys.argv[1:])
-  except errors.UntrustedGraphError as refusal:
-    print(refusal, file=sys.stderr)
-    sys.exit(_REFUSED)
+  isolation.main(_run)
