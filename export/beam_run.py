@@ -22,7 +22,7 @@ from converters import errors
 _DIRECT = ('DirectRunner', 'SwitchingDirectRunner', 'direct', '')
 _EMBEDDED = 'FnApiRunner'
 _WORKER = b'sdk_worker_main'  # in the command line of its worker processes
-_LOOK_SECONDS, _PATIENCE = 1.0, 5  # between two looks at them, and how many find one missing before it is lost
+_LOOK_SECONDS, _PATIENCE = 1.0, 6  # between two looks at them, and how many in a row find one missing when it is lost
 
 
 def options() -> Any:
@@ -110,6 +110,24 @@ def _said(e: Exception) -> str:
   return lines[-1] if lines else type(e).__name__
 
 
+@contextlib.contextmanager
+def looking(look: Callable[[], None], seconds: float) -> Iterator[None]:
+  """Calls `look` in a thread of its own, every so many seconds until the context ends."""
+  done = threading.Event()
+
+  def loop() -> None:
+    while not done.wait(seconds):
+      look()
+
+  thread = threading.Thread(target=loop, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    done.set()
+    thread.join()
+
+
 class _Lost(BaseException):
   """A worker process died. (No Exception: what is between here and there catches those.)"""
 
@@ -120,31 +138,26 @@ def _worker_processes_watched() -> Iterator[None]:
   if threading.current_thread() is not threading.main_thread():  # which alone can be interrupted
     yield
     return
-  done = threading.Event()
   main_thread = threading.get_ident()
+  seen, missing = set[str](), 0
 
-  def watch() -> None:
-    seen, missing = set[str](), 0
-    while not done.wait(_LOOK_SECONDS):
-      there = _worker_processes()
-      seen |= there
-      missing = missing + 1 if seen - there else 0  # at the end of a run, they go as well
-      if missing > _PATIENCE:
-        signal.pthread_kill(main_thread, signal.SIGUSR1)
-        return
+  def look() -> None:
+    nonlocal missing
+    there = _worker_processes()
+    seen.update(there)
+    missing = missing + 1 if seen - there else 0  # at the end of a run, they go as well
+    if missing == _PATIENCE:
+      signal.pthread_kill(main_thread, signal.SIGUSR1)
 
   def lost(number: int, frame: types.FrameType | None) -> None:
     raise _Lost
 
   # Not SIGINT, which a process in the background may have been told to ignore.
   before = signal.signal(signal.SIGUSR1, lost)
-  thread = threading.Thread(target=watch, daemon=True)
-  thread.start()
   try:
-    yield
+    with looking(look, _LOOK_SECONDS):
+      yield
   finally:
-    done.set()
-    thread.join()
     signal.signal(signal.SIGUSR1, before)
 
 

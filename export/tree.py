@@ -92,8 +92,8 @@ def release_at(path: str) -> Iterator[pathlib.Path]:
     yield local
 
 
-def release_beside(path: str, other: str) -> contextlib.AbstractContextManager[pathlib.Path]:
-  """Another published version of the same tree, as `release_at` gives it.
+def beside(path: str, other: str) -> str:
+  """The path of another published version of the same tree.
 
   Args:
     path: of one, as `release_at` takes it.
@@ -101,7 +101,13 @@ def release_beside(path: str, other: str) -> contextlib.AbstractContextManager[p
   """
   if '://' not in path.removeprefix('file://'):
     path = os.fspath(pathlib.Path(path.removeprefix('file://')).resolve())
-  return release_at(f'{path.rstrip("/").rsplit("/", 3)[0]}/{other}')
+  return f'{path.rstrip("/").rsplit("/", 3)[0]}/{other}'
+
+
+def holds(tree: Tree, release: str) -> bool:
+  """Whether a version is published, as 'tensorflow/albert_en_large/2'."""
+  model, _, version = release.rpartition('/')
+  return int(version) in tree.versions(model)
 
 
 def predecessor(tree: Tree, release: catalog_lib.Release) -> int | None:
@@ -217,7 +223,7 @@ class _Remote:
 
   def publish(self, staged: pathlib.Path, releases: Sequence[str]) -> list[str]:
     publish.check_new(self.root, releases, self.versions)
-    fresh = [r for r in releases if int(r.rpartition('/')[2]) not in self.versions(r.rpartition('/')[0])]
+    fresh = [r for r in releases if not holds(self, r)]
     for kept in (r for r in releases if r not in fresh):
       with self.local(kept) as published:
         publish.check_same(kept, self.root, published, staged / kept)

@@ -92,7 +92,7 @@ def _check_text(release: pathlib.Path, record: dict[str, Any], source: source_li
   with contextlib.ExitStack() as stack:
     for kind, check in (('preprocessor', _check_preprocessor), ('encoder', _check_encoder)):
       try:
-        part = stack.enter_context(tree.release_beside(str(_RELEASE.value), record[kind]))
+        part = stack.enter_context(tree.release_at(tree.beside(str(_RELEASE.value), record[kind])))
         of_part = integrity.read_record(part)
       except (errors.IntegrityError, errors.PublishError) as e:
         raise errors.IntegrityError(f'{record[kind]} is not beside {release}, which is made of it ({e}): put it there, or leave --source '

@@ -25,12 +25,12 @@ from converters import errors
 from converters import source as source_lib
 from export import beam_run
 from export import console as console_lib
+from export import places
 from export import trust as trust_lib
 from export.corpus import child as child_lib
 from export.corpus import comparison
 from export.corpus import lines as lines_lib
 from export.corpus import page
-from export.corpus import places
 from export.corpus import protocol
 from export.corpus import run as run_lib
 from export.corpus import summary as summary_lib

@@ -150,7 +150,7 @@ def test_another_release_of_the_same_tree(root, history, monkeypatch):
   _stage(tree_lib.at(root), history, '2')
   monkeypatch.chdir(history / ENCODER)
   for path in (f'{root}/{ENCODER}/2', str(history / ENCODER / '2'), f'file://{history}/{ENCODER}/2', '2'):
-    with tree_lib.release_beside(path, f'{PREPROCESSOR}/2') as local:
+    with tree_lib.release_at(tree_lib.beside(path, f'{PREPROCESSOR}/2')) as local:
       assert integrity.check(local, integrity.read_record(local)) == 0 and local.parts[-2:] == ('albert_en_demo_preprocess', '2')
 
 

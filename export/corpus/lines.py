@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 from typing import BinaryIO
 
-from export.corpus import places
+from export import places
 
 WINDOW = 512  # lines that are held at once, to make batches of those that are alike in length
 LONGEST = 1 << 20  # bytes of a line

@@ -7,10 +7,10 @@ from typing import Any
 
 import apache_beam as beam
 
+from export import places
 from export.corpus import comparison
 from export.corpus import lines
 from export.corpus import models
-from export.corpus import places
 from export.corpus import summary as summary_lib
 
 

@@ -49,10 +49,10 @@ def run(request: Request, console: console_lib.Console) -> None:
   options = beam_run.options()
   try:
     # These import Beam and boost-histogram.
+    from export import places
     from export.corpus import models
     from export.corpus import page
     from export.corpus import pipeline
-    from export.corpus import places
     from export.corpus import source_side
     from export.corpus import verdict
   except ImportError as e:
@@ -110,7 +110,7 @@ def _job(request: Request, options: Any) -> tuple[Any, dict[str, Any], str]:
     positions = source.config.max_position_embeddings
     if request.seq_length > positions:
       raise errors.UsageError(f'--seq_length={request.seq_length}: this model has {positions} positions')
-    preprocessor = request.preprocessor_release or _companion(request.release, record)
+    preprocessor = request.preprocessor_release or tree.beside(request.release, record['preprocessor'])
     with tree.release_at(preprocessor) as path:
       companion = integrity.read_record(path)
     if companion['kind'] != 'preprocessor' or companion['source']['sp_model']['digest'] != source.sp_model_digest:
@@ -125,12 +125,6 @@ def _job(request: Request, options: Any) -> tuple[Any, dict[str, Any], str]:
         seq_length=request.seq_length, batch_tokens=request.batch_tokens, trust=request.trust, workers=workers,
         threads=request.threads or (max(1, len(os.sched_getaffinity(0)) // _workers(options)) if _workers(options) > workers else 0), keep=request.worst)
     return job, record, preprocessor
-
-
-def _companion(release: str, record: dict[str, Any]) -> str:
-  """Where the preprocessor is that a record names: in the same tree."""
-  root = release.rstrip('/').rsplit('/', 2)[0] if release.count('/') > 1 else os.path.dirname(os.path.dirname(os.path.abspath(release)))
-  return f'{root}/{record["preprocessor"].partition("/")[2]}'
 
 
 def _absolute(path: str) -> str:
@@ -158,7 +152,7 @@ def _in_one_process(options: Any) -> int:
 @contextlib.contextmanager
 def _output(directory: str) -> Iterator[str]:
   """Makes the directory for the results, and yields a path in it for what is found. If nothing is written there, nothing stays."""
-  from export.corpus import places
+  from export import places
   is_here = '://' not in directory.removeprefix('file://')
   path = pathlib.Path(directory.removeprefix('file://'))
   is_new = is_here and not path.exists()

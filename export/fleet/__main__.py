@@ -11,7 +11,6 @@ does only what is missing. Flags that are not listed by --help are Beam's.
 import contextlib
 import itertools
 import pathlib
-import threading
 import uuid
 from collections.abc import Iterator
 
@@ -100,37 +99,28 @@ def _place(tree: tree_lib.Tree) -> Iterator[str]:
     with tree.staging() as directory:
       yield str(directory / 'outcomes.json')
     return
-  from apache_beam.io import filesystems
+  from export import places  # imports Beam
   path = f'{tree.root}/.outcomes-{uuid.uuid4().hex}.json'
   try:
     yield path
   finally:
-    if filesystems.FileSystems.exists(path):
-      filesystems.FileSystems.delete([path])
+    places.remove(path)
 
 
 @contextlib.contextmanager
 def _followed(tree: tree_lib.Tree, tasks: list[plan_lib.Task], advance: console_lib.Advance) -> Iterator[None]:
   """Tells how far it is, whatever runs the pipeline: by what is in the tree."""
-  done = threading.Event()
+  waiting = {task.path for task in tasks}
 
-  def follow() -> None:
-    waiting = {task.path for task in tasks}
-    while not done.wait(_LOOK_SECONDS):
-      with contextlib.suppress(errors.AlbertHubError):  # the place could not be read: the next time, perhaps
-        for path in sorted(waiting):
-          model, _, version = path.rpartition('/')
-          if int(version) in tree.versions(model):
-            waiting.remove(path)
-            advance(1)
+  def look() -> None:
+    with contextlib.suppress(errors.AlbertHubError):  # the place could not be read: the next time, perhaps
+      for path in sorted(waiting):
+        if tree_lib.holds(tree, path):
+          waiting.remove(path)
+          advance(1)
 
-  thread = threading.Thread(target=follow, daemon=True)
-  thread.start()
-  try:
+  with beam_run.looking(look, _LOOK_SECONDS):
     yield
-  finally:
-    done.set()
-    thread.join()
 
 
 def _report(console: console_lib.Console, tasks: list[plan_lib.Task], outcomes: list) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.io import filesystems
 from apache_beam.utils import retry
 
+from export import places
 from export import tree as tree_lib
 from export.fleet import own_process
 from export.fleet import plan as plan_lib
@@ -83,8 +83,7 @@ class _Release(beam.DoFn):
     def release() -> None:
       nonlocal tries
       # A runner may hand out an element again, whose release was made before its worker died.
-      model, _, version = task.path.rpartition('/')
-      if int(version) in tree_lib.at(self._job.export_root).versions(model):
+      if tree_lib.holds(tree_lib.at(self._job.export_root), task.path):
         return
       tries += 1
       text = ['--with_text'] if self._job.with_text and task.has_text else []
@@ -113,7 +112,7 @@ def build(job: Job, levels: Sequence[Sequence[plan_lib.Task]], result: str, pipe
   Args:
     job: what they have in common.
     levels: of a `Plan`.
-    result: the file to write with the outcomes; anything that Beam's file systems know.
+    result: the file to write with the outcomes, wherever `places` reaches.
     pipeline: to add to.
   """
   done = list[Any]()
@@ -128,11 +127,9 @@ def build(job: Job, levels: Sequence[Sequence[plan_lib.Task]], result: str, pipe
 
 
 def _write(path: str, outcomes: list[Outcome]) -> None:
-  with filesystems.FileSystems.create(path, 'application/json') as file:
-    file.write(json.dumps([dataclasses.asdict(outcome) for outcome in outcomes]).encode())
+  places.write(path, json.dumps([dataclasses.asdict(outcome) for outcome in outcomes]).encode())
 
 
 def read(path: str) -> list[Outcome]:
   """What a pipeline of `build` has written."""
-  with filesystems.FileSystems.open(path, 'application/json') as file:
-    return [Outcome(**outcome) for outcome in json.loads(file.read())]
+  return [Outcome(**outcome) for outcome in json.loads(places.read(path))]

@@ -1,6 +1,7 @@
 """What of a catalog is to be released, and what has to be there before."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -49,6 +50,7 @@ def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree) -> Plan:
     UsageError: two catalogs hold the same release.
   """
   tasks, left_out = dict[str, Task](), dict[str, str]()
+  versions = functools.cache(tree.versions)  # of a model, and not of each of its versions: the tree may be far away
   for number, catalog in enumerate(catalogs):
     releases: list[catalog_lib.Release] = [catalog.preprocessor(model, int(version))
                                            for model, version in (name.split('/') for name in catalog.preprocessors)]
@@ -56,7 +58,7 @@ def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree) -> Plan:
     for release in releases:
       if release.path in tasks:
         raise errors.UsageError(f'{release.path} is in two of the catalogs: give each model and publisher once')
-      published = tree.versions(release.model)
+      published = versions(release.model)
       if release.version in published:
         continue
       if not catalog.source(release.name):
