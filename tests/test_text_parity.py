@@ -7,6 +7,7 @@ import shutil
 import conftest
 import numpy as np
 import pytest
+import sentencepiece as spm
 import tensorflow as tf
 
 from converters import albert as albert_lib
@@ -126,6 +127,12 @@ def test_a_large_model_runs_few_texts(config):
   for version in (1, 4):
     assert sorted(text_parity.texts(version, 1000)) == sorted(token_parity.texts(version))
     assert '1,200' in text_parity.texts(version, 2)[0]
+
+
+def test_the_least_there_can_be_tells_preprocessors_apart(sp_model):
+  processor = spm.SentencePieceProcessor(model_proto=sp_model)
+  few = text_parity.texts(4, 2)
+  assert [token_parity.ids(processor, text, 3) for text in few] != [token_parity.ids(processor, text, 4) for text in few]
 
 
 def test_what_was_tampered_with_is_not_run(paths, tmp_path, monkeypatch, config):
