@@ -6,6 +6,7 @@ from typing import Any
 
 from converters import errors
 from export import catalog as catalog_lib
+from export import console as console_lib
 from export import model_card
 from export import publish
 from export import tree as tree_lib
@@ -52,6 +53,14 @@ def write(tree: tree_lib.Tree, publisher: str, collection: catalog_lib.Collectio
     IntegrityError: a record in the tree is none.
   """
   tree.write(name(publisher, collection), lambda: render(tree, publisher, collection))
+
+
+def renew(tree: tree_lib.Tree, publisher: str, collection: catalog_lib.Collection, console: console_lib.Console) -> None:
+  """Writes the card after something was published, which is complete whether the card can be written or not: if not, says so."""
+  try:
+    write(tree, publisher, collection)
+  except errors.AlbertHubError as e:
+    console.line(f'The card of the collection is as it was: {e}')
 
 
 def render(tree: tree_lib.Tree, publisher: str, collection: catalog_lib.Collection) -> str:

@@ -128,10 +128,7 @@ def run(request: request_lib.Request, console: console_lib.Console, on_published
       except OSError as e:  # somebody changed the place meanwhile; the release is published, and complete
         console.line(f'The report could not be put at {request.report}: {e.strerror}')
     if request.collection is not None:
-      try:
-        collection.write(tree, request.release.publisher, request.collection)
-      except errors.AlbertHubError as e:  # the release is published, and complete
-        console.line(f'The card of the collection is as it was: {e}')
+      collection.renew(tree, request.release.publisher, request.collection, console)
   return Outcome(published, [path for path in paths if path not in published], made,
                  [difference for step in steps for difference in step.breaking])
 

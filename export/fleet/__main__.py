@@ -82,7 +82,7 @@ def main() -> None:
       own_process.end_all()
   for catalog in catalogs:  # elsewhere than on this machine, two encoders may have written it at the same time
     if any(model.startswith(f'{catalog.publisher}/') for model in tree.models()):
-      collection.write(tree, catalog.publisher, catalog.collection)
+      collection.renew(tree, catalog.publisher, catalog.collection, console)
   _report(console, tasks, outcomes)
 
 
