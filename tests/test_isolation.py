@@ -72,3 +72,8 @@ def test_every_means_runs_what_it_is_given(tmp_path, monkeypatch, means):
   assert (process.stdout == '1\n') or means == 'none', process.stdout  # the loopback alone
   process = _python('import os; os.kill(os.getpid(), 9)', writable=work, limits=False)
   assert process.returncode in (-9, 128 + 9)
+
+
+def test_what_ended_a_process():
+  statuses = {0: 0, 1: 0, isolation.REFUSED: 0, -9: 9, 128 + 24: 24}
+  assert {status: isolation.signal_of(status) for status in statuses} == statuses
