@@ -7,15 +7,18 @@ import os
 import pathlib
 import signal
 import sys
+import tempfile
 import threading
 import types
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from multiprocessing import util
 from typing import Any
 
 from converters import command_line
 from converters import errors
+from converters import scratch
 
 # Beam's names for what runs a pipeline on this machine. Its DirectRunner tries first to fetch another runner's program from the
 # internet; this is what it falls back to.
@@ -98,6 +101,29 @@ def run(build: Callable[[Any], None], options: Any) -> Any:
   if str(state) != beam.runners.runner.PipelineState.DONE:
     raise errors.RunError(f'the pipeline ended as {state}: see the runner\'s own log, and run it again')
   return result
+
+
+def is_embedded(options: Any) -> bool:
+  """Whether all workers are on this machine, and started by this process."""
+  from apache_beam.options import pipeline_options
+  return options.view_as(pipeline_options.StandardOptions).runner == _EMBEDDED
+
+
+@contextlib.contextmanager
+def own_temporary_files() -> Iterator[None]:
+  """Everything temporary in one directory, which is gone afterwards, or with the next such run: Beam leaves some of its own."""
+  util.get_temp_dir()  # but for what multiprocessing makes once, and removes at the very end
+  before = os.environ.get('TMPDIR')
+  with scratch.directory('albert_beam_') as directory:
+    os.environ['TMPDIR'], tempfile.tempdir = str(directory), None
+    try:
+      yield
+    finally:
+      tempfile.tempdir = None
+      if before is None:
+        del os.environ['TMPDIR']
+      else:
+        os.environ['TMPDIR'] = before
 
 
 def _says(words: Sequence[str], name: str) -> bool:

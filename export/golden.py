@@ -106,12 +106,15 @@ def _check(release: pathlib.Path, path: pathlib.Path, console: console_lib.Conso
 
 
 def _compare(corpus: list[str], console: console_lib.Console) -> None:
+  from export import beam_run
   from export.corpus import run
-  run.run(run.Request(
+  request = run.Request(
       corpus=tuple(corpus), source=_given('--source', _SOURCE.value), reading=source_flags.reading(), trust=trust_flags.trust(),
       release=_given('--release', _RELEASE.value), preprocessor_release=corpus_flags.PREPROCESSOR_RELEASE.value,
       output=_given('--output', corpus_flags.OUTPUT.value), seq_length=corpus_flags.SEQ_LENGTH.value, batch_tokens=corpus_flags.BATCH_TOKENS.value,
-      worst=corpus_flags.WORST.value, threads=corpus_flags.THREADS.value), console)
+      worst=corpus_flags.WORST.value, threads=corpus_flags.THREADS.value)
+  with beam_run.own_temporary_files():
+    run.run(request, console)
 
 
 if __name__ == '__main__':

@@ -17,7 +17,7 @@ _WILD = re.compile(r'[*?\[]')
 
 
 def matched(pattern: str) -> list[tuple[str, int]]:
-  """The files that a pattern is of: path and size in bytes, sorted.
+  """The files that a pattern is of: path and size in bytes, sorted. A file of this machine has one path, however it is spelled.
 
   Raises:
     SourceError: there are none, or nobody knows such a place.
@@ -25,7 +25,8 @@ def matched(pattern: str) -> list[tuple[str, int]]:
   with _told('match', pattern):
     if _is_beams(pattern):
       result, = filesystems.FileSystems.match([_plain(pattern)])
-      found = [(metadata.path, int(metadata.size_in_bytes)) for metadata in result.metadata_list]
+      found = [(_one_spelling(metadata.path), int(metadata.size_in_bytes)) for metadata in result.metadata_list
+               if not os.path.isdir(metadata.path)]
     else:
       found = [(path, _gfile().stat(path).length) for path in _glob(pattern) if not _gfile().isdir(path)]
   if not found:
@@ -101,6 +102,14 @@ def remove(path: str) -> None:
 
 def _plain(path: str) -> str:
   return path.removeprefix('file://')
+
+
+def _one_spelling(path: str) -> str:
+  """As short as it can be: below the working directory, from there."""
+  if '://' in path:
+    return path
+  below = os.path.relpath(path)
+  return os.path.abspath(path) if below.startswith(os.pardir) else below
 
 
 def _is_beams(path: str) -> bool:

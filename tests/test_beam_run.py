@@ -1,7 +1,10 @@
 """Pipelines run where Beam's flags say, and what is no flag of anybody is refused."""
 
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 import threading
 
 import conftest
@@ -92,3 +95,18 @@ def test_a_worker_process_that_dies_is_not_waited_for(given, tmp_path, monkeypat
   given('--direct_running_mode=multi_processing', '--direct_num_workers=2')
   with pytest.raises(errors.RunError, match='a worker process of the embedded runner died'):
     beam_run.run(lambda p: p | beam.Create([str(tmp_path / 'died')] * 4) | beam.Reshuffle() | beam.Map(_die), beam_run.options())
+
+
+def test_nothing_temporary_stays(tmp_path, monkeypatch):
+  """Nor of a run that was killed, once there is another one."""
+  monkeypatch.setenv('TMPDIR', str(tmp_path))
+  monkeypatch.setattr(tempfile, 'tempdir', None)
+  code = ('import os, tempfile\nfrom export import beam_run\n'
+          'with beam_run.own_temporary_files():\n  tempfile.mkdtemp()\n  os.kill(os.getpid(), 9)')
+  assert subprocess.run([sys.executable, '-c', code]).returncode == -9
+  left, = tmp_path.glob('albert_beam_*')
+  shutil.rmtree(*tmp_path.glob('pymp-*'))
+  with beam_run.own_temporary_files():
+    assert not left.exists() and tempfile.gettempdir() == os.environ['TMPDIR'] != str(tmp_path)
+    tempfile.mkdtemp()
+  assert all(path.name.startswith('pymp-') for path in tmp_path.iterdir()) and tempfile.gettempdir() == os.environ['TMPDIR'] == str(tmp_path)

@@ -161,6 +161,7 @@ def _add_to_a_weight(prefix, what):
 @pytest.mark.parametrize('changes, error, message', [
     ({'corpus': ('',)}, errors.UsageError, r'--corpus= is empty'),
     ({'corpus': ('/nowhere/*.txt',)}, errors.SourceError, r'no file matches /nowhere/\*\.txt: give'),
+    ({'corpus': ('assets',)}, errors.SourceError, r'no file matches assets: give'),
     ({'corpus': ('nowhere://a/*.txt',)}, errors.SourceError, r'cannot match nowhere://a/\*\.txt \(.*\): check the path'),
     ({'source': '/nowhere'}, errors.SourceError, 'no file or directory /nowhere'),
     ({'seq_length': 512}, errors.UsageError, '--seq_length=512: this model has 128 positions'),
@@ -246,19 +247,35 @@ def _packed(suffix, content):
   return file.getvalue()
 
 
-@pytest.mark.parametrize('name, damage, message', [
-    ('a.gz', lambda content: content[:-9], 'cannot be read'), ('a.gz', lambda content: content[:40] + b'x' + content[41:], 'cannot be read'),
-    ('a.xz', lambda content: content[:-9], 'cannot be read'), ('a.gz', lambda content: b'plain', 'cannot be read'),
-    ('a.txt', lambda content: b'a\n' + b'x' * ((1 << 20) + (1 << 17)) + b'\nb\n', 'has more than 1048576 bytes in a line')])
-def test_what_cannot_be_read_is_a_fault_and_no_end(tmp_path, name, damage, message):
-  content = b'\n'.join(SENTENCES)
-  (tmp_path / name).write_bytes(damage(content if name.endswith('.txt') else _packed(f'.{name[-2:]}', content)))
-  piece = next(lines_lib.pieces(str(tmp_path / name), 1 << 30)) if name.endswith('.txt') else lines_lib.Piece(str(tmp_path / name), stripes=1)
-  result = comparison.compare(piece, _Fake())
-  assert result.not_compared == 1 and message in result.faults[0].why and result.faults[0].place.path.endswith(name)
-  assert result.lines == (1 if name.endswith('.txt') else result.lines) and result.faults[0].place.offset == (2 if name.endswith('.txt') else result.faults[0].place.offset)
-  found = {**_plain_results(), **result.as_json()}
-  assert name in verdict.faults(found)[0] and message in verdict.faults(found)[0]
+@pytest.mark.parametrize('name, damage', [
+    ('a.gz', lambda content: content[:-9]), ('A.GZ', lambda content: content[:-9]), ('a.gz', lambda content: content[:40] + b'x' + content[41:]),
+    ('a.xz', lambda content: content[:-9]), ('a.gz', lambda content: b'plain'), ('a.gz', None), ('a.txt', None)])
+def test_what_cannot_be_read_is_one_fault_and_no_end(tmp_path, monkeypatch, name, damage):
+  """However many pieces of a packed file come upon it."""
+  monkeypatch.setattr(lines_lib, 'WINDOW', 10)
+  if damage:
+    (tmp_path / name).write_bytes(damage(_packed(f'.{name[-2:].lower()}', b'\n'.join(SENTENCES))))
+  results = [comparison.compare(piece, _Fake()) for piece in lines_lib.pieces(str(tmp_path / name), 50_000)]
+  assert len(results) == (3 if name.lower().endswith('z') else 1)
+  fault, = (fault for result in results for fault in result.faults)
+  assert sum(result.not_compared for result in results) == 1 and 'cannot be read' in fault.why and fault.place.path.endswith(name)
+  lines = sum(result.lines for result in results)
+  assert len(b''.join(line + b'\n' for line in SENTENCES[:lines])) == fault.place.offset  # every line before it was compared
+  found = {**_plain_results(), **next(result for result in results if result.faults).as_json()}
+  assert name in verdict.faults(found)[0] and 'cannot be read' in verdict.faults(found)[0]
+
+
+@pytest.mark.parametrize('suffix', ['.txt', '.gz'])
+def test_lines_that_are_too_long_are_named_once_each_and_the_others_compared(tmp_path, suffix):
+  longest = 1 << 20
+  content = b'\n'.join([b'a', b'x' * longest, b'y' * (longest + 1), b'b', b'z' * 3 * longest, b'c', b'w' * (longest + (1 << 17))])
+  path = tmp_path / f'a{suffix}'
+  path.write_bytes(content if suffix == '.txt' else _packed(suffix, content))
+  results = [comparison.compare(piece, _Fake()) for piece in lines_lib.pieces(str(path), len(content) if suffix == '.txt' else 10_000)]
+  faults = sorted(fault for result in results for fault in result.faults)
+  assert [fault.place.offset for fault in faults] == [content.index(b'y'), content.index(b'z'), content.index(b'w')]
+  assert all('begins a line of more than 1048576 bytes' in fault.why for fault in faults)
+  assert sum(result.not_compared for result in results) == 3 and sum(result.lines for result in results) == 4  # no reason to give up
 
 
 @pytest.mark.parametrize('place', ['ram://corpus', 'file://', ''])
@@ -274,6 +291,16 @@ def test_files_are_anywhere(tmp_path, place):
   assert places.read(found[0][0]) == b'three'
   places.remove(found[0][0])
   assert len(places.matched(f'{directory}/deep/*.txt')) == 1 and not list(tmp_path.rglob('*.unfinished'))
+
+
+def test_a_file_has_one_path_however_it_is_spelled(tmp_path, monkeypatch):
+  (tmp_path / 'texts/deep').mkdir(parents=True)
+  (tmp_path / 'texts/a.txt').write_bytes(b'a')
+  monkeypatch.chdir(tmp_path)
+  spellings = ['texts/a.txt', './texts/*', f'{tmp_path}/texts/a.txt', f'file://{tmp_path}/texts/a.*', 'texts/deep/../a.txt', '../*/texts/a.txt']
+  assert [places.matched(pattern) for pattern in spellings] == [[('texts/a.txt', 1)]] * len(spellings)
+  monkeypatch.chdir(tmp_path / 'texts/deep')
+  assert places.matched('../a.txt') == [(f'{tmp_path}/texts/a.txt', 1)]
 
 
 # Comparing.
@@ -446,10 +473,11 @@ def test_the_page_shows_text_as_text(command):
   results = json.loads((command[1] / 'results.json').read_text())
   results['outputs']['pooled_output']['worst'][0]['text'] = '<script>alert(1)</script>'
   results |= {'passed': False, 'verdict': 'no <b>', 'faults': [{'path': 'f', 'offset': 1, 'why': 'because'}],
-              'unlike': [{'path': 'f', 'offset': 1, 'text': '<i>', 'right': [1], 'actual': [2]}]}
+              'unlike': [{'path': 'f', 'offset': 1, 'text': '<i>a\0b\tc\x7f é', 'right': [1], 'actual': [2]}]}
   html = page.html(results)
   assert '<script' not in html and '&lt;script&gt;' in html and '<i>' not in html and 'no &lt;b&gt;' in html and html.count('<polyline') == 6
   assert 'http' not in html and 'because' in html
+  assert 'a␀b␉c␡ é' in html  # what a page may not hold
   empty = dict(results, lines=0, outputs={}, lengths={})
   assert '<polyline' not in page.html(empty) and page.markdown(empty)
 

@@ -169,6 +169,8 @@ def test_it_is_what_the_single_commands_give(fleet, python_module, module, own_m
   assert plan.returncode == 0 and plan.stderr == '' and not (tmp_path / 'fleet').exists()
   assert 'Step 1, side by side\n  acme/prep/1' in plan.stdout and 'Left out: acme/other/1: the catalog has no source for it' in plan.stdout
 
+  conftest.fails(fleet(*flags, f'--source_sha256={"0" * 64}'), 2, '--source_sha256 is of one source, and the releases that are missing have 2')
+
   process = fleet(*flags)
   conftest.fails(process, 1, '1 of 5 releases were not published (acme/cut/1)', 'run it again')
   told = ' '.join(process.stdout.split())

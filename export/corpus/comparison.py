@@ -50,17 +50,20 @@ def compare(piece: lines_lib.Piece, pair: models.Pair) -> summary_lib.Summary:
   """
   result = summary_lib.Summary(pair.job.keep)
   before = pair.source.restarts + pair.export.restarts
+  deadly = list[Row]()
   # Which head is the first one's turn differs from piece to piece, so that many small files reach all of them.
   number = zlib.crc32(f'{piece.path}:{piece.start}:{piece.stripe}'.encode())
   try:
     for window in lines_lib.windows(piece):
       start = time.monotonic()
-      rows = [Row(line, token_parity.ids(pair.processor, line.text, pair.job.version)) for line in window]
+      for line in (line for line in window if line.content is None):
+        _not_compared(result, summary_lib.Place(line.path, line.offset), f'begins a line of more than {lines_lib.LONGEST} bytes: break it, or leave it out')
+      rows = [Row(line, token_parity.ids(pair.processor, line.text, pair.job.version)) for line in window if line.content is not None]
       result.unoriginal += sum(row.ids != original_rule.ids(pair.processor, row.line.text) for row in rows
                                if pair.job.version < _UNICODE)
       result.took('rule', time.monotonic() - start)
       for length, batch in batches(rows, pair.job.seq_length, pair.job.batch_tokens):
-        _try(pair, number, length, batch, result)
+        _try(pair, number, length, batch, result, deadly)
         number += 1
   except lines_lib.Unreadable as e:
     _not_compared(result, summary_lib.Place(piece.path, e.offset), str(e))
@@ -72,21 +75,32 @@ def compare(piece: lines_lib.Piece, pair: models.Pair) -> summary_lib.Summary:
 
 
 class _Hopeless(Exception):
-  """Too many lines cannot be compared."""
+  """Too many lines end a model's process."""
 
 
-def _try(pair: models.Pair, number: int, length: int, rows: list[Row], result: summary_lib.Summary, tries: int = child.TRIES) -> None:
-  """Compares a batch; one that kills a model's process is halved, until the line is found that does it, and all others are compared."""
+def _try(pair: models.Pair, number: int, length: int, rows: list[Row], result: summary_lib.Summary, deadly: list[Row],
+         tries: int = child.TRIES) -> None:
+  """Compares a batch; one that kills a model's process is halved, until the line is found that does it, and all others are compared.
+
+  Args:
+    pair, number, length, rows, tries: of the batch.
+    result: added to.
+    deadly: such lines of the piece so far; added to.
+
+  Raises:
+    _Hopeless: there are too many of them.
+  """
   try:
     _Batch(pair, number, length, rows, tries).compare(result)
   except child.Died as e:
     if len(rows) > 1:
       middle = len(rows) // 2
       for half in (rows[:middle], rows[middle:]):
-        _try(pair, number, length, half, result, child.TRIES if len(half) == 1 else 1)
+        _try(pair, number, length, half, result, deadly, child.TRIES if len(half) == 1 else 1)
       return
     _not_compared(result, rows[0].place, f'ends the model\'s process again and again ({e})')
-    if result.not_compared >= _GIVE_UP:
+    deadly += rows
+    if len(deadly) == _GIVE_UP:
       raise _Hopeless(str(e)) from e
 
 
@@ -176,7 +190,7 @@ class _Batch:
 
   def _export(self, positions: np.ndarray) -> tuple[protocol.Arrays, dict[str, int]]:
     # Earlier versions are not asked what they make of what is no text.
-    texts = [row.line.content if self._pair.job.version >= _UNICODE else row.line.text.encode() for row in self._rows]
+    texts = [row.line.content or b'' if self._pair.job.version >= _UNICODE else row.line.text.encode() for row in self._rows]
     rows = len(texts)
     shapes: dict[str, Any] = {'ids': (np.int32, (None,)), 'splits': (np.int64, (rows + 1,))}
     shapes |= dict.fromkeys(export_side.INPUTS, (np.int32, (rows, self._length)))

@@ -6,7 +6,6 @@ import gzip
 import itertools
 import lzma
 import math
-import zlib
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -58,14 +57,15 @@ class Line:
   Attributes:
     path: its file.
     offset: bytes before it there, unpacked.
-    content: without what ends it.
+    content: without what ends it; None of a line of more than LONGEST bytes.
   """
   path: str
   offset: int
-  content: bytes
+  content: bytes | None
 
   @property
   def text(self) -> str:
+    assert self.content is not None
     return self.content.decode('utf-8', 'replace')
 
 
@@ -89,28 +89,38 @@ def read(piece: Piece) -> Iterator[Line]:
   """The lines of a piece, in their order.
 
   Raises:
-    Unreadable: the file cannot be read further, or has a line of more than LONGEST bytes.
+    Unreadable: the file cannot be read further. Of the pieces of a packed file, one finds that.
   """
-  offset = piece.start
   try:
     with places.opened(piece.path) as file:
       if unpacker := _unpacker(piece.path):
         with unpacker(file) as unpacked:
-          for number, (offset, content) in enumerate(_lines(unpacked, 0)):
-            if number // WINDOW % piece.stripes == piece.stripe:
-              yield Line(piece.path, offset, content)
+          yield from _stripe(unpacked, piece)
         return
       first = _first_line(file, piece)
       file.seek(first)
-      for offset, content in _lines(file, first):
-        if offset >= piece.stop:
-          return
+      for offset, content in _lines(file, first, piece.stop):
         yield Line(piece.path, offset, content)
   except Unreadable:
     raise
-  # Each file system has errors of its own.
-  except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RuntimeError) as e:
-    raise Unreadable(offset, f'cannot be read ({" ".join(str(e).split()) or type(e).__name__})') from e
+  except Exception as e:  # each file system has errors of its own
+    if piece.stripe == 0:
+      raise _unreadable(piece.start, e) from e
+
+
+def _stripe(unpacked: BinaryIO, piece: Piece) -> Iterator[Line]:
+  number = 0  # of the line that comes next
+
+  def is_ours() -> bool:
+    return number // WINDOW % piece.stripes == piece.stripe
+  try:
+    for offset, content in _lines(unpacked, 0):
+      if is_ours():
+        yield Line(piece.path, offset, content)
+      number += 1
+  except Unreadable:
+    if is_ours():
+      raise
 
 
 def windows(piece: Piece) -> Iterator[list[Line]]:
@@ -135,7 +145,7 @@ def windows(piece: Piece) -> Iterator[list[Line]]:
 
 
 def _unpacker(path: str) -> Callable[[Any], Any] | None:
-  return next((unpack for suffix, unpack in _PACKED.items() if path.endswith(suffix)), None)
+  return next((unpack for suffix, unpack in _PACKED.items() if path.lower().endswith(suffix)), None)
 
 
 def _first_line(file: BinaryIO, piece: Piece) -> int:
@@ -151,14 +161,36 @@ def _first_line(file: BinaryIO, piece: Piece) -> int:
   return piece.stop
 
 
-def _lines(file: BinaryIO, offset: int) -> Iterator[tuple[int, bytes]]:
-  rest = b''
-  while chunk := file.read(_CHUNK):
-    *whole, rest = (rest + chunk).split(b'\n')
-    for line in whole:
-      yield offset, line.removesuffix(b'\r')
-      offset += len(line) + 1
-    if len(rest) > LONGEST:
-      raise Unreadable(offset, f'has more than {LONGEST} bytes in a line')
-  if rest:
-    yield offset, rest.removesuffix(b'\r')
+def _lines(file: BinaryIO, offset: int, stop: float = math.inf) -> Iterator[tuple[int, bytes | None]]:
+  """The lines that begin at bytes before `stop`; None for one of more than LONGEST bytes, of which no more is held."""
+  line, size = bytearray(), 0
+
+  def content() -> bytes | None:
+    return bytes(line).removesuffix(b'\r') if size <= LONGEST else None
+
+  while offset < stop:
+    try:
+      chunk = file.read(_CHUNK)
+    except Exception as e:  # as above
+      raise _unreadable(offset, e) from e
+    if not chunk:
+      break
+    *ends, rest = chunk.split(b'\n')
+    for part in ends:
+      size += len(part)
+      if size <= LONGEST:
+        line += part
+      if offset < stop:
+        yield offset, content()
+      offset += size + 1
+      line.clear()
+      size = 0
+    size += len(rest)
+    if size <= LONGEST:
+      line += rest
+  if size and offset < stop:
+    yield offset, content()
+
+
+def _unreadable(offset: int, e: Exception) -> Unreadable:
+  return Unreadable(offset, f'cannot be read ({" ".join(str(e).split()) or type(e).__name__})')

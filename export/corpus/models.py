@@ -92,6 +92,7 @@ class Pair:
 class _Models:
 
   def __init__(self, job: Job):
+    self.finished = 0
     self._stack = contextlib.ExitStack()
     command_line.set_environment()
     source = self._stack.enter_context(source_lib.open_source(job.source, job.reading))
@@ -136,6 +137,14 @@ def pair(job: Job) -> Iterator[Pair]:
     models = _open[job.name]
   with models.pair() as mine:
     yield mine
+  with _lock:
+    models.finished += 1
+
+
+def finished(job: Job) -> int:
+  """How many times a pair of them has been used in this process, and given back."""
+  with _lock:
+    return _open[job.name].finished if job.name in _open else 0
 
 
 @atexit.register

@@ -20,9 +20,15 @@ def html(results: Mapping[str, Any]) -> str:
   environment = jinja2.Environment(
       loader=jinja2.FileSystemLoader(assets_dir.PATH / 'pages'), undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True,
       lstrip_blocks=True)
+  environment.filters['visible'] = _visible
   return environment.get_template('corpus.html').render(
       results=results, facts=facts(results), rows=rows(results), counts=counts(results), work=work(results), colors=_COLORS,
       spread=_spread(results['outputs']) if results['lines'] else None, lengths=_lengths(results['lengths']) if results['lines'] else None)
+
+
+def _visible(text: str) -> str:
+  """A page may not hold control characters: their pictures, as Unicode has them."""
+  return ''.join(chr(0x2400 + ord(c)) if ord(c) < 0x20 else '\u2421' if c == '\x7f' else c for c in text)
 
 
 def markdown(results: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The comparison on Apache Beam: pieces of files in, one summary out. No line ever passes from one step to another."""
 
 import json
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,11 @@ class _Pieces(beam.DoFn):
   def process(self, pattern: str) -> Iterator[lines.Piece]:
     for path, size in places.matched(pattern):
       yield from lines.pieces(path, size)
+
+
+def count(patterns: Iterable[str]) -> int:
+  """How many pieces the files of patterns are cut into."""
+  return len({piece for pattern in patterns for piece in _Pieces().process(pattern)})
 
 
 class _Compare(beam.DoFn):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from converters import errors
+from converters import scratch
 from converters import source as source_lib
 from converters import weight_map
 from export import beam_run
@@ -19,6 +20,8 @@ from export import integrity
 from export import tree
 from export import trust as trust_lib
 from export.proof import source_graph
+
+_LOOK_SECONDS = 1.0  # between two looks at how far it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,7 @@ def run(request: Request, console: console_lib.Console) -> None:
     UsageError: flags that cannot be meant; or Apache Beam is missing.
     GoldenError: source, release and preprocessor are not of one another, or there is no graph.
     ParityError: source and export are further apart than they may be; the results are written then, too.
-    RunError: the pipeline failed.
+    RunError: the pipeline failed, or was interrupted.
   """
   options = beam_run.options()
   try:
@@ -66,12 +69,16 @@ def run(request: Request, console: console_lib.Console) -> None:
   with console.step('open source and release'):
     job, record, preprocessor = _job(request, options)
   try:
-    with _output(request.output) as place:
+    with _output(request.output, options) as place:
       start = time.monotonic()
-      with console.step(f'compare on {_workers(options)} workers'):
+      # Elsewhere than in this process, nobody knows how far the workers are.
+      total = pipeline.count(patterns) if _in_one_process(options) == _workers(options) else None
+      with console.step(f'compare on {_workers(options)} workers', total=total) as advance, _followed(job, advance):
         beam_run.run(lambda p: pipeline.build(job, patterns, place, p), options)
       seconds = time.monotonic() - start
       found = json.loads(places.read(place))
+  except KeyboardInterrupt:
+    raise errors.RunError('interrupted: no results were written, run it again') from None
   finally:
     models.close()
   results = _results(found, request, record, preprocessor, seconds, _workers(options))
@@ -95,7 +102,7 @@ def run(request: Request, console: console_lib.Console) -> None:
 
 
 def _job(request: Request, options: Any) -> tuple[Any, dict[str, Any], str]:
-  """What every worker is told, the record of the release, and the path of its preprocessor."""
+  """What every worker is told, the record of the release, and its preprocessor, as 'tensorflow/albert_en_preprocess/3'."""
   from export.corpus import models
   with tree.release_at(request.release) as release, source_lib.open_source(request.source, request.reading) as source:
     record = integrity.read_record(release)
@@ -124,7 +131,22 @@ def _job(request: Request, options: Any) -> tuple[Any, dict[str, Any], str]:
         hidden=source.config.hidden_size, words=source.config.vocab_size, version=int(companion['release'].rpartition('/')[2]),
         seq_length=request.seq_length, batch_tokens=request.batch_tokens, trust=request.trust, workers=workers,
         threads=request.threads or (max(1, len(os.sched_getaffinity(0)) // _workers(options)) if _workers(options) > workers else 0), keep=request.worst)
-    return job, record, preprocessor
+    return job, record, companion['release']
+
+
+@contextlib.contextmanager
+def _followed(job: Any, advance: console_lib.Advance) -> Iterator[None]:
+  from export.corpus import models
+  told = 0
+
+  def look() -> None:
+    nonlocal told
+    finished = models.finished(job)
+    advance(finished - told)
+    told = finished
+
+  with beam_run.looking(look, _LOOK_SECONDS):
+    yield
 
 
 def _absolute(path: str) -> str:
@@ -136,7 +158,7 @@ def _workers(options: Any) -> int:
   """As far as it is known here."""
   from apache_beam.options import pipeline_options
   given = options.view_as(pipeline_options.DirectOptions)
-  if options.view_as(pipeline_options.StandardOptions).runner != 'FnApiRunner':
+  if not beam_run.is_embedded(options):
     return max(1, given.direct_num_workers or 1)
   return given.direct_num_workers or len(os.sched_getaffinity(0))
 
@@ -145,22 +167,26 @@ def _in_one_process(options: Any) -> int:
   """How many workers share a process of the runner."""
   from apache_beam.options import pipeline_options
   mode = options.view_as(pipeline_options.DirectOptions).direct_running_mode
-  is_embedded = options.view_as(pipeline_options.StandardOptions).runner == 'FnApiRunner'
-  return _workers(options) if is_embedded and mode == 'multi_threading' else 1
+  return _workers(options) if beam_run.is_embedded(options) and mode == 'multi_threading' else 1
 
 
 @contextlib.contextmanager
-def _output(directory: str) -> Iterator[str]:
-  """Makes the directory for the results, and yields a path in it for what is found. If nothing is written there, nothing stays."""
+def _output(directory: str, options: Any) -> Iterator[str]:
+  """Makes the directory for the results, and yields where to write what is found. If nothing is written there, nothing stays."""
   from export import places
   is_here = '://' not in directory.removeprefix('file://')
   path = pathlib.Path(directory.removeprefix('file://'))
   is_new = is_here and not path.exists()
   places.make(directory)
   found = f'{directory.rstrip("/")}/.found-{uuid.uuid4().hex}.json'
-  places.write(found, b'{}')  # what cannot be written is said before hours of work
   try:
-    yield os.path.abspath(found) if is_here and '://' not in found else found
+    places.write(found, b'{}')  # what cannot be written is said before hours of work
+    if beam_run.is_embedded(options):
+      places.remove(found)
+      with scratch.directory('albert_corpus_') as temporary:
+        yield str(temporary / 'found.json')
+    else:  # where all workers can write
+      yield os.path.abspath(found) if is_here and '://' not in found else found
   except BaseException:
     places.remove(found)
     if is_new:
@@ -183,6 +209,6 @@ def _results(found: dict[str, Any], request: Request, record: dict[str, Any], pr
       'share_of_encoder': rate * encoder / (workers * lines) if lines else 0.0,
       'memory_per_worker': sum(memory.values())}
   return {
-      'release': record['release'], 'preprocessor': '/'.join(preprocessor.rstrip('/').rsplit('/', 2)[-2:]), 'source': record['source']['digest'],
+      'release': record['release'], 'preprocessor': preprocessor, 'source': record['source']['digest'],
       'corpus': list(request.corpus), 'seq_length': request.seq_length, 'batch_tokens': request.batch_tokens, **found,
       'allowed': {name: verdict.allowed(record, name, output['values']) for name, output in found['outputs'].items()}, 'run': run}

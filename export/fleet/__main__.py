@@ -62,6 +62,10 @@ def main() -> None:
   if not tasks:
     console.line('Nothing else is missing.' if plan.left_out else 'Nothing is missing.')
     return
+  sources = {catalogs[task.catalog].source(task.path.split('/')[1]) for task in tasks}
+  if len(sources) > 1 and flags.FLAGS['source_sha256'].present:
+    raise errors.UsageError(f'--source_sha256 is of one source, and the releases that are missing have {len(sources)}: leave it out, or make '
+                            'each with python -m export')
   if _DRY_RUN.value:
     for number, level in enumerate(plan.levels, start=1):
       console.facts(f'Step {number}, side by side', [[task.path, f'after {", ".join(task.after)}' if task.after else ''] for task in level])
@@ -71,7 +75,7 @@ def main() -> None:
   from export.fleet import own_process
   from export.fleet import pipeline
   job = pipeline.Job(tree.root, tuple(catalog.yaml for catalog in catalogs), _passed_on(), _RETRIES.value, _WITH_TEXT.value)
-  with _place(tree) as result:
+  with beam_run.own_temporary_files(), _place(tree) as result:
     try:
       with console.step(f'release {len(tasks)} versions', total=len(tasks)) as advance, _followed(tree, tasks, advance):
         beam_run.run(lambda p: pipeline.build(job, plan.levels, result, p), options)
