@@ -39,14 +39,14 @@ DEMO := build/demo/albert_en_demo
 .PHONY: export release bump serve test interop faults fuzz bench runtimes lint golden golden-corpus lock clean
 
 ifeq ($(strip $(SOURCE))$(filter-out albert_en_demo,$(MODEL)),)
-# The demo: its module is made on the spot. This version of it and newer ones are made anew every time; nothing else ever is.
+# The demo: its module is made on the spot. This version of it and newer ones are made anew every time, but for a dry run; nothing else ever is.
 DEMO_VERSION := $(or $(VERSION),2)
 DEMO_ROOT = $(EXPORT_ROOT)/tensorflow/albert_en_demo
 # Of each version of the demo, as the catalog has it.
 DEMO_PREPROCESSOR = $(DEMO_ROOT)_preprocess/$(or $(filter 1 4,$(DEMO_VERSION)),3)
 export: $(VENV)/.runtime $(DEMO)
 	$(if $(EXPORT_ROOT),,$(error EXPORT_ROOT is empty: give a directory))
-	@case "$(DEMO_VERSION)" in *[!0-9]*|0*) ;; *) \
+	@case "$(DEMO_VERSION)$(filter --dry_run,$(FLAGS))" in *[!0-9]*|0*) ;; *) \
 		for path in "$(DEMO_ROOT)"/[1-9]* "$(DEMO_ROOT)_text"/[1-9]*; do \
 			name=$${path##*/}; number=$${name%%[!0-9]*}; [ "$${number:-0}" -lt "$(DEMO_VERSION)" ] || rm -rf "$$path"; done; \
 		rm -rf "$(DEMO_PREPROCESSOR)" "$(DEMO_PREPROCESSOR)".*;; esac

@@ -158,7 +158,7 @@ def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
 
 def _check_no_flags_of_encoders(model: str) -> None:
   """Raises UsageError when a flag was given that says nothing of a preprocessor."""
-  given = [f'--{flag.name}' for flag in (_IO, _PREPROCESSOR, _MLM, _SOP, _REPORT) if flag.value is not None]
+  given = [f'--{"no" if flag.value is False else ""}{flag.name}' for flag in (_IO, _PREPROCESSOR, _MLM, _SOP, _REPORT) if flag.value is not None]
   if _WITH_TEXT.value:
     given.append(f'--{_WITH_TEXT.name}')
   if given:

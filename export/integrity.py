@@ -190,8 +190,8 @@ def _certificate(record: dict[str, Any]) -> Iterator[str]:
       for side, most in (('source', 'limit'), ('export', 'allowed')):
         if not all(0 <= check[side][figure] <= check[most][figure] < math.inf for figure in ('rms', 'largest')):
           yield f'{name} of the {side} did not pass in the certificate'
-  if len(certificate['controls']) < 4 or any(
-      all(control['export'][figure] <= control['allowed'][figure] for figure in ('rms', 'largest'))
+  if len(certificate['controls']) < 4 or not all(
+      any(control['export'][figure] > control['allowed'][figure] for figure in ('rms', 'largest'))
       for control in certificate['controls'].values()):
     yield 'the certificate has a wrong model that passed, or too few of them'
 
@@ -210,7 +210,7 @@ def _text_certificate(record: dict[str, Any]) -> Iterator[str]:
     figures = ('rms', 'largest')
     if not all(0 <= check['apart'][figure] <= check['allowed'][figure] < math.inf for figure in figures):
       yield f'{name} did not pass in the certificate'
-    if all(check['control'][figure] <= check['allowed'][figure] for figure in figures):
+    if not any(check['control'][figure] > check['allowed'][figure] for figure in figures):
       yield f'{name} of another text passed in the certificate'
 
 

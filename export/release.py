@@ -71,6 +71,7 @@ def run(request: request_lib.Request, console: console_lib.Console, on_published
     AlbertHubError: and nothing was published, nor is anything left behind.
   """
   tree = tree_lib.at(request.export_root)
+  _check_kept_encoder(tree, request)
   with contextlib.ExitStack() as stack:
     with console.step('open the source'):
       source = stack.enter_context(source_lib.open_source(request.source, request.reading))
@@ -131,6 +132,17 @@ def run(request: request_lib.Request, console: console_lib.Console, on_published
       collection.renew(tree, request.release.publisher, request.collection, console)
   return Outcome(published, [path for path in paths if path not in published], made,
                  [difference for step in steps for difference in step.breaking])
+
+
+def _check_kept_encoder(tree: tree_lib.Tree, request: request_lib.Request) -> None:
+  """Raises PublishError if an encoder that is published, and now gets its model from text to vectors, goes with another preprocessor."""
+  if request.text is None or not tree_lib.holds(tree, request.text.encoder.path):
+    return
+  with tree.local(request.text.encoder.path) as model:
+    companion = integrity.read_record(model)['preprocessor']
+  if companion != request.preprocessor.path:
+    raise errors.PublishError(f'{request.text.encoder.path} in {tree.root} goes with {companion}: give its model from text to vectors the same with '
+                              f'--preprocessor={companion.partition("/")[2]}')
 
 
 def _pieces(request: request_lib.Request, source: source_lib.Source, console: console_lib.Console, child: source_run.Child | None,

@@ -101,6 +101,9 @@ def _check_text(release: pathlib.Path, record: dict[str, Any], source: source_li
         integrity.check(part, of_part)
         if (of_part['release'], of_part['kind']) != (record[kind], kind):
           raise errors.IntegrityError(f'{part} is {of_part["release"]}, and no {kind}: this is not what was published, fetch it again')
+      if kind == 'encoder' and of_part['preprocessor'] != record['preprocessor']:
+        raise errors.IntegrityError(f'{record[kind]} goes with {of_part["preprocessor"]}, and {release} is made of it and {record["preprocessor"]}: '
+                                    'publish a text model of the two that go together')
       check(part, of_part, source, console)
       parts.append(part)
     with console.step('compare text to vectors'):

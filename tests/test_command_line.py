@@ -113,7 +113,7 @@ def of_demo(python_module, module, tmp_path):
 
 
 @pytest.mark.parametrize('flags, word', [
-    (['--io=dict'], '--io with'), (['--preprocessor=x/3'], '--preprocessor with'), (['--mlm'], '--mlm with'), (['--nomlm'], '--mlm with'),
+    (['--io=dict'], '--io with'), (['--preprocessor=x/3'], '--preprocessor with'), (['--mlm'], '--mlm with'), (['--nomlm'], '--nomlm with'),
     (['--sop'], '--sop with'), (['--report=x.html'], '--report with'), (['--with_text'], '--with_text with'),
     (['--io=list', '--with_text'], '--io, --with_text with --model=albert_en_demo_preprocess, which is a preprocessor'),
     (['--version=5'], '--version=5: the catalog has versions 1, 2, 3, 4 of albert_en_demo_preprocess'), (['--change= '], '--change= is empty')])

@@ -498,6 +498,8 @@ def recipe(tmp_path, monkeypatch):
       if child.job(sys.argv[1])['model'] == 'refused':
         print('node x is not allowed', file=sys.stderr)
         sys.exit(isolation.REFUSED)
+      if child.job(sys.argv[1])['model'] == 'starved':
+        sys.exit('some.package.MemoryError: 5 GiB')
       if child.job(sys.argv[1])['model'] == 'broken':
         sys.exit('no such model')
       protocol.write(output, {}, {})
@@ -545,7 +547,7 @@ def test_a_process_is_started_once_and_again_when_it_dies(recipe, tmp_path, apar
     child.close()
 
 
-@pytest.mark.parametrize('what, seconds, message', [(2, 1.0, 'no answer within 1 s'), (3, 30, 'its answer is garbled: it begins otherwise'),
+@pytest.mark.parametrize('what, seconds, message', [(2, 1.0, 'no answer within the 1 s of --max_run_seconds'), (3, 30, 'its answer is garbled: it begins otherwise'),
                                                     (4, 30, r'its answer is garbled: x is float64 \[2, 3\] instead of int32')])
 def test_no_answer_is_waited_for_for_ever_and_none_is_believed(recipe, what, seconds, message):
   child = child_lib.Child(dataclasses.replace(recipe, seconds=seconds))
@@ -557,9 +559,10 @@ def test_no_answer_is_waited_for_for_ever_and_none_is_believed(recipe, what, sec
 
 
 @pytest.mark.parametrize('model, error, message', [('refused', errors.UntrustedGraphError, 'node x is not allowed'),
-                                                   ('broken', errors.SourceError, r'no model in broken \(no such model\): see')])
+                                                   ('broken', errors.SourceError, r'no model in broken \(no such model\): see whether .* takes it$'),
+                                                   ('starved', errors.SourceError, r'no model in starved \(MemoryError: 5 GiB\): .*more than 8 GiB, raise --max_run_gib$')])
 def test_a_model_that_cannot_be_run_is_said_once(recipe, model, error, message):
-  child = child_lib.Child(dataclasses.replace(recipe, job={**recipe.job, 'model': model}))
+  child = child_lib.Child(dataclasses.replace(recipe, job={**recipe.job, 'model': model}, apart=model == 'starved'))
   with pytest.raises(error, match=message):
     _ask(child)
   child.close()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -31,13 +32,13 @@ def _write(path, encoders: dict[str, dict], preprocessors: int = 1, publisher: s
           for name, (source, companions) in encoders.items()}
   content = {'encoders': made, 'preprocessors': {'prep': {'language': 'en', 'versions': {
       number: {'changes': ['Changed.']} for number in range(1, preprocessors + 1)}}}}
-  path.write_text(_HEAD.replace('acme', publisher) + ''.join(f'{key}: {json.dumps(value)}\n' for key, value in content.items()).replace('"', "'")
-                  .replace("'1':", '1:').replace("'2':", '2:').replace("'3':", '3:'))
+  text = ''.join(f'{key}: {json.dumps(value)}\n' for key, value in content.items())
+  path.write_text(_HEAD.replace('acme', publisher) + re.sub(r'"(\d+)":', r'\1:', text))
   return path
 
 
-def _levels(*catalogs, root):
-  plan = plan_lib.make([catalog_lib.Catalog(path) for path in catalogs], tree_lib.at(root))
+def _levels(*catalogs, root, **more):
+  plan = plan_lib.make([catalog_lib.Catalog(path) for path in catalogs], tree_lib.at(root), **more)
   return [[task.path for task in level] for level in plan.levels], plan
 
 
@@ -51,16 +52,25 @@ def test_what_is_named_comes_before_what_names_it_and_lower_versions_before_high
   assert tasks['acme/two/1'].arguments == ('--model=two', '--version=1') and not plan.left_out
 
 
-def test_a_model_of_both_is_asked_for_where_there_can_be_one(run_pipeline, tmp_path):
-  asked = {}
+def test_a_model_of_both_is_made_where_there_can_be_one_and_follows_its_encoder(tmp_path):
+  catalog = _write(tmp_path / 'catalog.yaml', {'one': ('m', [1, 1, 2, 3]), 'two': ('m', [1]), 'none': (None, [1])}, preprocessors=3)
+  catalog.write_text(catalog.read_text().replace('3: {"changes"', '3: {"breaking": true, "changes"'))
+  levels, plan = _levels(catalog, root=tmp_path / 'dist', with_text=True)
+  tasks = {task.path: task.arguments for level in plan.levels for task in level}
+  assert {path for path, arguments in tasks.items() if '--with_text' in arguments} == {'acme/one/2', 'acme/one/3', 'acme/one/4', 'acme/two/1'}
+  assert tasks['acme/one/3'] == ('--model=one', '--version=3', '--with_text')
+  assert tasks['acme/one/4'] == ('--model=one', '--version=4', '--breaking', '--with_text')  # since its ids are others
 
-  def release(arguments):
-    asked['/'.join(word.partition('=')[2] for word in arguments[:2])] = '--with_text' in arguments
-    return 0, ''
-
-  catalog = _write(tmp_path / 'catalog.yaml', {'one': ('m', [1, 1]), 'two': ('m', [1])})
-  run_pipeline(catalog, release, with_text=True)
-  assert asked == {'prep/1': False, 'one/1': False, 'one/2': True, 'two/1': True}
+  for path in ('prep/1', 'prep/2', 'one/1', 'one/2', 'one/3', 'two/1', 'two_text/1', 'none/1'):
+    (tmp_path / 'dist' / 'acme' / path).mkdir(parents=True)
+  levels, plan = _levels(catalog, root=tmp_path / 'dist', with_text=True)
+  assert levels == [['acme/prep/3', 'acme/one_text/2'], ['acme/one_text/3'], ['acme/one/4']]
+  assert plan.left_out == {'acme/none_text/1': 'the catalog has no source for it'}
+  assert {task.path: task.arguments for level in plan.levels for task in level}['acme/one_text/3'] == ('--model=one', '--version=3', '--with_text')
+  (tmp_path / 'dist/acme/one_text/3').mkdir(parents=True)
+  levels, plan = _levels(catalog, root=tmp_path / 'dist', with_text=True)
+  assert levels == [['acme/prep/3'], ['acme/one/4']] and plan.left_out['acme/one_text/2'] == 'version 3 is published, and versions never go back'
+  assert _levels(catalog, root=tmp_path / 'dist')[0] == levels
 
 
 def test_what_an_encoder_brings_is_not_left_out(tmp_path):
@@ -103,10 +113,10 @@ def run_pipeline(tmp_path, monkeypatch):
   """Runs a plan with a function in the place of the processes: from arguments to exit status and what is said."""
   monkeypatch.setattr(pipeline, '_FIRST_WAIT_SECONDS', 0.01)
 
-  def run(catalog, release, retries=0, **more):
+  def run(catalog, release, retries=0):
     monkeypatch.setattr(own_process, 'run', lambda arguments, catalog: release(list(arguments)))
     _, plan = _levels(catalog, root=tmp_path / 'dist')
-    job = pipeline.Job(str(tmp_path / 'dist'), (catalog.read_text(),), ('--trust_source',), retries, **more)
+    job = pipeline.Job(str(tmp_path / 'dist'), (catalog.read_text(),), ('--trust_source',), retries)
     beam_run.run(lambda p: pipeline.build(job, plan.levels, str(tmp_path / 'outcomes.json'), p), beam_run.options())
     return {outcome.path: outcome for outcome in pipeline.read(str(tmp_path / 'outcomes.json'))}
   return run

@@ -212,6 +212,8 @@ CERTIFICATES = {
     'a layer left out': (lambda c: c['outputs'].pop('layer_2'), 'not of the outputs of such a model'),
     'a weight left out': (lambda c: c['gradient'].pop('mlm.norm.beta'), 'not of the gradient of such a model'),
     'no controls': (lambda c: c['controls'].clear(), 'a wrong model that passed, or too few of them'),
+    'a control that is no number': (lambda c: c['controls']['query and key swapped']['export'].update(rms=float('nan'), largest=float('nan')),
+                                    'a wrong model that passed'),
     'a control that passed': (lambda c: c['controls']['query and key swapped']['export'].update(rms=0.0, largest=0.0), 'a wrong model that passed'),
     'nothing': (lambda c: c.clear(), 'is no release record'),
 }
@@ -255,6 +257,8 @@ OF_TEXT = {
     'a layer left out': (lambda r: r['certificate']['outputs'].pop('layer_2'), 'not of the outputs of such a model'),
     'a signature left out': (lambda r: r['certificate']['outputs'].pop('serving_default/default'), 'not of the outputs of such a model'),
     'a single text': (lambda r: r['certificate'].update(texts=1), 'not of the outputs of such a model'),
+    'a control that is no number': (lambda r: r['certificate']['outputs']['layer_0']['control'].update(rms=float('nan'), largest=float('nan')),
+                                    'layer_0 of another text passed'),
     'a control that passed': (lambda r: r['certificate']['outputs']['layer_0']['control'].update(rms=0.0, largest=0.0), 'layer_0 of another text passed'),
     'nothing': (lambda r: r['certificate'].clear(), 'is no release record'),
     'no encoder': (lambda r: r.pop('encoder'), 'is no release record'),

@@ -151,3 +151,12 @@ def test_a_wrong_one_is_not_published(release, module, monkeypatch):
   with pytest.raises(errors.IntegrityError, match="word_embeddings/embeddings is not the source's"):
     release(module, with_text=True)
   assert conftest.leftovers(release.root) == []
+
+
+def test_an_encoder_that_is_published_gets_one_with_its_own_preprocessor(release, module):
+  path, _ = release(module, preprocessor='albert_en_tiny_preprocess/3')
+  before = conftest.tree_bytes(release.root)
+  with pytest.raises(errors.PublishError, match='albert_en_tiny/2 in .* goes with tensorflow/albert_en_tiny_preprocess/3: give its model .* '
+                                                'with --preprocessor=albert_en_tiny_preprocess/3'):
+    release(module, preprocessor='albert_en_tiny_preprocess/2', with_text=True)
+  assert conftest.tree_bytes(release.root) == before

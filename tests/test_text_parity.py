@@ -68,6 +68,8 @@ WRONG = {
     'other weights': (dict(change=lambda root, encoder: encoder.variables[-1].assign(encoder.variables[-1] + 1e-4)), 'pooled_output is .* more than'),
     'other ids': (dict(version=4), 'sequence_output is .* from what the two parts give'),
     'no layer': (dict(encode=lambda preprocessor, encoder: _without(encoder, 'encoder_outputs')), 'layer_0 is missing; layer_1 is missing'),
+    'a variable that is not trained': (dict(change=lambda root, encoder: setattr(root, 'trainable_variables', root.trainable_variables[1:])),
+                                       '24 variables can be trained, which are not the 25 of the encoder'),
     'one more layer': (dict(encode=lambda preprocessor, encoder: _without(encoder, None)), 'layer_3 is new'),
 }
 
@@ -102,6 +104,13 @@ def test_a_mode_that_does_not_fit_the_config_fails(paths, config, make_module, r
   made = [path.parents[1] / model for model in ('albert_en_tiny_text/2', 'albert_en_tiny_preprocess/3', 'albert_en_tiny/2')]
   with pytest.raises(errors.ParityError, match='training=True is not the same as training=False, but the config has no dropout'):
     text_parity.check(*made, 3, config)
+
+
+def test_another_kind_of_model_fails(paths, config):
+  with pytest.raises(errors.ParityError, match='it is not called as a model from text to vectors is: '):
+    text_parity.check(paths[2], *paths[1:], 3, config)
+  with pytest.raises(errors.ParityError, match='it is not called as a model from text to vectors is: '):
+    text_parity.Text(paths[2]).served(['a'])
 
 
 def test_texts_that_say_nothing_fail(paths, config, monkeypatch):

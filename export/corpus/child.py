@@ -24,6 +24,7 @@ from export.proof import isolation
 JOB = 'job.json'  # in the directory that both processes have
 _STDERR = 'stderr'
 TRIES = 3
+_CLASS_PATH = re.compile(r'^(?:\w+\.)+(?=\w+: )')  # before an exception's name
 
 # The system sends a child's end after that of the *thread* that started it (isolation.die_with_parent), and Beam's threads come and go:
 # this one stays.
@@ -118,8 +119,9 @@ class Child:
         if self._ended.is_set():
           raise Ended from None
         if not rest:
-          raise errors.SourceError(f'no model in {self._recipe.job["model"]} ({e}): see whether python -m export.verify takes it; if it needs '
-                                   f'more than {self._recipe.limits.memory >> 30} GiB, raise --max_run_gib') from e
+          # The export has all memory that there is.
+          more = f'; if it needs more than {self._recipe.limits.memory >> 30} GiB, raise --max_run_gib' if self._recipe.apart else ''
+          raise errors.SourceError(f'no model in {self._recipe.job["model"]} ({e}): see whether python -m export.verify takes it{more}') from e
 
   def _popen(self) -> subprocess.Popen[bytes]:
     recipe = self._recipe
@@ -165,7 +167,7 @@ class Child:
       process.kill()
     finally:
       watch.cancel()
-    raise self._died(process, f'no answer within {self._recipe.seconds:.0f} s' if late.is_set() else garbled)
+    raise self._died(process, f'no answer within the {self._recipe.seconds:.0f} s of --max_run_seconds' if late.is_set() else garbled)
 
   def _died(self, process: subprocess.Popen[bytes], why: str) -> Exception:
     status = process.wait()
@@ -176,7 +178,7 @@ class Child:
     number = isolation.signal_of(status)
     if not why and 0 < number < 65:
       why = f'ended by signal {number} ({signal.Signals(number).name if number in set(signal.Signals) else "unknown"})'
-    return Died(why or lines[-1][:500])
+    return Died(why or _CLASS_PATH.sub('', lines[-1])[:500])
 
 
 def _over(process: subprocess.Popen[bytes]) -> None:

@@ -54,7 +54,7 @@ def main() -> None:
   options = beam_run.options()
   catalogs = [catalog_lib.Catalog(path) for path in _CATALOG.value]
   tree = tree_lib.at(_EXPORT_ROOT.value)
-  plan = plan_lib.make(catalogs, tree)
+  plan = plan_lib.make(catalogs, tree, _WITH_TEXT.value)
   console = console_lib.Console()
   tasks = list(itertools.chain.from_iterable(plan.levels))
   for path, why in plan.left_out.items():
@@ -62,7 +62,7 @@ def main() -> None:
   if not tasks:
     console.line('Nothing else is missing.' if plan.left_out else 'Nothing is missing.')
     return
-  sources = {catalogs[task.catalog].source(task.path.split('/')[1]) for task in tasks}
+  sources = {catalogs[task.catalog].source(task.arguments[0].removeprefix('--model=')) for task in tasks}
   if len(sources) > 1 and flags.FLAGS['source_sha256'].present:
     raise errors.UsageError(f'--source_sha256 is of one source, and the releases that are missing have {len(sources)}: leave it out, or make '
                             'each with python -m export')
@@ -74,7 +74,7 @@ def main() -> None:
   # Imports Beam, and is imported by its workers.
   from export.fleet import own_process
   from export.fleet import pipeline
-  job = pipeline.Job(tree.root, tuple(catalog.yaml for catalog in catalogs), _passed_on(), _RETRIES.value, _WITH_TEXT.value)
+  job = pipeline.Job(tree.root, tuple(catalog.yaml for catalog in catalogs), _passed_on(), _RETRIES.value)
   with beam_run.own_temporary_files(), _place(tree) as result:
     try:
       with console.step(f'release {len(tasks)} versions', total=len(tasks)) as advance, _followed(tree, tasks, advance):

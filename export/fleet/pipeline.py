@@ -29,13 +29,11 @@ class Job:
     catalogs: the text of each.
     arguments: for `python -m export`.
     retries: how often what failed is tried again.
-    with_text: whether models from text to vectors are made with the encoders.
   """
   export_root: str
   catalogs: tuple[str, ...]
   arguments: tuple[str, ...]
   retries: int
-  with_text: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +84,7 @@ class _Release(beam.DoFn):
       if tree_lib.holds(tree_lib.at(self._job.export_root), task.path):
         return
       tries += 1
-      text = ['--with_text'] if self._job.with_text and task.has_text else []
-      status, said = own_process.run([*task.arguments, *text, f'--export_root={self._job.export_root}', *self._job.arguments],
+      status, said = own_process.run([*task.arguments, f'--export_root={self._job.export_root}', *self._job.arguments],
                                      self._job.catalogs[task.catalog])
       if status != 0:
         raise Failed(status, _why(status, said))

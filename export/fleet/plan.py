@@ -17,17 +17,15 @@ class Task:
   """One release to make.
 
   Attributes:
-    path: 'tensorflow/albert_en_large/2'.
+    path: 'tensorflow/albert_en_large/2'; of a model from text to vectors, if its encoder is published already.
     arguments: what to give `python -m export` for it, but for what all releases have in common.
     catalog: number of the catalog that it is in.
     after: the releases without which it is not made: the version below it, and its preprocessor.
-    has_text: whether there can be a model from text to vectors of it: it is an encoder that takes dicts.
   """
   path: str
   arguments: tuple[str, ...]
   catalog: int = 0
   after: tuple[str, ...] = ()
-  has_text: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,53 +41,55 @@ class Plan:
   left_out: Mapping[str, str]
 
 
-def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree) -> Plan:
+def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree, with_text: bool = False) -> Plan:
   """Plans what of catalogs is missing in a tree.
 
+  Args:
+    catalogs: of different models.
+    tree: where it is missing.
+    with_text: whether every encoder that takes dicts is to have a model from text to vectors.
+
   Raises:
-    UsageError: two catalogs hold the same release.
+    UsageError: two catalogs hold the same release, or one holds a model of the name that another's text model has.
   """
-  tasks, left_out = dict[str, Task](), dict[str, str]()
+  tasks, left_out, newest = dict[str, Task](), dict[str, str](), dict[str, str]()
   versions = functools.cache(tree.versions)  # of a model, and not of each of its versions: the tree may be far away
   for number, catalog in enumerate(catalogs):
     releases: list[catalog_lib.Release] = [catalog.preprocessor(model, int(version))
                                            for model, version in (name.split('/') for name in catalog.preprocessors)]
     releases += [catalog.encoder(model, version) for model in catalog.encoders for version in catalog.versions(model)]
-    for release in releases:
+    for release in releases:  # versions of a model are in ascending order
       if release.path in tasks:
         raise errors.UsageError(f'{release.path} is in two of the catalogs: give each model and publisher once')
-      published = versions(release.model)
-      if release.version in published:
+      text = catalog.text(release) if with_text and isinstance(release, catalog_lib.EncoderRelease) and release.interface == 'dict' else None
+      missing = next((r for r in (release, text) if r is not None and r.version not in versions(r.model)), None)
+      if missing is None:
         continue
+      published = versions(missing.model)
       if not catalog.source(release.name):
-        left_out[release.path] = 'the catalog has no source for it'
-      elif published and release.version < max(published):
-        left_out[release.path] = f'version {max(published)} is published, and versions never go back'
+        left_out[missing.path] = 'the catalog has no source for it'
+      elif published and missing.version < max(published):
+        left_out[missing.path] = f'version {max(published)} is published, and versions never go back'
       else:
-        tasks[release.path] = _task(release, number)
+        task = _task(release, text)
+        below = [newest[release.model]] if release.model in newest else []
+        tasks[missing.path] = dataclasses.replace(task, path=missing.path, catalog=number, after=(*below, *task.after))
+        newest[release.model] = missing.path
   for task in tasks.values():  # an encoder brings the preprocessor that it names, also one below what is published
     for companion in task.after:
       left_out.pop(companion, None)
-  return Plan(tuple(_levels(_chained(tasks))), left_out)
+  # Nothing comes after what is not going to be made.
+  return Plan(tuple(_levels({path: dataclasses.replace(task, after=tuple(before for before in task.after if before in tasks))
+                             for path, task in tasks.items()})), left_out)
 
 
-def _task(release: catalog_lib.Release, catalog: int) -> Task:
+def _task(release: catalog_lib.Release, text: catalog_lib.TextRelease | None) -> Task:
+  """How a release is made, after its preprocessor."""
   # That a version breaks with the one before was reviewed with the catalog.
-  breaking = ('--breaking',) if release.version in release.breaking else ()
-  encoder = release if isinstance(release, catalog_lib.EncoderRelease) else None
-  return Task(release.path, (f'--model={release.name}', f'--version={release.version}', *breaking), catalog,
-              (encoder.preprocessor.path,) if encoder else (), encoder is not None and encoder.interface == 'dict')
-
-
-def _chained(tasks: Mapping[str, Task]) -> dict[str, Task]:
-  """Every version after the one below it, too; and nothing after what is not going to be made."""
-  result, newest = dict[str, Task](), dict[str, str]()
-  for path, task in tasks.items():  # versions of a model are in ascending order
-    model = path.rpartition('/')[0]
-    after = ([newest[model]] if model in newest else []) + [before for before in task.after if before in tasks]
-    result[path] = dataclasses.replace(task, after=tuple(after))
-    newest[model] = path
-  return result
+  breaking = ('--breaking',) if any(r is not None and r.version in r.breaking for r in (release, text)) else ()
+  with_text = ('--with_text',) if text is not None else ()
+  return Task(release.path, (f'--model={release.name}', f'--version={release.version}', *breaking, *with_text),
+              after=(release.preprocessor.path,) if isinstance(release, catalog_lib.EncoderRelease) else ())
 
 
 def _levels(tasks: Mapping[str, Task]) -> Iterator[tuple[Task, ...]]:

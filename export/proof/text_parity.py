@@ -4,8 +4,10 @@ Those two are proven on their own, against the tokenizer's rule and against the 
 way into one model: the same weights, the same ids (which cannot be seen from outside), the same mode.
 """
 
+import contextlib
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -104,16 +106,45 @@ class Text:
     self._loaded = artifact.load(path)
 
   def outputs(self, sentences: Sequence[str], training: bool = False) -> dict[str, np.ndarray]:
-    """Calls it: float32 `default`, `pooled_output` and `sequence_output`, and the layers as `layer_0` and so on."""
+    """Calls it: float32 `default`, `pooled_output` and `sequence_output`, and the layers as `layer_0` and so on.
+
+    Raises:
+      ParityError: it is not called that way.
+    """
     import tensorflow as tf
-    with exported.as_it_stands():
+    with exported.as_it_stands(), _such_a_model():
       return flat(self._loaded(tf.constant(sentences), training=training))
 
   def served(self, sentences: Sequence[str]) -> dict[str, np.ndarray]:
-    """Calls its signature: float32 by name."""
+    """Calls its signature: float32 by name.
+
+    Raises:
+      ParityError: it has none, or another one.
+    """
     import tensorflow as tf
-    with exported.as_it_stands():
+    with exported.as_it_stands(), _such_a_model():
       return flat(self._loaded.signatures['serving_default'](sentences=tf.constant(sentences)))
+
+
+  @property
+  def trainable(self) -> list[tuple[int, ...]]:
+    """The shapes of its trainable variables."""
+    return shapes(self._loaded)
+
+
+@contextlib.contextmanager
+def _such_a_model() -> Iterator[None]:
+  import tensorflow as tf
+  try:
+    yield
+  # What TensorFlow raises for a function that is not there, or takes or gives something else.
+  except (AttributeError, KeyError, TypeError, ValueError, tf.errors.OpError) as e:
+    raise errors.ParityError(f'no parity (it is not called as a model from text to vectors is: {" ".join(str(e).split())[:300]})') from e
+
+
+def shapes(loaded: Any) -> list[tuple[int, ...]]:
+  """Those of a loaded object's trainable variables, in an order that does not depend on it."""
+  return sorted(tuple(variable.shape) for variable in getattr(loaded, 'trainable_variables', ()))
 
 
 def flat(outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -133,7 +164,7 @@ def check(text: pathlib.Path, preprocessor: pathlib.Path, encoder: pathlib.Path,
 
   Raises:
     ParityError: an output differs, is missing or is new, or would not be noticed if it were another text's; or one is random that should
-      not be, or the other way round.
+      not be, or the other way round; or other variables can be trained; or it is called in another way.
   """
   import tensorflow as tf
   sentences = texts(version, affordable(config))
@@ -141,6 +172,7 @@ def check(text: pathlib.Path, preprocessor: pathlib.Path, encoder: pathlib.Path,
   loaded = artifact.load(encoder)
   with exported.as_it_stands():
     right = flat(loaded({name: tf.constant(value) for name, value in packed.items()}, training=False))
+  trainable = shapes(loaded)
   del loaded  # a large model's memory
   model = Text(text)
   ours, served = model.outputs(sentences), model.served(sentences)
@@ -156,6 +188,8 @@ def check(text: pathlib.Path, preprocessor: pathlib.Path, encoder: pathlib.Path,
       faults.append(f'{name} is {comparison.apart} from what the two parts give, more than {comparison.allowed}')
     elif not comparison.passes:
       faults.append(f'{name} is the same for another text')
+  if model.trainable != trainable:
+    faults.append(f'{len(model.trainable)} variables can be trained, which are not the {len(trainable)} of the encoder')
   dropout = bool(config.hidden_dropout_prob or config.attention_probs_dropout_prob)
   trained = model.outputs(sentences[:1], training=True).get('sequence_output', np.zeros(0))
   calm = compare(trained, right['sequence_output'][:1]).apart.within(comparisons['sequence_output'].allowed)

@@ -1,0 +1,70 @@
+"""A block in matrix products computes what tf-models' own block of einsums does: outputs, derivatives, dropout where it was."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from official.modeling import activations
+from official.nlp.modeling import networks
+
+from export import matrix_products
+
+_SIZES = dict(vocab_size=50, embedding_width=8, hidden_size=24, num_layers=2, num_attention_heads=3, max_sequence_length=16, intermediate_size=40,
+              dropout_rate=0.0, attention_dropout_rate=0.0)
+
+
+def _encoder(**changes):
+  """A small AlbertEncoder with the same random values in every one of the same sizes; dropout halves, so that two runs are alike."""
+  encoder = networks.AlbertEncoder(**{**_SIZES, 'activation': activations.gelu, 'dict_outputs': True, **changes})
+  rng = np.random.default_rng(1)
+  for variable in encoder.variables:
+    variable.assign(rng.normal(scale=0.3, size=variable.shape))
+  for layer in encoder.submodules:
+    if isinstance(layer, tf_keras.layers.Dropout):
+      layer.call = lambda inputs, training=None, half=layer.rate > 0: inputs * 0.5 if training and half else inputs
+  return encoder
+
+
+def _in_products(encoder):
+  block = encoder.get_layer('transformer')
+  products, call = matrix_products.MatrixProducts(block), block.call
+
+  def call_block(inputs):
+    products.begin(inputs[0])
+    return call(inputs)
+  block.call = call_block
+  return encoder
+
+
+def _inputs(batch, length):
+  rng = np.random.default_rng(2)
+  lengths = rng.integers(1, length + 1, [batch, 1])
+  return [tf.constant(rng.integers(0, 50, [batch, length]), tf.int32), tf.constant(np.arange(length) < lengths, tf.int32),
+          tf.constant(rng.integers(0, 2, [batch, length]), tf.int32)]
+
+
+def _run(encoder, inputs, training):
+  """The outputs, and the derivatives of a sum of them by every variable."""
+  @tf.function(autograph=False)
+  def call():
+    with tf.GradientTape() as tape:
+      outputs = encoder(inputs, training=training)
+      flat = [outputs['pooled_output'], *outputs['encoder_outputs']]
+      total = tf.add_n([tf.reduce_sum(tf.sin(output)) for output in flat])
+    return flat, [tf.convert_to_tensor(gradient) for gradient in tape.gradient(total, encoder.trainable_variables)]
+  flat, gradients = call()
+  return [value.numpy() for value in (*flat, *gradients)]
+
+
+@pytest.mark.parametrize('changes, batch, length', [
+    ({}, 4, 16), ({}, 1, 1), ({}, 0, 5), (dict(embedding_width=24), 2, 7), (dict(activation=tf.nn.relu), 2, 7), (dict(num_attention_heads=1), 2, 7),
+    (dict(dropout_rate=0.1), 2, 7), (dict(attention_dropout_rate=0.1), 2, 7), (dict(intermediate_size=24), 2, 7)])
+@pytest.mark.parametrize('training', [False, True])
+def test_outputs_and_derivatives_are_those_of_einsums(changes, batch, length, training):
+  inputs = _inputs(batch, length)
+  right, ours = (_run(make(_encoder(**changes)), inputs, training) for make in (lambda encoder: encoder, _in_products))
+  assert len(right) == len(ours) == 3 + (23 if 'embedding_width' in changes else 25)
+  for one, other in zip(right, ours, strict=True):
+    np.testing.assert_allclose(other, one, rtol=1e-5, atol=2e-6 * max(1.0, np.abs(one).max(initial=0)))
+  if training and changes.keys() & {'dropout_rate', 'attention_dropout_rate'}:
+    assert np.abs(ours[0] - _run(_in_products(_encoder(**changes)), inputs, False)[0]).max() > 0.01
