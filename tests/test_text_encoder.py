@@ -154,7 +154,7 @@ def test_a_wrong_one_is_not_published(release, module, monkeypatch):
 
 
 def test_an_encoder_that_is_published_gets_one_with_its_own_preprocessor(release, module):
-  path, _ = release(module, preprocessor='albert_en_tiny_preprocess/3')
+  release(module, preprocessor='albert_en_tiny_preprocess/3')
   before = conftest.tree_bytes(release.root)
   with pytest.raises(errors.PublishError, match='albert_en_tiny/2 in .* goes with tensorflow/albert_en_tiny_preprocess/3: give its model .* '
                                                 'with --preprocessor=albert_en_tiny_preprocess/3'):
