@@ -55,6 +55,11 @@ class AlbertConfig:
   attention_probs_dropout_prob: float
 
   @property
+  def has_dropout(self) -> bool:
+    """Whether training makes a difference to what is computed."""
+    return bool(self.hidden_dropout_prob or self.attention_probs_dropout_prob)
+
+  @property
   def dimensions(self) -> dict[str, int]:
     """The letters that the weight map writes shapes with."""
     return {

@@ -42,7 +42,7 @@ def exportable(albert: albert_lib.Albert, sp_model_file: str, interface: str = '
   """
   outlined = _Outlined(albert)
   specs = _specs()
-  encode = traced(outlined.encode, specs)
+  encode = traced(outlined.encode, specs, albert.config.has_dropout)
 
   @tf.function(input_signature=[specs[name] for name in _INPUTS], autograph=False)
   def serving_default(input_word_ids, input_mask, input_type_ids):
@@ -56,7 +56,7 @@ def exportable(albert: albert_lib.Albert, sp_model_file: str, interface: str = '
       outputs = encode.call(dict(zip(_INPUTS, inputs, strict=True)), training)
       return [outputs['pooled_output'], outputs['sequence_output']]
 
-    root = callable_object(traced(encode_list, list(specs.values())), outlined.encoder.variables)
+    root = callable_object(traced(encode_list, list(specs.values()), encode.modes_differ), outlined.encoder.variables)
   else:
     root = callable_object(encode, outlined.encoder.variables)
   root.sp_model_file = tf.saved_model.Asset(sp_model_file)
@@ -71,7 +71,7 @@ def exportable(albert: albert_lib.Albert, sp_model_file: str, interface: str = '
       return dict(outputs, mlm_logits=mlm_head(outputs['sequence_output'], inputs['masked_lm_positions']))
 
     positions = tf.TensorSpec([None, None], tf.int32, name='masked_lm_positions')
-    root.mlm = callable_object(traced(mlm, dict(specs, masked_lm_positions=positions)),
+    root.mlm = callable_object(traced(mlm, dict(specs, masked_lm_positions=positions), encode.modes_differ),
                                _distinct(outlined.encoder.variables + mlm_head.variables))
 
   if albert.sop_head is not None:
@@ -81,14 +81,14 @@ def exportable(albert: albert_lib.Albert, sp_model_file: str, interface: str = '
       outputs = encode.call(inputs, training)
       return dict(outputs, sop_log_probs=tf.nn.log_softmax(sop_head(outputs['pooled_output'])))
 
-    root.sop = callable_object(traced(sop, specs), _distinct(outlined.encoder.variables + sop_head.variables))
+    root.sop = callable_object(traced(sop, specs, encode.modes_differ), _distinct(outlined.encoder.variables + sop_head.variables))
 
   return root, signatures
 
 
-def traces(root: Any) -> 'Traced':
+def traces(root: Any, modes_differ: bool) -> 'Traced':
   """The traces of the encoder that `exportable` made with the 'dict' interface: whoever calls them puts none into the graph again."""
-  return Traced(root.__call__, _specs())
+  return Traced(root.__call__, _specs(), modes_differ)
 
 
 def _specs() -> dict[str, Any]:
@@ -163,24 +163,37 @@ def _standing_in(layer: Any, variables: list[Any], tensors: list[Any]) -> Iterat
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-  """A tf.function with one trace per training mode."""
+  """A tf.function with one trace per training mode.
+
+  Attributes:
+    function: what is saved.
+    specs: of its inputs.
+    modes_differ: whether what is computed depends on the mode.
+  """
   function: Any
   specs: Any
+  modes_differ: bool
 
   def call(self, inputs: Any, training: bool) -> Any:
     """Calls the trace that is saved. (Calling `function` on unnamed tensors would make another.)"""
+    training = training and self.modes_differ
     return self.function.get_concrete_function(self.specs, training=training)(inputs, training=training)
 
 
-def traced(call: Callable[[Any, bool], Any], specs: Any) -> Traced:
-  """Traces `call(inputs, training)` for inputs of these specs, once per training mode."""
+def traced(call: Callable[[Any, bool], Any], specs: Any, modes_differ: bool) -> Traced:
+  """Traces `call(inputs, training)` for inputs of these specs, once per training mode.
+
+  If the modes do not differ, the trace for training only calls the other one: a third of an encoder's graph.
+  """
   def with_default(inputs, training=False):
+    if training and not modes_differ:
+      return result.call(inputs, False)
     return call(inputs, training)
   with_default.__name__ = call.__name__  # what the function is called in the graph
-  function = tf.function(with_default, autograph=False)
+  result = Traced(tf.function(with_default, autograph=False), specs, modes_differ)
   for training in (False, True):
-    function.get_concrete_function(specs, training=training)
-  return Traced(function, specs)
+    result.function.get_concrete_function(specs, training=training)
+  return result
 
 
 def callable_object(call: Traced, variables: list[Any]) -> Any:

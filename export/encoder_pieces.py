@@ -120,7 +120,7 @@ class Text:
     release = self.release
     path = staged / release.path
     with self._console.step(f'save {release.path}'):
-      self.live, signatures = text_encoder.exportable(self._preprocessor.live, self._encoder.live)
+      self.live, signatures = text_encoder.exportable(self._preprocessor.live, self._encoder.live, self._encoder.config.has_dropout)
       saved_model.write(self.live, signatures, path)
       warmup.write(path, release.name, warmup.OF_SENTENCES)
     return {

@@ -11,12 +11,13 @@ import tensorflow as tf
 from export import encoder as encoder_lib
 
 
-def exportable(preprocessor: Any, encoder: Any) -> tuple[Any, dict[str, Any]]:
+def exportable(preprocessor: Any, encoder: Any, modes_differ: bool) -> tuple[Any, dict[str, Any]]:
   """Makes the object to hand to `saved_model.write`.
 
   Args:
     preprocessor: from `preprocessing.exportable`.
     encoder: from `encoder.exportable` with the 'dict' interface. Its traces are called, and its variables shared.
+    modes_differ: whether it has dropout.
 
   Returns:
     The root object, and its signatures by name.
@@ -25,13 +26,13 @@ def exportable(preprocessor: Any, encoder: Any) -> tuple[Any, dict[str, Any]]:
     `pooled_output` [batch, H], `sequence_output` [batch, 128, H], `encoder_outputs`, a list of one [batch, 128, H] a layer, and
     `default`, the pooled output.
   """
-  encode = encoder_lib.traces(encoder)
+  encode = encoder_lib.traces(encoder, modes_differ)
   spec = tf.TensorSpec([None], tf.string, name='sentences')
 
   def encode_text(sentences: Any, training: bool) -> dict[str, Any]:
     return encode.call(preprocessor.__call__(sentences), training)
 
-  call = encoder_lib.traced(encode_text, spec)
+  call = encoder_lib.traced(encode_text, spec, modes_differ)
 
   @tf.function(input_signature=[spec], autograph=False)
   def serving_default(sentences):

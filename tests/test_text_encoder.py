@@ -140,8 +140,8 @@ def test_a_wrong_one_is_not_published(release, module, monkeypatch):
   from export import text_encoder
   made = text_encoder.exportable
 
-  def wrong(preprocessor, encoder):
-    root, signatures = made(preprocessor, encoder)
+  def wrong(preprocessor, encoder, *more):
+    root, signatures = made(preprocessor, encoder, *more)
     encoder.variables[0].assign(encoder.variables[0] * 1.001)  # the encoder is saved, and this model is not yet
     return root, signatures
   monkeypatch.setattr(text_encoder, 'exportable', wrong)

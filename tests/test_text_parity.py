@@ -40,7 +40,7 @@ def make(module, sp_model, tmp_path, config):
     encoder, _ = encoder_lib.exportable(albert, str(tmp_path / 'x.model'))
     preprocessor, _ = preprocessing.exportable(sp_model, version)
     encode(preprocessor, encoder)
-    root, signatures = text_encoder.exportable(preprocessor, encoder)
+    root, signatures = text_encoder.exportable(preprocessor, encoder, False)
     change(root, encoder)
     saved_model.write(root, signatures, tmp_path / 'text')
     return tmp_path / 'text'
@@ -77,7 +77,7 @@ WRONG = {
 def _without(encoder, name):
   """Takes an output away from an encoder, or gives it one more layer."""
   whole = encoder.__call__
-  specs = encoder_lib.traces(encoder).specs
+  specs = encoder_lib.traces(encoder, False).specs
 
   def call(inputs, training):
     outputs = dict(whole.get_concrete_function(specs, training=training)(inputs, training=training))
@@ -85,7 +85,7 @@ def _without(encoder, name):
       return dict(outputs, encoder_outputs=[*outputs['encoder_outputs'], outputs['sequence_output']])
     del outputs[name]
     return outputs
-  encoder.__call__ = encoder_lib.traced(call, specs).function
+  encoder.__call__ = encoder_lib.traced(call, specs, True).function
 
 
 @pytest.mark.parametrize('case', WRONG)

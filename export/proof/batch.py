@@ -95,4 +95,4 @@ def make_scalar(config: config_lib.AlbertConfig, parts: Iterable[weight_map.Part
   rng = np.random.default_rng(seed)
   factors = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
   factors['sequence_output'] *= batch.input_mask[:, :, np.newaxis]
-  return Scalar(batch, factors, training=not (config.hidden_dropout_prob or config.attention_probs_dropout_prob))
+  return Scalar(batch, factors, training=not config.has_dropout)

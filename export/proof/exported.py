@@ -99,7 +99,7 @@ class Exported:
   def _gradient_of_sop_head(self, scalar: batch_lib.Scalar, variables: list[Any]) -> list[Any]:
     """Differentiates by the head's own variables, without going back through the encoder for a second time."""
     import tensorflow as tf
-    head = _function(self._loaded.sop, scalar.training)
+    head = _body(self._loaded.sop, scalar.training)
     position = {id(value): number for number, value in enumerate(head.captured_inputs)}
 
     @tf.function(autograph=False)
@@ -183,6 +183,18 @@ class Exported:
 def _function(piece: Any, training: bool) -> Any:
   """The function of a mode that a call of an exported piece runs."""
   return next(f for f in piece.__call__.concrete_functions if f.structured_input_signature[0][1] is training)
+
+
+def _body(piece: Any, training: bool) -> Any:
+  """The same; or the other mode's, if all that it does is to call that one with what it is given."""
+  function, other = _function(piece, training), _function(piece, not training)
+  nodes = {node.name: node for node in function.graph.as_graph_def().node}
+  calls = [node for node in nodes.values() if 'f' in node.attr and node.attr['f'].func.name == other.name.decode()]
+  if len(calls) != 1 or list(calls[0].input) != [placeholder.op.name for placeholder in function.inputs] or (
+      [id(value) for value in function.captured_inputs] != [id(value) for value in other.captured_inputs]):
+    return function
+  results = [f'{calls[0].name}:{number}' if number else calls[0].name for number in range(len(other.outputs))]
+  return other if [nodes[output.op.name].input[0] for output in function.outputs] == results else function
 
 
 def _name(variable: Any) -> str:

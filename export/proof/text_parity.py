@@ -190,7 +190,7 @@ def check(text: pathlib.Path, preprocessor: pathlib.Path, encoder: pathlib.Path,
       faults.append(f'{name} is the same for another text')
   if model.trainable != trainable:
     faults.append(f'{len(model.trainable)} variables can be trained, which are not the {len(trainable)} of the encoder')
-  dropout = bool(config.hidden_dropout_prob or config.attention_probs_dropout_prob)
+  dropout = config.has_dropout
   trained = model.outputs(sentences[:1], training=True).get('sequence_output', np.zeros(0))
   calm = compare(trained, right['sequence_output'][:1]).apart.within(comparisons['sequence_output'].allowed)
   if calm == dropout:
