@@ -398,6 +398,16 @@ def test_a_line_that_kills_its_process_again_and_again_is_named_and_costs_no_oth
       f'1 places not compared, the first at byte 8 of {tmp_path}/text, which ends the model\'s process again and again (ended by signal 9)']
 
 
+def test_lines_that_are_too_long_do_not_count_as_deadly(tmp_path, monkeypatch):
+  monkeypatch.setattr(lines_lib, 'LONGEST', 20)
+
+  def die(ours):
+    if 6 in ours['ids']:
+      raise child_lib.Died('ended by signal 9')
+  result = comparison.compare(_file(tmp_path, [b'x' * 21] * 5 + [b'lethal', b'a b c d']), _Fake(die))
+  assert result.lines == 1 and result.not_compared == 6
+
+
 def test_a_model_that_always_dies_is_given_up(tmp_path):
   asked = []
 
