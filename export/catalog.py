@@ -125,11 +125,11 @@ class Catalog:
     return name in self._content['preprocessors']
 
   def source(self, name: str) -> str | None:
-    """The handle that a model is exported from when --source says nothing else; a preprocessor as the first encoder that names it."""
+    """The handle that a model is exported from when --source says nothing else; a preprocessor as the first encoder with one that names it."""
     if not self.is_preprocessor(name):
       return self._content['encoders'].get(name, {}).get('source')
-    return next((model.get('source') for model in self._content['encoders'].values()
-                 if any(entry['preprocessor'].startswith(f'{name}/') for entry in model['versions'].values())), None)
+    return next((model['source'] for model in self._content['encoders'].values()
+                 if 'source' in model and any(entry['preprocessor'].startswith(f'{name}/') for entry in model['versions'].values())), None)
 
   def newest_version(self, name: str) -> int | None:
     model = self._content['encoders'].get(name) or self._content['preprocessors'].get(name)

@@ -73,6 +73,13 @@ def test_a_model_of_both_is_made_where_there_can_be_one_and_follows_its_encoder(
   assert _levels(catalog, root=tmp_path / 'dist')[0] == levels
 
 
+def test_a_preprocessor_is_made_from_the_first_source_of_an_encoder_that_names_it(tmp_path):
+  catalog = _write(tmp_path / 'catalog.yaml', {'none': (None, [1]), 'one': ('m', [1]), 'two': ('n', [1])})
+  assert catalog_lib.Catalog(catalog).source('prep') == 'm'
+  levels, plan = _levels(catalog, root=tmp_path / 'dist')
+  assert levels == [['acme/prep/1'], ['acme/one/1', 'acme/two/1']] and plan.left_out.keys() == {'acme/none/1'}
+
+
 def test_what_an_encoder_brings_is_not_left_out(tmp_path):
   catalog = _write(tmp_path / 'catalog.yaml', {'one': ('one', [1])}, preprocessors=2)
   (tmp_path / 'dist' / 'acme' / 'prep' / '2').mkdir(parents=True)
