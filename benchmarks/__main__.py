@@ -46,7 +46,8 @@ _IMPORTS = {figures.TF_MODELS: 'official.nlp.tools.export_tfhub_lib', figures.HU
 def main() -> None:
   wanted = _wanted()
   work, output = (pathlib.Path(value).absolute() for value in (_WORK_DIR.value, _OUTPUT.value))
-  (work / 'outputs').mkdir(parents=True, exist_ok=True)
+  for name in ('outputs', 'huggingface'):
+    (work / name).mkdir(parents=True, exist_ok=True)
   bench = unit_lib.Bench(work, {figures.OURS: sys.executable}, _TIMEOUT.value, console_lib.Console())
   results = _results(bench, output / results_lib.NAME)
   for size in wanted:
