@@ -224,8 +224,10 @@ class _Batch:
   def _differences(self, name: str, ours: protocol.Arrays, theirs: protocol.Arrays, mask: np.ndarray | None,
                    result: summary_lib.Summary) -> np.ndarray:
     """Adds those of an output, at the positions of the mask; returns them, float64."""
+    difference = ours[name].astype(np.float64)
     with np.errstate(invalid='ignore', over='ignore'):
-      difference = np.abs(ours[name].astype(np.float64) - theirs[name])
+      difference -= theirs[name]  # in place: of logits of a whole vocabulary, every array more is 60 MB
+      np.abs(difference, out=difference)
     if mask is not None:
       difference[~mask] = 0.0
     by_line = difference.reshape(len(self._rows), -1).max(axis=1)

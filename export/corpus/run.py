@@ -81,7 +81,7 @@ def run(request: Request, console: console_lib.Console) -> None:
     raise errors.RunError('interrupted: no results were written, run it again') from None
   finally:
     models.close()
-  results = _results(found, request, record, preprocessor, seconds, _workers(options))
+  results = _results(found, request, record, preprocessor, seconds, _workers(options), job.workers)
   faults = verdict.faults(results)
   results['verdict'] = '; '.join(faults) or 'Source and export are as close as they may be, in every line.'
   if not faults and (missed := [head for head in job.signatures if not {*source_side.HEADS[head]} <= results['outputs'].keys()]):
@@ -196,7 +196,8 @@ def _output(directory: str, options: Any) -> Iterator[str]:
   places.remove(found)
 
 
-def _results(found: dict[str, Any], request: Request, record: dict[str, Any], preprocessor: str, seconds: float, workers: int) -> dict[str, Any]:
+def _results(found: dict[str, Any], request: Request, record: dict[str, Any], preprocessor: str, seconds: float, workers: int,
+             in_one_process: int) -> dict[str, Any]:
   from export.corpus import verdict
   run, lines = found.pop('run'), found['lines']
   encoder = run['seconds'].get('encoder', 0.0)
@@ -207,7 +208,8 @@ def _results(found: dict[str, Any], request: Request, record: dict[str, Any], pr
       # What the same workers would do if they did nothing but call the encoder on the same batches.
       'encoder_lines_per_second': workers * lines / encoder if encoder else 0.0,
       'share_of_encoder': rate * encoder / (workers * lines) if lines else 0.0,
-      'memory_per_worker': sum(memory.values())}
+      # Of its two processes, and its share of the one that it has with others: an upper bound, since not all peak at the same time.
+      'memory_per_worker': sum(memory.values()) - memory.get('worker', 0) * (in_one_process - 1) // in_one_process}
   return {
       'release': record['release'], 'preprocessor': preprocessor, 'source': record['source']['digest'],
       'corpus': list(request.corpus), 'seq_length': request.seq_length, 'batch_tokens': request.batch_tokens, **found,
