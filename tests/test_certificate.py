@@ -13,6 +13,7 @@ from converters import config as config_lib
 from converters import errors
 from converters import tf1_hub
 from converters import weight_map
+from export import encoder as encoder_lib
 from export.proof import batch as batch_lib
 from export.proof import certificate
 from export.proof import controls as controls_lib
@@ -111,8 +112,15 @@ def test_a_variable_without_a_gradient_is_refused(release, module, monkeypatch):
   assert conftest.leftovers(release.root) == []
 
 
+@pytest.fixture
+def two_modes(monkeypatch):
+  """Exports have a graph for training, also where it is the same."""
+  traced = encoder_lib.traced
+  monkeypatch.setattr(encoder_lib, 'traced', lambda call, specs, modes_differ: traced(call, specs, True))
+
+
 @pytest.mark.parametrize('dropout', [False, True])
-def test_a_variable_that_is_frozen_in_training_alone_is_refused(release, make_module, monkeypatch, dropout):
+def test_a_variable_that_is_frozen_in_training_alone_is_refused(release, make_module, monkeypatch, two_modes, dropout):
   from official.nlp.modeling import networks
   class Frozen(networks.AlbertEncoder):
     def __call__(self, inputs, training=False):
@@ -163,7 +171,7 @@ def test_dropout_is_in_the_training_mode_alone(release, make_module):
     (DROPOUT, {}, 'training=True is the same from call to call, but the config has dropout'),
     ({}, DROPOUT, 'training=True is not the same as training=False, but the config has no dropout'),
     ({}, dict(always=True), 'training=False is not the same from call to call')])
-def test_dropout_that_is_not_the_configs_is_refused(release, make_module, monkeypatch, changes, made, fault):
+def test_dropout_that_is_not_the_configs_is_refused(release, make_module, monkeypatch, two_modes, changes, made, fault):
   from official.nlp.modeling import networks
   class Wrong(networks.AlbertEncoder):
     def __init__(self, **kwargs):

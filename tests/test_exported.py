@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from export import encoder as encoder_lib
 from export.proof import exported as exported_lib
 
 
@@ -81,3 +82,30 @@ def test_head_whose_inputs_are_called_otherwise_is_run_as_a_whole(tmp_path, batc
   called = {'input_mask': 'input_type_ids', 'input_type_ids': 'input_mask'}
   exported = _loaded(lambda encoder, inputs: encoder(inputs), tmp_path / 'model', called)
   assert exported._head('sop', batch, exported._call('tokens', batch, False)) is None
+
+
+@pytest.mark.parametrize('change, is_the_other', [
+    (lambda other, inputs: other(inputs), True),
+    (lambda other, inputs: other({**inputs, 'a': inputs['a'] * 2}), False),
+    (lambda other, inputs: other({'a': inputs['b'], 'b': inputs['a']}), False),
+    (lambda other, inputs: dict(zip('yx', other(inputs).values(), strict=True)), False),
+    (lambda other, inputs: {**other(inputs), 'y': tf.stop_gradient(other(inputs)['y'])}, False),
+    (lambda other, inputs: {**other(inputs), 'y': -other(inputs)['y']}, False),
+    (lambda other, inputs: {'x': inputs['a'], 'y': inputs['b']}, False)])
+def test_a_mode_is_the_other_one_only_if_it_does_nothing_but_call_it(tmp_path, change, is_the_other):
+  factors = [tf.Variable(2.0), tf.Variable(3.0)]
+  specs = {name: tf.TensorSpec([None], tf.float32, name=name) for name in 'ab'}
+
+  def call(inputs, training):
+    if training:
+      return change(lambda given: function.get_concrete_function(specs, training=False)(given, training=False), inputs)
+    return {'x': inputs['a'] * factors[0], 'y': inputs['b'] - factors[1]}
+  function = tf.function(lambda inputs, training=False: call(inputs, training), autograph=False)
+  root = encoder_lib.callable_object(encoder_lib.Traced(function, specs, True), factors)
+  for training in (False, True):
+    function.get_concrete_function(specs, training=training)
+  tf.saved_model.save(root, str(tmp_path / 'model'))
+  loaded = tf.saved_model.load(str(tmp_path / 'model'))
+  modes = {training: exported_lib._function(loaded, training) for training in (False, True)}
+  assert exported_lib._body(loaded, True) is modes[not is_the_other]
+  assert exported_lib._body(loaded, False) is modes[False]
