@@ -46,7 +46,7 @@ DEMO_ROOT = $(EXPORT_ROOT)/tensorflow/albert_en_demo
 DEMO_PREPROCESSOR = $(DEMO_ROOT)_preprocess/$(or $(filter 1 4,$(DEMO_VERSION)),3)
 export: $(VENV)/.runtime $(DEMO)
 	$(if $(EXPORT_ROOT),,$(error EXPORT_ROOT is empty: give a directory))
-	@case "$(DEMO_VERSION)$(filter --dry_run,$(FLAGS))" in *[!0-9]*|0*) ;; *) \
+	@case "$(DEMO_VERSION)$(filter --dry_run% -dry_run%,$(FLAGS))" in *[!0-9]*|0*) ;; *) \
 		for path in "$(DEMO_ROOT)"/[1-9]* "$(DEMO_ROOT)_text"/[1-9]*; do \
 			name=$${path##*/}; number=$${name%%[!0-9]*}; [ "$${number:-0}" -lt "$(DEMO_VERSION)" ] || rm -rf "$$path"; done; \
 		rm -rf "$(DEMO_PREPROCESSOR)" "$(DEMO_PREPROCESSOR)".*;; esac

@@ -13,7 +13,6 @@ import types
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
-from multiprocessing import util
 from typing import Any
 
 from converters import command_line
@@ -112,7 +111,6 @@ def is_embedded(options: Any) -> bool:
 @contextlib.contextmanager
 def own_temporary_files() -> Iterator[None]:
   """Everything temporary in one directory, which is gone afterwards, or with the next such run: Beam leaves some of its own."""
-  util.get_temp_dir()  # but for what multiprocessing makes once, and removes at the very end
   before = os.environ.get('TMPDIR')
   with scratch.directory('albert_beam_') as directory:
     os.environ['TMPDIR'], tempfile.tempdir = str(directory), None

@@ -183,7 +183,7 @@ class Traced:
 def traced(call: Callable[[Any, bool], Any], specs: Any, modes_differ: bool) -> Traced:
   """Traces `call(inputs, training)` for inputs of these specs, once per training mode.
 
-  If the modes do not differ, the trace for training only calls the other one: a third of an encoder's graph.
+  If the modes do not differ, the trace for training only calls the other one: a quarter of an encoder's graph.
   """
   def with_default(inputs, training=False):
     if training and not modes_differ:

@@ -105,11 +105,8 @@ def _plain(path: str) -> str:
 
 
 def _one_spelling(path: str) -> str:
-  """As short as it can be: below the working directory, from there."""
-  if '://' in path:
-    return path
-  below = os.path.relpath(path)
-  return os.path.abspath(path) if below.startswith(os.pardir) else below
+  """Absolute, for workers with another working directory, and without links to directories on the way."""
+  return path if '://' in path else os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def _is_beams(path: str) -> bool:

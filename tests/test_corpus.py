@@ -249,20 +249,42 @@ def _packed(suffix, content):
 
 @pytest.mark.parametrize('name, damage', [
     ('a.gz', lambda content: content[:-9]), ('A.GZ', lambda content: content[:-9]), ('a.gz', lambda content: content[:40] + b'x' + content[41:]),
-    ('a.xz', lambda content: content[:-9]), ('a.gz', lambda content: b'plain'), ('a.gz', None), ('a.txt', None)])
+    ('a.gz', lambda content: content[:20_000]), ('a.bz2', lambda content: content[:-9]), ('a.bz2', lambda content: content[:-8000] + b'x' * 8000),
+    ('a.xz', lambda content: content[:-9]), ('a.gz', lambda content: b'plain'), ('a.txt', None)])
 def test_what_cannot_be_read_is_one_fault_and_no_end(tmp_path, monkeypatch, name, damage):
   """However many pieces of a packed file come upon it."""
   monkeypatch.setattr(lines_lib, 'WINDOW', 10)
+  monkeypatch.setattr(lines_lib, '_CHUNK', 100)
+  rng = random.Random(1)
+  lines = [b' '.join(rng.choices(b' '.join(SENTENCES).split(), k=rng.randint(1, 20))) for _ in range(2000)]
   if damage:
-    (tmp_path / name).write_bytes(damage(_packed(f'.{name[-2:].lower()}', b'\n'.join(SENTENCES))))
+    (tmp_path / name).write_bytes(damage(_packed(name[1:].lower(), b'\n'.join(lines))))
   results = [comparison.compare(piece, _Fake()) for piece in lines_lib.pieces(str(tmp_path / name), 50_000)]
-  assert len(results) == (3 if name.lower().endswith('z') else 1)
+  assert len(results) == (1 if damage is None else 3)
   fault, = (fault for result in results for fault in result.faults)
   assert sum(result.not_compared for result in results) == 1 and 'cannot be read' in fault.why and fault.place.path.endswith(name)
-  lines = sum(result.lines for result in results)
-  assert len(b''.join(line + b'\n' for line in SENTENCES[:lines])) == fault.place.offset  # every line before it was compared
+  compared = sum(result.lines for result in results)
+  assert len(b''.join(line + b'\n' for line in lines[:compared])) == fault.place.offset  # every line before it was compared
   found = {**_plain_results(), **next(result for result in results if result.faults).as_json()}
   assert name in verdict.faults(found)[0] and 'cannot be read' in verdict.faults(found)[0]
+
+
+def test_what_one_piece_cannot_read_is_its_fault(tmp_path, monkeypatch):
+  """A file system fails at some time, and not at a place: the other pieces know nothing of it."""
+  (tmp_path / 'a.gz').write_bytes(_packed('.gz', b'\n'.join(SENTENCES * 40)))
+  opened = places.opened
+
+  class Failing(io.BufferedReader):
+    def read(self, size=-1):
+      if self.tell() > 100:
+        raise OSError(5, 'Input/output error')
+      return super().read(size)
+  monkeypatch.setattr(lines_lib.places, 'opened', lambda path: Failing(io.FileIO(path)))
+  failed = comparison.compare(lines_lib.Piece(str(tmp_path / 'a.gz'), stripe=1, stripes=2), _Fake())
+  assert failed.not_compared == 1 and 'Input/output error' in failed.faults[0].why
+  for where in ('/nowhere/a.gz', '/nowhere/a.txt'):
+    monkeypatch.setattr(lines_lib.places, 'opened', opened)
+    assert comparison.compare(lines_lib.Piece(where, 0, 9, stripe=3, stripes=4), _Fake()).not_compared == 1
 
 
 @pytest.mark.parametrize('suffix', ['.txt', '.gz'])
@@ -298,9 +320,10 @@ def test_a_file_has_one_path_however_it_is_spelled(tmp_path, monkeypatch):
   (tmp_path / 'texts/a.txt').write_bytes(b'a')
   monkeypatch.chdir(tmp_path)
   spellings = ['texts/a.txt', './texts/*', f'{tmp_path}/texts/a.txt', f'file://{tmp_path}/texts/a.*', 'texts/deep/../a.txt', '../*/texts/a.txt']
-  assert [places.matched(pattern) for pattern in spellings] == [[('texts/a.txt', 1)]] * len(spellings)
-  monkeypatch.chdir(tmp_path / 'texts/deep')
-  assert places.matched('../a.txt') == [(f'{tmp_path}/texts/a.txt', 1)]
+  right = [(f'{tmp_path}/texts/a.txt', 1)]  # whoever opens it may be in another directory
+  assert [places.matched(pattern) for pattern in spellings] == [right] * len(spellings)
+  (tmp_path / 'link').symlink_to(tmp_path / 'texts/deep')
+  assert places.matched('link/../a.txt') == places.matched(f'{tmp_path}/link/../a.txt') == right
 
 
 # Comparing.

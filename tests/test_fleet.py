@@ -66,6 +66,8 @@ def test_a_model_of_both_is_made_where_there_can_be_one_and_follows_its_encoder(
   levels, plan = _levels(catalog, root=tmp_path / 'dist', with_text=True)
   assert levels == [['acme/prep/3', 'acme/one_text/2'], ['acme/one_text/3'], ['acme/one/4']]
   assert plan.left_out == {'acme/none_text/1': 'the catalog has no source for it'}
+  tasks = {task.path: task for level in plan.levels for task in level}
+  assert tasks['acme/one/4'].needs == ('acme/prep/3',) and tasks['acme/one/4'].makes == ('acme/one/4', 'acme/one_text/4')
   assert {task.path: task.arguments for level in plan.levels for task in level}['acme/one_text/3'] == ('--model=one', '--version=3', '--with_text')
   (tmp_path / 'dist/acme/one_text/3').mkdir(parents=True)
   levels, plan = _levels(catalog, root=tmp_path / 'dist', with_text=True)
@@ -78,6 +80,22 @@ def test_a_preprocessor_is_made_from_the_first_source_of_an_encoder_that_names_i
   assert catalog_lib.Catalog(catalog).source('prep') == 'm'
   levels, plan = _levels(catalog, root=tmp_path / 'dist')
   assert levels == [['acme/prep/1'], ['acme/one/1', 'acme/two/1']] and plan.left_out.keys() == {'acme/none/1'}
+
+
+def test_a_text_model_of_a_name_that_there_is_is_refused(tmp_path):
+  one = _write(tmp_path / 'one.yaml', {'one': ('m', [1])})
+  other = _write(tmp_path / 'other.yaml', {'one_text': ('m', [1])})
+  other.write_text(other.read_text().replace('"prep/', '"elsewhere/').replace('"prep"', '"elsewhere"'))
+  for catalogs in ((one, other), (other, one)):
+    with pytest.raises(errors.UsageError, match='acme/one_text/1 is in two of the catalogs'):
+      _levels(*catalogs, root=tmp_path / 'dist', with_text=True)
+
+
+def test_a_text_model_that_is_there_already_does_not_keep_its_encoder_away(tmp_path):
+  catalog = _write(tmp_path / 'catalog.yaml', {'one': ('m', [1])})
+  (tmp_path / 'dist/acme/one_text/1').mkdir(parents=True)
+  _, plan = _levels(catalog, root=tmp_path / 'dist', with_text=True)
+  assert [task.arguments for task in plan.levels[1]] == [('--model=one', '--version=1')]
 
 
 def test_what_an_encoder_brings_is_not_left_out(tmp_path):
@@ -120,9 +138,9 @@ def run_pipeline(tmp_path, monkeypatch):
   """Runs a plan with a function in the place of the processes: from arguments to exit status and what is said."""
   monkeypatch.setattr(pipeline, '_FIRST_WAIT_SECONDS', 0.01)
 
-  def run(catalog, release, retries=0):
+  def run(catalog, release, retries=0, **more):
     monkeypatch.setattr(own_process, 'run', lambda arguments, catalog: release(list(arguments)))
-    _, plan = _levels(catalog, root=tmp_path / 'dist')
+    _, plan = _levels(catalog, root=tmp_path / 'dist', **more)
     job = pipeline.Job(str(tmp_path / 'dist'), (catalog.read_text(),), ('--trust_source',), retries)
     beam_run.run(lambda p: pipeline.build(job, plan.levels, str(tmp_path / 'outcomes.json'), p), beam_run.options())
     return {outcome.path: outcome for outcome in pipeline.read(str(tmp_path / 'outcomes.json'))}
@@ -155,6 +173,29 @@ def test_what_fails_is_tried_again_and_stops_only_what_needs_it(run_pipeline, tm
       'acme/killed/1': (False, 3, 'its process was ended by signal 9'), 'acme/killed/2': (False, 0, 'not tried: acme/killed/1 is not published'),
       'acme/late/1': (True, 3, ''), 'acme/late/2': (True, 1, '')}
   assert ['--model=good', '--version=2', '--breaking', f'--export_root={tmp_path}/dist', '--trust_source'] in asked
+
+
+def test_half_of_a_release_is_not_the_whole_of_it(run_pipeline, tmp_path):
+  """A worker that died between an encoder and its text model."""
+  made = iter(['one', 'one_text'])
+
+  def release(arguments):
+    assert '--with_text' in arguments
+    (tmp_path / 'dist' / 'acme' / next(made) / '1').mkdir(parents=True)
+    return (-9, '') if not (tmp_path / 'dist/acme/one_text').exists() else (0, '')
+
+  catalog = _write(tmp_path / 'catalog.yaml', {'one': ('m', [1])})
+  (tmp_path / 'dist' / 'acme' / 'prep' / '1').mkdir(parents=True)
+  outcome = run_pipeline(catalog, release, retries=1, with_text=True)['acme/one/1']
+  assert (outcome.published, outcome.tries) == (True, 2)
+
+
+def test_what_a_published_encoders_text_model_fails_of_does_not_stop_the_next_encoder(run_pipeline, tmp_path):
+  catalog = _write(tmp_path / 'catalog.yaml', {'one': ('m', [1, 1, 1])})
+  for path in ('prep/1', 'one/1', 'one/2'):
+    (tmp_path / 'dist/acme' / path).mkdir(parents=True)
+  outcomes = run_pipeline(catalog, lambda arguments: (1, 'error: other bytes') if '--version=2' in arguments else (0, ''), with_text=True)
+  assert {path: outcome.published for path, outcome in outcomes.items()} == {'acme/one_text/2': False, 'acme/one/3': True}
 
 
 def test_an_element_that_is_handed_out_again_is_not_released_again(run_pipeline, tmp_path):

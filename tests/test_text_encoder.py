@@ -108,9 +108,9 @@ def _functions(path):
 
 def test_everything_is_in_the_graph_once(text_path, history, sp_model):
   blocks = [f for f in _functions(text_path) if any(n.op == 'Softmax' for n in f.node_def)]
-  assert [sum(n.op == 'Softmax' for n in f.node_def) for f in blocks] == [1, 1]
+  assert [sum(n.op == 'Softmax' for n in f.node_def) for f in blocks] == [1]  # without dropout both modes are the same
   names = {f.signature.name for f in blocks}
-  assert sum(n.attr['f'].func.name in names for f in _functions(text_path) for n in f.node_def) == 2 * 3  # two modes, three layers each
+  assert sum(n.attr['f'].func.name in names for f in _functions(text_path) for n in f.node_def) == 3  # layers
   assert (pathlib.Path(text_path) / 'saved_model.pb').read_bytes().count(sp_model) == 2
   sizes = [(history / 'tensorflow' / model / '3/saved_model.pb').stat().st_size for model in ('albert_en_demo_text', 'albert_en_demo', 'albert_en_demo_preprocess')]
   assert sizes[0] < sizes[1] + sizes[2]

@@ -113,6 +113,14 @@ def test_another_kind_of_model_fails(paths, config):
     text_parity.Text(paths[2]).served(['a'])
 
 
+def test_a_missing_output_is_named(paths, config, monkeypatch):
+  outputs = text_parity.Text.outputs
+  monkeypatch.setattr(text_parity.Text, 'outputs', lambda self, *given, **more: {
+      name: value for name, value in outputs(self, *given, **more).items() if name != 'sequence_output'})
+  with pytest.raises(errors.ParityError, match=r'no parity \(sequence_output is missing\)'):
+    text_parity.check(*paths, 3, config)
+
+
 def test_texts_that_say_nothing_fail(paths, config, monkeypatch):
   monkeypatch.setattr(text_parity, 'texts', lambda version, rows: ('', '   '))
   with pytest.raises(errors.ParityError, match='sequence_output is the same for another text'):

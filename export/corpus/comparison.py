@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import os
 import time
 import zlib
 from collections.abc import Iterable
@@ -52,7 +53,7 @@ def compare(piece: lines_lib.Piece, pair: models.Pair) -> summary_lib.Summary:
   before = pair.source.restarts + pair.export.restarts
   deadly = list[Row]()
   # Which head is the first one's turn differs from piece to piece, so that many small files reach all of them.
-  number = zlib.crc32(f'{piece.path}:{piece.start}:{piece.stripe}'.encode())
+  number = zlib.crc32(f'{os.path.basename(piece.path)}:{piece.start}:{piece.stripe}'.encode())
   try:
     for window in lines_lib.windows(piece):
       start = time.monotonic()

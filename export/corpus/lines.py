@@ -6,6 +6,7 @@ import gzip
 import itertools
 import lzma
 import math
+import zlib
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ _PIECE = 1 << 16  # bytes, or a share of the file: a list of all pieces is held 
 _PIECES = 1000
 _STRIPES = 16  # the most times that a packed file is read
 _CHUNK = 1 << 16
+_Read = Callable[[int], bytes]
 
 # Unpacked here and not by Beam, which takes a file that breaks off for a whole one.
 _PACKED: dict[str, Callable[[Any], Any]] = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
@@ -57,7 +59,7 @@ class Line:
   Attributes:
     path: its file.
     offset: bytes before it there, unpacked.
-    content: without what ends it; None of a line of more than LONGEST bytes.
+    content: without what ends it; None of a line of more than LONGEST bytes, a carriage return counted.
   """
   path: str
   offset: int
@@ -89,38 +91,43 @@ def read(piece: Piece) -> Iterator[Line]:
   """The lines of a piece, in their order.
 
   Raises:
-    Unreadable: the file cannot be read further. Of the pieces of a packed file, one finds that.
+    Unreadable: the file cannot be read further. That what is packed is broken, which all pieces find, is told by one.
   """
   try:
     with places.opened(piece.path) as file:
       if unpacker := _unpacker(piece.path):
         with unpacker(file) as unpacked:
-          yield from _stripe(unpacked, piece)
+          yield from _stripe(unpacked.read1, piece)  # not read: what comes before a break would be lost with it
         return
       first = _first_line(file, piece)
       file.seek(first)
-      for offset, content in _lines(file, first, piece.stop):
+      for offset, content in _lines(file.read, first, piece.stop):
         yield Line(piece.path, offset, content)
   except Unreadable:
     raise
   except Exception as e:  # each file system has errors of its own
-    if piece.stripe == 0:
-      raise _unreadable(piece.start, e) from e
+    raise _unreadable(piece.start, e) from e
 
 
-def _stripe(unpacked: BinaryIO, piece: Piece) -> Iterator[Line]:
+def _stripe(read: _Read, piece: Piece) -> Iterator[Line]:
   number = 0  # of the line that comes next
 
   def is_ours() -> bool:
     return number // WINDOW % piece.stripes == piece.stripe
   try:
-    for offset, content in _lines(unpacked, 0):
+    for offset, content in _lines(read, 0):
       if is_ours():
         yield Line(piece.path, offset, content)
       number += 1
-  except Unreadable:
-    if is_ours():
+  except Unreadable as e:
+    if is_ours() or not _is_broken(e.__cause__):
       raise
+
+
+def _is_broken(e: BaseException | None) -> bool:
+  """Whether an error is one of what was unpacked, and not of what it was read with."""
+  # bz2 has no class of its own, and file systems have some below OSError.
+  return isinstance(e, (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)) or (type(e) is OSError and e.errno is None)
 
 
 def windows(piece: Piece) -> Iterator[list[Line]]:
@@ -161,7 +168,7 @@ def _first_line(file: BinaryIO, piece: Piece) -> int:
   return piece.stop
 
 
-def _lines(file: BinaryIO, offset: int, stop: float = math.inf) -> Iterator[tuple[int, bytes | None]]:
+def _lines(read: _Read, offset: int, stop: float = math.inf) -> Iterator[tuple[int, bytes | None]]:
   """The lines that begin at bytes before `stop`; None for one of more than LONGEST bytes, of which no more is held."""
   line, size = bytearray(), 0
 
@@ -170,7 +177,7 @@ def _lines(file: BinaryIO, offset: int, stop: float = math.inf) -> Iterator[tupl
 
   while offset < stop:
     try:
-      chunk = file.read(_CHUNK)
+      chunk = read(_CHUNK)
     except Exception as e:  # as above
       raise _unreadable(offset, e) from e
     if not chunk:

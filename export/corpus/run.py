@@ -72,7 +72,7 @@ def run(request: Request, console: console_lib.Console) -> None:
     with _output(request.output, options) as place:
       start = time.monotonic()
       # Elsewhere than in this process, nobody knows how far the workers are.
-      total = pipeline.count(patterns) if _in_one_process(options) == _workers(options) else None
+      total = pipeline.count(patterns) if _is_in_threads(options) else None
       with console.step(f'compare on {_workers(options)} workers', total=total) as advance, _followed(job, advance):
         beam_run.run(lambda p: pipeline.build(job, patterns, place, p), options)
       seconds = time.monotonic() - start
@@ -165,9 +165,13 @@ def _workers(options: Any) -> int:
 
 def _in_one_process(options: Any) -> int:
   """How many workers share a process of the runner."""
+  return _workers(options) if _is_in_threads(options) else 1
+
+
+def _is_in_threads(options: Any) -> bool:
+  """Whether the workers are threads of this process."""
   from apache_beam.options import pipeline_options
-  mode = options.view_as(pipeline_options.DirectOptions).direct_running_mode
-  return _workers(options) if beam_run.is_embedded(options) and mode == 'multi_threading' else 1
+  return beam_run.is_embedded(options) and options.view_as(pipeline_options.DirectOptions).direct_running_mode in ('multi_threading', 'in_memory')
 
 
 @contextlib.contextmanager

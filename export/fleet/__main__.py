@@ -13,6 +13,7 @@ import itertools
 import pathlib
 import uuid
 from collections.abc import Iterator
+from multiprocessing import util
 
 from absl import flags
 
@@ -36,7 +37,7 @@ _CATALOG = flags.DEFINE_multi_string(
 _EXPORT_ROOT = flags.DEFINE_string(
     'export_root', 'dist', 'Root of the release tree, which every worker must reach under this name. A directory, or what tf.io.gfile knows.')
 _SIGN_KEY = flags.DEFINE_string('sign_key', None, 'A file with an elliptic curve key in PEM, which every worker must have: to sign with.')
-_WITH_TEXT = flags.DEFINE_bool('with_text', False, 'Publish a model from text to vectors with every encoder that takes dicts.')
+_WITH_TEXT = flags.DEFINE_bool('with_text', False, 'Publish a model from text to vectors of every encoder that takes dicts, also of those that are published.')
 _RETRIES = flags.DEFINE_integer('retries', 2, 'How often a release that fails is tried again, beside what the runner does.', lower_bound=0)
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Say what would be released, and release nothing.')
 
@@ -75,6 +76,7 @@ def main() -> None:
   from export.fleet import own_process
   from export.fleet import pipeline
   job = pipeline.Job(tree.root, tuple(catalog.yaml for catalog in catalogs), _passed_on(), _RETRIES.value)
+  util.get_temp_dir()  # multiprocessing makes it once, and removes it at the very end: after our own is gone
   with beam_run.own_temporary_files(), _place(tree) as result:
     try:
       with console.step(f'release {len(tasks)} versions', total=len(tasks)) as advance, _followed(tree, tasks, advance):

@@ -70,7 +70,7 @@ class _Release(beam.DoFn):
 
   def process(self, task: plan_lib.Task, before: Iterable[Outcome]) -> Iterator[Outcome]:
     missing = {outcome.path for outcome in before if not outcome.published}
-    if waits_for := [path for path in task.after if path in missing]:
+    if waits_for := [path for path in task.needs if path in missing]:
       yield Outcome(task.path, False, why=f'not tried: {waits_for[0]} is not published')
       return
     start, tries = time.monotonic(), 0
@@ -81,7 +81,8 @@ class _Release(beam.DoFn):
     def release() -> None:
       nonlocal tries
       # A runner may hand out an element again, whose release was made before its worker died.
-      if tree_lib.holds(tree_lib.at(self._job.export_root), task.path):
+      tree = tree_lib.at(self._job.export_root)
+      if all(tree_lib.holds(tree, path) for path in task.makes):
         return
       tries += 1
       status, said = own_process.run([*task.arguments, f'--export_root={self._job.export_root}', *self._job.arguments],

@@ -20,12 +20,16 @@ class Task:
     path: 'tensorflow/albert_en_large/2'; of a model from text to vectors, if its encoder is published already.
     arguments: what to give `python -m export` for it, but for what all releases have in common.
     catalog: number of the catalog that it is in.
-    after: the releases without which it is not made: the version below it, and its preprocessor.
+    after: what is tried before: the version below it, and its preprocessor.
+    needs: those of them without which it is not made.
+    makes: all that it publishes, beside the preprocessor.
   """
   path: str
   arguments: tuple[str, ...]
   catalog: int = 0
   after: tuple[str, ...] = ()
+  needs: tuple[str, ...] = ()
+  makes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,16 +56,21 @@ def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree, with_text
   Raises:
     UsageError: two catalogs hold the same release, or one holds a model of the name that another's text model has.
   """
-  tasks, left_out, newest = dict[str, Task](), dict[str, str](), dict[str, str]()
+  tasks, left_out, seen = dict[str, Task](), dict[str, str](), set[str]()
+  newest, newest_encoder = dict[str, str](), dict[str, str]()  # task of each model so far
   versions = functools.cache(tree.versions)  # of a model, and not of each of its versions: the tree may be far away
   for number, catalog in enumerate(catalogs):
     releases: list[catalog_lib.Release] = [catalog.preprocessor(model, int(version))
                                            for model, version in (name.split('/') for name in catalog.preprocessors)]
     releases += [catalog.encoder(model, version) for model in catalog.encoders for version in catalog.versions(model)]
     for release in releases:  # versions of a model are in ascending order
-      if release.path in tasks:
-        raise errors.UsageError(f'{release.path} is in two of the catalogs: give each model and publisher once')
       text = catalog.text(release) if with_text and isinstance(release, catalog_lib.EncoderRelease) and release.interface == 'dict' else None
+      paths = [r.path for r in (release, text) if r is not None]
+      if twice := seen.intersection(paths):
+        raise errors.UsageError(f'{min(twice)} is in two of the catalogs: give each model and publisher once')
+      seen.update(paths)
+      if text is not None and release.version not in versions(release.model) and text.version <= max(versions(text.model), default=0):
+        text = None  # it is there, or cannot come any more
       missing = next((r for r in (release, text) if r is not None and r.version not in versions(r.model)), None)
       if missing is None:
         continue
@@ -72,15 +81,22 @@ def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree, with_text
         left_out[missing.path] = f'version {max(published)} is published, and versions never go back'
       else:
         task = _task(release, text)
+        is_text = missing is text
+        # What a published encoder's text model fails of need not trouble the next encoder.
+        needs = [path for path in (None if is_text else newest_encoder.get(release.model), *task.needs) if path]
         below = [newest[release.model]] if release.model in newest else []
-        tasks[missing.path] = dataclasses.replace(task, path=missing.path, catalog=number, after=(*below, *task.after))
+        tasks[missing.path] = dataclasses.replace(
+            task, path=missing.path, catalog=number, needs=tuple(needs), after=tuple(dict.fromkeys((*below, *needs))))
         newest[release.model] = missing.path
+        if not is_text:
+          newest_encoder[release.model] = missing.path
   for task in tasks.values():  # an encoder brings the preprocessor that it names, also one below what is published
     for companion in task.after:
       left_out.pop(companion, None)
   # Nothing comes after what is not going to be made.
-  return Plan(tuple(_levels({path: dataclasses.replace(task, after=tuple(before for before in task.after if before in tasks))
-                             for path, task in tasks.items()})), left_out)
+  return Plan(tuple(_levels({
+      path: dataclasses.replace(task, after=tuple(filter(tasks.__contains__, task.after)), needs=tuple(filter(tasks.__contains__, task.needs)))
+      for path, task in tasks.items()})), left_out)
 
 
 def _task(release: catalog_lib.Release, text: catalog_lib.TextRelease | None) -> Task:
@@ -89,7 +105,8 @@ def _task(release: catalog_lib.Release, text: catalog_lib.TextRelease | None) ->
   breaking = ('--breaking',) if any(r is not None and r.version in r.breaking for r in (release, text)) else ()
   with_text = ('--with_text',) if text is not None else ()
   return Task(release.path, (f'--model={release.name}', f'--version={release.version}', *breaking, *with_text),
-              after=(release.preprocessor.path,) if isinstance(release, catalog_lib.EncoderRelease) else ())
+              needs=(release.preprocessor.path,) if isinstance(release, catalog_lib.EncoderRelease) else (),
+              makes=tuple(r.path for r in (release, text) if r is not None))
 
 
 def _levels(tasks: Mapping[str, Task]) -> Iterator[tuple[Task, ...]]:

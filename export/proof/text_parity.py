@@ -177,7 +177,7 @@ def check(text: pathlib.Path, preprocessor: pathlib.Path, encoder: pathlib.Path,
   model = Text(text)
   ours, served = model.outputs(sentences), model.served(sentences)
   mine = ours | {f'serving_default/{name}': value for name, value in served.items()}
-  theirs = right | {f'serving_default/{name}': right[name] for name in _SERVED}
+  theirs = right | {f'serving_default/{name}': right[name] for name in _SERVED if name in right}
   # In an order of their own: TensorFlow's dicts have another one in each process.
   names = [*_SERVED, *(f'layer_{number}' for number in range(config.num_hidden_layers)), *(f'serving_default/{name}' for name in _SERVED)]
   faults = [f'{name} is missing' for name in names if name not in mine or name not in theirs]
@@ -188,6 +188,7 @@ def check(text: pathlib.Path, preprocessor: pathlib.Path, encoder: pathlib.Path,
       faults.append(f'{name} is {comparison.apart} from what the two parts give, more than {comparison.allowed}')
     elif not comparison.passes:
       faults.append(f'{name} is the same for another text')
+  _raise_for(faults)
   if model.trainable != trainable:
     faults.append(f'{len(model.trainable)} variables can be trained, which are not the {len(trainable)} of the encoder')
   dropout = config.has_dropout
@@ -195,9 +196,13 @@ def check(text: pathlib.Path, preprocessor: pathlib.Path, encoder: pathlib.Path,
   calm = compare(trained, right['sequence_output'][:1]).apart.within(comparisons['sequence_output'].allowed)
   if calm == dropout:
     faults.append(f'training=True is {"" if calm else "not "}the same as training=False, but the config has {"" if dropout else "no "}dropout')
+  _raise_for(faults)
+  return Certificate(len(sentences), comparisons, dropout)
+
+
+def _raise_for(faults: Sequence[str]) -> None:
   if faults:
     raise errors.ParityError(f'no parity ({"; ".join(faults)}) in the model from text to vectors: this is a fault of the conversion')
-  return Certificate(len(sentences), comparisons, dropout)
 
 
 def compare(ours: np.ndarray, theirs: np.ndarray) -> Comparison:
