@@ -138,8 +138,7 @@ def _check_kept_encoder(tree: tree_lib.Tree, request: request_lib.Request) -> No
   """Raises PublishError if an encoder that is published, and now gets its model from text to vectors, goes with another preprocessor."""
   if request.text is None or not tree_lib.holds(tree, request.text.encoder.path):
     return
-  with tree.local(request.text.encoder.path) as model:
-    companion = integrity.read_record(model)['preprocessor']
+  companion = str(collection.read_record(tree, request.text.encoder.path).get('preprocessor'))
   if companion != request.preprocessor.path:
     raise errors.PublishError(f'{request.text.encoder.path} in {tree.root} goes with {companion}: give its model from text to vectors the same with '
                               f'--preprocessor={companion.partition("/")[2]}')
