@@ -63,8 +63,7 @@ def run(request: Request, console: console_lib.Console) -> None:
   patterns = tuple(part for text in request.corpus for part in text.split(',') if part)
   if not patterns:
     raise errors.UsageError('--corpus= is empty: give files, as \'texts/*.txt.gz\'')
-  for pattern in patterns:
-    places.matched(pattern)
+  pieces = pipeline.count(patterns)  # of none there is one line at once
   source_lib.check_handle(request.source)
   with console.step('open source and release'):
     job, record, preprocessor = _job(request, options)
@@ -72,7 +71,7 @@ def run(request: Request, console: console_lib.Console) -> None:
     with _output(request.output, options) as place:
       start = time.monotonic()
       # Elsewhere than in this process, nobody knows how far the workers are.
-      total = pipeline.count(patterns) if _is_in_threads(options) else None
+      total = pieces if _is_in_threads(options) else None
       with console.step(f'compare on {_workers(options)} workers', total=total) as advance, _followed(job, advance):
         beam_run.run(lambda p: pipeline.build(job, patterns, place, p), options)
       seconds = time.monotonic() - start

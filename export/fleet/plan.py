@@ -80,15 +80,14 @@ def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree, with_text
       elif published and missing.version < max(published):
         left_out[missing.path] = f'version {max(published)} is published, and versions never go back'
       else:
-        task = _task(release, text)
-        is_text = missing is text
         # What a published encoder's text model fails of need not trouble the next encoder.
-        needs = [path for path in (None if is_text else newest_encoder.get(release.model), *task.needs) if path]
-        below = [newest[release.model]] if release.model in newest else []
-        tasks[missing.path] = dataclasses.replace(
-            task, path=missing.path, catalog=number, needs=tuple(needs), after=tuple(dict.fromkeys((*below, *needs))))
+        below = [newest_encoder[release.model]] if missing is release and release.model in newest_encoder else []
+        needs = (*below, *([release.preprocessor.path] if isinstance(release, catalog_lib.EncoderRelease) else []))
+        before = [newest[release.model]] if release.model in newest else []
+        makes = tuple(r.path for r in (release, text) if r is not None)
+        tasks[missing.path] = Task(missing.path, _arguments(release, text), number, tuple(dict.fromkeys((*before, *needs))), needs, makes)
         newest[release.model] = missing.path
-        if not is_text:
+        if missing is release:
           newest_encoder[release.model] = missing.path
   for task in tasks.values():  # an encoder brings the preprocessor that it names, also one below what is published
     for companion in task.after:
@@ -99,14 +98,12 @@ def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree, with_text
       for path, task in tasks.items()})), left_out)
 
 
-def _task(release: catalog_lib.Release, text: catalog_lib.TextRelease | None) -> Task:
-  """How a release is made, after its preprocessor."""
+def _arguments(release: catalog_lib.Release, text: catalog_lib.TextRelease | None) -> tuple[str, ...]:
+  """What to give `python -m export` for a release, and for its model from text to vectors if there is to be one."""
   # That a version breaks with the one before was reviewed with the catalog.
   breaking = ('--breaking',) if any(r is not None and r.version in r.breaking for r in (release, text)) else ()
   with_text = ('--with_text',) if text is not None else ()
-  return Task(release.path, (f'--model={release.name}', f'--version={release.version}', *breaking, *with_text),
-              needs=(release.preprocessor.path,) if isinstance(release, catalog_lib.EncoderRelease) else (),
-              makes=tuple(r.path for r in (release, text) if r is not None))
+  return (f'--model={release.name}', f'--version={release.version}', *breaking, *with_text)
 
 
 def _levels(tasks: Mapping[str, Task]) -> Iterator[tuple[Task, ...]]:

@@ -131,7 +131,7 @@ class Exported:
     from tensorflow.core.framework import graph_pb2
     encoder, head = (_function(piece, False) for piece in (self._loaded, self._piece(signature)))
     graph = head.graph.as_graph_def()
-    calls = [node for node in graph.node if 'f' in node.attr and node.attr['f'].func.name == encoder.name.decode()]
+    calls = _calls(graph, encoder)
     given = {**_tensors(batch), 'masked_lm_positions': tf.constant(batch.masked_lm_positions)}
 
     def values(function: Any) -> dict[str, Any]:
@@ -188,13 +188,18 @@ def _function(piece: Any, training: bool) -> Any:
 def _body(piece: Any, training: bool) -> Any:
   """The same; or the other mode's, if all that it does is to call that one with what it is given."""
   function, other = _function(piece, training), _function(piece, not training)
-  nodes = {node.name: node for node in function.graph.as_graph_def().node}
-  calls = [node for node in nodes.values() if 'f' in node.attr and node.attr['f'].func.name == other.name.decode()]
+  graph = function.graph.as_graph_def()
+  nodes, calls = {node.name: node for node in graph.node}, _calls(graph, other)
   if len(calls) != 1 or list(calls[0].input) != [placeholder.op.name for placeholder in function.inputs] or (
       [id(value) for value in function.captured_inputs] != [id(value) for value in other.captured_inputs]):
     return function
   results = [f'{calls[0].name}:{number}' if number else calls[0].name for number in range(len(other.outputs))]
   return other if [nodes[output.op.name].input[0] for output in function.outputs] == results else function
+
+
+def _calls(graph: Any, function: Any) -> list[Any]:
+  """The nodes of a graph that call a function."""
+  return [node for node in graph.node if 'f' in node.attr and node.attr['f'].func.name == function.name.decode()]
 
 
 def _name(variable: Any) -> str:

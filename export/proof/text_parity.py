@@ -125,7 +125,6 @@ class Text:
     with exported.as_it_stands(), _such_a_model():
       return flat(self._loaded.signatures['serving_default'](sentences=tf.constant(sentences)))
 
-
   @property
   def trainable(self) -> list[tuple[int, ...]]:
     """The shapes of its trainable variables."""
