@@ -16,6 +16,7 @@ import textwrap
 import threading
 import time
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -269,6 +270,15 @@ def test_what_cannot_be_read_is_one_fault_and_no_end(tmp_path, monkeypatch, name
   assert name in verdict.faults(found)[0] and 'cannot be read' in verdict.faults(found)[0]
 
 
+def test_every_line_before_a_break_is_compared(tmp_path):
+  rng = random.Random(1)
+  content = b'\n'.join(b' '.join(rng.choices(b' '.join(SENTENCES).split(), k=9)) for _ in range(3000))
+  cut = _packed('.gz', content)[:20_000]
+  (tmp_path / 'a.gz').write_bytes(cut)
+  result = comparison.compare(lines_lib.Piece(str(tmp_path / 'a.gz'), stripes=1), _Fake())
+  assert result.lines == zlib.decompressobj(31).decompress(cut).count(b'\n') > 100 and result.not_compared == 1
+
+
 def test_what_one_piece_cannot_read_is_its_fault(tmp_path, monkeypatch):
   """A file system fails at some time, and not at a place: the other pieces know nothing of it."""
   (tmp_path / 'a.gz').write_bytes(_packed('.gz', b'\n'.join(SENTENCES * 40)))
@@ -280,8 +290,9 @@ def test_what_one_piece_cannot_read_is_its_fault(tmp_path, monkeypatch):
         raise OSError(5, 'Input/output error')
       return super().read(size)
   monkeypatch.setattr(lines_lib.places, 'opened', lambda path: Failing(io.FileIO(path)))
-  failed = comparison.compare(lines_lib.Piece(str(tmp_path / 'a.gz'), stripe=1, stripes=2), _Fake())
-  assert failed.not_compared == 1 and 'Input/output error' in failed.faults[0].why
+  for stripe in (0, 1):  # one of them is the one whose line comes next
+    failed = comparison.compare(lines_lib.Piece(str(tmp_path / 'a.gz'), stripe=stripe, stripes=2), _Fake())
+    assert failed.not_compared == 1 and 'Input/output error' in failed.faults[0].why
   for where in ('/nowhere/a.gz', '/nowhere/a.txt'):
     monkeypatch.setattr(lines_lib.places, 'opened', opened)
     assert comparison.compare(lines_lib.Piece(where, 0, 9, stripe=3, stripes=4), _Fake()).not_compared == 1
