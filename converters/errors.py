@@ -4,6 +4,8 @@ Every message says what is wrong in which file, tensor or flag, and then, behind
 prints it as it stands.
 """
 
+import re
+
 
 class AlbertHubError(Exception):
   """Base of every fault that is not a bug: one line for the person who runs the tool."""
@@ -71,3 +73,8 @@ class RunError(AlbertHubError):
 
 class UsageError(AlbertHubError):
   """Flags that cannot be meant: found before any work is done, exit status 2."""
+
+
+def without_class_path(line: str) -> str:
+  """The last line of a traceback, with the name of the exception's class and not where it is defined."""
+  return re.sub(r'^(?:\w+\.)+(?=\w+: )', '', line)

@@ -131,7 +131,7 @@ def _says(words: Sequence[str], name: str) -> bool:
 def _said(e: Exception) -> str:
   """The last line of what was raised in a worker: the lines before it are its traceback."""
   lines = [line for line in str(e).splitlines() if line.strip()]
-  return lines[-1] if lines else type(e).__name__
+  return errors.without_class_path(lines[-1]) if lines else type(e).__name__
 
 
 @contextlib.contextmanager

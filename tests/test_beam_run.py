@@ -56,9 +56,9 @@ def test_without_beam(given, monkeypatch):
     given()
 
 
-def _raise(number):
+def _raise(number, error=ValueError):
   if number == 3:
-    raise ValueError('three is too many')
+    raise error('three is too many')
   return number
 
 
@@ -68,6 +68,8 @@ def test_a_pipeline_that_fails_says_why_in_one_line(given, capfd):
   hook = threading.excepthook
   with pytest.raises(errors.RunError, match=r'the pipeline failed \(ValueError: three is too many.*\): see the runner') as caught:
     beam_run.run(lambda p: p | beam.Create([1, 2, 3]) | beam.Map(_raise), beam_run.options())
+  with pytest.raises(errors.RunError, match=r'the pipeline failed \(SourceError: three is too many'):  # not converters.errors.SourceError
+    beam_run.run(lambda p: p | beam.Create([1, 2, 3]) | beam.Map(_raise, errors.SourceError), beam_run.options())
   threading.excepthook = hook
   assert '\n' not in str(caught.value) and capfd.readouterr() == ('', '')
 

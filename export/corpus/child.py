@@ -24,7 +24,6 @@ from export.proof import isolation
 JOB = 'job.json'  # in the directory that both processes have
 _STDERR = 'stderr'
 TRIES = 3
-_CLASS_PATH = re.compile(r'^(?:\w+\.)+(?=\w+: )')  # before an exception's name
 
 # The system sends a child's end after that of the *thread* that started it (isolation.die_with_parent), and Beam's threads come and go:
 # this one stays.
@@ -178,7 +177,7 @@ class Child:
     number = isolation.signal_of(status)
     if not why and 0 < number < 65:
       why = f'ended by signal {number} ({signal.Signals(number).name if number in set(signal.Signals) else "unknown"})'
-    return Died(why or _CLASS_PATH.sub('', lines[-1])[:500])
+    return Died(why or errors.without_class_path(lines[-1])[:500])
 
 
 def _over(process: subprocess.Popen[bytes]) -> None:
