@@ -59,6 +59,38 @@ def test_a_blind_comparison_gives_no_certificate(encoder_path, examination, monk
     examination.certify(pathlib.Path(encoder_path), 'dict')
 
 
+def test_mistakes_that_the_first_layer_does_not_show_are_looked_for_in_all(encoder_path, theirs, monkeypatch):
+  batch, expected, source_outputs = theirs
+  exported = exported_lib.Exported(pathlib.Path(encoder_path), 'dict')
+  whole = exported.outputs(batch.first(1), ['tokens'])
+  monkeypatch.setattr(exported, 'first_layer', lambda batch: {'tokens/layer_0': whole['tokens/layer_0']})
+  assert len(controls_lib.run(exported, batch, expected, source_outputs)) == 4
+
+
+@pytest.mark.parametrize('wrong', [
+    lambda call, ids, mask, types: call(ids, types, mask),
+    lambda call, ids, mask, types: call(ids, tf.ones_like(mask), types),
+    lambda call, ids, mask, types: {name: value * 1.001 for name, value in call(ids, mask, types).items()},
+    lambda call, ids, mask, types: dict(call(ids, mask, types), default=call(ids, mask, types)['sequence_output'][:, 0])],
+    ids=['mask and types swapped', 'no mask', 'scaled', 'another default'])
+def test_a_signature_that_computes_something_else_is_refused(release, module, monkeypatch, wrong):
+  exportable = encoder_lib.exportable
+  def changed(*args):
+    root, _ = exportable(*args)
+    encode = encoder_lib.traces(root, False)
+    def call(*inputs):
+      outputs = encode.call(dict(zip(('input_word_ids', 'input_mask', 'input_type_ids'), inputs, strict=True)), False)
+      return {name: outputs[name] for name in ('default', 'pooled_output', 'sequence_output')}
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32, name=name) for name in ('input_word_ids', 'input_mask', 'input_type_ids')])
+    def serving_default(input_word_ids, input_mask, input_type_ids):
+      return wrong(call, input_word_ids, input_mask, input_type_ids)
+    return root, {'serving_default': serving_default}
+  monkeypatch.setattr(encoder_lib, 'exportable', changed)
+  with pytest.raises(errors.ParityError, match='no parity .(default|serving_default)/'):
+    release(module, mlm=False)
+  assert conftest.leftovers(release.root) == []
+
+
 @pytest.mark.parametrize('output', ['serving_default/pooled_output', 'serving_default/sequence_output', 'default/pooled_output'])
 def test_signature_and_default_are_compared(encoder_path, examination, monkeypatch, output):
   outputs = exported_lib.Exported.outputs

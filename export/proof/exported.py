@@ -1,7 +1,9 @@
 """An exported encoder, loaded from its files and called as its users call it."""
 
 import contextlib
+import dataclasses
 import pathlib
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -12,8 +14,10 @@ import numpy as np
 from converters import errors
 from export.proof import artifact
 from export.proof import batch as batch_lib
+from export.proof import function_graph
 
 _INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
+_HEADS = ('mlm', 'sop')
 _OUTPUTS = ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs')
 
 
@@ -39,6 +43,12 @@ class Exported:
     self._interface = interface
     self.variables = {_name(v): v for v in self._loaded.variables}
     self.values = sum(v.shape.num_elements() for v in self._loaded.variables)
+    # Now, since their graphs are changed by whoever differentiates them.
+    self._functions = {signature: _function(self._piece(signature), False)
+                       for signature in ('tokens', *_HEADS) if signature == 'tokens' or hasattr(self._loaded, signature)}
+    self._signature = function_graph.Function.of(self._loaded.signatures['serving_default'])
+    self._first_layer: Callable[[Mapping[str, Any]], list[Any]] | None = None
+    self._sop_head = _body(self._loaded.sop) if hasattr(self._loaded, 'sop') else {}
 
   def outputs(self, batch: batch_lib.Batch, signatures: Sequence[str], training: bool = False) -> dict[str, np.ndarray]:
     """Runs the encoder, and its heads, on a batch.
@@ -55,11 +65,6 @@ class Exported:
     """
     result: dict[str, np.ndarray] = {}
     again: dict[str, np.ndarray] = {}
-    if 'serving_default' in signatures:
-      with as_it_stands():
-        served = self._loaded.signatures['serving_default'](**_tensors(batch))
-      again = {f'serving_default/{name}': served[name].numpy() for name in ('pooled_output', 'sequence_output')}
-      again['default/pooled_output'] = served['default'].numpy()
     encoded: Mapping[str, Any] | None = None
     for signature in (s for s in signatures if s != 'serving_default'):
       values = self._head(signature, batch, encoded) if encoded is not None and not training else None
@@ -69,9 +74,28 @@ class Exported:
         encoded = values
       result |= {f'{signature}/{name}': values[name].numpy() for name in _OUTPUTS if name in values}
       if signature == 'tokens' and self._interface == 'dict':
-        again['default/pooled_output'] = values['default'].numpy()
         result |= {f'tokens/layer_{i}': value.numpy() for i, value in enumerate(values['encoder_outputs'])}
+        again['default/pooled_output'] = values['default'].numpy()
+    if 'serving_default' in signatures:
+      served = self._served(batch, encoded)
+      again |= {f'serving_default/{name}': served[name].numpy() for name in ('pooled_output', 'sequence_output')}
+      again['default/pooled_output'] = served['default'].numpy()
     return result | again
+
+  def first_layer(self, batch: batch_lib.Batch) -> dict[str, np.ndarray]:
+    """Runs the encoder on a batch, as far as its first layer.
+
+    Returns:
+      That layer, as `outputs` gives it; nothing of a model that does not give its layers.
+    """
+    if self._interface == 'list':
+      return {}
+    encoder = self._functions['tokens']
+    if self._first_layer is None:
+      part, layer = function_graph.upto(encoder, encoder.pack(encoder.outputs)['encoder_outputs'][0])
+      self._first_layer = function_graph.runner(part, [layer])
+    with as_it_stands():
+      return {'tokens/layer_0': self._first_layer(encoder.values(_tensors(batch)))[0].numpy()}
 
   def gradient(self, scalar: batch_lib.Scalar) -> dict[str, Any]:
     """Differentiates a scalar of the outputs.
@@ -99,22 +123,32 @@ class Exported:
   def _gradient_of_sop_head(self, scalar: batch_lib.Scalar, variables: list[Any]) -> list[Any]:
     """Differentiates by the head's own variables, without going back through the encoder for a second time."""
     import tensorflow as tf
-    head = _body(self._loaded.sop, scalar.training)
-    position = {id(value): number for number, value in enumerate(head.captured_inputs)}
+    head = self._sop_head[scalar.training]
+    position = {id(value): number for number, value in enumerate(head.captured)}
 
     @tf.function(autograph=False)
     def gradient() -> list[Any]:
       # A tape would see one call, and differentiate everything in it. Here its operations stand one by one.
-      given = _tensors(scalar.batch)
-      captured = [tf.identity(value) for value in head.captured_inputs]
-      values = [*(given[_name(placeholder)] for placeholder in head.inputs[:len(given)]), *captured]
-      output = tf.nest.pack_sequence_as(head.structured_outputs, head.outputs)['sop_log_probs']
-      log_probs, = tf.graph_util.import_graph_def(
-          head.graph.as_graph_def(), {p.name: value for p, value in zip(head.inputs, values, strict=True)}, [output.name])
+      captured = [tf.identity(value) for value in head.captured]
+      values = dataclasses.replace(head, captured=captured).values(_tensors(scalar.batch))
+      log_probs, = tf.graph_util.import_graph_def(head.graph, values, [head.pack(head.outputs)['sop_log_probs']])
       value = _scalar({'sop_log_probs': log_probs}, {'sop_log_probs': scalar.factors['sop_log_probs']})
       return tf.gradients(value, [captured[position[id(variable.handle)]] for variable in variables])
     with as_it_stands():
       return gradient()
+
+  def _served(self, batch: batch_lib.Batch, encoded: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Runs the signature; or takes from what the encoder has given for the same batch, if all that the signature does is to call it."""
+    import tensorflow as tf
+    served, encoder, given = self._signature, self._functions['tokens'], _tensors(batch)
+    passed_on = function_graph.passed_on(served, encoder) if encoded is not None else None
+    if passed_on is not None:
+      theirs, ours = (list(function.values(given).values()) for function in (served, encoder))
+      if None not in ours and [id(theirs[number]) for number in passed_on[0]] == [id(value) for value in ours]:
+        results = tf.nest.flatten(encoded)
+        return served.pack(results[number] for number in passed_on[1])
+    with as_it_stands():
+      return self._loaded.signatures['serving_default'](**given)
 
   def _head(self, signature: str, batch: batch_lib.Batch, encoded: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Runs a head on what the encoder has given for the same batch, if the head begins by calling that very function.
@@ -128,43 +162,17 @@ class Exported:
       The outputs, as `_call` would give them; None for a head that is made otherwise.
     """
     import tensorflow as tf
-    from tensorflow.core.framework import graph_pb2
-    encoder, head = (_function(piece, False) for piece in (self._loaded, self._piece(signature)))
-    graph = head.graph.as_graph_def()
-    calls = _calls(graph, encoder)
+    encoder, head = self._functions['tokens'], self._functions[signature]
     given = {**_tensors(batch), 'masked_lm_positions': tf.constant(batch.masked_lm_positions)}
-
-    def values(function: Any) -> dict[str, Any]:
-      """What each of its placeholders stands for: an input, or a variable's handle."""
-      own = len(function.inputs) - len(function.captured_inputs)
-      handles = dict(zip((p.name for p in function.inputs[own:]), function.captured_inputs, strict=True))
-      return {p.name: handles.get(p.name, given.get(_name(p))) for p in function.inputs}
-
-    theirs, ours = values(head), list(values(encoder).values())
-    if any(value is None for value in (*theirs.values(), *ours)) or any(
-        name != spec.name for name, spec in head.structured_input_signature[0][0].items()):
-      return None  # a call might give it other inputs than those that are called the same here
-    if len(calls) != 1 or [id(theirs.get(f'{name}:0')) for name in calls[0].input] != [id(value) for value in ours]:
+    theirs, ours, calls = head.values(given), encoder.values(given).values(), function_graph.calls(head, encoder)
+    if any(value is None for value in (*theirs.values(), *ours)):
       return None
-    results = tf.nest.flatten(encoded)
-    available = {name.removesuffix(':0'): value for name, value in theirs.items()}
-    available |= {f'{calls[0].name}:{number}' if number else calls[0].name: value for number, value in enumerate(results)}
-    if len(results) != len(encoder.outputs):
+    if len(calls) != 1 or [id(theirs.get(name)) for name in calls[0].input] != [id(value) for value in ours]:
       return None
-
-    rest = [node for node in graph.node if node.name not in available]
-    used = {tensor for node in rest for tensor in node.input}
-    for node in rest:
-      node.input[:] = [tensor for tensor in node.input if tensor != f'^{calls[0].name}']
-    part = graph_pb2.GraphDef(node=rest, versions=graph.versions, library=graph.library)
-
-    @tf.function(autograph=False)
-    def run() -> Any:
-      replaced = {name: tf.identity(value) for name, value in available.items() if name in used}
-      outputs = tf.graph_util.import_graph_def(part, replaced, [output.name for output in head.outputs])
-      return tf.nest.pack_sequence_as(head.structured_outputs, outputs)
+    call, = calls
+    results = {f'{call.name}:{number}' if number else call.name: value for number, value in enumerate(tf.nest.flatten(encoded))}
     with as_it_stands():
-      return run()
+      return head.pack(function_graph.runner(function_graph.after(head, call, theirs | results), head.outputs)(theirs | results))
 
   def _piece(self, signature: str) -> Any:
     return self._loaded if signature == 'tokens' else getattr(self._loaded, signature)
@@ -180,26 +188,17 @@ class Exported:
       return self._piece(signature)(inputs, training=training)
 
 
-def _function(piece: Any, training: bool) -> Any:
+def _function(piece: Any, training: bool) -> function_graph.Function:
   """The function of a mode that a call of an exported piece runs."""
-  return next(f for f in piece.__call__.concrete_functions if f.structured_input_signature[0][1] is training)
+  return function_graph.Function.of(next(f for f in piece.__call__.concrete_functions if f.structured_input_signature[0][1] is training))
 
 
-def _body(piece: Any, training: bool) -> Any:
-  """The same; or the other mode's, if all that it does is to call that one with what it is given."""
-  function, other = _function(piece, training), _function(piece, not training)
-  graph = function.graph.as_graph_def()
-  nodes, calls = {node.name: node for node in graph.node}, _calls(graph, other)
-  if len(calls) != 1 or list(calls[0].input) != [placeholder.op.name for placeholder in function.inputs] or (
-      [id(value) for value in function.captured_inputs] != [id(value) for value in other.captured_inputs]):
-    return function
-  results = [f'{calls[0].name}:{number}' if number else calls[0].name for number in range(len(other.outputs))]
-  return other if [nodes[output.op.name].input[0] for output in function.outputs] == results else function
-
-
-def _calls(graph: Any, function: Any) -> list[Any]:
-  """The nodes of a graph that call a function."""
-  return [node for node in graph.node if 'f' in node.attr and node.attr['f'].func.name == function.name.decode()]
+def _body(piece: Any) -> dict[bool, function_graph.Function]:
+  """The same for both modes; for training the other one, if all that the function does is to call that one with what it is given."""
+  calm, training = (_function(piece, mode) for mode in (False, True))
+  everything = list(range(len(calm.inputs))), list(range(len(calm.outputs)))
+  same = [id(value) for value in training.captured] == [id(value) for value in calm.captured]
+  return {False: calm, True: calm if same and function_graph.passed_on(training, calm) == everything else training}
 
 
 def _name(variable: Any) -> str:

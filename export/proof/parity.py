@@ -5,11 +5,15 @@ the positions that are not padding. (At padding the two differ by design: the or
 -1e9.) The reference tells whose error is whose, and so how large an error is right: the export's may be twice the source's.
 """
 
+import collections
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
+from concurrent import futures
 from typing import Protocol
 
 import numpy as np
@@ -169,15 +173,7 @@ def compare_gradient(rows: Iterable[weight_map.Row], config: config_lib.AlbertCo
     if not theirs.size == ours.size == math.prod(shape):
       faults.append(f'that by {name} has {ours.size} values, the source\'s {theirs.size}, the weight {math.prod(shape)}')
       continue
-    sums, start = [_Sum() for _ in range(3)], 0
-    for piece in expected.pieces(name, shape):
-      right = piece.reshape(-1)
-      stop = start + right.size
-      sums[0].add(right, 0.0)
-      sums[1].add(right, theirs[start:stop])
-      sums[2].add(right, ours[start:stop])
-      start = stop
-    scale, their_distance, our_distance = (total.distance for total in sums)
+    scale, their_distance, our_distance = _distances(expected.pieces(name, shape), (np.broadcast_to(np.float32(0), ours.shape), theirs, ours))
     scales[name], kernel = scale, name.removesuffix('.bias') + '.kernel'
     if kernel in scales:
       # The same derivatives, summed: where they cancel out, as they do for the keys' bias, that of the kernel says what
@@ -217,9 +213,27 @@ def distance(actual: np.ndarray, expected: np.ndarray) -> Distance:
   """How far two arrays of the same number of values are from each other; NaN if there are none."""
   if actual.size != expected.size:
     return Distance(math.nan, math.nan)
-  total = _Sum()
-  total.add(actual.reshape(-1), expected.reshape(-1))
-  return total.distance
+  return _Sum.of(actual.reshape(-1), expected.reshape(-1)).distance
+
+
+def _distances(pieces: Iterable[np.ndarray], others: Sequence[np.ndarray]) -> list[Distance]:
+  """How far other arrays, flat, are from one that comes in pieces: the next are worked out while threads look at some."""
+  totals, start, waiting = [_Sum() for _ in others], 0, collections.deque[list[futures.Future[_Sum]]]()
+
+  def take() -> None:
+    for total, part in zip(totals, waiting.popleft(), strict=True):
+      total.add_sum(part.result())
+
+  with futures.ThreadPoolExecutor(os.cpu_count(), 'compare') as pool:
+    for piece in pieces:
+      stop = start + piece.size
+      waiting.append([pool.submit(_Sum.of, piece.reshape(-1), other[start:stop]) for other in others])
+      start = stop
+      if len(waiting) > len(others):
+        take()
+    while waiting:
+      take()
+  return [total.distance for total in totals]
 
 
 class _Sum:
@@ -228,15 +242,23 @@ class _Sum:
   def __init__(self) -> None:
     self._count, self._squares, self._largest = 0, 0.0, 0.0
 
-  def add(self, actual: np.ndarray, expected: np.ndarray | float) -> None:
-    """Two arrays of the same shape, or one and a number."""
+  @classmethod
+  def of(cls, actual: np.ndarray, expected: np.ndarray) -> '_Sum':
+    """Of two flat arrays of the same size."""
+    result = cls()
     if not actual.size:
-      return
+      return result
     with np.errstate(invalid='ignore'):  # infinity less infinity is a NaN, and fails as one
-      difference = np.abs(actual.astype(np.float64, copy=False) - expected)
-    self._count += difference.size
-    self._squares += float(np.square(difference).sum())
-    self._largest = _larger(self._largest, float(difference.max()))
+      difference = np.subtract(actual, expected, dtype=np.float64)
+      result._squares = float(np.dot(difference, difference))
+    result._count = difference.size
+    result._largest = _larger(float(difference.max()), -float(difference.min()))
+    return result
+
+  def add_sum(self, other: '_Sum') -> None:
+    self._count += other._count
+    self._squares += other._squares
+    self._largest = _larger(self._largest, other._largest)
 
   @property
   def distance(self) -> Distance:

@@ -24,9 +24,11 @@ import numpy as np
 from converters import config as config_lib
 
 _EPSILON = 1e-12  # of every layer norm
-# Kernels are float32, and turned into float64 in pieces of this many numbers where that is asked for: larger ones are fresh memory every
-# time, which takes longer than the multiplication.
-_PIECE = 1 << 19
+# Kernels are float32, and turned into float64 in pieces of this many rows and columns at most, where that is asked for. Larger ones are fresh
+# memory every time, which takes longer than the multiplication; and so does reading a few columns of each row.
+_ROWS, _COLUMNS = 512, 1024
+# A derivative is worked out so many numbers at a time, for the same reason.
+_PIECE = _ROWS * _COLUMNS
 
 Tensor = Callable[[str], np.ndarray]
 Float = type[np.float64] | type[np.float32]
@@ -273,10 +275,18 @@ def _matmul(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
   """[..., in] times [in, out], of the same dtype or of a smaller one -> [..., out] of the first's."""
   if kernel.dtype == x.dtype:
     return x @ kernel
-  columns = max(1, _PIECE // kernel.shape[0])
+  result = np.zeros((*x.shape[:-1], kernel.shape[1]), x.dtype)
+  width = min(_COLUMNS, math.ceil(kernel.shape[1] / (os.cpu_count() or 1)))
+
+  def multiply(start: int) -> None:
+    columns = slice(start, start + width)
+    for row in range(0, kernel.shape[0], _ROWS):
+      rows = slice(row, row + _ROWS)
+      result[..., columns] += x[..., rows] @ kernel[rows, columns].astype(x.dtype)
   # By threads that sleep when there is nothing for them, as those of a linear algebra library do not.
-  pieces = _threads().map(lambda i: x @ kernel[:, i:i + columns].astype(x.dtype), range(0, kernel.shape[1], columns))
-  return np.concatenate([*pieces], axis=-1)
+  for _ in _threads().map(multiply, range(0, kernel.shape[1], width)):
+    pass
+  return result
 
 
 @functools.cache
