@@ -41,6 +41,8 @@ class Row:
     theirs: the peer's.
     goals: the most (or least) that the median may be, by size; sizes without one are not in it.
     at_least: that a goal is a least.
+    floor: the keys of what it cannot be less than (or more), whoever did it, on this machine with this TensorFlow; and of what that is
+      divided by, if not by the peer's.
   """
   against: str
   title: str
@@ -48,12 +50,15 @@ class Row:
   theirs: tuple[str, ...]
   goals: Mapping[str, float] = dataclasses.field(default_factory=dict)
   at_least: bool = False
+  floor: tuple[tuple[str, ...], ...] = ()
 
   def spread(self, units: Iterable[Mapping[str, Any]]) -> Spread | None:
     """Over the rounds that have both figures; None if there is none."""
-    pairs = ((_get(unit, self.ours), _get(unit, self.theirs)) for unit in units)
-    ratios = [one / other for one, other in pairs if one is not None and other]
-    return Spread.of(ratios) if ratios else None
+    return _spread(units, self.ours, self.theirs)
+
+  def floor_spread(self, units: Iterable[Mapping[str, Any]]) -> Spread | None:
+    """The same of the floor; None without one."""
+    return _spread(units, self.floor[0], *(self.floor[1:] or (self.theirs,))) if self.floor else None
 
   def outcome(self, size: str, spread: Spread | None) -> str:
     """'met', 'met by the median' if not in every round, 'missed', 'not measured'; '' without a goal."""
@@ -66,6 +71,12 @@ class Row:
     if not reaches(spread.median):
       return 'missed'
     return 'met' if reaches(spread.low) and reaches(spread.high) else 'met by the median'
+
+
+def _spread(units: Iterable[Mapping[str, Any]], ours: Sequence[str], theirs: Sequence[str]) -> Spread | None:
+  pairs = ((_get(unit, ours), _get(unit, theirs)) for unit in units)
+  ratios = [one / other for one, other in pairs if one is not None and other]
+  return Spread.of(ratios) if ratios else None
 
 
 def number(value: float) -> str:
@@ -85,8 +96,12 @@ def _everywhere(goal: float) -> dict[str, float]:
   return dict.fromkeys(sizes.PUBLISHED, goal)
 
 
-def _peer(title: str, step: str, figure: str, goals: Mapping[str, float] | None = None) -> Row:
-  return Row(TF_MODELS, title, (step, OURS, figure), (step, TF_MODELS, figure), goals or {})
+def _peer(title: str, step: str, figure: str, goals: Mapping[str, float] | None = None, floor: bool = False) -> Row:
+  return Row(TF_MODELS, title, (step, OURS, figure), (step, TF_MODELS, figure), goals or {}, floor=(_floor(figure),) if floor else ())
+
+
+def _floor(figure: str) -> tuple[str, ...]:
+  return 'floor', OURS, figure
 
 
 def _hugging_face(title: str, figure: str) -> Row:
@@ -97,27 +112,27 @@ _SHAPES = {f'steady inference, {batch} x {length}': f'steady_{timing.name((batch
 _LAST = timing.SHAPES[-1]
 
 ROWS = (
-    _peer('wall time of a release', 'release', 'wall', {'large': 0.30, 'xxlarge': 0.25}),
+    _peer('wall time of a release', 'release', 'wall', {'large': 0.30, 'xxlarge': 0.25}, floor=True),
     _peer('processor time of a release', 'release', 'cpu'),
-    _peer('peak memory of a release, largest process', 'release', 'peak', {'xxlarge': 0.25}),
+    _peer('peak memory of a release, largest process', 'release', 'peak', {'xxlarge': 0.25}, floor=True),
     _peer('peak memory of a release, all processes together', 'release', 'together'),
     _peer('saved_model.pb of the encoder', 'artifact', 'graph', _everywhere(0.10)),
     _peer('all files of the encoder', 'artifact', 'encoder'),
     _peer('all files of the preprocessor', 'artifact', 'preprocessor'),
-    _peer('hub.load', 'encoder', 'load', _everywhere(0.25)),
-    _peer('first call', 'encoder', 'first_call', _everywhere(0.7)),
-    *(_peer(title, 'encoder', figure, _everywhere(1.0)) for title, figure in _SHAPES.items()),
+    _peer('hub.load', 'encoder', 'load', _everywhere(0.25), floor=True),
+    _peer('first call', 'encoder', 'first_call', _everywhere(0.7), floor=True),
+    *(_peer(title, 'encoder', figure, _everywhere(1.0), floor=True) for title, figure in _SHAPES.items()),
     _peer('first training step', 'encoder', 'first_step', _everywhere(0.5)),
     _peer('steady training step', 'encoder', 'steady_step', _everywhere(1.0)),
     _peer('preprocessing, time of a text', 'preprocessor', 'seconds_per_text'),
     _hugging_face('load', 'load'),
     *(_hugging_face(title, figure) for title, figure in _SHAPES.items()),
     Row(MACHINE, f'inference, {_LAST[0]} x {_LAST[1]}: share of a large matmul\'s GFLOP/s', ('encoder', OURS, 'inference_flops'),
-        ('encoder', OURS, 'matmul_flops'), _everywhere(0.85), at_least=True),
+        ('encoder', OURS, 'matmul_flops'), _everywhere(0.85), at_least=True, floor=(_floor('inference_flops'), _floor('matmul_flops'))),
     Row(MACHINE, 'the same, tf-models\' export', ('encoder', TF_MODELS, 'inference_flops'), ('encoder', TF_MODELS, 'matmul_flops')),
     Row(MACHINE, 'wall time of a release over reading and writing the same bytes', ('release', OURS, 'wall'), ('disk', OURS, 'seconds')),
     Row(MACHINE, 'peak memory of a release over 2.5 times the weights and importing TensorFlow', ('release', OURS, 'peak'),
-        ('bound', OURS, 'peak'), {'xxlarge': 1.0}),
+        ('bound', OURS, 'peak'), {'xxlarge': 1.0}, floor=(_floor('peak'),)),
 )
 
 

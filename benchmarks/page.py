@@ -32,6 +32,17 @@ parity, no card, archive or record. This tool's encoder has both heads in its fi
 _HUGGING_FACE = '''`AlbertModel.from_pretrained` and calls of it in `torch.inference_mode()`, float32, all cores, the same weights and ids. This
 tool's side is the export, loaded and called by TensorFlow. No goals were set here.'''
 
+_FLOORS = '''What a figure above would be if nothing were done but what must be, measured in the same rounds, and divided by the same. A goal beyond its
+floor cannot be reached with this TensorFlow on this machine; another one may be out of reach, too.
+
+* **Wall time of a release**: importing TensorFlow, opening the source, saving and packing both models; and what the proof compares, all of which
+  is computed: the source's outputs and gradient by its graph, the export's, and both in float64. The processor time of each alone, added up and
+  shared out to all processors without a loss; or the time that saving takes, if that is more.
+* **Peak memory**: loading the export, and differentiating it by all of its weights.
+* **hub.load**: reading the variables in one operation. **First call**: a steady call, and what the first run of one layer's products takes
+  longer than later ones. **Steady inference**, and its share of a large matmul's rate, which is a ceiling: the layers' products with kernels
+  alone, by the fastest of three ways that TensorFlow has for them.'''
+
 _MEANING = '''## What is measured
 
 Modules of the published sizes with random weights, from `python -m export.demo`: no figure depends on the values of weights.
@@ -83,6 +94,8 @@ def text(results: results_lib.Results) -> str:
   parts = [_INTRODUCTION, _setting(results), verdict(results), *_missed(results), f'![Ratios by size]({RATIOS})']
   for against, said in ((figures.TF_MODELS, _TF_MODELS), (figures.HUGGING_FACE, _HUGGING_FACE), (figures.MACHINE, '')):
     parts += [f'## Against {_CALLED[against]}', *([said] if said else []), _table(results, against)]
+  if any(row.floor_spread(results.units(size)) for row in figures.ROWS for size in results.sizes()):
+    parts += ['## Floors', _FLOORS, _floors(results)]
   parts += ['## Growth', _growth(results), f'![Time and memory by parameters]({GROWTH})', '## What failed', _failures(results), _MEANING]
   return '\n\n'.join(parts) + '\n'
 
@@ -108,8 +121,12 @@ def verdict(results: results_lib.Results) -> str:
 
 
 def _missed(results: results_lib.Results) -> list[str]:
-  lines = [f'* {row.title}, {size}: {spread or "not measured"}, and the goal is {_goal(row, row.goals[size])}'
-           for row, size, spread, outcome in outcomes(results) if not outcome.startswith('met')]
+  lines = []
+  for row, size, spread, outcome in outcomes(results):
+    if not outcome.startswith('met'):
+      floor = row.floor_spread(results.units(size))
+      lines.append(f'* {row.title}, {size}: {spread or "not measured"}, and the goal is {_goal(row, row.goals[size])}'
+                   + (f'; the {_end(row)} is {floor}' if floor else ''))
   return ['Not met:', '\n'.join(lines)] if lines else []
 
 
@@ -142,6 +159,20 @@ def _table(results: results_lib.Results, against: str) -> str:
         cells.append(told if not outcome else f'{told} **{outcome}**')
       lines.append(_line([row.title, *cells, _goals(row)]))
   return '\n'.join(lines)
+
+
+def _floors(results: results_lib.Results) -> str:
+  sizes = results.sizes()
+  lines = [_line(['', *sizes, 'goal']), _line(['---', *['---:'] * len(sizes), '---'])]
+  for row in figures.ROWS:
+    spreads = [row.floor_spread(results.units(size)) for size in sizes]
+    if any(spreads):
+      lines.append(_line([row.title, *(str(spread or '–') for spread in spreads), _goals(row)]))
+  return '\n'.join(lines)
+
+
+def _end(row: figures.Row) -> str:
+  return 'ceiling' if row.at_least else 'floor'
 
 
 def _goals(row: figures.Row) -> str:

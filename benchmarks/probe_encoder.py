@@ -20,6 +20,7 @@ import tf_keras
 from benchmarks import timing
 
 _MATMUL = 4096  # rows and columns
+LARGE_MATMUL_FLOPS = 2 * _MATMUL**3
 _INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
 
 
@@ -39,21 +40,21 @@ def _inference(path: str, vocab_size: int, outputs: str) -> dict[str, float]:
   loaded = []
   figures = {'load': timing.timed(lambda: loaded.append(hub.load(path)))}
   encoder = loaded.pop()
-  first = _batch(vocab_size, timing.FIRST)
-  figures['first_call'] = timing.timed(functools.partial(_call, encoder, first))
+  first = make_batch(vocab_size, timing.FIRST)
+  figures['first_call'] = timing.timed(functools.partial(call_encoder, encoder, first))
   np.save(outputs, encoder(first)['sequence_output'].numpy())
   for shape in timing.SHAPES[:-1]:
-    batch = _batch(vocab_size, shape)
-    figures[f'steady_{timing.name(shape)}'] = timing.steady(functools.partial(_call, encoder, batch))
+    batch = make_batch(vocab_size, shape)
+    figures[f'steady_{timing.name(shape)}'] = timing.steady(functools.partial(call_encoder, encoder, batch))
   # Before and after what is held against it: a machine's speed changes.
-  peaks = _matmul()
-  batch = _batch(vocab_size, timing.SHAPES[-1])
-  figures[f'steady_{timing.name(timing.SHAPES[-1])}'] = timing.steady(functools.partial(_call, encoder, batch))
-  peaks += _matmul()
-  return figures | {'matmul_flops': 2 * _MATMUL**3 / statistics.median(peaks)}
+  peaks = large_matmul()
+  batch = make_batch(vocab_size, timing.SHAPES[-1])
+  figures[f'steady_{timing.name(timing.SHAPES[-1])}'] = timing.steady(functools.partial(call_encoder, encoder, batch))
+  peaks += large_matmul()
+  return figures | {'matmul_flops': LARGE_MATMUL_FLOPS / statistics.median(peaks)}
 
 
-def _call(encoder: Encoder, batch: dict[str, tf.Tensor]) -> None:
+def call_encoder(encoder: Encoder, batch: dict[str, tf.Tensor]) -> None:
   encoder(batch)['pooled_output'].numpy()
 
 
@@ -63,7 +64,7 @@ def _training(path: str, vocab_size: int) -> dict[str, float]:
   model = tf_keras.Model(inputs, tf_keras.layers.Dense(2)(pooled))
   # Plain descent: an optimizer with slots would add the same to everybody's time and memory.
   model.compile(tf_keras.optimizers.SGD(1e-3), tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-  batch = _batch(vocab_size, timing.FIRST), tf.range(timing.FIRST[0]) % 2
+  batch = make_batch(vocab_size, timing.FIRST), tf.range(timing.FIRST[0]) % 2
   # Not train_on_batch: it makes a tf.data iterator, and waits at the end for a thread of it that sleeps for up to 5 s.
   batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
   train = model.make_train_function()
@@ -73,11 +74,11 @@ def _training(path: str, vocab_size: int) -> dict[str, float]:
   return {'first_step': timing.timed(step), 'steady_step': timing.steady(step)}
 
 
-def _batch(vocab_size: int, shape: tuple[int, int]) -> dict[str, tf.Tensor]:
+def make_batch(vocab_size: int, shape: tuple[int, int]) -> dict[str, tf.Tensor]:
   return dict(zip(_INPUTS, map(tf.constant, timing.tokens(vocab_size, shape)), strict=True))
 
 
-def _matmul() -> list[float]:
+def large_matmul() -> list[float]:
   """Seconds of a few products of two matrices of float32."""
   one = tf.random.stateless_normal([_MATMUL, _MATMUL], [0, 0])
   seconds = [timing.timed(lambda: tf.matmul(one, one)) for _ in range(4)]  # on a processor, done when the call returns

@@ -6,7 +6,7 @@ import shutil
 
 from benchmarks import measure
 from converters import config as config_lib
-from converters import to_checkpoint
+from converters import encoder_yaml
 
 # What tf-models' and hub.KerasLayer's users set: they are Keras 2.
 TENSORFLOW = {'TF_USE_LEGACY_KERAS': '1', 'TF_CPP_MIN_LOG_LEVEL': '3'}
@@ -27,7 +27,7 @@ def ours(python: str, module: pathlib.Path, size: str, root: pathlib.Path, log: 
   Raises:
     CommandError: it fails.
   """
-  _clear(root)
+  clear(root)
   # Version 3 has the preprocessor that does what tf-models' does.
   usage = measure.run([python, '-m', 'export', f'--source={module}', f'--model=albert_en_{size}', '--version=3', f'--export_root={root}'], log, timeout)
   encoder, preprocessor = None, None
@@ -50,10 +50,10 @@ def tf_models(python: str, module: pathlib.Path, root: pathlib.Path, log: pathli
   Raises:
     CommandError: one of them fails; the others are not run.
   """
-  _clear(root)
+  clear(root)
   config_path = module / 'assets/albert_config.json'
-  encoder_config = root / to_checkpoint.YAML
-  encoder_config.write_text(to_checkpoint.encoder_yaml(config_lib.read(config_path)), encoding='utf-8')
+  encoder_config = root / encoder_yaml.NAME
+  encoder_config.write_text(encoder_yaml.text(config_lib.read(config_path)), encoding='utf-8')
   sp_model = next(module.glob('assets/*.model'))
   paths = Paths(root, root / 'encoder', root / 'preprocessor')
   commands = {
@@ -76,7 +76,8 @@ def size_of(directory: pathlib.Path) -> int:
   return sum(path.stat().st_size for path in directory.rglob('*') if path.is_file())
 
 
-def _clear(root: pathlib.Path) -> None:
+def clear(root: pathlib.Path) -> None:
+  """Makes it an empty directory."""
   if root.exists():
     shutil.rmtree(root)
   root.mkdir(parents=True)

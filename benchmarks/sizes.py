@@ -18,8 +18,14 @@ def parameters(config: config_lib.AlbertConfig) -> int:
 def forward_flops(config: config_lib.AlbertConfig, batch: int, length: int) -> int:
   """Operations of all matrix products of the encoder and its pooler, a multiplication and an addition being two."""
   hidden = config.hidden_size
-  projections = 4 * hidden * hidden + 2 * hidden * config.intermediate_size  # query, key, value, output; feed-forward
   attention = 2 * length * hidden  # scores, and what they weigh
   embedding = config.embedding_size * hidden if config.embedding_size != hidden else 0
-  token = config.num_hidden_layers * (projections + attention) + embedding
-  return 2 * batch * (length * token + hidden * hidden)
+  token = config.num_hidden_layers * attention + embedding
+  return kernel_flops(config, batch, length) + 2 * batch * (length * token + hidden * hidden)
+
+
+def kernel_flops(config: config_lib.AlbertConfig, batch: int, length: int) -> int:
+  """Of the products with the layers' kernels alone."""
+  hidden = config.hidden_size
+  projections = 4 * hidden * hidden + 2 * hidden * config.intermediate_size  # query, key, value, output; feed-forward
+  return 2 * batch * length * config.num_hidden_layers * projections

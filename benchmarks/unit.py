@@ -77,6 +77,7 @@ class Unit:
     if figures.OURS in self._made:
       self._step(figures.OURS, 'disk', self._disk)
       self._bound()
+      self._step(figures.OURS, 'floors', self._floors)
     self._values['complete'] = True
     self._results.write()
 
@@ -143,6 +144,24 @@ class Unit:
                               str(self._made[figures.OURS].root), str(bench.work / 'releases' / self._size / 'copy')],
                              bench.log(self._name, 'disk'), bench.timeout)
     self._put('disk', figures.OURS, seconds | {'seconds': seconds['read'] + seconds['write']})
+
+  def _floors(self) -> None:
+    """What no tool could do without that runs this TensorFlow and proves the same. The sum of what its parts take alone, on all processors."""
+    bench = self._bench
+    module = str(bench.module(self._size))
+    directory = bench.work / 'releases' / self._size / 'floor'
+    releases.clear(directory)
+    environment = releases.TENSORFLOW
+    parts, usages = {}, {}
+    for part in ('saving', 'source', 'reference', 'export'):
+      answer, usages[part] = measure.ask([bench.pythons[figures.OURS], '-m', 'benchmarks.probe_release_floor', part, module, str(directory)],
+                                         bench.log(self._name, 'floor', part), bench.timeout, environment=environment)
+      parts[part] = answer['cpu']
+    calls, _ = measure.ask([bench.pythons[figures.OURS], '-m', 'benchmarks.probe_call_floors', str(self._made[figures.OURS].encoder), module],
+                           bench.log(self._name, 'floor', 'calls'), bench.timeout, environment=environment)
+    wall = max(usages['saving'].wall, sum(parts.values()) / self._results.values['machine']['cores'])
+    releases.clear(directory)
+    self._put('floor', figures.OURS, calls | {'wall': wall, 'peak': usages['export'].peak, 'parts': parts})
 
   def _bound(self) -> None:
     weights = sum(p.stat().st_size for p in self._made[figures.OURS].encoder.glob('variables/variables.data-*'))

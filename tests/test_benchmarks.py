@@ -42,6 +42,7 @@ def _unit(size, number, ratio):
       'preprocessor': {'ours': {'seconds_per_text': ratio}, 'tf-models': {'seconds_per_text': 1.0}},
       'disk': {'ours': {'seconds': 2.0}},
       'bound': {'ours': {'peak': 2e9}},
+      'floor': {'ours': _figures(0.2) | {'wall': theirs * ratio / 2, 'peak': 1e9}},
   }
 
 
@@ -123,6 +124,11 @@ def test_memory_and_time_of_a_process(run):
   assert usage.wall >= 0.5 and usage.cpu > 0 and 0 <= usage.others <= 1
 
 
+def test_what_measures_imports_nothing_large(tmp_path):
+  # A process' peak memory counts what started it: see measure.run.
+  measure.run([sys.executable, '-c', 'import sys, benchmarks.__main__; assert "tensorflow" not in sys.modules'], tmp_path / 'log', 60)
+
+
 def test_descendants_count(run):
   child = 'import time; held = b\'x\' * 200_000_000; sum(range(3_000_000)); time.sleep(0.5)'
   usage = run(f'import subprocess, sys; held = b"x" * 100_000_000; subprocess.run([sys.executable, "-c", "{child}"], check=True)')
@@ -176,6 +182,24 @@ def test_the_page_says_what_was_missed(results):
   assert '2 cores of Some CPU' in page and 'R² 1.000' in page
   assert page_lib.verdict(results) in page and 'missed' in page_lib.verdict(results)
   assert '## What failed\n\nNothing.' in page
+
+
+def test_floors(results):
+  assert _row('wall time of a release').floor_spread(results.units('large')).median == pytest.approx(0.135)
+  assert _row('hub.load').floor_spread(results.units('large')).median == pytest.approx(0.2)
+  assert _row('steady training step').floor_spread(results.units('large')) is None
+  page = page_lib.text(results)
+  assert '* wall time of a release, xxlarge: 0.27 (0.24 to 0.4), and the goal is at most 0.25; the floor is 0.135 (0.12 to 0.2)' in page
+  assert 'GFLOP/s, base: 0.8 (0.8 to 0.8), and the goal is at least 0.85; the ceiling is 0.8 (0.8 to 0.8)' in page
+  floors = page[page.index('## Floors'):page.index('## Growth')]
+  assert '| hub.load | 0.2 (0.2 to 0.2) |' in floors and 'training step' not in floors
+  assert '| peak memory of a release over 2.5 times the weights and importing TensorFlow | 0.5 (0.5 to 0.5) |' in floors
+
+
+def test_results_without_floors(results):
+  for unit in results.values['units']:
+    del unit['floor']
+  assert '## Floors' not in page_lib.text(results) and 'and the goal is at most 0.25\n' in page_lib.text(results)
 
 
 def test_the_page_says_that_others_were_busy(results):

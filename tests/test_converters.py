@@ -11,8 +11,8 @@ import yaml
 from official.nlp.configs import encoders
 
 from converters import albert as albert_lib
+from converters import encoder_yaml
 from converters import source as source_lib
-from converters import to_checkpoint
 from converters import weight_map
 
 
@@ -57,7 +57,7 @@ def test_to_checkpoint(convert, module, tmp_path):
 
 
 def test_small_numbers_are_numbers_in_yaml(config):
-  text = to_checkpoint.encoder_yaml(dataclasses.replace(config, hidden_dropout_prob=5e-05))
+  text = encoder_yaml.text(dataclasses.replace(config, hidden_dropout_prob=5e-05))
   assert yaml.safe_load(text)['albert']['dropout_rate'] == 5e-05
 
 

@@ -1,0 +1,87 @@
+"""Does one part of a release's work, and nothing else, and prints what it took as one line of JSON.
+
+  python -m benchmarks.probe_release_floor PART MODULE DIRECTORY
+
+PART is `saving`, all but the proof: importing TensorFlow, opening the source, saving and packing both models; or what the proof computes,
+each alone: `source`, outputs and gradient of the source's graph in its process; `reference`, the same in float64; `export`, the same by the
+encoder that `saving` left in DIRECTORY. "cpu" is seconds of processor time: of all of the process for `saving`, which every release has, and of
+the computing for the others.
+"""
+
+import argparse
+import json
+import pathlib
+import resource
+import time
+
+import threadpoolctl
+
+from converters import source as source_lib
+from converters import weight_map
+from export.proof import certificate
+from export.proof import expected
+from export.proof import exported
+from export.proof import source_run
+
+_PARTS = frozenset(weight_map.Part)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser()
+  parser.add_argument('part', choices=sorted(_DO))
+  parser.add_argument('module')
+  parser.add_argument('directory', type=pathlib.Path)
+  arguments = parser.parse_args()
+  with source_lib.open_source(arguments.module) as source:
+    print(json.dumps({'cpu': _DO[arguments.part](source, arguments.directory)}))
+
+
+def _saving(source: source_lib.Source, directory: pathlib.Path) -> float:
+  from converters import albert
+  from export import encoder
+  from export import package
+  from export import preprocessing
+  from export import saved_model
+  live, signatures = preprocessing.exportable(source.sp_model, 3)
+  saved_model.write(live, signatures, directory / 'preprocessor')
+  sp_model_file = directory / source.sp_model_name
+  sp_model_file.write_bytes(source.sp_model)
+  live, signatures = encoder.exportable(albert.build(source, _PARTS), str(sp_model_file))
+  saved_model.write(live, signatures, directory / 'encoder')
+  for name in ('preprocessor', 'encoder'):
+    package.pack(directory / name, directory / f'{name}.tar.gz')
+  return time.process_time()
+
+
+def _source(source: source_lib.Source, directory: pathlib.Path) -> float:
+  batch, scalar, signatures = certificate.given(source, _PARTS)
+  with source_run.start(source.path, batch, signatures, scalar) as run:
+    run.outputs()
+    run.gradient()
+  usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return usage.ru_utime + usage.ru_stime
+
+
+def _reference(source: source_lib.Source, directory: pathlib.Path) -> float:
+  batch, scalar, _ = certificate.given(source, _PARTS)
+  before = time.process_time()
+  with threadpoolctl.threadpool_limits(1, 'blas'):  # as a release does it
+    expected.Expected(source, _PARTS, batch, scalar)
+  return time.process_time() - before
+
+
+def _export(source: source_lib.Source, directory: pathlib.Path) -> float:
+  batch, scalar, signatures = certificate.given(source, _PARTS)
+  import tensorflow  # noqa: F401  (`saving` has it already)
+  before = time.process_time()
+  encoder = exported.Exported(directory / 'encoder', 'dict')
+  encoder.outputs(batch, [*signatures, 'serving_default'])
+  with exported.as_it_stands():
+    encoder.gradient(scalar)
+  return time.process_time() - before
+
+
+_DO = {'saving': _saving, 'source': _source, 'reference': _reference, 'export': _export}
+
+if __name__ == '__main__':
+  main()
