@@ -41,8 +41,7 @@ class Row:
     theirs: the peer's.
     goals: the most (or least) that the median may be, by size; sizes without one are not in it.
     at_least: that a goal is a least.
-    floor: the keys of what it cannot be less than (or more), whoever did it, on this machine with this TensorFlow; and of what that is
-      divided by, if not by the peer's.
+    floor: the keys of what it would be if only what cannot be left out were done; and of what that is divided by, if not by the peer's.
   """
   against: str
   title: str

@@ -32,16 +32,17 @@ parity, no card, archive or record. This tool's encoder has both heads in its fi
 _HUGGING_FACE = '''`AlbertModel.from_pretrained` and calls of it in `torch.inference_mode()`, float32, all cores, the same weights and ids. This
 tool's side is the export, loaded and called by TensorFlow. No goals were set here.'''
 
-_FLOORS = '''What a figure above would be if nothing were done but what must be, measured in the same rounds, and divided by the same. A goal beyond its
-floor cannot be reached with this TensorFlow on this machine; another one may be out of reach, too.
+_FLOORS = '''What a figure above would be if nothing were done but what cannot be left out, measured in the same rounds, and divided by the same. A goal
+beyond its floor is out of reach in these ways; one that is not may be, too.
 
-* **Wall time of a release**: importing TensorFlow, opening the source, saving and packing both models; and what the proof compares, all of which
-  is computed: the source's outputs and gradient by its graph, the export's, and both in float64. The processor time of each alone, added up and
-  shared out to all processors without a loss; or the time that saving takes, if that is more.
-* **Peak memory**: loading the export, and differentiating it by all of its weights.
-* **hub.load**: reading the variables in one operation. **First call**: a steady call, and what the first run of one layer's products takes
-  longer than later ones. **Steady inference**, and its share of a large matmul's rate, which is a ceiling: the layers' products with kernels
-  alone, by the fastest of three ways that TensorFlow has for them.'''
+* **Wall time of a release**: importing TensorFlow, opening the source, saving and packing both models; and of the proof the source's outputs and
+  gradient by its graph, in a process of its own, the export's, and the reference in float64. The processor time of each alone, added up and shared
+  out to all processors without a loss; or the time that saving takes, if that is more.
+* **Peak memory**: the export loaded, run and differentiated by all of its weights, as users do it. BUILD_NOTES.md has other ways, which take less
+  memory and more time.
+* **hub.load**: reading the variables in one operation. **First call**: a steady call of this tool's export, and what the first run of one layer's
+  products takes longer than later ones. **Steady inference**, and its share of a large matmul's rate, which is a ceiling: the layers' products with
+  kernels alone, by the fastest of three ways that TensorFlow has for them.'''
 
 _MEANING = '''## What is measured
 

@@ -3,9 +3,9 @@
   python -m benchmarks.probe_release_floor PART MODULE DIRECTORY
 
 PART is `saving`, all but the proof: importing TensorFlow, opening the source, saving and packing both models; or what the proof computes,
-each alone: `source`, outputs and gradient of the source's graph in its process; `reference`, the same in float64; `export`, the same by the
-encoder that `saving` left in DIRECTORY. "cpu" is seconds of processor time: of all of the process for `saving`, which every release has, and of
-the computing for the others.
+each alone: `source`, outputs and gradient of the source's graph in its process; `reference`, the encoder's in float64; `export`, outputs and
+gradient of the encoder that `saving` left in DIRECTORY. "cpu" is seconds of processor time: of the whole process that does it for `saving` and
+`source`, and of the computing for the others, which happens in the first of these.
 """
 
 import argparse

@@ -146,7 +146,7 @@ class Unit:
     self._put('disk', figures.OURS, seconds | {'seconds': seconds['read'] + seconds['write']})
 
   def _floors(self) -> None:
-    """What no tool could do without that runs this TensorFlow and proves the same. The sum of what its parts take alone, on all processors."""
+    """What cannot be left out. A release: what its parts take alone, shared out to all processors."""
     bench = self._bench
     module = str(bench.module(self._size))
     directory = bench.work / 'releases' / self._size / 'floor'

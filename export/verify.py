@@ -123,8 +123,9 @@ def _check_encoder(release: pathlib.Path, record: dict[str, Any], source: source
     certificate = examination.certify(release, record['interface'], console.step)
   fresh, recorded = certificate.as_json(), record['certificate']
   for group in ('outputs', 'gradient', 'controls'):
-    if fresh[group].keys() != recorded[group].keys() or not all(
-        _alike(figure['export']['rms'], recorded[group][name]['export']['rms']) for name, figure in fresh[group].items()):
+    # How wrong a wrong model is depends on the output that shows it first: of controls, only that they were noticed.
+    if fresh[group].keys() != recorded[group].keys() or (group != 'controls' and not all(
+        _alike(figure['export']['rms'], recorded[group][name]['export']['rms']) for name, figure in fresh[group].items())):
       raise errors.IntegrityError(f'the {group} of the certificate in the record of {release} are not what is found now: this is not '
                                   'what was published, fetch it again')
   console.certificate(certificate)

@@ -9,6 +9,7 @@ from benchmarks import figures
 from benchmarks import growth
 from benchmarks import measure
 from benchmarks import page as page_lib
+from benchmarks import releases
 from benchmarks import results as results_lib
 from benchmarks import sizes
 from converters import config as config_lib
@@ -194,6 +195,16 @@ def test_floors(results):
   floors = page[page.index('## Floors'):page.index('## Growth')]
   assert '| hub.load | 0.2 (0.2 to 0.2) |' in floors and 'training step' not in floors
   assert '| peak memory of a release over 2.5 times the weights and importing TensorFlow | 0.5 (0.5 to 0.5) |' in floors
+
+
+def test_probes_of_floors(module, encoder_path, tmp_path):
+  ask = lambda *arguments: measure.ask(  # noqa: E731
+      [sys.executable, '-m', *map(str, arguments)], tmp_path / 'log', 300, environment=releases.TENSORFLOW)[0]
+  assert all(ask('benchmarks.probe_release_floor', part, module, tmp_path)['cpu'] > 0 for part in ('saving', 'source', 'reference', 'export'))
+  assert (tmp_path / 'encoder.tar.gz').stat().st_size > 0
+  calls = ask('benchmarks.probe_call_floors', encoder_path, module)
+  assert set(calls) == {'load', 'first_call', 'steady_1x16', 'steady_1x128', 'steady_8x128', 'matmul_flops', 'inference_flops'}
+  assert all(value > 0 for value in calls.values())
 
 
 def test_results_without_floors(results):

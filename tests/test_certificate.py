@@ -67,6 +67,44 @@ def test_mistakes_that_the_first_layer_does_not_show_are_looked_for_in_all(encod
   assert len(controls_lib.run(exported, batch, expected, source_outputs)) == 4
 
 
+def test_wrong_models_run_no_further_than_they_have_to(encoder_path, theirs, monkeypatch):
+  batch, expected, source_outputs = theirs
+  exported = exported_lib.Exported(pathlib.Path(encoder_path), 'dict')
+  monkeypatch.setattr(exported, 'outputs', None)  # to call it would fail
+  assert len(controls_lib.run(exported, batch, expected, source_outputs)) == 4
+
+
+def test_a_first_layer_that_is_wrong_to_begin_with_shows_nothing(encoder_path, theirs, monkeypatch):
+  batch, expected, source_outputs = theirs
+  exported = exported_lib.Exported(pathlib.Path(encoder_path), 'dict')
+  first_layer = exported.first_layer
+  monkeypatch.setattr(exported, 'first_layer', lambda batch: {name: -value for name, value in first_layer(batch).items()})
+  monkeypatch.setattr(controls_lib, '_mistakes', lambda variables: iter([('nothing at all', [])]))
+  with pytest.raises(errors.ParityError, match='does not notice a wrong model .nothing at all.'):
+    controls_lib.run(exported, batch, expected, source_outputs)
+
+
+@pytest.mark.parametrize('in_training, fault', [
+    (False, r'no parity .default/pooled_output is [^;]*\) in'), (True, 'training=True is not the same as training=False')])
+def test_another_default_of_the_encoder_is_refused(release, module, monkeypatch, two_modes, in_training, fault):
+  encode, exportable = encoder_lib._Outlined.encode, encoder_lib.exportable
+  def wrong(self, inputs, training):
+    outputs = encode(self, inputs, training)
+    return dict(outputs, default=outputs['sequence_output'][:, 0]) if training or not in_training else outputs
+  def changed(*args):
+    root, _ = exportable(*args)
+    inputs = ('input_word_ids', 'input_mask', 'input_type_ids')
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32, name=name) for name in inputs])
+    def serving_default(*values):
+      outputs = encoder_lib.traces(root, True).call(dict(zip(inputs, values, strict=True)), False)
+      return {name: outputs[name] for name in ('pooled_output', 'sequence_output')} | {'default': outputs['pooled_output']}
+    return root, {'serving_default': serving_default}
+  monkeypatch.setattr(encoder_lib._Outlined, 'encode', wrong)
+  monkeypatch.setattr(encoder_lib, 'exportable', changed)
+  with pytest.raises(errors.ParityError, match=fault):
+    release(module, mlm=False)
+
+
 @pytest.mark.parametrize('wrong', [
     lambda call, ids, mask, types: call(ids, types, mask),
     lambda call, ids, mask, types: call(ids, tf.ones_like(mask), types),

@@ -214,7 +214,7 @@ def _compare_modes(exported: exported_lib.Exported, batch: batch_lib.Batch, outp
 
   Args:
     exported: the model.
-    batch: the inputs; only the first row, which is the longest and has no padding, is run.
+    batch: the inputs; only the first two rows are run, of which the second has padding.
     outputs: what training=False gave for the whole batch.
     random: whether the config has dropout.
     checks: of these outputs: what is called the same may differ by what rounding may come to.
@@ -224,16 +224,16 @@ def _compare_modes(exported: exported_lib.Exported, batch: batch_lib.Batch, outp
   """
   def same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
     names = {name: name.rpartition('/')[2] for name in one if name.rpartition('/')[2] in checks}
-    return all(parity.distance(one[name], other[name]).rms <= 2 * checks[output].allowed.rms for name, output in names.items())
+    return one.keys() == other.keys() and all(parity.distance(one[name], other[name]).rms <= 2 * checks[output].allowed.rms for name, output in names.items())
 
-  row = batch.first(1)
-  calm = {name: value[:1] for name, value in outputs.items() if name.startswith('tokens/')}
-  first = {name: value for name, value in exported.outputs(row, ['tokens'], training=True).items() if name in calm}
+  rows = batch.first(2)
+  first = exported.outputs(rows, ['tokens'], training=True)
+  calm = {name: value[:2] for name, value in outputs.items() if name.startswith('tokens/') or name == 'default/pooled_output'}
   alike = same(first, calm)
   faults = {
-      'training=False is not the same from call to call': (random or not alike) and not same(calm, exported.outputs(row, ['tokens'])),
+      'training=False is not the same from call to call': (random or not alike) and not same(calm, exported.outputs(rows, ['tokens'])),
       'training=True is the same from call to call, but the config has dropout': random and same(
-          first, exported.outputs(row, ['tokens'], training=True)),
+          first, exported.outputs(rows, ['tokens'], training=True)),
       'training=True is not the same as training=False, but the config has no dropout': not random and not alike,
   }
   if any(faults.values()):

@@ -59,12 +59,11 @@ class Exported:
       training: whether to run them as in training; the last is never.
 
     Returns:
-      float32 outputs under the names that the source's have: 'tokens/pooled_output' and so on; and the encoder's layers as
-      'tokens/layer_0' and so on, what `serving_default` gives as 'serving_default/pooled_output' and so on, and `default` as
-      'default/pooled_output'.
+      float32 outputs under the names that the source's have: 'tokens/pooled_output' and so on; the encoder's layers as 'tokens/layer_0' and so on;
+      what `serving_default` gives as 'serving_default/pooled_output' and so on; and what is called `default`, of the encoder as
+      'default/pooled_output' and of the signature as 'default/serving_default/pooled_output'.
     """
     result: dict[str, np.ndarray] = {}
-    again: dict[str, np.ndarray] = {}
     encoded: Mapping[str, Any] | None = None
     for signature in (s for s in signatures if s != 'serving_default'):
       values = self._head(signature, batch, encoded) if encoded is not None and not training else None
@@ -75,22 +74,22 @@ class Exported:
       result |= {f'{signature}/{name}': values[name].numpy() for name in _OUTPUTS if name in values}
       if signature == 'tokens' and self._interface == 'dict':
         result |= {f'tokens/layer_{i}': value.numpy() for i, value in enumerate(values['encoder_outputs'])}
-        again['default/pooled_output'] = values['default'].numpy()
+        result['default/pooled_output'] = values['default'].numpy()
     if 'serving_default' in signatures:
       served = self._served(batch, encoded)
-      again |= {f'serving_default/{name}': served[name].numpy() for name in ('pooled_output', 'sequence_output')}
-      again['default/pooled_output'] = served['default'].numpy()
-    return result | again
+      result |= {f'serving_default/{name}': served[name].numpy() for name in ('pooled_output', 'sequence_output')}
+      result['default/serving_default/pooled_output'] = served['default'].numpy()
+    return result
 
   def first_layer(self, batch: batch_lib.Batch) -> dict[str, np.ndarray]:
     """Runs the encoder on a batch, as far as its first layer.
 
     Returns:
-      That layer, as `outputs` gives it; nothing of a model that does not give its layers.
+      That layer, as `outputs` gives it; nothing of a model that does not give its layers, or in which it cannot be told what is whose input.
     """
-    if self._interface == 'list':
-      return {}
     encoder = self._functions['tokens']
+    if self._interface == 'list' or not encoder.named:
+      return {}
     if self._first_layer is None:
       part, layer = function_graph.upto(encoder, encoder.pack(encoder.outputs)['encoder_outputs'][0])
       self._first_layer = function_graph.runner(part, [layer])
@@ -124,6 +123,8 @@ class Exported:
     """Differentiates by the head's own variables, without going back through the encoder for a second time."""
     import tensorflow as tf
     head = self._sop_head[scalar.training]
+    if not head.named:
+      raise errors.ParityError('the sop head takes its inputs by other names than they have in its graph: the conversion is at fault')
     position = {id(value): number for number, value in enumerate(head.captured)}
 
     @tf.function(autograph=False)
@@ -190,7 +191,9 @@ class Exported:
 
 def _function(piece: Any, training: bool) -> function_graph.Function:
   """The function of a mode that a call of an exported piece runs."""
-  return function_graph.Function.of(next(f for f in piece.__call__.concrete_functions if f.structured_input_signature[0][1] is training))
+  found = [f for f in piece.__call__.concrete_functions if f.structured_input_signature[0][1] is training]
+  # With two, a call may run the other.
+  return dataclasses.replace(function := function_graph.Function.of(found[0]), named=function.named and len(found) == 1)
 
 
 def _body(piece: Any) -> dict[bool, function_graph.Function]:

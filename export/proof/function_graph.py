@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
+_CALLS = ('PartitionedCall', 'StatefulPartitionedCall')
+
 
 @dataclasses.dataclass(frozen=True)
 class Function:
@@ -18,7 +20,7 @@ class Function:
     captured: the handles of the variables that its last placeholders stand for.
     outputs: the names of the tensors that it returns.
     structure: what it returns them in.
-    named: whether it takes its inputs by the names that its placeholders have.
+    named: whether it takes its inputs by the names that its placeholders have, in their order.
   """
   name: str
   graph: Any
@@ -36,7 +38,10 @@ class Function:
     count = len(tf.nest.flatten(concrete.structured_outputs))
     arguments, by_name = concrete.structured_input_signature
     specs = by_name or arguments[0]
-    named = isinstance(specs, Mapping) and all(name == spec.name for name, spec in specs.items())
+    own = [p.op.name for p in concrete.inputs[:len(concrete.inputs) - len(concrete.captured_inputs)]]
+    # By position, the placeholders stand for the flattened specs.
+    named = isinstance(specs, Mapping) and all(name == spec.name for name, spec in specs.items()) and own == [
+        spec.name for spec in tf.nest.flatten(specs)]
     return cls(concrete.name.decode(), concrete.graph.as_graph_def(), concrete.function_def, [p.op.name for p in concrete.inputs],
                list(concrete.captured_inputs), [output.name for output in concrete.outputs[:count]], concrete.structured_outputs, named)
 
@@ -53,7 +58,7 @@ class Function:
 
 def calls(function: Function, target: Function) -> list[Any]:
   """The nodes of a function that call another one."""
-  return [node for node in function.graph.node if 'f' in node.attr and node.attr['f'].func.name == target.name]
+  return [node for node in function.graph.node if node.op in _CALLS and node.attr['f'].func.name == target.name]
 
 
 def passed_on(function: Function, target: Function) -> tuple[list[int], list[int]] | None:
@@ -75,7 +80,7 @@ def passed_on(function: Function, target: Function) -> tuple[list[int], list[int
       return tensor
 
     others = [node for node in definition.node_def if node.op not in ('Identity', 'NoOp')]
-    if len(others) != 1 or 'f' not in others[0].attr:
+    if len(others) != 1 or others[0].op not in _CALLS:
       return None
     given = [arguments.get(origin(tensor)) for tensor in others[0].input if not tensor.startswith('^')]
     returned = [origin(definition.ret[result.name]).rpartition(':output:') for result in definition.signature.output_arg]

@@ -276,7 +276,7 @@ def _matmul(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
   if kernel.dtype == x.dtype:
     return x @ kernel
   result = np.zeros((*x.shape[:-1], kernel.shape[1]), x.dtype)
-  width = min(_COLUMNS, math.ceil(kernel.shape[1] / (os.cpu_count() or 1)))
+  width = min(_COLUMNS, max(_ROWS // 2, math.ceil(kernel.shape[1] / (os.cpu_count() or 1))))
 
   def multiply(start: int) -> None:
     columns = slice(start, start + width)
