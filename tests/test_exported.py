@@ -81,9 +81,13 @@ def test_head_that_is_made_otherwise_is_run_as_a_whole(tmp_path, batch, head, sh
     np.testing.assert_array_equal(result['sop_log_probs'], 2.0 * (batch.input_word_ids + batch.input_type_ids) + 1.0)
 
 
-def test_head_whose_inputs_are_called_otherwise_is_run_as_a_whole(tmp_path, batch):
+@pytest.mark.parametrize('head', [
+    lambda encoder, inputs: encoder(inputs),
+    # By the names in its graph, this one would give the encoder what is called the same there.
+    lambda encoder, inputs: encoder({**inputs, 'input_mask': inputs['input_type_ids'], 'input_type_ids': inputs['input_mask']})])
+def test_head_whose_inputs_are_called_otherwise_is_run_as_a_whole(tmp_path, batch, head):
   called = {'input_mask': 'input_type_ids', 'input_type_ids': 'input_mask'}
-  exported = _loaded(lambda encoder, inputs: encoder(inputs), tmp_path / 'model', called)
+  exported = _loaded(head, tmp_path / 'model', called)
   assert exported._head('sop', batch, exported._call('tokens', batch, False)) is None
 
 

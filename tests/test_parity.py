@@ -264,3 +264,16 @@ def test_every_signature_is_compared(own_module, release, signature):
   with pytest.raises(errors.ParityError, match=rf'no parity \({signature}/pooled_output of the source is ') as caught:
     release(own_module)
   assert not [other for other in source_graph.SIGNATURES if other != signature and f'{other}/' in str(caught.value)]
+
+
+@pytest.mark.parametrize('where', [0, 4, 11])
+def test_distances_of_arrays_in_pieces(where):
+  rng = np.random.default_rng(0)
+  whole, others = rng.standard_normal(12), [rng.standard_normal(12).astype(np.float32) for _ in range(2)]
+  whole[where] = -100.0
+  pieces = [whole[start:start + 2].reshape(1, 2) for start in range(0, 12, 2)]
+  for found, other in zip(parity._distances(iter(pieces), others), others, strict=True):
+    right = parity.distance(other, whole)
+    assert (found.rms, found.largest) == pytest.approx((right.rms, right.largest)) and right.largest > 95
+  others[1][where] = np.nan
+  assert np.isnan([parity._distances(iter(pieces), others)[1].rms, parity._distances(iter(pieces), others)[1].largest]).all()

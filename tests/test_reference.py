@@ -55,6 +55,8 @@ def test_kernels_in_pieces_come_to_the_same(source, monkeypatch):
   right = {row.name: np.concatenate([*whole.gradient.pieces(row.name, weight_map.shape(row.shape, source.config))])
            for row in weight_map.rows(source.config, source.parts)}
   monkeypatch.setattr(reference, '_PIECE', 40)
+  monkeypatch.setattr(reference, '_ROWS', 5)
+  monkeypatch.setattr(reference, '_COLUMNS', 3)
   monkeypatch.setattr(expected, '_SMALL', 0)
   pieces = _reference(source, batch)
   np.testing.assert_allclose(pieces.layers[-1], whole.layers[-1], atol=1e-12)
@@ -125,3 +127,14 @@ def test_every_weight_counts(source):
       assert moved < 0.1  # the same for all keys but for the factor: only that counts
     else:
       assert moved > 1e-4, row.name
+
+
+@pytest.mark.parametrize('shape', [(2 * 512 + 7, 2 * 1024 + 5), (3, 2), (512, 1024)])
+def test_products_in_blocks(shape):
+  rng = np.random.default_rng(0)
+  kernel = rng.standard_normal(shape, np.float32)
+  for x in (rng.standard_normal((3, shape[0])), rng.standard_normal((2, 3, shape[0]))):
+    for blocks in (kernel, kernel.T.copy().T):
+      result = reference._matmul(x, blocks)
+      assert result.dtype == np.float64
+      np.testing.assert_allclose(result, x @ kernel.astype(np.float64), rtol=0, atol=1e-11)

@@ -35,7 +35,6 @@ class Function:
   def of(cls, concrete: Any) -> 'Function':
     """A ConcreteFunction, as it is now."""
     import tensorflow as tf
-    count = len(tf.nest.flatten(concrete.structured_outputs))
     arguments, by_name = concrete.structured_input_signature
     specs = by_name or arguments[0]
     own = [p.op.name for p in concrete.inputs[:len(concrete.inputs) - len(concrete.captured_inputs)]]
@@ -43,7 +42,7 @@ class Function:
     named = isinstance(specs, Mapping) and all(name == spec.name for name, spec in specs.items()) and own == [
         spec.name for spec in tf.nest.flatten(specs)]
     return cls(concrete.name.decode(), concrete.graph.as_graph_def(), concrete.function_def, [p.op.name for p in concrete.inputs],
-               list(concrete.captured_inputs), [output.name for output in concrete.outputs[:count]], concrete.structured_outputs, named)
+               list(concrete.captured_inputs), [output.name for output in concrete.outputs], concrete.structured_outputs, named)
 
   def values(self, given: Mapping[str, Any]) -> dict[str, Any]:
     """What each placeholder stands for: an input, or a variable's handle. None if it cannot be told, or is not given."""
