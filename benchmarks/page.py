@@ -32,8 +32,8 @@ parity, no card, archive or record. This tool's encoder has both heads in its fi
 _HUGGING_FACE = '''`AlbertModel.from_pretrained` and calls of it in `torch.inference_mode()`, float32, all cores, the same weights and ids. This
 tool's side is the export, loaded and called by TensorFlow. No goals were set here.'''
 
-_FLOORS = '''What a figure above would be if nothing were done but what cannot be left out, measured in the same rounds, and divided by the same. A goal
-beyond its floor is out of reach in these ways; one that is not may be, too.
+_FLOORS = '''What a figure above would be if nothing were done but what cannot be left out, measured in the same rounds, and divided by the same.
+A goal beyond its floor is out of reach in these ways; one that is not may be, too.
 
 * **Wall time of a release**: importing TensorFlow, opening the source, saving and packing both models; and of the proof the source's outputs and
   gradient by its graph, in a process of its own, the export's, and the reference in float64. The processor time of each alone, added up and shared

@@ -76,8 +76,7 @@ def _export(source: source_lib.Source, directory: pathlib.Path) -> float:
   before = time.process_time()
   encoder = exported.Exported(directory / 'encoder', 'dict')
   encoder.outputs(batch, [*signatures, 'serving_default'])
-  with exported.as_it_stands():
-    encoder.gradient(scalar)
+  encoder.gradient(scalar)
   return time.process_time() - before
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+import shutil
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -151,16 +152,17 @@ class Unit:
     module = str(bench.module(self._size))
     directory = bench.work / 'releases' / self._size / 'floor'
     releases.clear(directory)
-    environment = releases.TENSORFLOW
     parts, usages = {}, {}
-    for part in ('saving', 'source', 'reference', 'export'):
-      answer, usages[part] = measure.ask([bench.pythons[figures.OURS], '-m', 'benchmarks.probe_release_floor', part, module, str(directory)],
-                                         bench.log(self._name, 'floor', part), bench.timeout, environment=environment)
-      parts[part] = answer['cpu']
+    try:
+      for part in ('saving', 'source', 'reference', 'export'):
+        answer, usages[part] = measure.ask([bench.pythons[figures.OURS], '-m', 'benchmarks.probe_release_floor', part, module, str(directory)],
+                                           bench.log(self._name, 'floor', part), bench.timeout, environment=releases.TENSORFLOW)
+        parts[part] = answer['cpu']
+    finally:
+      shutil.rmtree(directory)
     calls, _ = measure.ask([bench.pythons[figures.OURS], '-m', 'benchmarks.probe_call_floors', str(self._made[figures.OURS].encoder), module],
-                           bench.log(self._name, 'floor', 'calls'), bench.timeout, environment=environment)
+                           bench.log(self._name, 'floor', 'calls'), bench.timeout, environment=releases.TENSORFLOW)
     wall = max(usages['saving'].wall, sum(parts.values()) / self._results.values['machine']['cores'])
-    releases.clear(directory)
     self._put('floor', figures.OURS, calls | {'wall': wall, 'peak': usages['export'].peak, 'parts': parts})
 
   def _bound(self) -> None:

@@ -18,6 +18,7 @@ from export.proof import batch as batch_lib
 from export.proof import certificate
 from export.proof import controls as controls_lib
 from export.proof import exported as exported_lib
+from export.proof import function_graph
 from export.proof import parity
 
 DROPOUT = dict(hidden_dropout=0.1, attention_dropout=0.1)
@@ -127,6 +128,22 @@ def test_a_signature_that_computes_something_else_is_refused(release, module, mo
   with pytest.raises(errors.ParityError, match='no parity .(default|serving_default)/'):
     release(module, mlm=False)
   assert conftest.leftovers(release.root) == []
+
+
+def test_a_signature_with_one_more_input_is_called_and_fails(encoder_path, batch, tmp_path):
+  # Which it leaves aside; and users who give three tensors meet an error.
+  loaded = tf.saved_model.load(encoder_path)
+  encode = loaded.__call__
+  names = ('input_word_ids', 'input_mask', 'input_type_ids', 'masked_lm_positions')
+  @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32, name=name) for name in names], autograph=False)
+  def serving_default(*values):
+    outputs = encode(dict(zip(names[:3], values[:3], strict=True)), training=False)
+    return {name: outputs[name] for name in ('default', 'pooled_output', 'sequence_output')}
+  tf.saved_model.save(loaded, str(tmp_path / 'model'), {'serving_default': serving_default})
+  exported = exported_lib.Exported(tmp_path / 'model', 'dict')
+  assert function_graph.passed_on(exported._signature, exported._functions['tokens', False]) is not None
+  with pytest.raises(TypeError, match='masked_lm_positions'):
+    exported.outputs(batch, ['tokens', 'serving_default'])
 
 
 @pytest.mark.parametrize('output', ['serving_default/pooled_output', 'serving_default/sequence_output', 'default/pooled_output'])

@@ -69,7 +69,7 @@ def test_the_first_layer_alone(exported, batch):
   alone = exported.first_layer(batch)
   assert list(alone) == ['tokens/layer_0']
   np.testing.assert_allclose(alone['tokens/layer_0'], whole['tokens/layer_0'], atol=1e-6)
-  encoder = exported._functions['tokens']
+  encoder = exported._functions['tokens', False]
   part, _ = function_graph.upto(encoder, encoder.pack(encoder.outputs)['encoder_outputs'][0])
   def blocks(graph):
     return sum(node.name.startswith('block/') and 'f' in node.attr for node in graph.node)

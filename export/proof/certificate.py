@@ -224,7 +224,8 @@ def _compare_modes(exported: exported_lib.Exported, batch: batch_lib.Batch, outp
   """
   def same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
     names = {name: name.rpartition('/')[2] for name in one if name.rpartition('/')[2] in checks}
-    return one.keys() == other.keys() and all(parity.distance(one[name], other[name]).rms <= 2 * checks[output].allowed.rms for name, output in names.items())
+    return one.keys() == other.keys() and all(
+        parity.distance(one[name], other[name]).rms <= 2 * checks[output].allowed.rms for name, output in names.items())
 
   rows = batch.first(2)
   first = exported.outputs(rows, ['tokens'], training=True)

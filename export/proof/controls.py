@@ -55,10 +55,11 @@ def run(exported: exported_lib.Exported, batch: batch_lib.Batch, expected: expec
     checks, _ = parity.examine(own, outputs, _FirstRow(expected), row.input_mask)
     return [check for check in checks.values() if not (check.passes or check.export.within(check.allowed))]
 
-  # A mistake shows in the first layer already, or else in all of the model; if the layer alone is right as it is, to begin with.
-  looks: list[Callable[[batch_lib.Batch], dict[str, np.ndarray]]] = [lambda row: exported.outputs(row, ['tokens'])]
-  if not failed(exported.first_layer(row)):
-    looks.insert(0, exported.first_layer)
+  # The first layer shows most mistakes. Where it shows none, or is wrong as it is, all of the model is run.
+  looks = [lambda: exported.outputs(row, ['tokens'])]
+  first = exported.first_layer(row)
+  if first and not failed(first):
+    looks.insert(0, lambda: exported.first_layer(row))
   result: dict[str, Control] = {}
   unnoticed = []
   for name, changes in _mistakes(exported.variables):
@@ -66,7 +67,7 @@ def run(exported: exported_lib.Exported, batch: batch_lib.Batch, expected: expec
     try:
       for variable, value in changes:
         variable.assign(value)
-      found = next(filter(None, (failed(look(row)) for look in looks)), [])
+      found = next(filter(None, (failed(look()) for look in looks)), [])
     finally:
       for variable, value in before:
         variable.assign(value)

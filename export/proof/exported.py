@@ -44,11 +44,10 @@ class Exported:
     self.variables = {_name(v): v for v in self._loaded.variables}
     self.values = sum(v.shape.num_elements() for v in self._loaded.variables)
     # Now, since their graphs are changed by whoever differentiates them.
-    self._functions = {signature: _function(self._piece(signature), False)
-                       for signature in ('tokens', *_HEADS) if signature == 'tokens' or hasattr(self._loaded, signature)}
-    self._signature = function_graph.Function.of(self._loaded.signatures['serving_default'])
+    self._functions = _functions({name: self._piece(name) for name in ('tokens', *_HEADS) if name == 'tokens' or hasattr(self._loaded, name)})
+    served = self._loaded.signatures.get('serving_default')
+    self._signature = None if served is None else function_graph.Function.of(served)
     self._first_layer: Callable[[Mapping[str, Any]], list[Any]] | None = None
-    self._sop_head = _body(self._loaded.sop) if hasattr(self._loaded, 'sop') else {}
 
   def outputs(self, batch: batch_lib.Batch, signatures: Sequence[str], training: bool = False) -> dict[str, np.ndarray]:
     """Runs the encoder, and its heads, on a batch.
@@ -66,10 +65,10 @@ class Exported:
     result: dict[str, np.ndarray] = {}
     encoded: Mapping[str, Any] | None = None
     for signature in (s for s in signatures if s != 'serving_default'):
-      values = self._head(signature, batch, encoded) if encoded is not None and not training else None
+      values = self._head(signature, batch, encoded) if encoded is not None else None
       if values is None:
         values = self._call(signature, batch, training)
-      if signature == 'tokens':
+      if signature == 'tokens' and not training:
         encoded = values
       result |= {f'{signature}/{name}': values[name].numpy() for name in _OUTPUTS if name in values}
       if signature == 'tokens' and self._interface == 'dict':
@@ -87,8 +86,8 @@ class Exported:
     Returns:
       That layer, as `outputs` gives it; nothing of a model that does not give its layers, or in which it cannot be told what is whose input.
     """
-    encoder = self._functions['tokens']
-    if self._interface == 'list' or not encoder.named:
+    encoder = self._functions.get(('tokens', False))
+    if self._interface == 'list' or encoder is None or not encoder.named:
       return {}
     if self._first_layer is None:
       part, layer = function_graph.upto(encoder, encoder.pack(encoder.outputs)['encoder_outputs'][0])
@@ -122,9 +121,12 @@ class Exported:
   def _gradient_of_sop_head(self, scalar: batch_lib.Scalar, variables: list[Any]) -> list[Any]:
     """Differentiates by the head's own variables, without going back through the encoder for a second time."""
     import tensorflow as tf
-    head = self._sop_head[scalar.training]
-    if not head.named:
-      raise errors.ParityError('the sop head takes its inputs by other names than they have in its graph: the conversion is at fault')
+    calm, head = (self._functions.get(('sop', training)) for training in (False, scalar.training))
+    if calm is not None and head is not None and _only_calls(head, calm):
+      head = calm
+    if head is None or not head.named:
+      raise errors.ParityError('no gradient by the sop head: it has several calls, or inputs under other names than in its graph, the conversion is '
+                               'at fault')
     position = {id(value): number for number, value in enumerate(head.captured)}
 
     @tf.function(autograph=False)
@@ -141,11 +143,11 @@ class Exported:
   def _served(self, batch: batch_lib.Batch, encoded: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """Runs the signature; or takes from what the encoder has given for the same batch, if all that the signature does is to call it."""
     import tensorflow as tf
-    served, encoder, given = self._signature, self._functions['tokens'], _tensors(batch)
-    passed_on = function_graph.passed_on(served, encoder) if encoded is not None else None
-    if passed_on is not None:
+    served, encoder, given = self._signature, self._functions.get(('tokens', False)), _tensors(batch)
+    passed_on = function_graph.passed_on(served, encoder) if served and encoder and encoded is not None else None
+    if served and encoder and passed_on is not None:
       theirs, ours = (list(function.values(given).values()) for function in (served, encoder))
-      if None not in ours and [id(theirs[number]) for number in passed_on[0]] == [id(value) for value in ours]:
+      if all(value is not None for value in (*theirs, *ours)) and [id(theirs[number]) for number in passed_on[0]] == [id(value) for value in ours]:
         results = tf.nest.flatten(encoded)
         return served.pack(results[number] for number in passed_on[1])
     with as_it_stands():
@@ -163,7 +165,9 @@ class Exported:
       The outputs, as `_call` would give them; None for a head that is made otherwise.
     """
     import tensorflow as tf
-    encoder, head = self._functions['tokens'], self._functions[signature]
+    encoder, head = (self._functions.get((name, False)) for name in ('tokens', signature))
+    if encoder is None or head is None:
+      return None
     given = {**_tensors(batch), 'masked_lm_positions': tf.constant(batch.masked_lm_positions)}
     theirs, ours, calls = head.values(given), encoder.values(given).values(), function_graph.calls(head, encoder)
     if any(value is None for value in (*theirs.values(), *ours)):
@@ -189,19 +193,22 @@ class Exported:
       return self._piece(signature)(inputs, training=training)
 
 
-def _function(piece: Any, training: bool) -> function_graph.Function:
-  """The function of a mode that a call of an exported piece runs."""
-  found = [f for f in piece.__call__.concrete_functions if f.structured_input_signature[0][1] is training]
-  # With two, a call may run the other.
-  return dataclasses.replace(function := function_graph.Function.of(found[0]), named=function.named and len(found) == 1)
+def _functions(pieces: Mapping[str, Any]) -> dict[tuple[str, bool], function_graph.Function]:
+  """The functions that calls of exported pieces run, by name and mode; without a mode of which there is not exactly one."""
+  result = {}
+  for name, piece in pieces.items():
+    for training in (False, True):
+      found = [f for f in piece.__call__.concrete_functions if f.structured_input_signature[0][1] == training]
+      if len(found) == 1:
+        result[name, training] = function_graph.Function.of(found[0])
+  return result
 
 
-def _body(piece: Any) -> dict[bool, function_graph.Function]:
-  """The same for both modes; for training the other one, if all that the function does is to call that one with what it is given."""
-  calm, training = (_function(piece, mode) for mode in (False, True))
-  everything = list(range(len(calm.inputs))), list(range(len(calm.outputs)))
-  same = [id(value) for value in training.captured] == [id(value) for value in calm.captured]
-  return {False: calm, True: calm if same and function_graph.passed_on(training, calm) == everything else training}
+def _only_calls(function: function_graph.Function, other: function_graph.Function) -> bool:
+  """Whether all that a function does is to call another one with what it is given."""
+  everything = list(range(len(other.inputs))), list(range(len(other.outputs)))
+  same = [id(value) for value in function.captured] == [id(value) for value in other.captured]
+  return same and function_graph.passed_on(function, other) == everything
 
 
 def _name(variable: Any) -> str:

@@ -34,6 +34,8 @@ _GRADIENT_FLOOR_ULPS = 64
 # The largest of all differences, which may be one of millions, is more a matter of chance: both count this many times.
 _SINGLE = 2
 _ULP = 2.0**-23
+# Pieces of a derivative, of 4 MB each, that are worked out while others are looked at.
+_AHEAD = 3
 # A source that is further from the reference than this, at the same scales, does not compute an ALBERT with these weights:
 # rounding was measured at 7e-7 after 24 layers of random weights, and outliers in trained ones may cost some digits.
 _SOURCE_LIMIT = 1e-3
@@ -229,7 +231,7 @@ def _distances(pieces: Iterable[np.ndarray], others: Sequence[np.ndarray]) -> li
       stop = start + piece.size
       waiting.append([pool.submit(_Sum.of, piece.reshape(-1), other[start:stop]) for other in others])
       start = stop
-      if len(waiting) > len(others):
+      if len(waiting) > _AHEAD:
         take()
     while waiting:
       take()
@@ -256,6 +258,7 @@ class _Sum:
     return result
 
   def add_sum(self, other: '_Sum') -> None:
+    """Adds what another one has."""
     self._count += other._count
     self._squares += other._squares
     self._largest = _larger(self._largest, other._largest)

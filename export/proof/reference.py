@@ -27,6 +27,7 @@ _EPSILON = 1e-12  # of every layer norm
 # Kernels are float32, and turned into float64 in pieces of this many rows and columns at most, where that is asked for. Larger ones are fresh
 # memory every time, which takes longer than the multiplication; and so does reading a few columns of each row.
 _ROWS, _COLUMNS = 512, 1024
+_FEWEST_COLUMNS = 256  # so that all processors have a part
 # A derivative is worked out so many numbers at a time, for the same reason.
 _PIECE = _ROWS * _COLUMNS
 
@@ -276,7 +277,7 @@ def _matmul(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
   if kernel.dtype == x.dtype:
     return x @ kernel
   result = np.zeros((*x.shape[:-1], kernel.shape[1]), x.dtype)
-  width = min(_COLUMNS, max(_ROWS // 2, math.ceil(kernel.shape[1] / (os.cpu_count() or 1))))
+  width = min(_COLUMNS, max(_FEWEST_COLUMNS, math.ceil(kernel.shape[1] / (os.cpu_count() or 1))))
 
   def multiply(start: int) -> None:
     columns = slice(start, start + width)
