@@ -147,7 +147,7 @@ def _setting(results: results_lib.Results) -> str:
 
 def _table(results: results_lib.Results, against: str) -> str:
   sizes = results.sizes()
-  lines = [_line(['', *sizes, 'goal']), _line(['---', *['---:'] * len(sizes), '---'])]
+  lines = _heading(sizes)
   failed = {(failure.get('size'), failure['who']) for failure in results.failures()}
   for row in figures.ROWS:
     if row.against == against:
@@ -164,12 +164,16 @@ def _table(results: results_lib.Results, against: str) -> str:
 
 def _floors(results: results_lib.Results) -> str:
   sizes = results.sizes()
-  lines = [_line(['', *sizes, 'goal']), _line(['---', *['---:'] * len(sizes), '---'])]
+  lines = _heading(sizes)
   for row in figures.ROWS:
     spreads = [row.floor_spread(results.units(size)) for size in sizes]
     if any(spreads):
       lines.append(_line([row.title, *(str(spread or '–') for spread in spreads), _goals(row)]))
   return '\n'.join(lines)
+
+
+def _heading(sizes: list[str]) -> list[str]:
+  return [_line(['', *sizes, 'goal']), _line(['---', *['---:'] * len(sizes), '---'])]
 
 
 def _end(row: figures.Row) -> str:

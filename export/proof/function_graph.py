@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
+from export.proof import graph_file
+
 _CALLS = ('PartitionedCall', 'StatefulPartitionedCall')
 
 
@@ -74,8 +76,8 @@ def passed_on(function: Function, target: Function) -> tuple[list[int], list[int
     nodes = {node.name: node for node in definition.node_def}
 
     def origin(tensor: str) -> str:
-      while tensor not in arguments and nodes[tensor.split(':')[0]].op == 'Identity':
-        tensor = nodes[tensor.split(':')[0]].input[0]
+      while tensor not in arguments and nodes[graph_file.node_name(tensor)].op == 'Identity':
+        tensor = nodes[graph_file.node_name(tensor)].input[0]
       return tensor
 
     others = [node for node in definition.node_def if node.op not in ('Identity', 'NoOp')]
@@ -102,14 +104,9 @@ def upto(function: Function, output: str) -> tuple[Any, str]:
   """
   from tensorflow.core.framework import graph_pb2
   nodes = {node.name: node for node in function.graph.node}
-  while nodes[output.split(':')[0]].op == 'Identity':
-    output = nodes[output.split(':')[0]].input[0]
-  names, queue = set[str](), [output]
-  while queue:
-    name = queue.pop().removeprefix('^').split(':')[0]
-    if name not in names:
-      names.add(name)
-      queue += nodes[name].input
+  while nodes[graph_file.node_name(output)].op == 'Identity':
+    output = nodes[graph_file.node_name(output)].input[0]
+  names = {node.name for node in graph_file.ancestors(function.graph, [output])}
   part = [node for node in function.graph.node if node.name in names]
   return graph_pb2.GraphDef(node=part, versions=function.graph.versions, library=function.graph.library), output if ':' in output else f'{output}:0'
 

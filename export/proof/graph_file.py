@@ -1,9 +1,11 @@
-"""The operations in a saved_model.pb, and what can be hidden in them."""
+"""The operations in a saved_model.pb, what they depend on, and what can be hidden in them."""
 
+import collections
 import graphlib
 import math
 import pathlib
 import re
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -37,6 +39,24 @@ def nodes(saved_model: Any) -> Iterator[Any]:
     yield from meta_graph.graph_def.node
     for function in meta_graph.graph_def.library.function:
       yield from function.node_def
+
+
+def node_name(tensor: str) -> str:
+  """The node that an input of another one names: 'a' of 'a', 'a:1' and '^a'."""
+  return tensor.removeprefix('^').split(':')[0]
+
+
+def ancestors(graph: Any, tensors: Iterable[str]) -> Iterator[Any]:
+  """The nodes of a graph that tensors depend on, those that they are of among them; each once."""
+  nodes = {node.name: node for node in graph.node}
+  queue = collections.deque(tensors)
+  seen = set()
+  while queue:
+    name = node_name(queue.popleft())
+    if name in nodes and name not in seen:
+      seen.add(name)
+      queue.extend(nodes[name].input)
+      yield nodes[name]
 
 
 def functions(node: Any) -> set[str]:

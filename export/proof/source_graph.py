@@ -4,12 +4,10 @@ A module from elsewhere is a program. It is run only if every operation in it is
 is run is a reduced copy, with the signatures that are asked for and what restores their variables, and nothing else.
 """
 
-import collections
 import dataclasses
 import graphlib
 import pathlib
 from collections.abc import Iterable
-from collections.abc import Iterator
 from typing import Any
 
 from converters import errors
@@ -133,7 +131,7 @@ def reduced(graph: Checked, signatures: Iterable[str], tags: Iterable[str] = ())
   saver = whole.saver_def
   for tensors, allowed, where in ((endpoints, _COMPUTING, 'a signature'),
                                   ([saver.restore_op_name, saver.filename_tensor_name], _RESTORING, 'what restores variables')):
-    for node in _ancestors(whole.graph_def, tensors):
+    for node in graph_file.ancestors(whole.graph_def, tensors):
       if not trusted:
         graph_file.check_operation(node, allowed, f'not allowed in {where}', _ADVICE, saved_model_pb)
       kept.add(node.name)
@@ -159,18 +157,18 @@ def merged(graph: Reduced) -> Reduced:
   first: dict[str, str] = {}  # tensor by input name
   same = {tensor: first.setdefault(key, tensor) for tensors in graph.inputs.values() for key, tensor in tensors.items()}
   nodes = {node.name: node for node in graph.graph_def.node}
-  one: dict[str, str] = {_node(tensor): _node(kept) for tensor, kept in same.items()}  # which node stands for a node
+  one: dict[str, str] = {graph_file.node_name(tensor): graph_file.node_name(kept) for tensor, kept in same.items()}  # which node stands for a node
   seen: dict[bytes, str] = {}
-  apart = {_node(graph.restore), _node(graph.filename), *map(_node, same)}  # what is fed is what it is fed with
+  apart = set(map(graph_file.node_name, (graph.restore, graph.filename, *same)))  # what is fed is what it is fed with
   part = graph_pb2.GraphDef(versions=graph.graph_def.versions, library=graph.graph_def.library)
 
   def renamed(name: str) -> str:
-    bare = _node(name)
+    bare = graph_file.node_name(name)
     return name.replace(bare, one.get(bare, bare), 1)
 
   try:
     ordered = [name for name in graphlib.TopologicalSorter(
-        {name: {_node(tensor) for tensor in node.input} for name, node in nodes.items()}).static_order() if name in nodes]
+        {name: {graph_file.node_name(tensor) for tensor in node.input} for name, node in nodes.items()}).static_order() if name in nodes]
   except graphlib.CycleError:  # no ALBERT has loops; a graph that is trusted may
     return graph
   for name in ordered:
@@ -197,31 +195,15 @@ def merged(graph: Reduced) -> Reduced:
       handles={name: renamed(tensor) for name, tensor in graph.handles.items()})
 
 
-def _node(tensor: str) -> str:
-  return tensor.removeprefix('^').split(':')[0]
-
-
 def _layers(graph: Any, sequence_output: str) -> list[str]:
   """The outputs of the layers, first to last: the additions that end the layer norm after each feed-forward.
 
   `tf.nn.batch_normalization` computes x * scale + (beta - mean * scale): one addition of one subtraction from each reading of
   beta. The order of a GraphDef that TF1 wrote is the order in which it was built.
   """
-  nodes = list(_ancestors(graph, [sequence_output]))
+  nodes = list(graph_file.ancestors(graph, [sequence_output]))
   names = {node.name for node in nodes if node.op == 'VarHandleOp' and node.name.endswith('inner_group_0/LayerNorm_1/beta')}
   for op in ('ReadVariableOp', 'Sub', 'AddV2'):
     names = {node.name for node in nodes if node.op in (op, 'Add' if op == 'AddV2' else op)
              and names & {name.split(':')[0] for name in node.input}}
   return [f'{node.name}:0' for node in graph.node if node.name in names]
-
-
-def _ancestors(graph: Any, tensors: Iterable[str]) -> Iterator[Any]:
-  nodes = {node.name: node for node in graph.node}
-  queue = collections.deque(tensors)
-  seen = set()
-  while queue:
-    name = _node(queue.popleft())
-    if name in nodes and name not in seen:
-      seen.add(name)
-      queue.extend(nodes[name].input)
-      yield nodes[name]
