@@ -4,15 +4,14 @@ The contract is that of tensorflow/albert_en_*/2 and the Reusable SavedModel int
 (tensorflow.org/hub/reusable_saved_models).
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
+from official.nlp.modeling import layers
 
 from converters import albert as albert_lib
 from export import matrix_products
@@ -99,7 +98,7 @@ class _Outlined:
   """AlbertEncoder with its shared transformer block as one graph function per training mode, called once a layer.
 
   AlbertEncoder inlines the block L times, and Keras' own saving does so once more for every wrapper. The wiring around
-  the block stays AlbertEncoder's own.
+  the block stays AlbertEncoder's own, but for how the mask and the type embeddings are computed.
 
   The block's kernels are read once, and handed on from layer to layer. Their derivatives go the same way back, and each
   layer adds its own: if the layers read the variables, all L derivatives would be held until their sum is made. Fine-tuning
@@ -109,56 +108,53 @@ class _Outlined:
   def __init__(self, albert: albert_lib.Albert):
     self.encoder = albert.encoder
     self._training = False
-    self._values: list[Any] = []  # of the kernels, as they are handed on
+    self._kernels: list[Any] = []  # as they are handed on
     block = self.encoder.get_layer('transformer')
-    products = matrix_products.MatrixProducts(block)
-    call = block.call
-    # All the others together are as large as a few rows of a kernel, and every one handed on is an argument more of L calls.
-    self._kernels = [v for v in block.variables if 'kernel' in v.name]
-    signature = [[tf.TensorSpec([None, None, albert.config.hidden_size], tf.float32),
-                  tf.TensorSpec([None, None, None], tf.float32)],
-                 [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._kernels]]
+    self._products = products = matrix_products.MatrixProducts(block)
+    mask = next(layer for layer in self.encoder.layers if isinstance(layer, layers.SelfAttentionMask))
+    mask.call = products.adder
+    types = self.encoder.get_layer('type_embeddings')
+    # AlbertEncoder's own is the only product of two matrices without a bias, and making code for its first one takes oneDNN 25 ms.
+    types.call = lambda ids: tf.matmul(tf.one_hot(ids, types.embeddings.shape[0]), types.embeddings)
 
-    def call_with(inputs: Any, kernels: list[Any]) -> tuple[Any, list[Any]]:
-      with _standing_in(block, self._kernels, kernels):
-        products.begin(inputs[0])
-        return call(inputs), kernels
+    hidden = albert.config.hidden_size
+    kernels = [tf.TensorSpec(kernel.shape) for kernel in products.kernels()]
+    block_inputs = [tf.TensorSpec([None, None, hidden]), tf.TensorSpec([None, 1, 1, None]), kernels]
 
-    # One function per mode: the mode is in Keras' call context, which is not part of a tf.function's cache key, and a
-    # single function would keep whichever mode came first.
-    functions = {mode: tf.function(call_with, input_signature=signature, autograph=False,
-                                   experimental_attributes={'_noinline': True}) for mode in (False, True)}
+    @_kept([tf.TensorSpec([None, hidden]), tf.TensorSpec([None, None, hidden]), kernels])
+    def end(pooled_output, sequence_output, kernels):
+      return pooled_output, sequence_output
+    # Takes what the last layer hands on. If nobody did, graph rewriting would make a function of its own of the last call, and the first call of a
+    # model would wait for that.
+    self._end = end
+
+    def block_function(training: bool) -> Any:
+      @_kept(block_inputs)
+      def block(inputs, adder, kernels):
+        return products.call(inputs, adder, kernels, training)
+      return block
+    # One function per mode: each is traced with its dropout, or without.
+    functions = {training: block_function(training) for training in (False, True)}
 
     def call_block(inputs: Any) -> Any:
       # Each of L calls names what it captures and what it is handed: by the scope that it is in, which is therefore short.
       with tf.name_scope('block/'):
-        outputs, self._values = functions[self._training](inputs, self._values)
+        outputs, self._kernels = functions[self._training](*inputs, self._kernels)
         return outputs
     block.call = call_block
 
   def encode(self, inputs: _Tensors, training: bool) -> dict[str, Any]:
     self._training = training
-    self._values = [kernel.read_value() for kernel in self._kernels]
+    # All other variables of the block together are as large as a few rows of a kernel, and every one handed on is an argument more of L calls.
+    self._kernels = self._products.kernels()
     outputs = self.encoder([inputs[name] for name in _INPUTS], training=training)
-    return dict(outputs, default=outputs['pooled_output'])
+    pooled_output, sequence_output = self._end(outputs['pooled_output'], outputs['sequence_output'], self._kernels)
+    return dict(outputs, pooled_output=pooled_output, sequence_output=sequence_output, default=pooled_output)
 
 
-@contextlib.contextmanager
-def _standing_in(layer: Any, variables: list[Any], tensors: list[Any]) -> Iterator[None]:
-  """Makes a layer, and those in it, use tensors in place of their variables."""
-  by_variable = {id(variable): tensor for variable, tensor in zip(variables, tensors, strict=True)}
-  replaced = []
-  for module in (layer, *layer.submodules):
-    attributes = vars(module)  # not setattr: Keras would take it for a new weight
-    for name, value in list(attributes.items()):
-      if id(value) in by_variable:
-        replaced.append((attributes, name, value))
-        attributes[name] = by_variable[id(value)]
-  try:
-    yield
-  finally:
-    for attributes, name, value in replaced:
-      attributes[name] = value
+def _kept(signature: list[Any]) -> Callable[[Callable[..., Any]], Any]:
+  """Makes a function that stays a call, and is not inlined."""
+  return tf.function(input_signature=signature, autograph=False, experimental_attributes={'_noinline': True})
 
 
 @dataclasses.dataclass(frozen=True)

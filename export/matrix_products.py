@@ -1,81 +1,113 @@
-"""A transformer block computed in matrix products.
+"""ALBERT's transformer block, computed in matrix products.
 
 tf-models and Keras write its sums of products as einsums. TensorFlow's kernel for those takes up to half as long again as that for matrix
-products, and its graph rewriting does not put bias and activation into it, as it does with the other. An ALBERT-base computes its outputs in
-two thirds of the time so. What is computed is the same; it is rounded otherwise.
+products, and its graph rewriting does not put bias, activation and residual into it, as it does with the other. What is computed is the same;
+it is rounded otherwise.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from official.modeling import activations
+
+# What Keras adds to the scores of what nobody attends to, in float32.
+_FAR_BELOW = -1e9
 
 
 class MatrixProducts:
-  """Replaces what computes einsums in a block of tf-models' TransformerEncoderBlock.
-
-  To be told the sizes of the inputs, by `begin`, whenever the block is traced.
-  """
+  """Does what a block of tf-models' TransformerEncoderBlock does."""
 
   def __init__(self, block: Any):
-    """Replaces it.
+    """Takes its layers.
 
     Args:
-      block: built, with an activation between its two dense layers, and attention over one axis.
+      block: built, as AlbertEncoder makes it: attention over one axis, layer norms behind the residuals, an activation between its two
+        dense layers.
     """
-    self._sizes: list[Any] = []
-    self._shapes = dict[tuple[int, ...], Any]()
-    self._rows = dict[Any, Any]()
-    attention, activation = block._attention_layer, block._intermediate_activation_layer
-    for layer in (attention._query_dense, attention._key_dense, attention._value_dense):
-      layer.call = self._dense(layer, contracted=1)
-    attention._output_dense.call = self._dense(attention._output_dense, contracted=2)
-    # Right behind the bias, the activation becomes part of the product: so not where the block has it, after the shape is put back.
-    block._intermediate_dense.call = self._dense(block._intermediate_dense, 1, activation.activation)
-    activation.call = lambda inputs: inputs
-    block._output_dense.call = self._dense(block._output_dense, contracted=1)
-    attention._compute_attention = self._attention(attention)
+    attention = block._attention_layer
+    self._dense = (attention._query_dense, attention._key_dense, attention._value_dense, attention._output_dense,
+                   block._intermediate_dense, block._output_dense)
+    activation = block._intermediate_activation_layer.activation
+    self._activation = _gelu if activation is activations.gelu else activation
+    self._norms = block._attention_layer_norm, block._output_layer_norm
+    # Of whom to attend to, of what attention gives, and of what the dense layers give.
+    self._dropouts = attention._dropout_layer, block._attention_dropout, block._output_dropout
+    self._heads, self._size = attention._num_heads, attention._key_dim
 
-  def begin(self, inputs: Any) -> None:
-    """Of the block's inputs, [batch, seq, H]: once a trace, since all shapes begin with these sizes.
+  def kernels(self) -> list[Any]:
+    """Reads the kernels, as a float32 [inputs, outputs] each."""
+    return [_matrix(layer.kernel.read_value(), layer.bias.shape.rank) for layer in self._dense]
 
-    What several products need is in the graph once.
+  def adder(self, inputs: Any, mask: Any) -> Any:
+    """What is added to scores, float32 [batch, 1, 1, seq]: made once from `mask`, int32 [batch, seq], and not in every layer.
+
+    There must be as many of `inputs`, float32 [batch, seq, H]. Graph rewriting makes the addition part of a product, and that one would take what is
+    too short: so both sizes are looked at here.
     """
     sizes = tf.shape(inputs)
-    self._sizes = [sizes[0], sizes[1]]
-    self._shapes.clear()
-    self._rows.clear()
+    batch, length = sizes[0], sizes[1]
+    mask = tf.broadcast_to(tf.reshape(mask, tf.stack([batch, 1, 1, tf.shape(mask)[1]])), tf.stack([batch, 1, 1, length]))
+    return (1.0 - tf.cast(mask, tf.float32)) * _FAR_BELOW
 
-  def _shape(self, *sizes: int) -> Any:
-    """A shape, as a tensor; one that begins with 0 has the block's batch and seq there."""
-    if sizes not in self._shapes:
-      self._shapes[sizes] = tf.stack([*self._sizes, *sizes[1:]]) if sizes[0] == 0 else tf.constant(sizes)
-    return self._shapes[sizes]
+  def call(self, inputs: Any, adder: Any, kernels: list[Any], training: bool) -> tuple[Any, list[Any]]:
+    """What the block does.
 
-  def _dense(self, layer: Any, contracted: int, activation: Any = None) -> Any:
-    """The call of an EinsumDense layer that contracts the last axes of its input with so many first ones of its kernel."""
-    shape = layer.kernel.shape.as_list()
-    width, rest = math.prod(shape[:contracted]), shape[contracted:]
+    Args:
+      inputs: float32 [batch, seq, H].
+      adder: of the mask.
+      kernels: the kernels.
+      training: whether there is dropout.
 
-    def call(inputs: Any) -> Any:
-      if inputs.ref() not in self._rows:
-        self._rows[inputs.ref()] = tf.reshape(inputs, self._shape(-1, width))
-      # Read here, and not before: others may stand in for the kernel.
-      kernel = layer.kernel if len(shape) == 2 else tf.reshape(layer.kernel, self._shape(width, -1))
-      bias = layer.bias if len(rest) == 1 else tf.reshape(layer.bias, self._shape(-1))
-      result = tf.nn.bias_add(tf.matmul(self._rows[inputs.ref()], kernel), bias)
-      if activation is not None:
-        result = activation(result)
-      outputs = tf.reshape(result, self._shape(0, *rest))
-      self._rows[outputs.ref()] = result
-      return outputs
-    return call
+    Returns:
+      The block's output, float32 [batch, seq, H], and the kernels.
+    """
+    query, key, value, output, intermediate, last = (
+        functools.partial(_product, layer, kernel) for layer, kernel in zip(self._dense, kernels, strict=True))
+    after_attention, after_output = (functools.partial(_norm, layer) for layer in self._norms)
+    of_weights, of_attention, of_output = (
+        functools.partial(layer, training=True) if training and layer.rate else lambda x: x for layer in self._dropouts)
+    width = inputs.shape[2]
+    sizes = tf.shape(inputs)
+    batch, length = sizes[0], sizes[1]
+    # A token is a row all the way, and what becomes rows again gets their very shape: graph rewriting has to see that two shapes are the same to
+    # put the residual into the product before it.
+    rows = tf.reshape(inputs, [-1, width])
+    shape = tf.shape(rows)
+    split = tf.stack([batch, length, self._heads, self._size])
 
-  def _attention(self, layer: Any) -> Any:
-    """What MultiHeadAttention lets others compute, from projected queries, keys and values, [batch, seq, heads, size] each."""
-    def compute(query: Any, key: Any, value: Any, attention_mask: Any = None, training: Any = None) -> tuple[Any, Any]:
-      query, key, value = (tf.transpose(tensor, [0, 2, 1, 3]) for tensor in (query * (1.0 / math.sqrt(layer._key_dim)), key, value))
-      scores = layer._masked_softmax(tf.matmul(query, key, transpose_b=True), attention_mask)
-      outputs = tf.matmul(layer._dropout_layer(scores, training=training), value)
-      return tf.transpose(outputs, [0, 2, 1, 3]), scores
-    return compute
+    queries, keys, values = (tf.transpose(tf.reshape(product(rows), split), [0, 2, 1, 3]) for product in (query, key, value))
+    weights = of_weights(tf.nn.softmax(tf.matmul(queries * self._size**-0.5, keys, transpose_b=True) + adder))
+    attention = tf.reshape(tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3]), shape)
+    rows = tf.reshape(after_attention(of_attention(output(attention)) + rows), shape)
+    rows = after_output(of_output(last(intermediate(rows, self._activation))) + rows)
+    return tf.reshape(rows, sizes), kernels
+
+
+def _product(layer: Any, kernel: Any, rows: Any, activation: Callable[[Any], Any] = lambda x: x) -> Any:
+  """A dense layer of rows."""
+  # Graph rewriting sorts operands by their names, and knows GELU in one order only: that of an activation in the scope of the product's bias.
+  with tf.name_scope(layer.name):
+    bias = layer.bias if layer.bias.shape.rank == 1 else tf.reshape(layer.bias, [-1])
+    return activation(tf.nn.bias_add(tf.matmul(rows, kernel), bias))
+
+
+def _norm(layer: Any, rows: Any) -> Any:
+  """A layer norm of rows: Keras' own wants as many axes as it was built for."""
+  with tf.name_scope(layer.name):
+    mean, variance = tf.nn.moments(rows, [1], keepdims=True)
+    return tf.nn.batch_normalization(rows, mean, variance, layer.beta, layer.gamma, layer.epsilon)
+
+
+def _gelu(x: Any) -> Any:
+  """GELU by its approximation with tanh. tf.nn.gelu takes a power of three, whose derivative is a power of two: a slow operation that graph
+  rewriting makes a product of where it sees the exponent, and a block's derivative is a function of its own, which gets it from outside."""
+  with tf.name_scope('Gelu'):
+    return 0.5 * x * (1.0 + tf.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * (x * x)))))
+
+
+def _matrix(kernel: Any, outputs: int) -> Any:
+  """A kernel of one or two axes of inputs, and so many of outputs."""
+  return kernel if kernel.shape.rank == 2 else tf.reshape(kernel, [math.prod(kernel.shape[:-outputs]), -1])

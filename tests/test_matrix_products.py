@@ -1,5 +1,7 @@
 """A block in matrix products computes what tf-models' own block of einsums does: outputs, derivatives, dropout where it was."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,8 +9,9 @@ import tf_keras
 from official.modeling import activations
 from official.nlp.modeling import networks
 
-from export import matrix_products
+from export import encoder as encoder_lib
 
+_INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
 _SIZES = dict(vocab_size=50, embedding_width=8, hidden_size=24, num_layers=2, num_attention_heads=3, max_sequence_length=16, intermediate_size=40,
               dropout_rate=0.0, attention_dropout_rate=0.0)
 
@@ -25,30 +28,24 @@ def _encoder(**changes):
   return encoder
 
 
-def _in_products(encoder):
-  block = encoder.get_layer('transformer')
-  products, call = matrix_products.MatrixProducts(block), block.call
-
-  def call_block(inputs):
-    products.begin(inputs[0])
-    return call(inputs)
-  block.call = call_block
-  return encoder
+def _outlined(encoder):
+  """What is exported of it."""
+  return encoder_lib._Outlined(types.SimpleNamespace(encoder=encoder, config=types.SimpleNamespace(hidden_size=_SIZES['hidden_size'])))
 
 
 def _inputs(batch, length):
   rng = np.random.default_rng(2)
-  lengths = rng.integers(1, length + 1, [batch, 1])
+  lengths = rng.integers(0, length + 1, [batch, 1])  # no token at all, too
   return [tf.constant(rng.integers(0, 50, [batch, length]), tf.int32), tf.constant(np.arange(length) < lengths, tf.int32),
-          tf.constant(rng.integers(0, 2, [batch, length]), tf.int32)]
+          tf.constant(rng.integers(-1, 3, [batch, length]), tf.int32)]  # types that there are, and others
 
 
-def _run(encoder, inputs, training):
+def _run(encoder, inputs, training, encode):
   """The outputs, and the derivatives of a sum of them by every variable."""
   @tf.function(autograph=False)
   def call():
     with tf.GradientTape() as tape:
-      outputs = encoder(inputs, training=training)
+      outputs = encode(inputs, training)
       flat = [outputs['pooled_output'], *outputs['encoder_outputs']]
       total = tf.add_n([tf.reduce_sum(tf.sin(output)) for output in flat])
     return flat, [tf.convert_to_tensor(gradient) for gradient in tape.gradient(total, encoder.trainable_variables)]
@@ -62,9 +59,26 @@ def _run(encoder, inputs, training):
 @pytest.mark.parametrize('training', [False, True])
 def test_outputs_and_derivatives_are_those_of_einsums(changes, batch, length, training):
   inputs = _inputs(batch, length)
-  right, ours = (_run(make(_encoder(**changes)), inputs, training) for make in (lambda encoder: encoder, _in_products))
-  assert len(right) == len(ours) == 3 + (23 if 'embedding_width' in changes else 25)
-  for one, other in zip(right, ours, strict=True):
+  encoder = _encoder(**changes)
+  right = _run(encoder, inputs, training, lambda values, mode: encoder(values, training=mode))
+  encode = _outlined(encoder).encode
+
+  def ours(mode):
+    return _run(encoder, inputs, mode, lambda values, mode: encode(dict(zip(_INPUTS, values, strict=True)), mode))
+  mine = ours(training)
+  assert len(right) == len(mine) == 3 + (23 if 'embedding_width' in changes else 25)
+  for one, other in zip(right, mine, strict=True):
     np.testing.assert_allclose(other, one, rtol=1e-5, atol=2e-6 * max(1.0, np.abs(one).max(initial=0)))
   if training and changes.keys() & {'dropout_rate', 'attention_dropout_rate'}:
-    assert np.abs(ours[0] - _run(_in_products(_encoder(**changes)), inputs, False)[0]).max() > 0.01
+    assert np.abs(mine[0] - ours(False)[0]).max() > 0.01
+
+
+def test_a_mask_of_another_shape_is_refused():
+  ids, mask, types_of_tokens = _inputs(4, 8)
+  encode = _outlined(_encoder()).encode
+  specs = {name: tf.TensorSpec([None, None], tf.int32) for name in _INPUTS}
+  run = tf.function(lambda inputs: encode(inputs, False), input_signature=[specs], autograph=False)
+  run(dict(zip(_INPUTS, (ids, mask, types_of_tokens), strict=True)))
+  for wrong in (mask[:1], mask[:, :4], tf.reshape(mask, [8, 4])):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+      run(dict(zip(_INPUTS, (ids, wrong, types_of_tokens), strict=True)))
