@@ -6,15 +6,12 @@ import pathlib
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import fingerprint_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
 
-_CALLS = ('PartitionedCall', 'StatefulPartitionedCall')
-_SHAPES = '_output_shapes'
-_NAME = '_user_specified_name'
+from export import slim_graph
 
 
 def write(root: Any, signatures: dict[str, Any], path: pathlib.Path) -> None:
@@ -31,25 +28,14 @@ def write(root: Any, signatures: dict[str, Any], path: pathlib.Path) -> None:
   tf.saved_model.save(root, os.fspath(path), signatures=signatures)
   if not any((path / 'assets').iterdir()):
     (path / 'assets').rmdir()  # TensorFlow makes it for a model without assets too
-  _drop_what_is_not_needed(path)
+  _slim(path)
   _drop_random_uuid(path)
 
 
-def _drop_what_is_not_needed(path: pathlib.Path) -> None:
-  """TensorFlow notes the shape of every output of every operation, an eighth of the file, and infers all of them when it loads it: but for
-  those of functions' results, which stay. And that who called a function with a variable called it 'resource', which nobody asks for."""
+def _slim(path: pathlib.Path) -> None:
   file = path / 'saved_model.pb'
   saved_model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
-  for meta_graph in saved_model.meta_graphs:
-    functions = meta_graph.graph_def.library.function
-    for nodes in (meta_graph.graph_def.node, *(function.node_def for function in functions)):
-      for node in nodes:
-        if node.op not in _CALLS and _SHAPES in node.attr:
-          del node.attr[_SHAPES]
-    for function in functions:
-      for number, attributes in function.arg_attr.items():
-        if function.signature.input_arg[number].type == types_pb2.DT_RESOURCE and _NAME in attributes.attr:
-          del attributes.attr[_NAME]
+  slim_graph.slim(saved_model)
   file.write_bytes(saved_model.SerializeToString(deterministic=True))
   (path / 'fingerprint.pb').write_bytes(fingerprinting.CreateFingerprintDef(os.fspath(path)))  # it holds digests of the other file's parts
 

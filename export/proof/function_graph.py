@@ -100,7 +100,7 @@ def upto(function: Function, output: str) -> tuple[Any, str]:
   """The part of a function that one of its outputs needs.
 
   Returns:
-    The part's graph, and the name of the tensor in it: the output waits for all else that the function does, this does not.
+    The part's graph, and the name of the tensor in it: the output may wait for all else that the function does, this does not.
   """
   from tensorflow.core.framework import graph_pb2
   nodes = {node.name: node for node in function.graph.node}
@@ -133,9 +133,14 @@ def runner(part: Any, outputs: Iterable[str]) -> Callable[[Mapping[str, Any]], l
     A function of what the part's placeholders stand for, and of tensors that it does not compute, by name. It may be given more than that.
   """
   import tensorflow as tf
-  names, outputs = {node.name for node in part.node} | {tensor for node in part.node for tensor in node.input}, list(outputs)
+  nodes, outputs = {node.name for node in part.node}, list(outputs)
+  names = nodes | {tensor for node in part.node for tensor in node.input}
+  computed = [output for output in outputs if graph_file.node_name(output) in nodes]
 
   @tf.function(autograph=False)
   def imported(values: Mapping[str, Any]) -> list[Any]:
-    return tf.graph_util.import_graph_def(part, {name: value for name, value in values.items() if name in names}, outputs)
+    given = {name: value for name, value in values.items() if name in names}
+    results = dict(zip(computed, tf.graph_util.import_graph_def(part, given, computed), strict=True))
+    # What a call gave may be what is returned.
+    return [results[output] if output in results else values[output.removesuffix(':0')] for output in outputs]
   return imported
