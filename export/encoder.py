@@ -121,19 +121,19 @@ class _Outlined:
     kernels = [tf.TensorSpec(kernel.shape) for kernel in products.kernels()]
     block_inputs = [tf.TensorSpec([None, None, hidden]), tf.TensorSpec([None, 1, 1, None]), kernels]
 
+    # Takes what the last layer hands on. If nobody did, graph rewriting would make a function of its own of the last call, and the first call of a
+    # model would wait for that.
     @_kept([tf.TensorSpec([None, hidden]), tf.TensorSpec([None, None, hidden]), kernels])
     def end(pooled_output, sequence_output, kernels):
       return pooled_output, sequence_output
-    # Takes what the last layer hands on. If nobody did, graph rewriting would make a function of its own of the last call, and the first call of a
-    # model would wait for that.
     self._end = end
 
+    # One function per mode: each is traced with its dropout, or without.
     def block_function(training: bool) -> Any:
       @_kept(block_inputs)
       def block(inputs, adder, kernels):
         return products.call(inputs, adder, kernels, training)
       return block
-    # One function per mode: each is traced with its dropout, or without.
     functions = {training: block_function(training) for training in (False, True)}
 
     def call_block(inputs: Any) -> Any:

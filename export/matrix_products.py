@@ -42,11 +42,16 @@ class MatrixProducts:
     return [_matrix(layer.kernel.read_value(), layer.bias.shape.rank) for layer in self._dense]
 
   def adder(self, inputs: Any, mask: Any) -> Any:
-    """What is added to scores, float32 [batch, 1, 1, seq]: made once from `mask`, int32 [batch, seq], and not in every layer.
+    """What is added to scores for a mask, once for all layers.
 
-    There must be as many of `inputs`, float32 [batch, seq, H]. Graph rewriting makes the addition part of a product, and that one would take what is
-    too short: so both sizes are looked at here.
+    Args:
+      inputs: the first layer's, float32 [batch, seq, H].
+      mask: int32 [batch, seq], 1 for what is attended to.
+
+    Returns:
+      float32 [batch, 1, 1, seq].
     """
+    # Both sizes are looked at here: graph rewriting makes the addition part of a product, which would take a mask that is too short.
     sizes = tf.shape(inputs)
     batch, length = sizes[0], sizes[1]
     mask = tf.broadcast_to(tf.reshape(mask, tf.stack([batch, 1, 1, tf.shape(mask)[1]])), tf.stack([batch, 1, 1, length]))
