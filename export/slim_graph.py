@@ -8,6 +8,8 @@ from typing import Any
 from tensorflow.core.framework import types_pb2
 from tensorflow.python.framework import op_def_registry
 
+from export.proof import graph_file
+
 _CALLS = ('PartitionedCall', 'StatefulPartitionedCall')
 # Stateful, and change nothing.
 _READS = ('ReadVariableOp', 'ResourceGather')
@@ -55,7 +57,7 @@ def _changing(functions: Iterable[Any]) -> Callable[[Any], bool]:
 
 
 def _drop_waiting(function: Any, changes: Callable[[Any], bool]) -> None:
-  """All that a function returns waits for all that it does, in an operation each that hands it on: a quarter of all operations. Where nothing that is
+  """All that a function returns waits for all that it does, in an operation each that hands it on: a third of all operations. Where nothing that is
   waited for changes anything, what is handed on is taken where it comes from.
 
   Whoever calls the function still waits for all of it: else a variable could be changed before it was read. But not for what is waited for anyway.
@@ -64,39 +66,27 @@ def _drop_waiting(function: Any, changes: Callable[[Any], bool]) -> None:
   arguments = {argument.name for argument in function.signature.input_arg}
 
   def source(tensor: str) -> str:
-    node = nodes.get(_name(tensor))
+    node = nodes.get(graph_file.node_name(tensor))
     # Not beyond what hands on an argument: if that were what is returned, a derivative would have nothing to go through.
     if node is None or node.op != 'Identity' or node.input[0] in arguments or _GRADIENT in node.attr:
       return tensor
-    if any(changes(nodes[name]) for name in _upstream(nodes, (i for i in node.input if i.startswith('^')))):
+    if any(changes(waited) for waited in graph_file.ancestors(function.node_def, (i for i in node.input if i.startswith('^')))):
       return tensor
     return source(node.input[0])
+
+  def upstream(tensors: Iterable[str]) -> set[str]:
+    return {node.name for node in graph_file.ancestors(function.node_def, tensors)}
 
   for name, tensor in list(function.ret.items()):
     function.ret[name] = source(tensor)
   for node in function.node_def:
     node.input[:] = [tensor if tensor.startswith('^') else source(tensor) for tensor in node.input]
+  anyway = upstream(tensor for waited in function.control_ret.values() for tensor in nodes[waited].input)
   for name, waited in list(function.control_ret.items()):
-    if any(waited in _upstream(nodes, nodes[other].input) for other in function.control_ret.values()):
+    if waited in anyway:
       del function.control_ret[name]
       function.signature.control_output.remove(name)
-  needed = _upstream(nodes, [*function.ret.values(), *function.control_ret.values()])
+  needed = upstream([*function.ret.values(), *function.control_ret.values()])
   kept = [node for node in function.node_def if node.name in needed]
   del function.node_def[:]
   function.node_def.extend(kept)
-
-
-def _upstream(nodes: dict[str, Any], tensors: Iterable[str]) -> set[str]:
-  """The names of the nodes that tensors depend on, those that they are of among them."""
-  found, queue = set[str](), list(tensors)
-  while queue:
-    name = _name(queue.pop())
-    if name in nodes and name not in found:
-      found.add(name)
-      queue.extend(nodes[name].input)
-  return found
-
-
-def _name(tensor: str) -> str:
-  """The node that an input names: 'a' of 'a', 'a:value:0' and '^a'."""
-  return tensor.removeprefix('^').split(':')[0]

@@ -6,10 +6,11 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import slim_graph
+from export.proof import graph_file
 
 
 class _Model(tf.Module):
-  """What exports do, and what they do not do: read, call, change, draw, hand on arguments."""
+  """What exports do, and what they do not do: read, call, change, hand on arguments."""
 
   def __init__(self):
     super().__init__()
@@ -121,13 +122,7 @@ def test_callers_wait_for_all_that_a_function_does(models):
   whole, slim = map(_functions, models[1])
   assert whole.keys() == slim.keys()
   for name, function in whole.items():
-    nodes = {node.name: node for node in slim[name].node_def}
-    waited, queue = set(), list(slim[name].control_ret.values())
-    while queue:
-      node = queue.pop().removeprefix('^').split(':')[0]
-      if node in nodes and node not in waited:
-        waited.add(node)
-        queue.extend(nodes[node].input)
+    waited = {node.name for node in graph_file.ancestors(slim[name].node_def, slim[name].control_ret.values())}
     assert set(function.control_ret.values()) <= waited
     assert sorted(slim[name].control_ret) == sorted(slim[name].signature.control_output)
   save = next(name for name in whole if 'traced_save' in name)

@@ -106,7 +106,7 @@ def upto(function: Function, output: str) -> tuple[Any, str]:
   nodes = {node.name: node for node in function.graph.node}
   while nodes[graph_file.node_name(output)].op == 'Identity':
     output = nodes[graph_file.node_name(output)].input[0]
-  names = {node.name for node in graph_file.ancestors(function.graph, [output])}
+  names = {node.name for node in graph_file.ancestors(function.graph.node, [output])}
   part = [node for node in function.graph.node if node.name in names]
   return graph_pb2.GraphDef(node=part, versions=function.graph.versions, library=function.graph.library), output if ':' in output else f'{output}:0'
 

@@ -42,21 +42,21 @@ def nodes(saved_model: Any) -> Iterator[Any]:
 
 
 def node_name(tensor: str) -> str:
-  """The node that an input of another one names: 'a' of 'a', 'a:1' and '^a'."""
+  """The node that an input of another one names: 'a' of 'a', 'a:1', 'a:value:0' and '^a'."""
   return tensor.removeprefix('^').split(':')[0]
 
 
-def ancestors(graph: Any, tensors: Iterable[str]) -> Iterator[Any]:
-  """The nodes of a graph that tensors depend on, those that they are of among them; each once."""
-  nodes = {node.name: node for node in graph.node}
+def ancestors(nodes: Iterable[Any], tensors: Iterable[str]) -> Iterator[Any]:
+  """The nodes of a graph or a function that tensors depend on, those that they are of among them; each once."""
+  by_name = {node.name: node for node in nodes}
   queue = collections.deque(tensors)
   seen = set()
   while queue:
     name = node_name(queue.popleft())
-    if name in nodes and name not in seen:
+    if name in by_name and name not in seen:
       seen.add(name)
-      queue.extend(nodes[name].input)
-      yield nodes[name]
+      queue.extend(by_name[name].input)
+      yield by_name[name]
 
 
 def functions(node: Any) -> set[str]:

@@ -131,7 +131,7 @@ def reduced(graph: Checked, signatures: Iterable[str], tags: Iterable[str] = ())
   saver = whole.saver_def
   for tensors, allowed, where in ((endpoints, _COMPUTING, 'a signature'),
                                   ([saver.restore_op_name, saver.filename_tensor_name], _RESTORING, 'what restores variables')):
-    for node in graph_file.ancestors(whole.graph_def, tensors):
+    for node in graph_file.ancestors(whole.graph_def.node, tensors):
       if not trusted:
         graph_file.check_operation(node, allowed, f'not allowed in {where}', _ADVICE, saved_model_pb)
       kept.add(node.name)
@@ -201,7 +201,7 @@ def _layers(graph: Any, sequence_output: str) -> list[str]:
   `tf.nn.batch_normalization` computes x * scale + (beta - mean * scale): one addition of one subtraction from each reading of
   beta. The order of a GraphDef that TF1 wrote is the order in which it was built.
   """
-  nodes = list(graph_file.ancestors(graph, [sequence_output]))
+  nodes = list(graph_file.ancestors(graph.node, [sequence_output]))
   names = {node.name for node in nodes if node.op == 'VarHandleOp' and node.name.endswith('inner_group_0/LayerNorm_1/beta')}
   for op in ('ReadVariableOp', 'Sub', 'AddV2'):
     names = {node.name for node in nodes if node.op in (op, 'Add' if op == 'AddV2' else op)
