@@ -18,7 +18,7 @@ def loaded(encoder_path):
   return tf.saved_model.load(encoder_path)
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def inputs():
   return {
       'input_word_ids': tf.constant([[2, 17, 60, 3, 9, 3], [2, 5, 3, 0, 0, 0]]),
@@ -193,6 +193,7 @@ def test_what_follows_a_product_becomes_part_of_it(loaded, inputs, tmp_path):
   assert {'query/BiasAdd', 'key/BiasAdd', 'value/BiasAdd', 'add', 'add_1', 'add_2'} <= products
   assert any(name.startswith('intermediate/Gelu/') for name in products)
   assert not any(name.startswith('intermediate/Gelu/') for name, op in ran if 'FusedMatMul' not in op)
+  assert not any(name.startswith('columns') for name, op in ran)  # which are there for derivatives alone
 
 
 def test_all_layers_call_the_same_function_in_the_same_way(encoder_path):
@@ -217,7 +218,9 @@ def test_only_what_loading_needs_is_in_the_file(encoder_path):
   assert {'input_word_ids', 'masked_lm_positions'} < named and not any('resource' in name for name in named)
 
 
-def test_derivatives_of_a_kernel_are_not_held_until_every_layer_has_one(deep, inputs):
+@pytest.fixture(scope='module')
+def derivative(deep, inputs):
+  """The model's variables, and the functions that differentiate it."""
   loaded = tf.saved_model.load(deep)
 
   @tf.function
@@ -226,8 +229,24 @@ def test_derivatives_of_a_kernel_are_not_held_until_every_layer_has_one(deep, in
       pooled = loaded(inputs, training=True)['pooled_output']
     return tape.gradient(pooled, loaded.trainable_variables)
 
-  library = gradient.get_concrete_function().graph.as_graph_def().library.function
+  return loaded.variables, gradient.get_concrete_function().graph.as_graph_def().library.function
+
+
+def test_derivatives_of_a_kernel_are_not_held_until_every_layer_has_one(derivative):
+  variables, library = derivative
   sums = collections.Counter(node.attr['N'].i for function in library for node in function.node_def if node.op == 'AddN')
-  others = [v for v in loaded.variables if 'transformer' in v.name and 'kernel' not in v.name]
+  others = [v for v in variables if 'transformer' in v.name and 'kernel' not in v.name]
   assert len(others) == 10
   assert sums[24] == len(others)  # one derivative a layer
+
+
+def test_no_derivative_by_a_narrow_input_multiplies_by_a_kernel_transposed(derivative):
+  """It would take up to four times as long with few rows."""
+  _, library = derivative
+  by_input = {node.name.split('/')[1]: node for function in library for node in function.node_def if node.name.endswith('/MatMul_grad/MatMul')}
+  assert by_input.keys() >= {'query', 'key', 'value', 'intermediate'}
+  for layer in ('query', 'key', 'value', 'intermediate'):
+    node = by_input[layer]
+    kernel, incoming = node.input
+    assert ':' not in kernel and ':' in incoming  # an argument, and something computed
+    assert node.attr['transpose_b'].b and not node.attr['transpose_a'].b
