@@ -85,32 +85,34 @@ class MatrixProducts:
 
     columns = _columns(rows)
     queries, keys, values = (
-        tf.transpose(tf.reshape(product(columns, transposed=True), split), [0, 2, 1, 3]) for product in (query, key, value))
+        tf.transpose(tf.reshape(product(rows, columns=columns), split), [0, 2, 1, 3]) for product in (query, key, value))
     weights = of_weights(tf.nn.softmax(tf.matmul(queries * self._size**-0.5, keys, transpose_b=True) + adder))
     attention = tf.reshape(tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3]), shape)
-    rows = tf.reshape(after_attention(of_attention(output(attention)) + rows), shape)
-    inner = intermediate(_columns(rows), self._activation, transposed=True)
-    rows = after_output(of_output(last(inner)) + rows)
+    # Sums of a list, whose derivatives are what comes in: those of `+` would hold both operands for their shapes.
+    rows = tf.reshape(after_attention(tf.add_n([of_attention(output(attention)), rows])), shape)
+    inner = intermediate(rows, self._activation, columns=_columns(rows))
+    rows = after_output(tf.add_n([of_output(last(inner)), rows]))
     return tf.reshape(rows, sizes), kernels
 
 
 def _columns(rows: Any) -> Any:
   """Rows as columns, for products that are to have a faster derivative.
 
-  By its input, that of a product is the incoming one times the kernel transposed. oneDNN takes up to four times as long for a product with its second
-  operand transposed as for any other, with few rows. If the input is what is transposed, TensorFlow multiplies the kernel by the incoming one transposed
-  instead. Graph rewriting undoes it in the forward direction, where nothing is differentiated; and where something is, each way has the tensor to
-  transpose, so it does not pay for tensors that are wider than what the product makes of them.
+  A product's derivative by its input is a product, too: of the incoming derivative, which has few rows, and the transposed kernel. oneDNN was seen to
+  take four times as long for it as for any other of these sizes (BUILD_NOTES.md has the figures). Of a product whose input is what is transposed, it is
+  the kernel as it is, times the incoming derivative transposed. Graph rewriting undoes both transposes where nothing is differentiated. In training one
+  is left each way, which is why the products with the widest inputs are not written so.
   """
   return tf.transpose(rows, name='columns')
 
 
-def _product(layer: Any, kernel: Any, rows: Any, activation: Callable[[Any], Any] = lambda x: x, transposed: bool = False) -> Any:
-  """A dense layer of rows, or of rows transposed."""
+def _product(layer: Any, kernel: Any, rows: Any, activation: Callable[[Any], Any] = lambda x: x, columns: Any = None) -> Any:
+  """A dense layer of rows; computed from them as columns, if they are given."""
   # Graph rewriting sorts operands by their names, and knows GELU in one order only: that of an activation in the scope of the product's bias.
   with tf.name_scope(layer.name):
     bias = layer.bias if layer.bias.shape.rank == 1 else tf.reshape(layer.bias, [-1])
-    return activation(tf.nn.bias_add(tf.matmul(rows, kernel, transpose_a=transposed), bias))
+    product = tf.matmul(rows, kernel) if columns is None else tf.matmul(columns, kernel, transpose_a=True)
+    return activation(tf.nn.bias_add(product, bias))
 
 
 def _norm(layer: Any, rows: Any) -> Any:

@@ -190,10 +190,11 @@ def test_what_follows_a_product_becomes_part_of_it(loaded, inputs, tmp_path):
   ran = {tuple(event.name.split(':')) for plane in trace.planes for event in plane.event_metadata.values() if event.name.count(':') == 1}
   products = {name for name, op in ran if op.endswith(('FusedMatMul', 'FusedBatchMatMulV2'))}
   # Three with a bias, one with the mask, one with an activation, two with a residual.
-  assert {'query/BiasAdd', 'key/BiasAdd', 'value/BiasAdd', 'add', 'add_1', 'add_2'} <= products
+  assert {'query/BiasAdd', 'key/BiasAdd', 'value/BiasAdd', 'add', 'AddN', 'AddN_1'} <= products
   assert any(name.startswith('intermediate/Gelu/') for name in products)
   assert not any(name.startswith('intermediate/Gelu/') for name, op in ran if 'FusedMatMul' not in op)
-  assert not any(name.startswith('columns') for name, op in ran)  # which are there for derivatives alone
+  # Attention's, and none of those that are there for derivatives alone.
+  assert {name for name, op in ran if op.endswith('Transpose')} == {'transpose', 'transpose_1', 'transpose_2', 'transpose_3'}
 
 
 def test_all_layers_call_the_same_function_in_the_same_way(encoder_path):
@@ -240,13 +241,22 @@ def test_derivatives_of_a_kernel_are_not_held_until_every_layer_has_one(derivati
   assert sums[24] == len(others)  # one derivative a layer
 
 
-def test_no_derivative_by_a_narrow_input_multiplies_by_a_kernel_transposed(derivative):
-  """It would take up to four times as long with few rows."""
+def test_derivatives_by_the_inputs_of_four_products_take_the_kernel_as_it_is(derivative):
+  """The kernel transposed would take up to four times as long with few rows."""
   _, library = derivative
-  by_input = {node.name.split('/')[1]: node for function in library for node in function.node_def if node.name.endswith('/MatMul_grad/MatMul')}
-  assert by_input.keys() >= {'query', 'key', 'value', 'intermediate'}
-  for layer in ('query', 'key', 'value', 'intermediate'):
-    node = by_input[layer]
-    kernel, incoming = node.input
-    assert ':' not in kernel and ':' in incoming  # an argument, and something computed
+  by_input = collections.defaultdict(list)
+  for node in (node for function in library for node in function.node_def if node.name.endswith('/MatMul_grad/MatMul')):
+    by_input[node.name.split('/')[1]].append(node)
+  for layer in ('query', 'key', 'value', 'intermediate', 'attention_output', 'output'):
+    node, = by_input[layer]
+    kernel = next(i for i, name in enumerate(node.input) if ':' not in name)  # an argument; the other one is computed
     assert node.attr['transpose_b'].b and not node.attr['transpose_a'].b
+    assert kernel == (1 if layer.endswith('output') else 0)
+
+
+def test_sums_with_residuals_hold_no_operand_for_the_derivative(encoder_path):
+  """The derivative of `+` needs the shapes of both, and would keep them until then; that of a sum of a list needs nothing."""
+  with open(f'{encoder_path}/saved_model.pb', 'rb') as f:
+    graph = saved_model_pb2.SavedModel.FromString(f.read()).meta_graphs[0].graph_def
+  block = next(f for f in graph.library.function if any(n.op == 'Softmax' for n in f.node_def))
+  assert sum(n.op == 'AddN' for n in block.node_def) == 2

@@ -8,7 +8,7 @@ from export.proof import graph_file
 
 # What encoders and preprocessors of all versions consist of. A test holds what is exported against it, name by name.
 OPERATIONS = frozenset([
-    'AddV2', 'AssignVariableOp', 'BatchMatMulV2', 'BiasAdd', 'BroadcastTo', 'CaseFoldUTF8', 'Cast', 'ConcatV2', 'Const', 'DisableCopyOnRead',
+    'AddN', 'AddV2', 'AssignVariableOp', 'BatchMatMulV2', 'BiasAdd', 'BroadcastTo', 'CaseFoldUTF8', 'Cast', 'ConcatV2', 'Const', 'DisableCopyOnRead',
     'Einsum', 'Equal', 'ExpandDims', 'Fill', 'FloorDiv', 'GatherV2', 'GreaterEqual', 'Identity', 'Less',
     'LogSoftmax', 'LogicalAnd', 'LowerBound', 'MatMul', 'Maximum', 'Mean', 'Minimum', 'Mul', 'NoOp', 'NormalizeUTF8', 'OneHot', 'OnesLike',
     'Pack', 'PartitionedCall', 'Placeholder', 'Pow', 'RaggedRange', 'RandomUniform', 'Range', 'ReadVariableOp', 'Reshape', 'ResourceGather',
