@@ -77,19 +77,16 @@ class MatrixProducts:
     width = inputs.shape[2]
     sizes = tf.shape(inputs)
     batch, length = sizes[0], sizes[1]
-    # A token is a row all the way, and what becomes rows again gets their very shape: graph rewriting has to see that two shapes are the same to
-    # put the residual into the product before it.
     rows = tf.reshape(inputs, [-1, width])
-    shape = tf.shape(rows)
     split = tf.stack([batch, length, self._heads, self._size])
 
     columns = _columns(rows)
     queries, keys, values = (
         tf.transpose(tf.reshape(product(rows, columns=columns), split), [0, 2, 1, 3]) for product in (query, key, value))
     weights = of_weights(tf.nn.softmax(tf.matmul(queries * self._size**-0.5, keys, transpose_b=True) + adder))
-    attention = tf.reshape(tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3]), shape)
+    attention = tf.reshape(tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3]), [-1, width])
     # Sums of a list, whose derivatives are what comes in: those of `+` would hold both operands for their shapes.
-    rows = tf.reshape(after_attention(tf.add_n([of_attention(output(attention)), rows])), shape)
+    rows = after_attention(tf.add_n([of_attention(output(attention)), rows]))
     inner = intermediate(rows, self._activation, columns=_columns(rows))
     rows = after_output(tf.add_n([of_output(last(inner)), rows]))
     return tf.reshape(rows, sizes), kernels
