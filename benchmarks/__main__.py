@@ -10,9 +10,12 @@ A peer that fails is named in the table, with the reason.
 
 import contextlib
 import dataclasses
+import errno
+import importlib.util
 import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Iterator
 
 from absl import flags
@@ -45,9 +48,13 @@ _IMPORTS = {figures.TF_MODELS: 'official.nlp.tools.export_tfhub_lib', figures.HU
 
 def main() -> None:
   wanted = _wanted()
-  work, output = (pathlib.Path(value).absolute() for value in (_WORK_DIR.value, _OUTPUT.value))
+  work, output = _directory(_WORK_DIR), _directory(_OUTPUT)
+  if (output / page.NAME).exists() and not (output / results_lib.NAME).exists():
+    raise errors.UsageError(f'--output={_OUTPUT.value} has a {page.NAME} without {results_lib.NAME}: it would be overwritten, so give another')
+  if importlib.util.find_spec('matplotlib') is None:
+    raise results_lib.ResultsError('nothing to draw plots with: make bench installs it')
   for name in ('outputs', 'huggingface'):
-    (work / name).mkdir(parents=True, exist_ok=True)
+    (work / name).mkdir(exist_ok=True)
   bench = unit_lib.Bench(work, {figures.OURS: sys.executable}, _TIMEOUT.value, console_lib.Console())
   results = _results(bench, output / results_lib.NAME)
   for size in wanted:
@@ -57,28 +64,52 @@ def main() -> None:
     for place, size in enumerate(wanted):
       finished = results.unit(size, number)
       if finished is None or not finished['complete']:
-        # Who comes first meets a colder machine: the order turns from round to round, and from size to size.
-        order = list(bench.pythons) if (number + place) % 2 else list(reversed(bench.pythons))
-        unit_lib.Unit(bench, results, size, number, order).run()
+        unit_lib.Unit(bench, results, size, number, _order(list(bench.pythons), number + place)).run()
   page.write(results, output)
   bench.console.line(f'\n{page.verdict(results)}\nReport: {output / page.NAME}')
+
+
+def _directory(flag: flags.FlagHolder[str]) -> pathlib.Path:
+  """Makes it.
+
+  Raises:
+    UsageError: it cannot be made, or written to.
+  """
+  path = pathlib.Path(flag.value).absolute()
+  try:
+    if not flag.value:
+      raise OSError(errno.ENOENT, 'it is empty')
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path):
+      pass
+  except OSError as e:
+    raise errors.UsageError(f'--{flag.name}={flag.value} cannot be written to ({e.strerror}): give a directory') from e
+  return path
+
+
+def _order(contestants: list[str], turn: int) -> list[str]:
+  """Who comes first meets a colder machine: so it is another one in the next turn."""
+  first = turn % len(contestants)
+  return contestants[first:] + contestants[:first]
 
 
 def _results(bench: unit_lib.Bench, path: pathlib.Path) -> results_lib.Results:
   """New ones, or those to go on with, which must be of the same machine and libraries."""
   before = results_lib.Results.read(path) if _RESUME.value else None
   results = results_lib.Results(path)
-  results.values |= {'machine': machine.facts(), 'load_average': os.getloadavg()[0]}
+  results.values |= {'machine': machine.facts(), 'code': machine.code(), 'load_average': os.getloadavg()[0]}
   bench.console.line(machine.describe(results.values['machine']))
   _environments(bench, results)
   _import_tensorflow(bench, results)
   if before is not None:
-    for name in ('machine', 'versions'):
+    for name, what in (('machine', 'another machine'), ('versions', 'other versions of libraries'), ('code', 'another state of this project')):
       if before.values.get(name) != results.values[name]:
-        raise results_lib.ResultsError(f'{path} is of another machine, or of other versions: run again without --resume')
+        raise results_lib.ResultsError(f'{path} is of {what}: run again without --resume')
     # What was measured then is in their units, so it stays.
     for name in ('sizes', 'units', 'load_average', 'import_tensorflow'):
       results.values[name] = before.values[name]
+    failures = results.values['failures']
+    results.values['failures'] = before.values['failures'] + [failure for failure in failures if failure not in before.values['failures']]
   return results
 
 

@@ -1,5 +1,6 @@
-"""What machine, and which libraries, a run was on."""
+"""What machine, and which libraries, a run was on, and of which state of this project."""
 
+import hashlib
 import os
 import pathlib
 import platform
@@ -8,6 +9,8 @@ from typing import Any
 from benchmarks import measure
 
 LIBRARIES = ('tensorflow', 'tensorflow-cpu', 'tensorflow-text', 'tensorflow-hub', 'tf-keras', 'tf-models-official', 'torch', 'transformers', 'numpy')
+
+_CODE = ('converters/**/*.py', 'export/**/*.py', 'benchmarks/*.py', 'assets/**/*', 'requirements/runtime.txt')
 
 _VERSIONS = '''
 import importlib.metadata, json, platform
@@ -22,17 +25,29 @@ print(json.dumps(found))
 
 
 def facts() -> dict[str, Any]:
-  """Processor, cores that this process may use, bytes of memory, operating system."""
+  """Processor, cores that this process may use, bytes of memory, operating system.
+
+  Machines of one type are alike in all of them. Their figures go well together: a ratio is of one round, which is on one machine.
+  """
   try:
     system = platform.freedesktop_os_release()['PRETTY_NAME']
   except (OSError, KeyError):
     system = platform.system()
   return {
       'cpu': _field('/proc/cpuinfo', 'model name') or platform.processor() or platform.machine(),
+      'cpu_id': ', '.join(_field('/proc/cpuinfo', name) for name in ('cpu family', 'model', 'stepping')),
       'cores': len(os.sched_getaffinity(0)),
       'memory_bytes': int((_field('/proc/meminfo', 'MemTotal') or '0').split()[0]) * 1024,
       'system': f'{system}, Linux {platform.release().split("-")[0]}',
   }
+
+
+def code() -> str:
+  """A digest of the code and data that make a release, and of what measures them."""
+  digest = hashlib.sha256()
+  for path in sorted(path for pattern in _CODE for path in measure.ROOT.glob(pattern) if path.is_file()):
+    digest.update(f'{path.relative_to(measure.ROOT)}\0{path.stat().st_size}\0'.encode() + path.read_bytes())
+  return digest.hexdigest()
 
 
 def versions(python: str, log: pathlib.Path, timeout: float) -> dict[str, str]:

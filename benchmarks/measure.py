@@ -37,7 +37,7 @@ class Usage:
     cpu: seconds of processor time, user and system, its descendants' included.
     peak: bytes of memory that its largest process had at most.
     together: bytes of memory that all its processes had at most at the same time, sampled every 0.1 s: what is theirs alone, and once
-      what is mapped from files. Short peaks are missed, so with one process it may be less than `peak`.
+      what is mapped from files; and not less than `peak`, since short peaks are missed.
     others: the share of the machine's processor time that went to anybody else meanwhile, from 0 to 1.
   """
   wall: float
@@ -70,6 +70,7 @@ def run(command: Sequence[str], log: pathlib.Path, timeout: float, cwd: pathlib.
   """
   log.parent.mkdir(parents=True, exist_ok=True)
   out, err = _beside(log, '.out'), _beside(log, '.err')
+  os.sync()  # or it would wait for what others wrote, if it waits for what it writes
   with out.open('wb') as stdout, err.open('wb') as stderr:
     busy, start = _busy(), time.monotonic()
     try:
@@ -95,7 +96,7 @@ def run(command: Sequence[str], log: pathlib.Path, timeout: float, cwd: pathlib.
     raise CommandError(f'{_name(command)} {ending}: {_last_line(err) or _last_line(out) or "it said nothing"}')
   peak = usage.ru_maxrss * 1024
   cpu = usage.ru_utime + usage.ru_stime
-  return Usage(wall, cpu, peak, together, min(max(busy - cpu, 0) / (wall * (os.cpu_count() or 1)), 1))
+  return Usage(wall, cpu, peak, max(together, peak), min(max(busy - cpu, 0) / (wall * (os.cpu_count() or 1)), 1))
 
 
 def ask(command: Sequence[str], log: pathlib.Path, timeout: float, cwd: pathlib.Path = ROOT,
@@ -154,10 +155,13 @@ def _memory(pid: int) -> int:
 
 def _family(pid: int) -> Iterator[int]:
   yield pid
-  # A list, since threads come and go while it is walked.
-  for children in list(pathlib.Path(f'/proc/{pid}/task').glob('*/children')):
+  try:
+    threads = os.listdir(f'/proc/{pid}/task')
+  except OSError:  # it ended meanwhile, as threads do
+    return
+  for thread in threads:
     try:
-      text = children.read_text()
+      text = pathlib.Path(f'/proc/{pid}/task/{thread}/children').read_text()
     except OSError:
       continue
     for child in text.split():

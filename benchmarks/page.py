@@ -1,8 +1,10 @@
 """The page of results: table, outcomes, failures, from results.json alone."""
 
+import dataclasses
 import pathlib
 import statistics
 from collections.abc import Iterable
+from collections.abc import Iterator
 
 from benchmarks import figures
 from benchmarks import growth
@@ -33,27 +35,28 @@ _HUGGING_FACE = '''`AlbertModel.from_pretrained` and calls of it in `torch.infer
 tool's side is the export, loaded and called by TensorFlow. No goals were set here.'''
 
 _FLOORS = '''What a figure above would be if nothing were done but what cannot be left out, measured in the same rounds, and divided by the same.
-A goal beyond its floor is out of reach in these ways; one that is not may be, too.
+A goal beyond its floor is out of reach in these ways; one that is not may be, too. A floor is measured in a process of its own, and processes that
+do the same differ by chance: where this tool or its peer has done better, that is taken for the floor.
 
 * **Wall time of a release**: importing TensorFlow, opening the source, saving and packing both models; and of the proof the source's outputs and
   gradient by its graph, in a process of its own, the export's, and the reference in float64. The processor time of each alone, added up and shared
-  out to all processors without a loss; or the time that saving takes, if that is more.
+  out to all processors without a loss (or that of the whole release, if that was less); or the time that saving takes, if that is more.
 * **Peak memory**: the export loaded, run and differentiated by all of its weights, as users do it. BUILD_NOTES.md has other ways, which take less
   memory and more time.
 * **hub.load**: reading the variables in one operation. **First call**: a steady call of this tool's export, and what the first run of one layer's
   products takes longer than later ones. **Steady inference**, and its share of a large matmul's rate, which is a ceiling: the layers' products with
-  kernels alone, by the fastest of three ways that TensorFlow has for them.'''
+  kernels alone, by the fastest of three ways that TensorFlow has for them, tried in turns; of four layers, times as many as there are.'''
 
 _MEANING = '''## What is measured
 
-Modules of the published sizes with random weights, from `python -m export.demo`: no figure depends on the values of weights.
+Modules of the published sizes with random weights, from `python -m export.demo`: no figure depends on the values of weights. They have no dropout.
 
 * **A release**: the commands as processes of their own, from start to end. Processor time is user and system time, of descendants too. Peak
-  memory is that of the largest process, as the kernel counts it (`ru_maxrss`). "All processes together" is sampled every 0.1 s: what
-  is each process's own, and once what is mapped from files. This tool runs the source's graph in a second process beside.
+  memory of all processes together is sampled every 0.1 s: what is each process's own, and once what is mapped from files; and at least that of
+  the largest, as the kernel counts it (`ru_maxrss`). This tool runs the source's graph in a second process beside.
 * **An artifact** (both tools') is tried in a fresh process of this tool's environment, so that files are compared, and not two builds of
   TensorFlow. `hub.load`; then the first call (2 x 16) and steady ones (batch x tokens) of what it returns, called as it is. A steady
-  time is the median of as many calls as fit in 8 s, two at least, after one that does not count.
+  time is the median of as many calls as fit in 8 s, two at least and 500 at most, after one that does not count.
 * **A training step** is one of those that Keras' `fit` makes (2 x 16), of `hub.KerasLayer(path, trainable=True)` and a dense layer on its
   pooled output, with plain gradient descent. The first one includes building the graph.
 * **Preprocessing** is of batches of 256 sentences of `assets/demo/corpus.txt`, to 128 tokens.
@@ -62,6 +65,8 @@ Modules of the published sizes with random weights, from `python -m export.demo`
   of an inference are those of its matrix products.
 * **Reading and writing the same bytes**: the module's files are read, and as many bytes as the release has are written to new files and
   forced to the disk.
+* **A straight line**: the one closest to the medians of the sizes (least squares) explains at least 0.95 of their variance (R²).
+* **Before each command** all that was written is forced to the disk, and the order of the contestants turns from size to size and from round to round.
 
 ## Again
 
@@ -80,12 +85,12 @@ def write(results: results_lib.Results, output: pathlib.Path) -> None:
     ResultsError: nothing was measured, or there is nothing to draw with.
   """
   if not results.sizes():
-    raise results_lib.ResultsError('nothing was measured: run make bench')
-  (output / NAME).write_text(text(results), encoding='utf-8')
+    raise results_lib.ResultsError('nothing was measured to the end: run make bench')
   try:
     from benchmarks import plots
   except ImportError as e:
     raise results_lib.ResultsError(f'no plots ({e}): make bench installs what they need') from e
+  (output / NAME).write_text(text(results), encoding='utf-8')
   plots.ratios(results, output / RATIOS)
   plots.growth(results, output / GROWTH)
 
@@ -101,20 +106,33 @@ def text(results: results_lib.Results) -> str:
   return '\n\n'.join(parts) + '\n'
 
 
-def outcomes(results: results_lib.Results) -> list[tuple[figures.Row, str, figures.Spread | None, str]]:
-  """Every goal of the sizes that were measured: row, size, ratio, outcome."""
-  found = []
+@dataclasses.dataclass(frozen=True)
+class _Goal:
+  """A goal, and what came of it: as figures.Row.outcome says it, and as a sentence."""
+  outcome: str
+  sentence: str
+
+
+def _outcomes(results: results_lib.Results) -> Iterator[_Goal]:
+  """Every goal of the sizes that were measured."""
   for row in figures.ROWS:
     for size in results.sizes():
       spread = row.spread(results.units(size))
       if outcome := row.outcome(size, spread):
-        found.append((row, size, spread, outcome))
-  return found
+        floor = row.floor_spread(results.units(size))
+        yield _Goal(outcome, f'{row.title}, {size}: {spread or "not measured"}, and the goal is {_goal(row, row.goals[size])}'
+                    + (f'; the {_end(row)} is {floor}' if floor else ''))
+  for quantity, title in growth.QUANTITIES.items():
+    line = growth.of(results, figures.OURS, quantity).line
+    if line is not None:
+      straight = figures.Spread.of([line.r_squared])
+      yield _Goal(figures.outcome(straight, growth.STRAIGHT, at_least=True),
+                  f'a straight line of the parameters, {title}: R² {line.r_squared:.3f}, and the goal is at least {growth.STRAIGHT:g}')
 
 
 def verdict(results: results_lib.Results) -> str:
   """One line: how many goals were met, and how many not."""
-  found = [outcome for *_, outcome in outcomes(results)]
+  found = [goal.outcome for goal in _outcomes(results)]
   if not found:
     return f'No goals: they are for {", ".join(sizes_lib.PUBLISHED)}.'
   counts = [f'{found.count(outcome)} {outcome}' for outcome in ('met', 'met by the median', 'missed', 'not measured') if outcome in found]
@@ -122,12 +140,7 @@ def verdict(results: results_lib.Results) -> str:
 
 
 def _missed(results: results_lib.Results) -> list[str]:
-  lines = []
-  for row, size, spread, outcome in outcomes(results):
-    if not outcome.startswith('met'):
-      floor = row.floor_spread(results.units(size))
-      lines.append(f'* {row.title}, {size}: {spread or "not measured"}, and the goal is {_goal(row, row.goals[size])}'
-                   + (f'; the {_end(row)} is {floor}' if floor else ''))
+  lines = [f'* {goal.sentence}' for goal in _outcomes(results) if not goal.outcome.startswith('met')]
   return ['Not met:', '\n'.join(lines)] if lines else []
 
 

@@ -2,7 +2,8 @@
 
 {
   "format": 1,
-  "machine": {"cpu", "cores", "memory_bytes", "system"},
+  "machine": {"cpu", "cpu_id": its family, model and stepping, "cores", "memory_bytes", "system"},
+  "code": digest of what is measured, of this project,
   "load_average": of the minute before the run,
   "versions": {"ours" | "tf-models" | "huggingface": {library: version}},
   "import_tensorflow": {"wall", "cpu", "peak", "together", "others"},
@@ -59,7 +60,11 @@ class Results:
     return next((unit for unit in self.values['units'] if (unit['size'], unit['round']) == (size, number)), None)
 
   def units(self, size: str) -> list[dict[str, Any]]:
-    return [unit for unit in self.values['units'] if unit['size'] == size]
+    """Those that are complete."""
+    return [unit for unit in self._complete() if unit['size'] == size]
+
+  def _complete(self) -> list[dict[str, Any]]:
+    return [unit for unit in self.values['units'] if unit['complete']]
 
   def start_unit(self, size: str, number: int, order: list[str]) -> dict[str, Any]:
     """A new one, in place of an unfinished one."""
@@ -75,13 +80,13 @@ class Results:
 
   def others(self) -> list[float]:
     """Of every measured command, the share of the machine's processor time that went to others meanwhile."""
-    return [figures['others'] for unit in self.values['units'] for step in unit.values() if isinstance(step, dict)
+    return [figures['others'] for unit in self._complete() for step in unit.values() if isinstance(step, dict)
             for figures in step.values() if 'others' in figures]
 
   def failures(self) -> list[dict[str, str]]:
     """Those that concern all units, and those of units, with their size and round."""
     return self.values['failures'] + [
-        {'size': unit['size'], 'round': str(unit['round'])} | failure for unit in self.values['units'] for failure in unit['failures']]
+        {'size': unit['size'], 'round': str(unit['round'])} | failure for unit in self._complete() for failure in unit['failures']]
 
   def write(self) -> None:
     """Whole or not at all."""

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ SHAPES = ((1, 16), (1, 128), (8, 128))
 FIRST = (2, 16)  # of the first call, the training steps, and the outputs that are compared
 
 _SECONDS = 8.0
-_FEWEST, _MOST = 2, 50
+_FEWEST, _MOST = 2, 500
 
 
 def name(shape: tuple[int, int]) -> str:
@@ -27,9 +28,15 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def steady(call: Callable[[], Any], seconds: float = _SECONDS) -> float:
-  """Seconds that a call takes once it is warm: the median of as many as fit in `seconds`, and of two at least."""
-  count = int(seconds / max(timed(call), 1e-9))
-  return statistics.median(timed(call) for _ in range(min(max(count, _FEWEST), _MOST)))
+  """Seconds that a call takes once it is warm: the median of as many as fit in `seconds`, two at least, and 500 at most."""
+  return steady_in_turns([call], seconds)[0]
+
+
+def steady_in_turns(calls: Sequence[Callable[[], Any]], seconds: float = _SECONDS) -> list[float]:
+  """The same of several, one after the other over and over: what changes the machine's speed meanwhile changes all of them."""
+  count = int(seconds / max(sum(map(timed, calls)), 1e-9))
+  samples = [[timed(call) for call in calls] for _ in range(min(max(count, _FEWEST), _MOST))]
+  return [statistics.median(column) for column in zip(*samples, strict=True)]
 
 
 def tokens(vocab_size: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

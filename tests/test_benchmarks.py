@@ -1,18 +1,29 @@
 """The benchmark's arithmetic, its measuring of processes, and what its page says. No test here has an opinion on speed."""
 
 import dataclasses
+import json
+import pathlib
+import re
+import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+import benchmarks
+from benchmarks import __main__ as benchmark
 from benchmarks import figures
 from benchmarks import growth
+from benchmarks import machine
 from benchmarks import measure
 from benchmarks import page as page_lib
 from benchmarks import releases
 from benchmarks import results as results_lib
 from benchmarks import sizes
+from benchmarks import timing
+from benchmarks import unit as unit_lib
 from converters import config as config_lib
+from export import console as console_lib
 
 _PARAMETERS = {'base': 12e6, 'large': 18e6, 'xlarge': 60e6, 'xxlarge': 223e6}
 
@@ -37,13 +48,13 @@ def _unit(size, number, ratio):
   theirs = 20 + _PARAMETERS[size] / 1e6
   return {
       'size': size, 'round': number, 'order': [], 'complete': True, 'failures': [],
-      'release': {'ours': _usage(theirs * ratio, 1e9), 'tf-models': _usage(theirs, 5e9)},
+      'release': {'ours': _usage(theirs * ratio, 1e9 + 10 * _PARAMETERS[size]), 'tf-models': _usage(theirs, 5e9)},
       'artifact': {'ours': {'graph': 3, 'encoder': 90, 'preprocessor': 10}, 'tf-models': {'graph': 40, 'encoder': 100, 'preprocessor': 20}},
       'encoder': {'ours': _figures(ratio), 'tf-models': _figures(1.0), 'huggingface': _figures(1.0)},
       'preprocessor': {'ours': {'seconds_per_text': ratio}, 'tf-models': {'seconds_per_text': 1.0}},
       'disk': {'ours': {'seconds': 2.0}},
       'bound': {'ours': {'peak': 2e9}},
-      'floor': {'ours': _figures(0.2) | {'wall': theirs * ratio / 2, 'peak': 1e9}},
+      'floor': {'ours': _figures(0.2) | {'wall': theirs * ratio / 2, 'together': 1e9}},
   }
 
 
@@ -121,13 +132,18 @@ def test_a_straight_line():
 
 def test_memory_and_time_of_a_process(run):
   usage = run('import time; held = b"x" * 200_000_000; time.sleep(0.5)')
-  assert usage.peak >= 200_000_000 and usage.together >= 200_000_000
+  assert 200_000_000 <= usage.peak <= usage.together
   assert usage.wall >= 0.5 and usage.cpu > 0 and 0 <= usage.others <= 1
 
 
 def test_what_measures_imports_nothing_large(tmp_path):
   # A process' peak memory counts what started it: see measure.run.
   measure.run([sys.executable, '-c', 'import sys, benchmarks.__main__; assert "tensorflow" not in sys.modules'], tmp_path / 'log', 60)
+
+
+def test_a_short_peak_counts(run):
+  usage = run('held = b"x" * 200_000_000')  # over before it is looked at
+  assert 200_000_000 <= usage.peak <= usage.together
 
 
 def test_descendants_count(run):
@@ -180,9 +196,17 @@ def test_the_page_says_what_was_missed(results):
   assert '* inference, 8 x 128: share of a large matmul\'s GFLOP/s, base: 0.8 (0.8 to 0.8), and the goal is at least 0.85' in page
   assert '| wall time of a release | 0.27 (0.24 to 0.4) | 0.27 (0.24 to 0.4) **met by the median** |' in page
   assert '| first training step | 0.27 (0.24 to 0.4) **met** |' in page
-  assert '2 cores of Some CPU' in page and 'R² 1.000' in page
+  assert '2 cores of Some CPU' in page and 'R² 1.000' in page and 'a straight line' not in page
   assert page_lib.verdict(results) in page and 'missed' in page_lib.verdict(results)
   assert '## What failed\n\nNothing.' in page
+
+
+def test_a_crooked_line_is_missed(results):
+  assert page_lib.verdict(results).startswith('Of 42 goals:')
+  for unit in results.units('xlarge'):
+    unit['release']['ours']['together'] = 3e9
+  assert page_lib.verdict(results).startswith('Of 42 goals:')
+  assert '* a straight line of the parameters, peak memory of a release, all processes together, GB: R² 0.' in page_lib.text(results)
 
 
 def test_floors(results):
@@ -194,7 +218,20 @@ def test_floors(results):
   assert 'GFLOP/s, base: 0.8 (0.8 to 0.8), and the goal is at least 0.85; the ceiling is 0.8 (0.8 to 0.8)' in page
   floors = page[page.index('## Floors'):page.index('## Growth')]
   assert '| hub.load | 0.2 (0.2 to 0.2) |' in floors and 'training step' not in floors
-  assert '| peak memory of a release over 2.5 times the weights and importing TensorFlow | 0.5 (0.5 to 0.5) |' in floors
+  assert '| peak memory of a release, all processes together, over 2.5 times the weights and importing TensorFlow | 0.5 (0.5 to 0.5) |' in floors
+
+
+def test_what_somebody_reached_is_not_below_a_floor(results):
+  row, units = _row('hub.load'), results.units('large')[:1]
+  for seconds, floor in ((0.2, 0.2), (0.5, 0.27), (3.0, 0.27)):  # this tool: 0.27
+    units[0]['floor']['ours']['load'] = seconds
+    assert row.floor_spread(units).median == pytest.approx(floor)
+  units[0]['encoder']['ours']['load'] = 2.0  # and its peer: 1
+  assert row.floor_spread(units).median == 1
+  row = next(row for row in figures.ROWS if row.at_least)  # this tool: 0.8
+  for share, ceiling in ((0.5, 0.8), (0.9, 0.9)):
+    units[0]['floor']['ours']['inference_flops'] = share * 100e9
+    assert row.floor_spread(units).median == pytest.approx(ceiling)
 
 
 def test_probes_of_floors(module, encoder_path, tmp_path):
@@ -244,7 +281,8 @@ def test_results_survive(results, tmp_path):
   again = results_lib.Results.read(tmp_path / results_lib.NAME)
   assert page_lib.text(again) == page_lib.text(results)
   again.start_unit('large', 2, [])  # anew, in place of the one that is there
-  assert len(again.units('large')) == 3 and not again.unit('large', 2)['complete']
+  assert not again.unit('large', 2)['complete']
+  assert [unit['round'] for unit in again.units('large')] == [1, 3]  # until it is finished
   assert [path.name for path in tmp_path.iterdir()] == [results_lib.NAME]
 
 
@@ -266,3 +304,133 @@ def test_plots(results, tmp_path, of):
   for name in (page_lib.RATIOS, page_lib.GROWTH):
     assert (tmp_path / name).read_bytes().startswith(b'\x89PNG\r\n\x1a\n')
   assert (tmp_path / page_lib.NAME).read_text(encoding='utf-8') == page_lib.text(results)
+
+
+def test_a_page_is_whole_or_not_there(results, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'benchmarks.plots', None)  # as if what it imports were not there
+  monkeypatch.delattr(benchmarks, 'plots', raising=False)
+  with pytest.raises(results_lib.ResultsError, match='no plots'):
+    page_lib.write(results, tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+def test_an_unfinished_round_is_none(results):
+  page = page_lib.text(results)
+  unit = results.start_unit('large', 4, [])
+  unit |= {'release': {'ours': _usage(1, 1)}, 'failures': [{'who': 'tf-models', 'step': 'release', 'reason': 'none'}]}
+  results.start_unit('xxxlarge', 1, [])
+  assert page_lib.text(results) == page
+
+
+def test_calls_in_turns():
+  turns = []
+  calls = [lambda: turns.append(1), lambda: turns.append(2)]
+  ones, twos = timing.steady_in_turns(calls, seconds=1)
+  assert ones > 0 and twos > 0 and len(turns) == 2 * 501  # the first of each does not count
+  assert turns == [1, 2] * 501
+
+
+def test_everybody_comes_first():
+  orders = [benchmark._order(['a', 'b', 'c'], turn) for turn in range(3)]
+  assert [order[0] for order in orders] == ['a', 'b', 'c'] and all(sorted(order) == ['a', 'b', 'c'] for order in orders)
+
+
+class _Contestants:
+  """Stands in for the processes that a unit runs."""
+
+  def __init__(self, work, apart=0.0, broken=()):
+    self._work, self._apart, self._broken = work, apart, broken
+
+  def release(self, who, root):
+    releases.clear(root)
+    paths = releases.Paths(root, root / 'encoder', root / 'preprocessor')
+    for path in (paths.encoder / 'variables', paths.preprocessor):
+      path.mkdir(parents=True)
+    (paths.encoder / 'variables/variables.data-00000-of-00001').write_bytes(b'1' * 100)
+    if who not in self._broken:
+      (paths.encoder / 'saved_model.pb').write_bytes(b'1' * 10)
+    return paths, {'export': measure.Usage(1, 2, 30, 40, 0)}
+
+  def ask(self, command, log, timeout, cwd=None, environment=None):
+    probe, *arguments = command[command.index('-m') + 1:]
+    if probe == 'benchmarks.probe_disk':
+      scratch = pathlib.Path(arguments[-1])
+      scratch.mkdir()  # and it is killed
+      raise measure.CommandError('took more than 1 s')
+    if probe in ('benchmarks.probe_encoder', 'benchmarks.probe_huggingface'):
+      path = arguments[-1].removeprefix('--outputs=')
+      np.save(path, np.full((*timing.FIRST, 4), self._apart if 'tf-models' in path else 0.0, np.float32))
+    return _figures(0.5) | {'cpu': 10.0, 'read': 1.0, 'write': 1.0, 'seconds_per_text': 0.1}, measure.Usage(1, 2, 30, 40, 0)
+
+
+@pytest.fixture
+def run_unit(module, tmp_path, monkeypatch):
+  """A function that runs a unit of size tiny with _Contestants, and returns what is in results.json."""
+  work = tmp_path / 'work'
+  for name in ('modules', 'outputs'):
+    (work / name).mkdir(parents=True)
+  (work / 'modules/tiny').symlink_to(module)
+
+  def run(**how):
+    contestants = _Contestants(work, **how)
+    monkeypatch.setattr(measure, 'ask', contestants.ask)
+    monkeypatch.setattr(releases, 'ours', lambda python, module, size, root, *_: contestants.release('ours', root))
+    monkeypatch.setattr(releases, 'tf_models', lambda python, module, root, *_: contestants.release('tf-models', root))
+    results = results_lib.Results(tmp_path / results_lib.NAME)
+    results.values |= {'machine': {'cores': 2}, 'import_tensorflow': _usage(1, 1000)}
+    names = [figures.TF_MODELS, figures.HUGGING_FACE, figures.OURS]
+    unit_lib.Unit(unit_lib.Bench(work, dict.fromkeys(names, 'python'), 60, console_lib.Console()), results, 'tiny', 1, names).run()
+    unit, = json.loads((tmp_path / results_lib.NAME).read_text(encoding='utf-8'))['units']
+    return unit
+  return run
+
+
+def test_a_unit(run_unit):
+  unit = run_unit()
+  assert unit['complete'] and unit['order'] == ['tf-models', 'huggingface', 'ours']
+  assert set(unit['release']) == set(unit['artifact']) == set(unit['preprocessor']) == {'ours', 'tf-models'}
+  assert set(unit['encoder']) == {'ours', 'tf-models', 'huggingface'} and unit['encoder']['tf-models']['apart'] == 0
+  assert unit['artifact']['ours'] == {'graph': 10, 'encoder': 110, 'preprocessor': 0}
+  assert unit['bound']['ours'] == {'weights': 100, 'peak': 2.5 * 100 + 1000}
+  # Four parts of 10 s each on two processors; but the whole release took 2.
+  assert unit['floor']['ours']['wall'] == 1 and unit['floor']['ours']['together'] == 40
+  assert [(failure['who'], failure['step']) for failure in unit['failures']] == [('ours', 'disk')]
+  assert [failure['reason'] for failure in run_unit()['failures']] == ['took more than 1 s']  # what the probe left was in nobody's way
+
+
+def test_a_contestant_without_a_model_is_named(run_unit):
+  unit = run_unit(broken=['tf-models'])
+  assert unit['complete'] and unit['failures'][0]['who'] == 'tf-models' and 'saved_model.pb' in unit['failures'][0]['reason']
+  assert set(unit['artifact']) == {'ours'} and set(unit['encoder']) == {'ours', 'huggingface'}
+
+
+def test_another_model_is_no_peer(run_unit):
+  unit = run_unit(apart=0.1)
+  assert set(unit['encoder']) == {'ours', 'huggingface'}
+  assert [failure['reason'] for failure in unit['failures'] if failure['who'] == 'tf-models'] == [
+      'its sequence_output is 1.0e-01 from this tool\'s: its figures are of another model, and left out']
+
+
+def test_the_code_has_a_digest(tmp_path, monkeypatch):
+  assert machine.code() == machine.code()
+  monkeypatch.setattr(measure, 'ROOT', tmp_path)
+  (tmp_path / 'export/proof').mkdir(parents=True)
+  path = tmp_path / 'export/proof/module.py'
+  path.write_text('one')
+  before = machine.code()
+  path.write_text('two')
+  assert machine.code() != before
+
+
+@pytest.mark.parametrize('flag, said', [
+    ('--output=', 'it is empty'), ('--work_dir=', 'it is empty'), ('--output={file}', 'Not a directory|File exists'), ('--output={pages}', 'without results.json')])
+def test_directories_that_are_none(tmp_path, flag, said):
+  (tmp_path / 'file').write_text('')
+  (tmp_path / 'pages').mkdir()
+  (tmp_path / 'pages/README.md').write_text('somebody else\'s')
+  flag = flag.format(file=tmp_path / 'file', pages=tmp_path / 'pages')
+  flags = [f'--work_dir={tmp_path / "work"}', f'--output={tmp_path / "output"}', '--sizes=tiny', flag]
+  process = subprocess.run([sys.executable, '-m', 'benchmarks', *flags], cwd=measure.ROOT, capture_output=True, text=True, check=False)
+  assert process.returncode == 2 and process.stderr.count('\n') == 1
+  assert process.stderr.startswith('error: ') and re.search(said, process.stderr)
+  assert (tmp_path / 'pages/README.md').read_text() == 'somebody else\'s'
