@@ -251,7 +251,8 @@ def _packed(suffix, content):
 @pytest.mark.parametrize('name, damage', [
     ('a.gz', lambda content: content[:-9]), ('A.GZ', lambda content: content[:-9]), ('a.gz', lambda content: content[:40] + b'x' + content[41:]),
     ('a.gz', lambda content: content[:20_000]), ('a.bz2', lambda content: content[:-9]), ('a.bz2', lambda content: content[:-8000] + b'x' * 8000),
-    ('a.xz', lambda content: content[:-9]), ('a.gz', lambda content: b'plain'), ('a.txt', None)])
+    ('a.xz', lambda content: content[:-9]), ('a.gz', lambda content: b'plain'), ('a.gz', lambda content: b''), ('a.bz2', lambda content: b''),
+    ('a.xz', lambda content: b''), ('a.txt', None)])
 def test_what_cannot_be_read_is_one_fault_and_no_end(tmp_path, monkeypatch, name, damage):
   """However many pieces of a packed file come upon it."""
   monkeypatch.setattr(lines_lib, 'WINDOW', 10)

@@ -2,6 +2,7 @@
 
 import bz2
 import dataclasses
+import functools
 import gzip
 import itertools
 import lzma
@@ -97,7 +98,7 @@ def read(piece: Piece) -> Iterator[Line]:
     with places.opened(piece.path) as file:
       if unpacker := _unpacker(piece.path):
         with unpacker(file) as unpacked:
-          yield from _stripe(unpacked.read1, piece)  # not read: what comes before a break would be lost with it
+          yield from _stripe(functools.partial(_unpack, file, unpacked), piece)
         return
       first = _first_line(file, piece)
       file.seek(first)
@@ -107,6 +108,14 @@ def read(piece: Piece) -> Iterator[Line]:
     raise
   except Exception as e:  # each file system has errors of its own
     raise _unreadable(piece.start, e) from e
+
+
+def _unpack(file: BinaryIO, unpacked: Any, size: int) -> bytes:
+  chunk: bytes = unpacked.read1(size)  # not read: what comes before a break would be lost with it
+  # gzip takes a file of no bytes for a whole one; it is what is left where nothing could be written.
+  if not chunk and not file.tell():
+    raise EOFError('it is empty, and what is packed never is')
+  return chunk
 
 
 def _stripe(read: _Read, piece: Piece) -> Iterator[Line]:
