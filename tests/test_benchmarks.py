@@ -9,6 +9,8 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 import benchmarks
 from benchmarks import __main__ as benchmark
@@ -17,6 +19,7 @@ from benchmarks import growth
 from benchmarks import machine
 from benchmarks import measure
 from benchmarks import page as page_lib
+from benchmarks import probe_call_floors
 from benchmarks import releases
 from benchmarks import results as results_lib
 from benchmarks import sizes
@@ -242,6 +245,18 @@ def test_probes_of_floors(module, encoder_path, tmp_path):
   calls = ask('benchmarks.probe_call_floors', encoder_path, module)
   assert set(calls) == {'load', 'first_call', 'steady_1x16', 'steady_1x128', 'steady_8x128', 'matmul_flops', 'inference_flops'}
   assert all(value > 0 for value in calls.values())
+
+
+@pytest.mark.parametrize('way', sorted(probe_call_floors._WAYS))
+def test_a_floor_has_all_products(module, tmp_path, way):
+  """Graph rewriting leaves out what nobody needs."""
+  config = config_lib.read(module / 'assets/albert_config.json')
+  call = probe_call_floors._products(config, probe_call_floors._kernels(config), 2, (1, 4), way)
+  with tf.profiler.experimental.Profile(str(tmp_path)):
+    call()
+  trace = xplane_pb2.XSpace.FromString(next(tmp_path.rglob('*.xplane.pb')).read_bytes())
+  ran = {tuple(event.name.split(':')) for plane in trace.planes for event in plane.event_metadata.values() if event.name.count(':') == 1}
+  assert len([name for name, op in ran if op.endswith(('MatMul', 'MatMulV2', 'Einsum'))]) == 2 * 6
 
 
 def test_results_without_floors(results):
