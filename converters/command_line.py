@@ -52,8 +52,8 @@ def run(main: Callable[[], None], others: bool = False) -> NoReturn:
 def set_environment() -> None:
   """Sets what TensorFlow reads when it is imported."""
   os.environ['TF_USE_LEGACY_KERAS'] = '1'  # KerasLayer and tf-models are Keras 2
-  # One operation at a time: a derivative is then summed, and given back, as soon as it is there. 4.7 GB for ALBERT-xxlarge with
-  # one, 5.6 with two or more, in the same time: a single operation keeps all processors busy.
+  # One operation at a time: a derivative is then summed, and given back, as soon as it is there.
+  # A gigabyte less for ALBERT-xxlarge, in the same time: a single operation keeps all processors busy.
   os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
 
 

@@ -102,7 +102,7 @@ class _Outlined:
 
   The block's kernels are read once, and handed on from layer to layer. Their derivatives go the same way back, and each
   layer adds its own: if the layers read the variables, all L derivatives would be held until their sum is made. Fine-tuning
-  an ALBERT-xxlarge takes 6.6 GB so, and 14 GB otherwise.
+  an ALBERT-xxlarge takes less than half the memory so.
   """
 
   def __init__(self, albert: albert_lib.Albert):
