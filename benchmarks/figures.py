@@ -136,6 +136,7 @@ ROWS = (
     *(_peer(title, 'encoder', figure, _everywhere(1.0), floor=True) for title, figure in _SHAPES.items()),
     _peer('first training step', 'encoder', 'first_step', _everywhere(0.5)),
     _peer('steady training step', 'encoder', 'steady_step', _everywhere(1.0)),
+    _peer('peak memory of loading, calling and training', 'encoder', 'peak'),
     _peer('preprocessing, time of a text', 'preprocessor', 'seconds_per_text'),
     _hugging_face('load', 'load'),
     *(_hugging_face(title, figure) for title, figure in _SHAPES.items()),
