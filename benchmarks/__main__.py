@@ -64,7 +64,7 @@ def main() -> None:
     for place, size in enumerate(wanted):
       finished = results.unit(size, number)
       if finished is None or not finished['complete']:
-        unit_lib.Unit(bench, results, size, number, _order(list(bench.pythons), number + place)).run()
+        unit_lib.Unit(bench, results, size, number, unit_lib.order(list(bench.pythons), number + place)).run()
   page.write(results, output)
   bench.console.line(f'\n{page.verdict(results)}\nReport: {output / page.NAME}')
 
@@ -85,12 +85,6 @@ def _directory(flag: flags.FlagHolder[str]) -> pathlib.Path:
   except OSError as e:
     raise errors.UsageError(f'--{flag.name}={flag.value} cannot be written to ({e.strerror}): give a directory') from e
   return path
-
-
-def _order(contestants: list[str], turn: int) -> list[str]:
-  """Who comes first meets a colder machine: so it is another one in the next turn."""
-  first = turn % len(contestants)
-  return contestants[first:] + contestants[:first]
 
 
 def _results(bench: unit_lib.Bench, path: pathlib.Path) -> results_lib.Results:

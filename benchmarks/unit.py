@@ -52,6 +52,12 @@ class Bench:
     return self.work / 'logs' / '_'.join(names)
 
 
+def order(contestants: list[str], turn: int) -> list[str]:
+  """Who comes first meets a colder machine: so it is another one in the next turn."""
+  first = turn % len(contestants)
+  return contestants[first:] + contestants[:first]
+
+
 class Unit:
   """Measures one, and keeps what was measured after every step."""
 

@@ -13,7 +13,6 @@ import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 import benchmarks
-from benchmarks import __main__ as benchmark
 from benchmarks import figures
 from benchmarks import growth
 from benchmarks import machine
@@ -346,7 +345,7 @@ def test_calls_in_turns():
 
 
 def test_everybody_comes_first():
-  orders = [benchmark._order(['a', 'b', 'c'], turn) for turn in range(3)]
+  orders = [unit_lib.order(['a', 'b', 'c'], turn) for turn in range(3)]
   assert [order[0] for order in orders] == ['a', 'b', 'c'] and all(sorted(order) == ['a', 'b', 'c'] for order in orders)
 
 
