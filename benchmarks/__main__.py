@@ -15,7 +15,6 @@ import importlib.util
 import os
 import pathlib
 import sys
-import tempfile
 from collections.abc import Iterator
 
 from absl import flags
@@ -53,8 +52,8 @@ def main() -> None:
     raise errors.UsageError(f'--output={_OUTPUT.value} has a {page.NAME} without {results_lib.NAME}: it would be overwritten, so give another')
   if importlib.util.find_spec('matplotlib') is None:
     raise results_lib.ResultsError('nothing to draw plots with: make bench installs it')
-  for name in ('outputs', 'huggingface'):
-    (work / name).mkdir(exist_ok=True)
+  for path in (output, work / 'outputs', work / 'huggingface'):
+    path.mkdir(parents=True, exist_ok=True)
   bench = unit_lib.Bench(work, {figures.OURS: sys.executable}, _TIMEOUT.value, console_lib.Console())
   results = _results(bench, output / results_lib.NAME)
   for size in wanted:
@@ -70,20 +69,17 @@ def main() -> None:
 
 
 def _directory(flag: flags.FlagHolder[str]) -> pathlib.Path:
-  """Makes it.
+  """Where it is, or is to be made.
 
   Raises:
-    UsageError: it cannot be made, or written to.
+    UsageError: it is none, or cannot be made or written to.
   """
   path = pathlib.Path(flag.value).absolute()
-  try:
-    if not flag.value:
-      raise OSError(errno.ENOENT, 'it is empty')
-    path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path):
-      pass
-  except OSError as e:
-    raise errors.UsageError(f'--{flag.name}={flag.value} cannot be written to ({e.strerror}): give a directory') from e
+  there = next(parent for parent in (path, *path.parents) if parent.exists())
+  why = ('it is empty' if not flag.value else os.strerror(errno.ENOTDIR) if not there.is_dir()
+         else os.strerror(errno.EACCES) if not os.access(there, os.W_OK | os.X_OK) else '')
+  if why:
+    raise errors.UsageError(f'--{flag.name}={flag.value} cannot be written to ({why}): give a directory')
   return path
 
 

@@ -67,8 +67,9 @@ class Row:
     for unit in units:
       floor = _ratio(unit, self.floor, self.floor_over or self.theirs) if self.floor else None
       if floor is not None:
-        reached = [ratio for ratio in (floor, _ratio(unit, self.ours, self.theirs)) if ratio is not None]
-        ratios.append(max(reached) if self.at_least else min([*reached, *([1.0] if self.against == TF_MODELS else [])]))
+        reached = floor, _ratio(unit, self.ours, self.theirs), 1.0 if self.against == TF_MODELS else None
+        best = max if self.at_least else min
+        ratios.append(best(ratio for ratio in reached if ratio is not None))
     return Spread.of(ratios) if ratios else None
 
   def outcome(self, size: str, spread: Spread | None) -> str:

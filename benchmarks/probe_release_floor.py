@@ -16,6 +16,7 @@ import time
 
 import threadpoolctl
 
+from converters import command_line
 from converters import source as source_lib
 from converters import weight_map
 from export.proof import certificate
@@ -32,6 +33,7 @@ def main() -> None:
   parser.add_argument('module')
   parser.add_argument('directory', type=pathlib.Path)
   arguments = parser.parse_args()
+  command_line.set_environment()  # as a release does
   with source_lib.open_source(arguments.module) as source:
     print(json.dumps({'cpu': _DO[arguments.part](source, arguments.directory)}))
 

@@ -10,8 +10,6 @@ from converters import encoder_yaml
 
 # What tf-models' and hub.KerasLayer's users set: they are Keras 2.
 TENSORFLOW = {'TF_USE_LEGACY_KERAS': '1', 'TF_CPP_MIN_LOG_LEVEL': '3'}
-# What this tool sets beside them in a release, where a part of it is measured alone (command_line.set_environment).
-OURS_ALONE = {'TF_NUM_INTEROP_THREADS': '1'}
 
 
 @dataclasses.dataclass(frozen=True)

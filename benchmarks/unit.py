@@ -163,7 +163,7 @@ class Unit:
     try:
       for part in ('saving', 'source', 'reference', 'export'):
         answer, usages[part] = measure.ask([bench.pythons[figures.OURS], '-m', 'benchmarks.probe_release_floor', part, module, str(directory)],
-                                           bench.log(self._name, 'floor', part), bench.timeout, environment=releases.TENSORFLOW | releases.OURS_ALONE)
+                                           bench.log(self._name, 'floor', part), bench.timeout, environment=releases.TENSORFLOW)
         parts[part] = answer['cpu']
     finally:
       shutil.rmtree(directory)

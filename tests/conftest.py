@@ -18,6 +18,7 @@ from attacks import craft
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from converters import config as config_lib
 from converters import errors
@@ -80,6 +81,18 @@ def make_module(tmp_path_factory, sp_model):
 def module(make_module) -> pathlib.Path:
   """A TF1 Hub module with all four signatures. Not to be changed."""
   return make_module()
+
+
+@pytest.fixture
+def what_runs(tmp_path):
+  """A function that calls something, and returns what TensorFlow runs for it: names of nodes and their operations."""
+  def of(call) -> set[tuple[str, ...]]:
+    with tf.profiler.experimental.Profile(str(tmp_path / 'profile')):
+      call()
+    trace = xplane_pb2.XSpace.FromString(next(tmp_path.rglob('*.xplane.pb')).read_bytes())
+    # 'add_1:_MklNativeFusedMatMul'
+    return {tuple(event.name.split(':')) for plane in trace.planes for event in plane.event_metadata.values() if event.name.count(':') == 1}
+  return of
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.util import _pywrap_util_port
-from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 
 @pytest.fixture(scope='module')
@@ -181,14 +180,9 @@ def test_the_block_is_computed_in_matrix_products(encoder_path):
 
 
 @pytest.mark.skipif(platform.machine() != 'x86_64' or not _pywrap_util_port.IsMklEnabled(), reason='only oneDNN has such products')
-def test_what_follows_a_product_becomes_part_of_it(loaded, inputs, tmp_path):
+def test_what_follows_a_product_becomes_part_of_it(loaded, inputs, what_runs):
   loaded(inputs)
-  tf.profiler.experimental.start(str(tmp_path))
-  loaded(inputs)
-  tf.profiler.experimental.stop()
-  trace = xplane_pb2.XSpace.FromString(next(tmp_path.rglob('*.xplane.pb')).read_bytes())
-  # 'add_1:_MklNativeFusedMatMul'
-  ran = {tuple(event.name.split(':')) for plane in trace.planes for event in plane.event_metadata.values() if event.name.count(':') == 1}
+  ran = what_runs(lambda: loaded(inputs))
   products = {name for name, op in ran if op.endswith(('FusedMatMul', 'FusedBatchMatMulV2'))}
   # Three with a bias, one with the mask, one with an activation, two with a residual.
   assert {'query/BiasAdd', 'key/BiasAdd', 'value/BiasAdd', 'add', 'AddN', 'AddN_1'} <= products
