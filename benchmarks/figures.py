@@ -61,7 +61,7 @@ class Row:
   def floor_spread(self, units: Iterable[Mapping[str, Any]]) -> Spread | None:
     """The same of the floor; None without one.
 
-    It is measured in a process of its own, which may happen to be slower than others: what somebody has reached is not below a floor.
+    Most are measured in a process of their own, which may happen to be slower than others: what somebody has reached is not below a floor.
     """
     ratios = []
     for unit in units:
@@ -117,8 +117,8 @@ def _floor(figure: str) -> tuple[str, ...]:
   return 'floor', OURS, figure
 
 
-def _hugging_face(title: str, figure: str) -> Row:
-  return Row(HUGGING_FACE, title, ('encoder', OURS, figure), ('encoder', HUGGING_FACE, figure))
+def _hugging_face(title: str, step: str, figure: str) -> Row:
+  return Row(HUGGING_FACE, title, (step, OURS, figure), (step, HUGGING_FACE, figure))
 
 
 _SHAPES = {f'steady inference, {batch} x {length}': f'steady_{timing.name((batch, length))}' for batch, length in timing.SHAPES}
@@ -132,18 +132,18 @@ ROWS = (
     _peer('saved_model.pb of the encoder', 'artifact', 'graph', _everywhere(0.10)),
     _peer('all files of the encoder', 'artifact', 'encoder'),
     _peer('all files of the preprocessor', 'artifact', 'preprocessor'),
-    _peer('hub.load', 'encoder', 'load', _everywhere(0.25), floor=True),
-    _peer('first call', 'encoder', 'first_call', _everywhere(0.7), floor=True),
-    *(_peer(title, 'encoder', figure, _everywhere(1.0), floor=True) for title, figure in _SHAPES.items()),
-    _peer('first training step', 'encoder', 'first_step', _everywhere(0.5)),
-    _peer('steady training step', 'encoder', 'steady_step', _everywhere(1.0)),
-    _peer('peak memory of loading, calling and training', 'encoder', 'peak'),
+    _peer('hub.load', 'first', 'load', _everywhere(0.25), floor=True),
+    _peer('first call', 'first', 'first_call', _everywhere(0.7), floor=True),
+    *(_peer(title, 'steady', figure, _everywhere(1.0), floor=True) for title, figure in _SHAPES.items()),
+    _peer('first training step', 'training', 'first_step', _everywhere(0.5)),
+    _peer('steady training step', 'training', 'steady_step', _everywhere(1.0)),
+    _peer('peak memory of loading and training', 'training', 'peak'),
     _peer('preprocessing, time of a text', 'preprocessor', 'seconds_per_text'),
-    _hugging_face('load', 'load'),
-    *(_hugging_face(title, figure) for title, figure in _SHAPES.items()),
-    Row(MACHINE, f'inference, {_LAST[0]} x {_LAST[1]}: share of a large matmul\'s GFLOP/s', ('encoder', OURS, 'inference_flops'),
-        ('encoder', OURS, 'matmul_flops'), _everywhere(0.85), at_least=True, floor=_floor('inference_flops'), floor_over=_floor('matmul_flops')),
-    Row(MACHINE, 'the same, tf-models\' export', ('encoder', TF_MODELS, 'inference_flops'), ('encoder', TF_MODELS, 'matmul_flops')),
+    _hugging_face('load', 'first', 'load'),
+    *(_hugging_face(title, 'steady', figure) for title, figure in _SHAPES.items()),
+    Row(MACHINE, f'inference, {_LAST[0]} x {_LAST[1]}: share of a large matmul\'s GFLOP/s', ('steady', OURS, 'inference_flops'),
+        ('steady', OURS, 'matmul_flops'), _everywhere(0.85), at_least=True, floor=_floor('inference_flops'), floor_over=_floor('matmul_flops')),
+    Row(MACHINE, 'the same, tf-models\' export', ('steady', TF_MODELS, 'inference_flops'), ('steady', TF_MODELS, 'matmul_flops')),
     Row(MACHINE, 'wall time of a release over reading and writing the same bytes', ('release', OURS, 'wall'), ('disk', OURS, 'seconds')),
     Row(MACHINE, 'peak memory of a release, all processes together, over 2.5 times the weights and importing TensorFlow',
         ('release', OURS, 'together'), ('bound', OURS, 'peak'), {'xxlarge': 1.0}, floor=_floor('together')),

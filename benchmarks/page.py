@@ -35,8 +35,8 @@ _HUGGING_FACE = '''`AlbertModel.from_pretrained` and calls of it in `torch.infer
 tool's side is the export, loaded and called by TensorFlow. No goals were set here.'''
 
 _FLOORS = '''What a figure above would be if nothing were done but what cannot be left out, measured in the same rounds, and divided by the same.
-A goal beyond its floor is out of reach in these ways; one that is not may be, too. A floor is measured in a process of its own, and processes that
-do the same differ by chance: where this tool or its peer has done better, that is taken for the floor.
+A goal beyond its floor is out of reach in these ways; one that is not may be, too. But for that of inference, a floor is measured in a process of
+its own, and processes that do the same differ by chance: where this tool or its peer has done better, that is taken for the floor.
 
 * **Wall time of a release**: importing TensorFlow, opening the source, saving and packing both models; and of the proof the source's outputs and
   gradient by its graph, in a process of its own, the export's, and the reference in float64. The processor time of each alone, added up and shared
@@ -45,7 +45,7 @@ do the same differ by chance: where this tool or its peer has done better, that 
   took more time.
 * **hub.load**: reading the variables in one operation. **First call**: a steady call of this tool's export, and what the first run of one layer's
   products takes longer than later ones. **Steady inference**, and its share of a large matmul's rate, which is a ceiling: the layers' products with
-  kernels alone, by the fastest of three ways that TensorFlow has for them, tried in turns; of four layers, times as many as there are.'''
+  kernels alone, by the fastest of three ways that TensorFlow has for them, in the same turns; of four layers, times as many as there are.'''
 
 _MEANING = '''## What is measured
 
@@ -54,19 +54,21 @@ Modules of the published sizes with random weights, from `python -m export.demo`
 * **A release**: the commands as processes of their own, from start to end. Processor time is user and system time, of descendants too. Peak
   memory of all processes together is sampled every 0.1 s: what is each process's own, and once what is mapped from files; and at least that of
   the largest, as the kernel counts it (`ru_maxrss`). This tool runs the source's graph in a second process beside.
-* **An artifact** (both tools') is tried in a fresh process of this tool's environment, so that files are compared, and not two builds of
-  TensorFlow. `hub.load`; then the first call (2 x 16) and steady ones (batch x tokens) of what it returns, called as it is. A steady
-  time is the median of as many calls as fit in 8 s, two at least and 500 at most, after one that does not count.
+* **An artifact** (both tools') is tried in this tool's environment, so that files are compared, and not two builds of TensorFlow.
+* **`hub.load`**, and the first call (2 x 16) of what it returns, called as it is: the medians of three fresh processes each.
+* **Steady inference** (batch x tokens), of both tools' in one process, by turns: rows of half a second, or of one call that takes longer, of which
+  the first call of a row does not count. The median of what fits in 8 s for each, three rows at least. Hugging Face's is in a process of its own.
 * **A training step** is one of those that Keras' `fit` makes (2 x 16), of `hub.KerasLayer(path, trainable=True)` and a dense layer on its
-  pooled output, with plain gradient descent. The first one includes building the graph.
-* **Preprocessing** is of batches of 256 sentences of `assets/demo/corpus.txt`, to 128 tokens.
+  pooled output, with plain gradient descent, in a fresh process. The first one includes building the graph.
+* **Preprocessing** is of batches of 256 sentences of `assets/demo/corpus.txt`, to 128 tokens; in one process by turns, too.
 * **Outputs**: a peer's encoder must give the same `sequence_output` to 1e-4, or its figures are left out, and it is named below.
-* **A large matmul** is the product of two 4096 x 4096 matrices of float32, in the same process, before and after the inference. The operations
-  of an inference are those of its matrix products.
+* **A large matmul** is the product of two 4096 x 4096 matrices of float32, in the same turns as the inference. The operations of an
+  inference are those of its matrix products.
 * **Reading and writing the same bytes**: the module's files are read, and as many bytes as the release has are written to new files and
   forced to the disk.
 * **A straight line**: the one closest to the medians of the sizes (least squares) explains at least 0.95 of their variance (R²).
-* **Before each command** all that was written is forced to the disk, and the order of the contestants turns from size to size and from round to round.
+* **Before each command** all that was written is forced to the disk. What is needed for a step is in memory, and files of earlier steps and sizes are
+  not, as far as users can tell the kernel. The order of the contestants turns from size to size and from round to round.
 
 ## Again
 

@@ -1,12 +1,14 @@
-"""Times a preprocessor's SavedModel, whoever made it, and prints one line of JSON.
+"""Times preprocessors' SavedModels by turns in one process, and prints one line of JSON: a list of figures for each.
 
-  python -m benchmarks.probe_preprocessor PATH
+  python -m benchmarks.probe_preprocessor PATH...
 """
 
 import argparse
+import functools
 import itertools
 import json
 import pathlib
+from collections.abc import Callable
 
 import tensorflow as tf
 import tensorflow_hub as hub
@@ -20,12 +22,16 @@ _BATCH = 256
 
 def main() -> None:
   parser = argparse.ArgumentParser()
-  parser.add_argument('path')
-  preprocessor = hub.load(parser.parse_args().path)
+  parser.add_argument('paths', nargs='+')
+  preprocessors = [hub.load(path) for path in parser.parse_args().paths]
   sentences = _CORPUS.read_text(encoding='utf-8').splitlines()
   texts = tf.constant(list(itertools.islice(itertools.cycle(sentences), _BATCH)))
-  seconds = timing.steady(lambda: preprocessor(texts)['input_word_ids'].numpy())
-  print(json.dumps({'seconds_per_text': seconds / _BATCH, 'texts_per_second': _BATCH / seconds}))
+  seconds = timing.steady_in_turns([functools.partial(_call, preprocessor, texts) for preprocessor in preprocessors])
+  print(json.dumps({'figures': [{'seconds_per_text': taken / _BATCH} for taken in seconds]}))
+
+
+def _call(preprocessor: Callable[[tf.Tensor], dict[str, tf.Tensor]], texts: tf.Tensor) -> None:
+  preprocessor(texts)['input_word_ids'].numpy()
 
 
 if __name__ == '__main__':

@@ -1,14 +1,15 @@
 """results.json: what was measured, written anew after every step.
 
 {
-  "format": 1,
+  "format": 2,
   "machine": {"cpu", "cpu_id": its family, model and stepping, "cores", "memory_bytes", "system"},
   "code": digest of what is measured, of this project,
   "load_average": of the minute before the run,
   "versions": {"ours" | "tf-models" | "huggingface": {library: version}},
   "import_tensorflow": {"wall", "cpu", "peak", "together", "others"},
   "sizes": {size: {"parameters", "module_bytes"}},
-  "units": [{"size", "round", "order", "complete", "failures": [{"who", "step", "reason"}], step: {who: {figure: number}}}],
+  "units": [{"size", "round", "order", "complete", "failures": [{"who", "step", "reason"}], step: {who: {figure: number, "runs": if its figures
+    are medians of several}}}],
   "failures": what concerns all units
 }
 
@@ -25,7 +26,7 @@ from benchmarks import measure
 from converters import errors
 
 NAME = 'results.json'
-_FORMAT = 1
+_FORMAT = 2
 
 
 class ResultsError(errors.AlbertHubError):

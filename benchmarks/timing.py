@@ -12,8 +12,11 @@ import numpy as np
 SHAPES = ((1, 16), (1, 128), (8, 128))
 FIRST = (2, 16)  # of the first call, the training steps, and the outputs that are compared
 
-_SECONDS = 8.0
-_FEWEST, _MOST = 2, 500
+SECONDS = 8.0  # for which a call is repeated
+# In turns a call comes several times in a row, as steady calls do: with its own data in the processor's caches, and not others'.
+_ROW = 0.5
+_FEWEST, _MOST = 3, 16
+_LONGEST_ROW = 32
 
 
 def name(shape: tuple[int, int]) -> str:
@@ -27,16 +30,26 @@ def timed(call: Callable[[], Any]) -> float:
   return time.perf_counter() - start
 
 
-def steady(call: Callable[[], Any], seconds: float = _SECONDS) -> float:
-  """Seconds that a call takes once it is warm: the median of as many as fit in `seconds`, two at least, and 500 at most."""
+def steady(call: Callable[[], Any], seconds: float = SECONDS) -> float:
+  """Seconds that a call takes once it is warm: the median of as many as fit in `seconds`, three at least, and some hundreds at most."""
   return steady_in_turns([call], seconds)[0]
 
 
-def steady_in_turns(calls: Sequence[Callable[[], Any]], seconds: float = _SECONDS) -> list[float]:
-  """The same of several, one after the other over and over: what changes the machine's speed meanwhile changes all of them."""
-  count = int(seconds / max(sum(map(timed, calls)), 1e-9))
-  samples = [[timed(call) for call in calls] for _ in range(min(max(count, _FEWEST), _MOST))]
-  return [statistics.median(column) for column in zip(*samples, strict=True)]
+def steady_in_turns(calls: Sequence[Callable[[], Any]], seconds: float = SECONDS) -> list[float]:
+  """The same of several, for `seconds` each, by turns: what changes the machine's speed meanwhile changes all of them.
+
+  The order changes from turn to turn. A turn is a row of calls of half a second, of which the first does not count; or a single one that takes longer.
+  """
+  once = [max(timed(call), 1e-9) for call in calls]
+  rows = [min(max(int(_ROW / taken), 1), _LONGEST_ROW) for taken in once]
+  turns = int(seconds * len(calls) / sum(row * taken for row, taken in zip(rows, once, strict=True)))
+  samples: list[list[float]] = [[] for _ in calls]
+  for turn in range(min(max(turns, _FEWEST), _MOST)):
+    places = range(len(calls))
+    for place in reversed(places) if turn % 2 else places:
+      row = [timed(calls[place]) for _ in range(rows[place])]
+      samples[place] += row[1:] or row
+  return [statistics.median(taken) for taken in samples]
 
 
 def tokens(vocab_size: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,21 +1,20 @@
-"""One size in one round: everything is measured for all contestants, one after the other."""
+"""One size in one round: everything is measured for all contestants."""
 
-import contextlib
 import dataclasses
 import functools
 import pathlib
 import shutil
+import statistics
 from collections.abc import Callable
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from benchmarks import figures
 from benchmarks import measure
+from benchmarks import page_cache
 from benchmarks import releases
 from benchmarks import results as results_lib
-from benchmarks import sizes
 from benchmarks import timing
 from converters import config as config_lib
 from converters import errors
@@ -23,6 +22,8 @@ from export import console as console_lib
 
 # Two right implementations of the same weights are closer than this.
 _MOST_APART = 1e-4
+# Loading and a first call are over at once, so they are measured in so many processes.
+_FRESH = 3
 # The goal for memory: so many times the weights, and what importing TensorFlow takes.
 _WEIGHTS = 2.5
 
@@ -47,6 +48,13 @@ class Bench:
 
   def hugging_face(self, size: str) -> pathlib.Path:
     return self.work / 'huggingface' / size
+
+  def release(self, size: str) -> pathlib.Path:
+    return self.work / 'releases' / size
+
+  def settle(self, *needed: pathlib.Path) -> None:
+    for name in ('modules', 'huggingface', 'releases'):
+      page_cache.settle(self.work / name, needed)
 
   def log(self, *names: str) -> pathlib.Path:
     return self.work / 'logs' / '_'.join(names)
@@ -73,39 +81,47 @@ class Unit:
 
   def run(self) -> None:
     for who in self._order:
-      self._step(who, 'release', functools.partial(self._release, who), when=who != figures.HUGGING_FACE)
+      if who != figures.HUGGING_FACE:
+        self._step([who], 'release', functools.partial(self._release, who))
+    made = [who for who in self._order if who in self._made]
+    # From here on, what is measured is in memory.
+    self._bench.settle(self._bench.module(self._size), self._bench.hugging_face(self._size), *(paths.root for paths in self._made.values()))
+    for turn in range(_FRESH):
+      for who in order(made, turn):
+        self._step([who], f'loading and first call {turn + 1}', functools.partial(self._first, who))
+    if figures.HUGGING_FACE in self._order:
+      self._step([figures.HUGGING_FACE], 'loading and inference', self._hugging_face)
     for who in self._order:
-      self._step(who, 'encoder', functools.partial(self._encoder, who), when=who in self._made or who == figures.HUGGING_FACE)
-    for who in self._order:
-      self._step(who, 'preprocessor', functools.partial(self._preprocessor, who), when=who in self._made)
-    for who in self._order:
-      both = self._measured('encoder', figures.OURS) and self._measured('encoder', who)
-      self._step(who, 'same outputs', functools.partial(self._compare, who), when=who != figures.OURS and both)
-    if figures.OURS in self._made:
-      self._step(figures.OURS, 'disk', self._disk)
+      if who != figures.OURS and self._measured('first', figures.OURS) and self._measured('first', who):
+        self._step([who], 'same outputs', functools.partial(self._compare, who))
+    alike = [who for who in made if self._measured('first', who)]
+    self._step(alike, 'inference', functools.partial(self._inference, alike))
+    for who in alike:
+      self._step([who], 'training', functools.partial(self._training, who))
+    self._step(made, 'preprocessing', functools.partial(self._preprocessing, made))
+    if figures.OURS in made:
+      self._step([figures.OURS], 'disk', self._disk)
       self._bound()
-      self._step(figures.OURS, 'floors', self._floors)
+      self._step([figures.OURS], 'floors', self._floors)
     self._values['complete'] = True
     self._results.write()
 
-  def _step(self, who: str, step: str, action: Callable[[], None], when: bool = True) -> None:
-    if not when:
+  def _step(self, contestants: list[str], step: str, action: Callable[[], None]) -> None:
+    """Contestants that fail are told of, and the others go on."""
+    if not contestants:
       return
-    with self._bench.console.step(f'{self._name}: {step}, {who}'), self._failing(who, step):
-      action()
+    told = f'{step}, {" and ".join(contestants)}'
+    with self._bench.console.step(f'{self._name}: {told}'):
+      try:
+        action()
+      except (errors.AlbertHubError, OSError, ValueError) as e:
+        self._values['failures'] += [{'who': who, 'step': step, 'reason': str(e)} for who in contestants]
+        self._bench.console.line(f'  {told}: failed: {e}')
     self._results.write()
 
-  @contextlib.contextmanager
-  def _failing(self, who: str, step: str) -> Iterator[None]:
-    """A contestant that fails is told of, and the others go on."""
-    try:
-      yield
-    except (errors.AlbertHubError, OSError, ValueError) as e:
-      self._values['failures'].append({'who': who, 'step': step, 'reason': str(e)})
-      self._bench.console.line(f'  {step}, {who}: failed: {e}')
-
   def _release(self, who: str) -> None:
-    bench, root = self._bench, self._bench.work / 'releases' / self._size / who
+    bench, root = self._bench, self._bench.release(self._size) / who
+    bench.settle(bench.module(self._size))
     log = bench.log(self._name, who, 'release')
     if who == figures.OURS:
       paths, usages = releases.ours(bench.pythons[who], bench.module(self._size), self._size, root, log, bench.timeout)
@@ -117,37 +133,51 @@ class Unit:
                                 'preprocessor': releases.size_of(paths.preprocessor)})
     self._made[who] = paths
 
-  def _encoder(self, who: str) -> None:
-    if who == figures.HUGGING_FACE:
-      python, arguments = self._bench.pythons[who], ['benchmarks.probe_huggingface', str(self._bench.hugging_face(self._size))]
-    else:
-      # This tool's environment for both: what is compared is what was made, and not two builds of TensorFlow.
-      python = self._bench.pythons[figures.OURS]
-      arguments = ['benchmarks.probe_encoder', str(self._made[who].encoder), f'--vocab_size={self._config.vocab_size}']
-    figures_of, usage = measure.ask([python, '-m', *arguments, f'--outputs={self._outputs(who)}'],
-                                    self._bench.log(self._name, who, 'encoder'), self._bench.timeout, environment=releases.TENSORFLOW)
-    seconds = figures_of[f'steady_{timing.name(timing.SHAPES[-1])}']
-    rate = sizes.forward_flops(self._config, *timing.SHAPES[-1]) / seconds
-    self._put('encoder', who, figures_of | {'inference_flops': rate, 'peak': usage.peak, 'others': usage.others})
+  def _first(self, who: str) -> None:
+    figures_of, usage = self._probe('benchmarks.probe_first', self._made[who].encoder, f'--vocab_size={self._config.vocab_size}',
+                                    f'--outputs={self._outputs(who)}', log=f'{who}_first')
+    runs = [*self._values.get('first', {}).get(who, {}).get('runs', []), figures_of | {'others': usage.others}]
+    medians = {name: statistics.median(run[name] for run in runs) for name in figures_of}
+    self._put('first', who, medians | {'others': max(run['others'] for run in runs), 'runs': runs})
 
-  def _preprocessor(self, who: str) -> None:
-    figures_of, usage = measure.ask([self._bench.pythons[figures.OURS], '-m', 'benchmarks.probe_preprocessor', str(self._made[who].preprocessor)],
-                                    self._bench.log(self._name, who, 'preprocessor'), self._bench.timeout, environment=releases.TENSORFLOW)
-    self._put('preprocessor', who, figures_of | {'others': usage.others})
+  def _hugging_face(self) -> None:
+    who = figures.HUGGING_FACE
+    figures_of, usage = measure.ask([self._bench.pythons[who], '-m', 'benchmarks.probe_huggingface', str(self._bench.hugging_face(self._size)),
+                                     f'--outputs={self._outputs(who)}'], self._bench.log(self._name, who), self._bench.timeout)
+    self._put('first', who, {'load': figures_of.pop('load'), 'others': usage.others})
+    self._put('steady', who, figures_of)
+
+  def _inference(self, alike: list[str]) -> None:
+    """All of TensorFlow's by turns in one process, and the products that they cannot do without."""
+    answer, usage = self._probe('benchmarks.probe_steady', self._bench.module(self._size), *(self._made[who].encoder for who in alike))
+    for who, figures_of in zip(alike, answer['figures'], strict=True):
+      self._put('steady', who, figures_of | {'others': usage.others})
+    self._put('floor', figures.OURS, answer['products'])
+
+  def _training(self, who: str) -> None:
+    figures_of, usage = self._probe('benchmarks.probe_training', self._made[who].encoder, f'--vocab_size={self._config.vocab_size}',
+                                    log=f'{who}_training')
+    self._put('training', who, figures_of | {'peak': usage.peak, 'others': usage.others})
+
+  def _preprocessing(self, made: list[str]) -> None:
+    answer, usage = self._probe('benchmarks.probe_preprocessor', *(self._made[who].preprocessor for who in made))
+    for who, figures_of in zip(made, answer['figures'], strict=True):
+      self._put('preprocessor', who, figures_of | {'others': usage.others})
 
   def _compare(self, who: str) -> None:
     """Checks that a peer computes what this tool's export does: else its times would say nothing."""
     real = timing.tokens(self._config.vocab_size, timing.FIRST)[1].astype(bool)  # what stands at padding is nobody's concern
     ours, theirs = (np.load(self._outputs(one))[real] for one in (figures.OURS, who))
     apart = float(np.max(np.abs(ours - theirs)))
-    self._values['encoder'][who]['apart'] = apart
+    self._values['first'][who]['apart'] = apart
     if not apart < _MOST_APART:
-      del self._values['encoder'][who]
+      for step in ('first', 'steady'):
+        self._values.get(step, {}).pop(who, None)
       raise measure.CommandError(f'its sequence_output is {apart:.1e} from this tool\'s: its figures are of another model, and left out')
 
   def _disk(self) -> None:
     bench = self._bench
-    copy = bench.work / 'releases' / self._size / 'copy'
+    copy = bench.release(self._size) / 'copy'
     shutil.rmtree(copy, ignore_errors=True)  # of a probe that was killed
     seconds, _ = measure.ask([bench.pythons[figures.OURS], '-m', 'benchmarks.probe_disk', str(bench.module(self._size)),
                               str(self._made[figures.OURS].root), str(copy)], bench.log(self._name, 'disk'), bench.timeout)
@@ -155,32 +185,33 @@ class Unit:
 
   def _floors(self) -> None:
     """What cannot be left out. A release: what its parts take alone, shared out to all processors."""
-    bench = self._bench
-    module = str(bench.module(self._size))
-    directory = bench.work / 'releases' / self._size / 'floor'
+    module, directory = self._bench.module(self._size), self._bench.release(self._size) / 'floor'
     releases.clear(directory)
     parts, usages = {}, {}
     try:
       for part in ('saving', 'source', 'reference', 'export'):
-        answer, usages[part] = measure.ask([bench.pythons[figures.OURS], '-m', 'benchmarks.probe_release_floor', part, module, str(directory)],
-                                           bench.log(self._name, 'floor', part), bench.timeout, environment=releases.TENSORFLOW)
+        answer, usages[part] = self._probe('benchmarks.probe_release_floor', part, module, directory, log=f'floor_{part}')
         parts[part] = answer['cpu']
     finally:
       shutil.rmtree(directory)
-    calls, _ = measure.ask([bench.pythons[figures.OURS], '-m', 'benchmarks.probe_call_floors', str(self._made[figures.OURS].encoder), module],
-                           bench.log(self._name, 'floor', 'calls'), bench.timeout, environment=releases.TENSORFLOW)
+    first, _ = self._probe('benchmarks.probe_first_floors', self._made[figures.OURS].encoder, module)
     # Processes that do the same take more or less from time to time: what a whole release has taken is enough for all of it.
     cpu = min(sum(parts.values()), self._values['release'][figures.OURS]['cpu'])
     wall = max(usages['saving'].wall, cpu / self._results.values['machine']['cores'])
-    self._put('floor', figures.OURS, calls | {'wall': wall, 'together': usages['export'].together, 'parts': parts})
+    self._put('floor', figures.OURS, first | {'wall': wall, 'together': usages['export'].together, 'parts': parts})
 
   def _bound(self) -> None:
     weights = sum(p.stat().st_size for p in self._made[figures.OURS].encoder.glob('variables/variables.data-*'))
     imported = self._results.values['import_tensorflow']['peak']
     self._put('bound', figures.OURS, {'weights': weights, 'peak': _WEIGHTS * weights + imported})
 
+  def _probe(self, probe: str, *arguments: str | pathlib.Path, log: str = '') -> tuple[dict[str, Any], measure.Usage]:
+    """Runs a probe in this tool's environment, for all contestants: files are compared, and not two builds of TensorFlow."""
+    return measure.ask([self._bench.pythons[figures.OURS], '-m', probe, *map(str, arguments)],
+                       self._bench.log(self._name, log or probe.rpartition('_')[2]), self._bench.timeout, environment=releases.TENSORFLOW)
+
   def _put(self, step: str, who: str, values: dict[str, Any]) -> None:
-    self._values.setdefault(step, {})[who] = values
+    self._values.setdefault(step, {}).setdefault(who, {}).update(values)
 
   def _measured(self, step: str, who: str) -> bool:
     return who in self._values.get(step, {})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -13,10 +14,11 @@ import pytest
 import benchmarks
 from benchmarks import figures
 from benchmarks import growth
+from benchmarks import kernel_products
 from benchmarks import machine
 from benchmarks import measure
 from benchmarks import page as page_lib
-from benchmarks import probe_call_floors
+from benchmarks import page_cache
 from benchmarks import releases
 from benchmarks import results as results_lib
 from benchmarks import sizes
@@ -50,7 +52,7 @@ def _unit(size, number, ratio):
       'size': size, 'round': number, 'order': [], 'complete': True, 'failures': [],
       'release': {'ours': _usage(theirs * ratio, 1e9 + 10 * _PARAMETERS[size]), 'tf-models': _usage(theirs, 5e9)},
       'artifact': {'ours': {'graph': 3, 'encoder': 90, 'preprocessor': 10}, 'tf-models': {'graph': 40, 'encoder': 100, 'preprocessor': 20}},
-      'encoder': {'ours': _figures(ratio), 'tf-models': _figures(1.0), 'huggingface': _figures(1.0)},
+      **{step: {'ours': _figures(ratio), 'tf-models': _figures(1.0), 'huggingface': _figures(1.0)} for step in ('first', 'steady', 'training')},
       'preprocessor': {'ours': {'seconds_per_text': ratio}, 'tf-models': {'seconds_per_text': 1.0}},
       'disk': {'ours': {'seconds': 2.0}},
       'bound': {'ours': {'peak': 2e9}},
@@ -226,7 +228,7 @@ def test_what_somebody_reached_is_not_below_a_floor(results):
   for seconds, floor in ((0.2, 0.2), (0.5, 0.27), (3.0, 0.27)):  # this tool: 0.27
     units[0]['floor']['ours']['load'] = seconds
     assert row.floor_spread(units).median == pytest.approx(floor)
-  units[0]['encoder']['ours']['load'] = 2.0  # and its peer: 1
+  units[0]['first']['ours']['load'] = 2.0  # and its peer: 1
   assert row.floor_spread(units).median == 1
   row = next(row for row in figures.ROWS if row.at_least)  # this tool: 0.8
   for share, ceiling in ((0.5, 0.8), (0.9, 0.9)):
@@ -234,21 +236,40 @@ def test_what_somebody_reached_is_not_below_a_floor(results):
     assert row.floor_spread(units).median == pytest.approx(ceiling)
 
 
-def test_probes_of_floors(module, encoder_path, tmp_path):
-  ask = lambda *arguments: measure.ask(  # noqa: E731
-      [sys.executable, '-m', *map(str, arguments)], tmp_path / 'log', 300, environment=releases.TENSORFLOW)[0]
+@pytest.fixture
+def ask(tmp_path):
+  """A function that runs a probe, and returns what it has found."""
+  return lambda *arguments: measure.ask([sys.executable, '-m', *map(str, arguments)], tmp_path / 'log', 300, environment=releases.TENSORFLOW)[0]
+
+
+def test_a_probe_of_a_fresh_process(encoder_path, tmp_path, ask):
+  found = ask('benchmarks.probe_first', encoder_path, '--vocab_size=200', f'--outputs={tmp_path / "outputs.npy"}')
+  assert set(found) == {'load', 'first_call'} and all(value > 0 for value in found.values())
+  assert np.load(tmp_path / 'outputs.npy').shape == (*timing.FIRST, 16)
+
+
+def test_probes_of_floors(module, encoder_path, tmp_path, ask):
   assert all(ask('benchmarks.probe_release_floor', part, module, tmp_path)['cpu'] > 0 for part in ('saving', 'source', 'reference', 'export'))
   assert (tmp_path / 'encoder.tar.gz').stat().st_size > 0
-  calls = ask('benchmarks.probe_call_floors', encoder_path, module)
-  assert set(calls) == {'load', 'first_call', 'steady_1x16', 'steady_1x128', 'steady_8x128', 'matmul_flops', 'inference_flops'}
-  assert all(value > 0 for value in calls.values())
+  first = ask('benchmarks.probe_first_floors', encoder_path, module)
+  assert set(first) == {'load', 'first_call'} and all(value > 0 for value in first.values())
 
 
-@pytest.mark.parametrize('way', sorted(probe_call_floors._WAYS))
+def test_a_probe_of_steady_calls(module, encoder_path, ask):
+  answer = ask('benchmarks.probe_steady', module, encoder_path, encoder_path, '--seconds=0')
+  assert len(answer['figures']) == 2
+  for found in (*answer['figures'], answer['products']):
+    assert set(found) == {'steady_1x16', 'steady_1x128', 'steady_8x128', 'matmul_flops', 'inference_flops'} and all(v > 0 for v in found.values())
+  config = config_lib.read(module / 'assets/albert_config.json')
+  for found in answer['figures']:
+    assert found['inference_flops'] * found['steady_8x128'] == pytest.approx(sizes.forward_flops(config, 8, 128))
+
+
+@pytest.mark.parametrize('way', sorted(kernel_products.WAYS))
 def test_a_floor_has_all_products(module, what_runs, way):
   """Graph rewriting leaves out what nobody needs."""
   config = config_lib.read(module / 'assets/albert_config.json')
-  call = probe_call_floors._products(config, probe_call_floors._kernels(config), 2, (1, 4), way)
+  call = kernel_products.products(kernel_products.make_kernels(config), 2, (1, 4), way)
   assert len([name for name, op in what_runs(call) if op.endswith(('MatMul', 'MatMulV2', 'Einsum'))]) == 2 * 6
 
 
@@ -266,7 +287,7 @@ def test_the_page_says_that_others_were_busy(results):
 
 def test_the_page_names_who_failed(results):
   for unit in results.units('xlarge'):
-    del unit['release']['tf-models'], unit['encoder']['huggingface']
+    del unit['release']['tf-models'], unit['first']['huggingface']
     unit['failures'] = [{'who': 'tf-models', 'step': 'release', 'reason': 'it ended with status 1: no `space`'}]
   results.values['failures'] = [{'who': 'huggingface', 'step': 'environment', 'reason': 'there is no Python for it'}]
   page = page_lib.text(results)
@@ -331,11 +352,19 @@ def test_an_unfinished_round_is_none(results):
 
 
 def test_calls_in_turns():
-  turns = []
-  calls = [lambda: turns.append(1), lambda: turns.append(2)]
-  ones, twos = timing.steady_in_turns(calls, seconds=1)
-  assert ones > 0 and twos > 0 and len(turns) == 2 * 501  # the first of each does not count
-  assert turns == [1, 2] * 501
+  calls = []
+  ones, twos = timing.steady_in_turns([lambda: calls.append(1), lambda: calls.append(2)])
+  assert ones > 0 and twos > 0
+  # One of each to see how long it takes; then rows of 32, in an order that changes.
+  assert calls == [1, 2] + ([1] * 32 + [2] * 32 + [2] * 32 + [1] * 32) * 8
+
+
+def test_the_first_call_of_a_row_does_not_count(monkeypatch):
+  """It finds others' data in the processor's caches."""
+  row = [9.0, 0.1, 0.1, 0.1, 0.1]
+  seconds = iter([1.0, 0.1] + 3 * ([2.0, *row, *row, 2.0]))
+  monkeypatch.setattr(timing, 'timed', lambda call: next(seconds))
+  assert timing.steady_in_turns([None, None], seconds=2.0) == [2.0, 0.1]  # a row of one counts
 
 
 def test_everybody_comes_first():
@@ -346,8 +375,9 @@ def test_everybody_comes_first():
 class _Contestants:
   """Stands in for the processes that a unit runs."""
 
-  def __init__(self, apart=0.0, broken=()):
-    self._apart, self._broken = apart, broken
+  def __init__(self, apart=0.0, broken=(), failing=''):
+    self._apart, self._broken, self._failing = apart, broken, failing
+    self.asked = []
 
   def release(self, who, root):
     releases.clear(root)
@@ -361,14 +391,23 @@ class _Contestants:
 
   def ask(self, command, log, timeout, cwd=None, environment=None):
     probe, *arguments = command[command.index('-m') + 1:]
+    self.asked.append(probe.removeprefix('benchmarks.probe_'))
+    if probe == self._failing:
+      raise measure.CommandError('ended with status 1')
     if probe == 'benchmarks.probe_disk':
       scratch = pathlib.Path(arguments[-1])
       scratch.mkdir()  # and it is killed
       raise measure.CommandError('took more than 1 s')
-    if probe in ('benchmarks.probe_encoder', 'benchmarks.probe_huggingface'):
+    usage = measure.Usage(1, 2, 30, 40, 0.01 * len(self.asked))
+    if probe in ('benchmarks.probe_steady', 'benchmarks.probe_preprocessor'):
+      paths = [path for path in arguments if path.endswith(('encoder', 'preprocessor'))]
+      return {'figures': [_figures(0.5 if 'ours' in path else 0.75) | {'seconds_per_text': 0.1} for path in paths], 'products': _figures(0.25)}, usage
+    if probe in ('benchmarks.probe_first', 'benchmarks.probe_huggingface'):
       path = arguments[-1].removeprefix('--outputs=')
       np.save(path, np.full((*timing.FIRST, 4), self._apart if 'tf-models' in path else 0.0, np.float32))
-    return _figures(0.5) | {'cpu': 10.0, 'read': 1.0, 'write': 1.0, 'seconds_per_text': 0.1}, measure.Usage(1, 2, 30, 40, 0)
+    if probe.endswith('floors'):
+      return {'load': 0.1, 'first_call': 0.1}, usage
+    return _figures(0.1 * len(self.asked)) | {'cpu': 10.0}, usage
 
 
 @pytest.fixture
@@ -396,8 +435,13 @@ def run_unit(module, tmp_path, monkeypatch):
 def test_a_unit(run_unit):
   unit = run_unit()
   assert unit['complete'] and unit['order'] == ['tf-models', 'huggingface', 'ours']
-  assert set(unit['release']) == set(unit['artifact']) == set(unit['preprocessor']) == {'ours', 'tf-models'}
-  assert set(unit['encoder']) == {'ours', 'tf-models', 'huggingface'} and unit['encoder']['tf-models']['apart'] == 0
+  assert all(set(unit[step]) == {'ours', 'tf-models'} for step in ('release', 'artifact', 'training', 'preprocessor'))
+  assert all(set(unit[step]) == {'ours', 'tf-models', 'huggingface'} for step in ('first', 'steady'))
+  assert (unit['steady']['ours']['steady_1x16'], unit['steady']['tf-models']['steady_1x16'], unit['floor']['ours']['steady_1x16']) == (0.5, 0.75, 0.25)
+  assert unit['first']['tf-models']['apart'] == 0
+  # The first six processes, whose figures grow: tf-models, ours; ours, tf-models; tf-models, ours.
+  first = unit['first']['ours']
+  assert (first['load'], first['others']) == pytest.approx((0.3, 0.06)) and [run['load'] for run in first['runs']] == pytest.approx([0.2, 0.3, 0.6])
   assert unit['artifact']['ours'] == {'graph': 10, 'encoder': 110, 'preprocessor': 0}
   assert unit['bound']['ours'] == {'weights': 100, 'peak': 2.5 * 100 + 1000}
   # Four parts of 10 s each on two processors; but the whole release took 2.
@@ -409,14 +453,32 @@ def test_a_unit(run_unit):
 def test_a_contestant_without_a_model_is_named(run_unit):
   unit = run_unit(broken=['tf-models'])
   assert unit['complete'] and unit['failures'][0]['who'] == 'tf-models' and 'saved_model.pb' in unit['failures'][0]['reason']
-  assert set(unit['artifact']) == {'ours'} and set(unit['encoder']) == {'ours', 'huggingface'}
+  assert set(unit['artifact']) == set(unit['training']) == set(unit['preprocessor']) == {'ours'}
+  assert set(unit['first']) == set(unit['steady']) == {'ours', 'huggingface'}
+
+
+def test_who_fails_together_is_named_together(run_unit):
+  unit = run_unit(failing='benchmarks.probe_preprocessor')
+  assert 'preprocessor' not in unit and set(unit['training']) == {'ours', 'tf-models'}
+  assert [failure['who'] for failure in unit['failures'] if failure['step'] == 'preprocessing'] == ['tf-models', 'ours']
 
 
 def test_another_model_is_no_peer(run_unit):
   unit = run_unit(apart=0.1)
-  assert set(unit['encoder']) == {'ours', 'huggingface'}
+  assert set(unit['first']) == set(unit['steady']) == {'ours', 'huggingface'} and set(unit['training']) == {'ours'}
   assert [failure['reason'] for failure in unit['failures'] if failure['who'] == 'tf-models'] == [
       'its sequence_output is 1.0e-01 from this tool\'s: its figures are of another model, and left out']
+
+
+def test_memory_for_what_is_needed(tmp_path, monkeypatch):
+  for name in ('needed/file', 'needed_not', 'one'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b'1' * 100)
+  given_up = []
+  monkeypatch.setattr(page_cache.os, 'posix_fadvise', lambda file, start, size, advice: given_up.append((os.readlink(f'/proc/self/fd/{file}'), advice)))
+  page_cache.settle(tmp_path, [tmp_path / 'needed', tmp_path / 'one'])
+  assert given_up == [(str(tmp_path / 'needed_not'), os.POSIX_FADV_DONTNEED)]
+  page_cache.settle(tmp_path / 'not there', [])
 
 
 def test_the_code_has_a_digest(tmp_path, monkeypatch):

@@ -1,0 +1,21 @@
+"""What is done with an encoder's SavedModel, whoever made it. Needs TF_USE_LEGACY_KERAS=1."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from benchmarks import timing
+
+INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
+
+Encoder = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
+
+
+def make_batch(vocab_size: int, shape: tuple[int, int]) -> dict[str, tf.Tensor]:
+  """int32 [batch, seq] by input name, the same everywhere."""
+  return dict(zip(INPUTS, map(tf.constant, timing.tokens(vocab_size, shape)), strict=True))
+
+
+def call(encoder: Encoder, batch: dict[str, tf.Tensor]) -> None:
+  """Calls it, and waits for what it gives."""
+  encoder(batch)['pooled_output'].numpy()

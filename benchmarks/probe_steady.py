@@ -1,0 +1,55 @@
+"""Times steady calls of encoders' SavedModels by turns in one process, and prints one line of JSON.
+
+  python -m benchmarks.probe_steady MODULE PATH...
+
+Two processes that do the same differ by chance, by more than what is compared here. In the same turns: products that no encoder can do
+without, and a large matmul, to hold the inference against. Needs TF_USE_LEGACY_KERAS=1.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_hub as hub
+
+from benchmarks import encoders
+from benchmarks import kernel_products
+from benchmarks import sizes
+from benchmarks import timing
+from converters import config as config_lib
+
+_MATMUL = 4096  # rows and columns
+_LAYERS = 4  # of which products are run: the others are taken to take as long
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser()
+  parser.add_argument('module', type=pathlib.Path)
+  parser.add_argument('paths', nargs='+')
+  parser.add_argument('--seconds', type=float, default=timing.SECONDS, help='for each, at every shape')
+  arguments = parser.parse_args()
+  config = config_lib.read(arguments.module / 'assets/albert_config.json')
+  loaded = [hub.load(path) for path in arguments.paths]
+  kernels = kernel_products.make_kernels(config)
+  matrix = tf.random.stateless_normal([_MATMUL, _MATMUL], [0, 0])
+  matmul = lambda: tf.matmul(matrix, matrix)  # noqa: E731  on a processor, it is done when the call returns
+  figures: list[dict[str, float]] = [{} for _ in (*loaded, 'products')]
+  for shape in timing.SHAPES:
+    batch = encoders.make_batch(config.vocab_size, shape)
+    calls: list[Callable[[], Any]] = [functools.partial(encoders.call, encoder, batch) for encoder in loaded]
+    ways = [kernel_products.products(kernels, _LAYERS, shape, way) for way in kernel_products.WAYS]
+    *seconds, large = timing.steady_in_turns([*calls, *ways, matmul], arguments.seconds)
+    products = min(seconds[len(calls):]) * config.num_hidden_layers / _LAYERS
+    operations = [*[sizes.forward_flops(config, *shape)] * len(calls), sizes.kernel_flops(config, *shape)]
+    for found, taken, count in zip(figures, [*seconds[:len(calls)], products], operations, strict=True):
+      # The rates are those of the last shape.
+      found |= {f'steady_{timing.name(shape)}': taken, 'inference_flops': count / taken, 'matmul_flops': 2 * _MATMUL**3 / large}
+  print(json.dumps({'figures': figures[:-1], 'products': figures[-1]}))
+
+
+if __name__ == '__main__':
+  main()
