@@ -1,4 +1,4 @@
-"""What is done with an encoder's SavedModel, whoever made it. Needs TF_USE_LEGACY_KERAS=1."""
+"""What is done with an encoder's SavedModel, whoever made it."""
 
 from collections.abc import Callable
 

@@ -36,7 +36,7 @@ tool's side is the export, loaded and called by TensorFlow. No goals were set he
 
 _FLOORS = '''What a figure above would be if nothing were done but what cannot be left out, measured in the same rounds, and divided by the same.
 A goal beyond its floor is out of reach in these ways; one that is not may be, too. But for that of inference, a floor is measured in a process of
-its own, and processes that do the same differ by chance: where this tool or its peer has done better, that is taken for the floor.
+its own, and processes that do the same differ by chance. Where this tool or its peer has done better, that is taken for the floor.
 
 * **Wall time of a release**: importing TensorFlow, opening the source, saving and packing both models; and of the proof the source's outputs and
   gradient by its graph, in a process of its own, the export's, and the reference in float64. The processor time of each alone, added up and shared
@@ -55,12 +55,15 @@ Modules of the published sizes with random weights, from `python -m export.demo`
   memory of all processes together is sampled every 0.1 s: what is each process's own, and once what is mapped from files; and at least that of
   the largest, as the kernel counts it (`ru_maxrss`). This tool runs the source's graph in a second process beside.
 * **An artifact** (both tools') is tried in this tool's environment, so that files are compared, and not two builds of TensorFlow.
-* **`hub.load`**, and the first call (2 x 16) of what it returns, called as it is: the medians of three fresh processes each.
-* **Steady inference** (batch x tokens), of both tools' in one process, by turns: rows of half a second, or of one call that takes longer, of which
-  the first call of a row does not count. The median of what fits in 8 s for each, three rows at least. Hugging Face's is in a process of its own.
+* **`hub.load`**, and the first call (2 x 16) of what it returns, called as it is: the medians of three fresh processes each, in turns; Hugging
+  Face's loading, too.
+* **Steady inference** (batch x tokens), of both tools' in one process, by turns: each is called as often in a row as the slowest fits in half a
+  second, 32 times at most, and the first call of a row does not count; if the slowest does not fit twice, each is called once. The median of what
+  fits in 8 s for each, 3 rows at least and 16 at most. Hugging Face's is in a process of its own, with nothing in between.
 * **A training step** is one of those that Keras' `fit` makes (2 x 16), of `hub.KerasLayer(path, trainable=True)` and a dense layer on its
-  pooled output, with plain gradient descent, in a fresh process. The first one includes building the graph.
-* **Preprocessing** is of batches of 256 sentences of `assets/demo/corpus.txt`, to 128 tokens; in one process by turns, too.
+  pooled output, with plain gradient descent, in a process of its own for each tool. The first one includes building the graph, and what TensorFlow does
+  once in a process.
+* **Preprocessing** is of batches of 256 sentences of `assets/demo/corpus.txt`, to 128 tokens; in one process by turns, as inference.
 * **Outputs**: a peer's encoder must give the same `sequence_output` to 1e-4, or its figures are left out, and it is named below.
 * **A large matmul** is the product of two 4096 x 4096 matrices of float32, in the same turns as the inference. The operations of an
   inference are those of its matrix products.

@@ -1,5 +1,6 @@
 """What the kernel holds of files in memory."""
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Iterable
@@ -7,21 +8,23 @@ from collections.abc import Iterable
 _CHUNK = 1 << 24
 
 
-def settle(directory: pathlib.Path, needed: Iterable[pathlib.Path]) -> None:
-  """Holds files in memory that are needed next, and none of the others.
+def settle(directories: Iterable[pathlib.Path], needed: Iterable[pathlib.Path]) -> None:
+  """Holds files in memory that are needed next, and none of the others, as far as the kernel does it.
 
   Hours of releases fill the memory with their files. Who then asks for memory waits until the kernel has given some of them up, at one time, and
   not at another: loading an ALBERT-xxlarge took 0.5 to 1.7 s so.
 
   Args:
-    directory: of files that may have been read or written.
-    needed: files, and directories of files, below it.
+    directories: whose files may have been read or written; those that are not there have none.
+    needed: files, and directories of files, below them.
   """
   os.sync()  # only what is on the disk can be given up
-  kept = list(needed)
-  for path in sorted(path for path in directory.rglob('*') if path.is_file()):
-    with path.open('rb', buffering=0) as file:
-      if any(path.is_relative_to(one) for one in kept):
+  needed = list(needed)
+  files = sorted(path for directory in directories for path in directory.rglob('*') if path.is_file())
+  kept = {path for path in files if any(path.is_relative_to(one) for one in needed)}
+  for path in sorted(files, key=lambda path: path in kept):  # first there must be memory
+    with contextlib.suppress(OSError), path.open('rb', buffering=0) as file:  # whoever needs it will say so
+      if path in kept:
         while file.read(_CHUNK):
           pass
       else:

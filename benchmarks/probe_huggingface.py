@@ -1,6 +1,7 @@
 """Times Hugging Face's AlbertModel on PyTorch, and prints one line of JSON. Runs in an environment of its own.
 
-  python -m benchmarks.probe_huggingface DIRECTORY --outputs=FILE.npy
+  python -m benchmarks.probe_huggingface DIRECTORY --outputs=FILE.npy             # loading; a call's outputs are kept
+  python -m benchmarks.probe_huggingface DIRECTORY --outputs=FILE.npy --steady    # and steady calls
 """
 
 import argparse
@@ -21,6 +22,7 @@ def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument('directory')
   parser.add_argument('--outputs', required=True)
+  parser.add_argument('--steady', action='store_true')
   arguments = parser.parse_args()
   model_class = transformers.AlbertModel  # which imports it, and is not part of loading weights
   torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -37,7 +39,7 @@ def main() -> None:
   with torch.inference_mode():
     first = _batch(model.config.vocab_size, timing.FIRST)
     np.save(arguments.outputs, model(**first).last_hidden_state.numpy())
-    for shape in timing.SHAPES:
+    for shape in timing.SHAPES if arguments.steady else ():
       batch = _batch(model.config.vocab_size, shape)
       figures[f'steady_{timing.name(shape)}'] = timing.steady(functools.partial(_call, model, batch))
   print(json.dumps(figures))

@@ -23,10 +23,12 @@ _BATCH = 256
 def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument('paths', nargs='+')
-  preprocessors = [hub.load(path) for path in parser.parse_args().paths]
+  parser.add_argument('--seconds', type=float, default=timing.SECONDS, help='for each')
+  arguments = parser.parse_args()
+  preprocessors = [hub.load(path) for path in arguments.paths]
   sentences = _CORPUS.read_text(encoding='utf-8').splitlines()
   texts = tf.constant(list(itertools.islice(itertools.cycle(sentences), _BATCH)))
-  seconds = timing.steady_in_turns([functools.partial(_call, preprocessor, texts) for preprocessor in preprocessors])
+  seconds = timing.steady_in_turns([functools.partial(_call, preprocessor, texts) for preprocessor in preprocessors], arguments.seconds)
   print(json.dumps({'figures': [{'seconds_per_text': taken / _BATCH} for taken in seconds]}))
 
 

@@ -36,18 +36,21 @@ def main() -> None:
   loaded = [hub.load(path) for path in arguments.paths]
   kernels = kernel_products.make_kernels(config)
   matrix = tf.random.stateless_normal([_MATMUL, _MATMUL], [0, 0])
-  matmul = lambda: tf.matmul(matrix, matrix)  # noqa: E731  on a processor, it is done when the call returns
   figures: list[dict[str, float]] = [{} for _ in (*loaded, 'products')]
   for shape in timing.SHAPES:
     batch = encoders.make_batch(config.vocab_size, shape)
     calls: list[Callable[[], Any]] = [functools.partial(encoders.call, encoder, batch) for encoder in loaded]
-    ways = [kernel_products.products(kernels, _LAYERS, shape, way) for way in kernel_products.WAYS]
-    *seconds, large = timing.steady_in_turns([*calls, *ways, matmul], arguments.seconds)
-    products = min(seconds[len(calls):]) * config.num_hidden_layers / _LAYERS
-    operations = [*[sizes.forward_flops(config, *shape)] * len(calls), sizes.kernel_flops(config, *shape)]
-    for found, taken, count in zip(figures, [*seconds[:len(calls)], products], operations, strict=True):
-      # The rates are those of the last shape.
-      found |= {f'steady_{timing.name(shape)}': taken, 'inference_flops': count / taken, 'matmul_flops': 2 * _MATMUL**3 / large}
+    calls += [kernel_products.products(kernels, _LAYERS, shape, way) for way in kernel_products.WAYS]
+    last = shape == timing.SHAPES[-1]
+    if last:
+      calls.append(lambda: tf.matmul(matrix, matrix))  # on a processor, done when the call returns
+    seconds = timing.steady_in_turns(calls, arguments.seconds)
+    products = min(seconds[len(loaded):][:len(kernel_products.WAYS)]) * config.num_hidden_layers / _LAYERS
+    operations = [*[sizes.forward_flops(config, *shape)] * len(loaded), sizes.kernel_flops(config, *shape)]
+    for found, taken, count in zip(figures, [*seconds[:len(loaded)], products], operations, strict=True):
+      found[f'steady_{timing.name(shape)}'] = taken
+      if last:
+        found |= {'inference_flops': count / taken, 'matmul_flops': 2 * _MATMUL**3 / seconds[-1]}
   print(json.dumps({'figures': figures[:-1], 'products': figures[-1]}))
 
 

@@ -20,6 +20,7 @@ def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument('path')
   parser.add_argument('--vocab_size', type=int, required=True)
+  parser.add_argument('--seconds', type=float, default=timing.SECONDS, help='of steady steps')
   arguments = parser.parse_args()
   inputs = {name: tf_keras.layers.Input(shape=(None,), dtype=tf.int32, name=name) for name in encoders.INPUTS}
   pooled = hub.KerasLayer(arguments.path, trainable=True)(inputs)['pooled_output']
@@ -33,7 +34,7 @@ def main() -> None:
 
   def step() -> None:
     train(batches)['loss'].numpy()
-  print(json.dumps({'first_step': timing.timed(step), 'steady_step': timing.steady(step)}))
+  print(json.dumps({'first_step': timing.timed(step), 'steady_step': timing.steady(step, arguments.seconds)}))
 
 
 if __name__ == '__main__':

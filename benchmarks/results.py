@@ -81,8 +81,9 @@ class Results:
 
   def others(self) -> list[float]:
     """Of every measured command, the share of the machine's processor time that went to others meanwhile."""
-    return [figures['others'] for unit in self._complete() for step in unit.values() if isinstance(step, dict)
-            for figures in step.values() if 'others' in figures]
+    commands = [command for unit in self._complete() for step in unit.values() if isinstance(step, dict)
+                for figures in step.values() for command in (figures, *figures.get('runs', []))]
+    return [command['others'] for command in commands if 'others' in command]
 
   def failures(self) -> list[dict[str, str]]:
     """Those that concern all units, and those of units, with their size and round."""

@@ -14,9 +14,9 @@ FIRST = (2, 16)  # of the first call, the training steps, and the outputs that a
 
 SECONDS = 8.0  # for which a call is repeated
 # In turns a call comes several times in a row, as steady calls do: with its own data in the processor's caches, and not others'.
-_ROW = 0.5
-_FEWEST, _MOST = 3, 16
+_ROW_SECONDS = 0.5
 _LONGEST_ROW = 32
+_FEWEST_ROWS, _MOST_ROWS = 3, 16
 
 
 def name(shape: tuple[int, int]) -> str:
@@ -31,24 +31,28 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def steady(call: Callable[[], Any], seconds: float = SECONDS) -> float:
-  """Seconds that a call takes once it is warm: the median of as many as fit in `seconds`, three at least, and some hundreds at most."""
+  """Seconds that a call takes once it is warm: the median of as many as fit in `seconds`, three at least and 496 at most."""
   return steady_in_turns([call], seconds)[0]
 
 
 def steady_in_turns(calls: Sequence[Callable[[], Any]], seconds: float = SECONDS) -> list[float]:
-  """The same of several, for `seconds` each, by turns: what changes the machine's speed meanwhile changes all of them.
+  """The same of several, for `seconds` each on the average, by turns: what changes the machine's speed meanwhile changes all of them.
 
-  The order changes from turn to turn. A turn is a row of calls of half a second, of which the first does not count; or a single one that takes longer.
+  The order changes from turn to turn. In a turn each is called as often in a row as the slowest fits in half a second, and the first call of a row
+  does not count. If the slowest does not fit twice, a row is one call, which counts.
   """
+  for call in calls:
+    call()  # does what is done once
   once = [max(timed(call), 1e-9) for call in calls]
-  rows = [min(max(int(_ROW / taken), 1), _LONGEST_ROW) for taken in once]
-  turns = int(seconds * len(calls) / sum(row * taken for row, taken in zip(rows, once, strict=True)))
+  row = min(int(_ROW_SECONDS / max(once)), _LONGEST_ROW)
+  skipped = 1 if row > 1 else 0
+  row = max(row, 1)
+  turns = min(max(int(seconds * len(calls) / (row * sum(once))), _FEWEST_ROWS), _MOST_ROWS)
   samples: list[list[float]] = [[] for _ in calls]
-  for turn in range(min(max(turns, _FEWEST), _MOST)):
+  for turn in range(turns):
     places = range(len(calls))
     for place in reversed(places) if turn % 2 else places:
-      row = [timed(calls[place]) for _ in range(rows[place])]
-      samples[place] += row[1:] or row
+      samples[place] += [timed(calls[place]) for _ in range(row)][skipped:]
   return [statistics.median(taken) for taken in samples]
 
 

@@ -53,8 +53,8 @@ class Bench:
     return self.work / 'releases' / size
 
   def settle(self, *needed: pathlib.Path) -> None:
-    for name in ('modules', 'huggingface', 'releases'):
-      page_cache.settle(self.work / name, needed)
+    """Holds in memory what is needed next, and nothing else that was made below `work`."""
+    page_cache.settle([self.work / name for name in ('modules', 'huggingface', 'releases')], needed)
 
   def log(self, *names: str) -> pathlib.Path:
     return self.work / 'logs' / '_'.join(names)
@@ -62,20 +62,20 @@ class Bench:
 
 def order(contestants: list[str], turn: int) -> list[str]:
   """Who comes first meets a colder machine: so it is another one in the next turn."""
-  first = turn % len(contestants)
+  first = turn % max(len(contestants), 1)
   return contestants[first:] + contestants[:first]
 
 
 class Unit:
   """Measures one, and keeps what was measured after every step."""
 
-  def __init__(self, bench: Bench, results: results_lib.Results, size: str, number: int, order: list[str]) -> None:
+  def __init__(self, bench: Bench, results: results_lib.Results, size: str, number: int, contestants: list[str]) -> None:
     self._bench = bench
     self._results = results
     self._size = size
-    self._order = order
+    self._order = contestants
     self._name = f'{size}_{number}'
-    self._values = results.start_unit(size, number, order)
+    self._values = results.start_unit(size, number, contestants)
     self._config = config_lib.read(bench.module(size) / 'assets/albert_config.json')
     self._made: dict[str, releases.Paths] = {}
 
@@ -83,22 +83,20 @@ class Unit:
     for who in self._order:
       if who != figures.HUGGING_FACE:
         self._step([who], 'release', functools.partial(self._release, who))
-    made = [who for who in self._order if who in self._made]
     # From here on, what is measured is in memory.
     self._bench.settle(self._bench.module(self._size), self._bench.hugging_face(self._size), *(paths.root for paths in self._made.values()))
-    for turn in range(_FRESH):
-      for who in order(made, turn):
-        self._step([who], f'loading and first call {turn + 1}', functools.partial(self._first, who))
-    if figures.HUGGING_FACE in self._order:
-      self._step([figures.HUGGING_FACE], 'loading and inference', self._hugging_face)
+    self._load_and_call()
     for who in self._order:
       if who != figures.OURS and self._measured('first', figures.OURS) and self._measured('first', who):
         self._step([who], 'same outputs', functools.partial(self._compare, who))
-    alike = [who for who in made if self._measured('first', who)]
-    self._step(alike, 'inference', functools.partial(self._inference, alike))
+    made = [who for who in self._order if who in self._made]
+    alike = [who for who in made if self._measured('first', figures.OURS) and self._measured('first', who)]
+    self._step_together(alike, 'inference', self._inference)
+    if self._measured('first', figures.HUGGING_FACE):
+      self._step([figures.HUGGING_FACE], 'inference', self._inference_of_hugging_face)
     for who in alike:
       self._step([who], 'training', functools.partial(self._training, who))
-    self._step(made, 'preprocessing', functools.partial(self._preprocessing, made))
+    self._step_together(made, 'preprocessing', self._preprocessing)
     if figures.OURS in made:
       self._step([figures.OURS], 'disk', self._disk)
       self._bound()
@@ -106,17 +104,51 @@ class Unit:
     self._values['complete'] = True
     self._results.write()
 
-  def _step(self, contestants: list[str], step: str, action: Callable[[], None]) -> None:
-    """Contestants that fail are told of, and the others go on."""
+  def _load_and_call(self) -> None:
+    """In several fresh processes of each, and of the floor; who fails once is left out."""
+    taking_part = [who for who in self._order if who in self._made or who == figures.HUGGING_FACE]
+    if figures.OURS in self._made:
+      taking_part.append(figures.MACHINE)
+    for turn in range(_FRESH):
+      for who in order(taking_part, turn):
+        if not self._step([who], f'loading {turn + 1}', functools.partial(self._first, who, turn)):
+          taking_part.remove(who)
+          self._values.get('first', {}).pop(who, None)
+
+  def _step(self, contestants: list[str], step: str, action: Callable[[], None]) -> bool:
+    """Contestants that fail are told of, and the others go on; whether they have not."""
+    reason = self._attempt(contestants, step, action)
+    if reason is not None:
+      self._fail(contestants, step, reason)
+    return reason is None
+
+  def _step_together(self, contestants: list[str], step: str, action: Callable[[list[str]], None]) -> None:
+    """The same of one process for all of them. If it fails, one for each says whose fault it is, and has the others' figures."""
     if not contestants:
       return
-    told = f'{step}, {" and ".join(contestants)}'
-    with self._bench.console.step(f'{self._name}: {told}'):
+    reason = self._attempt(contestants, step, functools.partial(action, contestants))
+    if reason is not None and len(contestants) == 1:
+      self._fail(contestants, step, reason)
+    elif reason is not None:
+      alone = {who: self._attempt([who], step, functools.partial(action, [who])) for who in contestants}
+      at_fault = {who: said for who, said in alone.items() if said is not None}
+      for who, said in (at_fault or dict.fromkeys(contestants, reason)).items():
+        self._fail([who], step, said)
+
+  def _attempt(self, contestants: list[str], step: str, action: Callable[[], None]) -> str | None:
+    """The reason of a failure, or None."""
+    reason = None
+    with self._bench.console.step(f'{self._name}: {step}, {" and ".join(contestants)}'):
       try:
         action()
       except (errors.AlbertHubError, OSError, ValueError) as e:
-        self._values['failures'] += [{'who': who, 'step': step, 'reason': str(e)} for who in contestants]
-        self._bench.console.line(f'  {told}: failed: {e}')
+        reason = str(e)
+    self._results.write()
+    return reason
+
+  def _fail(self, contestants: list[str], step: str, reason: str) -> None:
+    self._values['failures'] += [{'who': who, 'step': step, 'reason': reason} for who in contestants]
+    self._bench.console.line(f'  {step}, {" and ".join(contestants)}: failed: {reason}')
     self._results.write()
 
   def _release(self, who: str) -> None:
@@ -133,47 +165,54 @@ class Unit:
                                 'preprocessor': releases.size_of(paths.preprocessor)})
     self._made[who] = paths
 
-  def _first(self, who: str) -> None:
-    figures_of, usage = self._probe('benchmarks.probe_first', self._made[who].encoder, f'--vocab_size={self._config.vocab_size}',
-                                    f'--outputs={self._outputs(who)}', log=f'{who}_first')
-    runs = [*self._values.get('first', {}).get(who, {}).get('runs', []), figures_of | {'others': usage.others}]
-    medians = {name: statistics.median(run[name] for run in runs) for name in figures_of}
-    self._put('first', who, medians | {'others': max(run['others'] for run in runs), 'runs': runs})
+  def _first(self, who: str, turn: int) -> None:
+    log = f'{who}_first_{turn + 1}'
+    step, owner = 'first', who
+    if who == figures.MACHINE:
+      step, owner = 'floor', figures.OURS
+      figures_of, usage = self._probe('benchmarks.probe_first_floors', self._made[figures.OURS].encoder, self._bench.module(self._size), log=log)
+    elif who == figures.HUGGING_FACE:
+      figures_of, usage = self._probe_hugging_face(log=log)
+    else:
+      figures_of, usage = self._probe('benchmarks.probe_first', self._made[who].encoder, f'--vocab_size={self._config.vocab_size}',
+                                      f'--outputs={self._outputs(who)}', log=log)
+    runs = [*self._values.get(step, {}).get(owner, {}).get('runs', []), figures_of | {'others': usage.others}]
+    self._put(step, owner, {name: statistics.median(run[name] for run in runs) for name in figures_of} | {'runs': runs})
 
-  def _hugging_face(self) -> None:
-    who = figures.HUGGING_FACE
-    figures_of, usage = measure.ask([self._bench.pythons[who], '-m', 'benchmarks.probe_huggingface', str(self._bench.hugging_face(self._size)),
-                                     f'--outputs={self._outputs(who)}'], self._bench.log(self._name, who), self._bench.timeout)
-    self._put('first', who, {'load': figures_of.pop('load'), 'others': usage.others})
-    self._put('steady', who, figures_of)
-
-  def _inference(self, alike: list[str]) -> None:
+  def _inference(self, contestants: list[str]) -> None:
     """All of TensorFlow's by turns in one process, and the products that they cannot do without."""
-    answer, usage = self._probe('benchmarks.probe_steady', self._bench.module(self._size), *(self._made[who].encoder for who in alike))
-    for who, figures_of in zip(alike, answer['figures'], strict=True):
-      self._put('steady', who, figures_of | {'others': usage.others})
+    answer, usage = self._probe('benchmarks.probe_steady', self._bench.module(self._size), *(self._made[who].encoder for who in contestants))
+    for who, figures_of in zip(contestants, answer['figures'], strict=True):
+      self._put('steady', who, figures_of)
+    self._put('steady', figures.MACHINE, {'others': usage.others})
     self._put('floor', figures.OURS, answer['products'])
+
+  def _inference_of_hugging_face(self) -> None:
+    figures_of, usage = self._probe_hugging_face('--steady')
+    del figures_of['load']
+    self._put('steady', figures.HUGGING_FACE, figures_of | {'others': usage.others})
 
   def _training(self, who: str) -> None:
     figures_of, usage = self._probe('benchmarks.probe_training', self._made[who].encoder, f'--vocab_size={self._config.vocab_size}',
                                     log=f'{who}_training')
     self._put('training', who, figures_of | {'peak': usage.peak, 'others': usage.others})
 
-  def _preprocessing(self, made: list[str]) -> None:
-    answer, usage = self._probe('benchmarks.probe_preprocessor', *(self._made[who].preprocessor for who in made))
-    for who, figures_of in zip(made, answer['figures'], strict=True):
-      self._put('preprocessor', who, figures_of | {'others': usage.others})
+  def _preprocessing(self, contestants: list[str]) -> None:
+    answer, usage = self._probe('benchmarks.probe_preprocessor', *(self._made[who].preprocessor for who in contestants))
+    for who, figures_of in zip(contestants, answer['figures'], strict=True):
+      self._put('preprocessor', who, figures_of)
+    self._put('preprocessor', figures.MACHINE, {'others': usage.others})
 
   def _compare(self, who: str) -> None:
     """Checks that a peer computes what this tool's export does: else its times would say nothing."""
     real = timing.tokens(self._config.vocab_size, timing.FIRST)[1].astype(bool)  # what stands at padding is nobody's concern
-    ours, theirs = (np.load(self._outputs(one))[real] for one in (figures.OURS, who))
-    apart = float(np.max(np.abs(ours - theirs)))
-    self._values['first'][who]['apart'] = apart
-    if not apart < _MOST_APART:
-      for step in ('first', 'steady'):
-        self._values.get(step, {}).pop(who, None)
-      raise measure.CommandError(f'its sequence_output is {apart:.1e} from this tool\'s: its figures are of another model, and left out')
+    ours, theirs = (np.load(self._outputs(one)) for one in (figures.OURS, who))
+    apart = float(np.max(np.abs(ours[real] - theirs[real]))) if ours.shape == theirs.shape else None
+    if apart is None or not apart < _MOST_APART:
+      del self._values['first'][who]
+      how = f'of shape {list(theirs.shape)}, and not {list(ours.shape)}' if apart is None else f'{apart:.1e} from this tool\'s'
+      raise measure.CommandError(f'its sequence_output is {how}: its figures are of another model, and left out')
+    self._put('first', who, {'apart': apart})
 
   def _disk(self) -> None:
     bench = self._bench
@@ -194,11 +233,10 @@ class Unit:
         parts[part] = answer['cpu']
     finally:
       shutil.rmtree(directory)
-    first, _ = self._probe('benchmarks.probe_first_floors', self._made[figures.OURS].encoder, module)
     # Processes that do the same take more or less from time to time: what a whole release has taken is enough for all of it.
     cpu = min(sum(parts.values()), self._values['release'][figures.OURS]['cpu'])
     wall = max(usages['saving'].wall, cpu / self._results.values['machine']['cores'])
-    self._put('floor', figures.OURS, first | {'wall': wall, 'together': usages['export'].together, 'parts': parts})
+    self._put('floor', figures.OURS, {'wall': wall, 'together': usages['export'].together, 'parts': parts})
 
   def _bound(self) -> None:
     weights = sum(p.stat().st_size for p in self._made[figures.OURS].encoder.glob('variables/variables.data-*'))
@@ -209,6 +247,11 @@ class Unit:
     """Runs a probe in this tool's environment, for all contestants: files are compared, and not two builds of TensorFlow."""
     return measure.ask([self._bench.pythons[figures.OURS], '-m', probe, *map(str, arguments)],
                        self._bench.log(self._name, log or probe.rpartition('_')[2]), self._bench.timeout, environment=releases.TENSORFLOW)
+
+  def _probe_hugging_face(self, *flags: str, log: str = 'huggingface') -> tuple[dict[str, Any], measure.Usage]:
+    directory, outputs = self._bench.hugging_face(self._size), self._outputs(figures.HUGGING_FACE)
+    return measure.ask([self._bench.pythons[figures.HUGGING_FACE], '-m', 'benchmarks.probe_huggingface', str(directory), f'--outputs={outputs}', *flags],
+                       self._bench.log(self._name, log), self._bench.timeout)
 
   def _put(self, step: str, who: str, values: dict[str, Any]) -> None:
     self._values.setdefault(step, {}).setdefault(who, {}).update(values)

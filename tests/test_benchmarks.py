@@ -1,6 +1,7 @@
 """The benchmark's arithmetic, its measuring of processes, and what its page says. No test here has an opinion on speed."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -242,10 +243,12 @@ def ask(tmp_path):
   return lambda *arguments: measure.ask([sys.executable, '-m', *map(str, arguments)], tmp_path / 'log', 300, environment=releases.TENSORFLOW)[0]
 
 
-def test_a_probe_of_a_fresh_process(encoder_path, tmp_path, ask):
+def test_probes_of_fresh_processes(encoder_path, tmp_path, ask):
   found = ask('benchmarks.probe_first', encoder_path, '--vocab_size=200', f'--outputs={tmp_path / "outputs.npy"}')
   assert set(found) == {'load', 'first_call'} and all(value > 0 for value in found.values())
   assert np.load(tmp_path / 'outputs.npy').shape == (*timing.FIRST, 16)
+  found = ask('benchmarks.probe_training', encoder_path, '--vocab_size=200', '--seconds=0')
+  assert set(found) == {'first_step', 'steady_step'} and all(value > 0 for value in found.values())
 
 
 def test_probes_of_floors(module, encoder_path, tmp_path, ask):
@@ -255,14 +258,16 @@ def test_probes_of_floors(module, encoder_path, tmp_path, ask):
   assert set(first) == {'load', 'first_call'} and all(value > 0 for value in first.values())
 
 
-def test_a_probe_of_steady_calls(module, encoder_path, ask):
+def test_probes_of_steady_calls(module, encoder_path, preprocessor_path, ask):
   answer = ask('benchmarks.probe_steady', module, encoder_path, encoder_path, '--seconds=0')
   assert len(answer['figures']) == 2
   for found in (*answer['figures'], answer['products']):
     assert set(found) == {'steady_1x16', 'steady_1x128', 'steady_8x128', 'matmul_flops', 'inference_flops'} and all(v > 0 for v in found.values())
   config = config_lib.read(module / 'assets/albert_config.json')
-  for found in answer['figures']:
-    assert found['inference_flops'] * found['steady_8x128'] == pytest.approx(sizes.forward_flops(config, 8, 128))
+  assert [found['inference_flops'] * found['steady_8x128'] for found in (*answer['figures'], answer['products'])] == pytest.approx(
+      [sizes.forward_flops(config, 8, 128)] * 2 + [sizes.kernel_flops(config, 8, 128)])
+  answer = ask('benchmarks.probe_preprocessor', preprocessor_path, preprocessor_path, '--seconds=0')
+  assert len(answer['figures']) == 2 and all(found['seconds_per_text'] > 0 for found in answer['figures'])
 
 
 @pytest.mark.parametrize('way', sorted(kernel_products.WAYS))
@@ -355,16 +360,43 @@ def test_calls_in_turns():
   calls = []
   ones, twos = timing.steady_in_turns([lambda: calls.append(1), lambda: calls.append(2)])
   assert ones > 0 and twos > 0
-  # One of each to see how long it takes; then rows of 32, in an order that changes.
-  assert calls == [1, 2] + ([1] * 32 + [2] * 32 + [2] * 32 + [1] * 32) * 8
+  # One of each for what is done once, one to see how long it takes; then rows of 32, in an order that changes.
+  assert calls == [1, 2] * 2 + ([1] * 32 + [2] * 32 + [2] * 32 + [1] * 32) * 8
 
 
-def test_the_first_call_of_a_row_does_not_count(monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
+  """What was timed: `fast` takes 0.1 s, and `slow` what it is told to; the first of two calls takes 9 s but in the first of all turns."""
+  class Clock:
+    timed, slowest = [], 0.2
+
+    def fast(self):
+      pass
+
+    def slow(self):
+      pass
+
+  made = Clock()
+
+  def timed(call):
+    made.timed.append(call)
+    cold = len(made.timed) > 2 and len(made.timed) % 2 and made.slowest < 0.25
+    return 9.0 if cold else 0.1 if call == made.fast else made.slowest
+  monkeypatch.setattr(timing, 'timed', timed)
+  return made
+
+
+def test_the_first_call_of_a_row_does_not_count(clock):
   """It finds others' data in the processor's caches."""
-  row = [9.0, 0.1, 0.1, 0.1, 0.1]
-  seconds = iter([1.0, 0.1] + 3 * ([2.0, *row, *row, 2.0]))
-  monkeypatch.setattr(timing, 'timed', lambda call: next(seconds))
-  assert timing.steady_in_turns([None, None], seconds=2.0) == [2.0, 0.1]  # a row of one counts
+  fast, slow = clock.fast, clock.slow
+  assert timing.steady_in_turns([fast, slow], seconds=1) == [0.1, 0.2]
+  assert clock.timed == [fast, slow, *[fast, fast, slow, slow], *[slow, slow, fast, fast], *[fast, fast, slow, slow]]
+
+
+def test_a_call_that_takes_long(clock):
+  fast, slow, clock.slowest = clock.fast, clock.slow, 0.26
+  assert timing.steady_in_turns([fast, slow], seconds=0) == [0.1, 0.26]
+  assert clock.timed == [fast, slow, fast, slow, slow, fast, fast, slow]
 
 
 def test_everybody_comes_first():
@@ -373,10 +405,15 @@ def test_everybody_comes_first():
 
 
 class _Contestants:
-  """Stands in for the processes that a unit runs."""
+  """Stands in for the processes that a unit runs.
 
-  def __init__(self, apart=0.0, broken=(), failing=''):
-    self._apart, self._broken, self._failing = apart, broken, failing
+  Attributes:
+    asked: the probes, with the paths they were given, from the work directory on.
+  """
+
+  def __init__(self, work, apart=0.0, shape=(*timing.FIRST, 4), broken=(), failing=None):
+    self._work, self._apart, self._shape, self._broken = work, apart, shape, broken
+    self._failing = failing or (lambda probe, paths: False)
     self.asked = []
 
   def release(self, who, root):
@@ -391,83 +428,116 @@ class _Contestants:
 
   def ask(self, command, log, timeout, cwd=None, environment=None):
     probe, *arguments = command[command.index('-m') + 1:]
-    self.asked.append(probe.removeprefix('benchmarks.probe_'))
-    if probe == self._failing:
+    probe = probe.removeprefix('benchmarks.probe_')
+    paths = [os.path.relpath(path, self._work) for path in arguments if path.startswith('/')]
+    self.asked.append((probe, *paths))
+    if self._failing(probe, paths):
       raise measure.CommandError('ended with status 1')
-    if probe == 'benchmarks.probe_disk':
+    if probe == 'disk':
       scratch = pathlib.Path(arguments[-1])
       scratch.mkdir()  # and it is killed
       raise measure.CommandError('took more than 1 s')
     usage = measure.Usage(1, 2, 30, 40, 0.01 * len(self.asked))
-    if probe in ('benchmarks.probe_steady', 'benchmarks.probe_preprocessor'):
-      paths = [path for path in arguments if path.endswith(('encoder', 'preprocessor'))]
-      return {'figures': [_figures(0.5 if 'ours' in path else 0.75) | {'seconds_per_text': 0.1} for path in paths], 'products': _figures(0.25)}, usage
-    if probe in ('benchmarks.probe_first', 'benchmarks.probe_huggingface'):
-      path = arguments[-1].removeprefix('--outputs=')
-      np.save(path, np.full((*timing.FIRST, 4), self._apart if 'tf-models' in path else 0.0, np.float32))
-    if probe.endswith('floors'):
-      return {'load': 0.1, 'first_call': 0.1}, usage
+    if probe in ('steady', 'preprocessor'):
+      paths = [path for path in paths if path.startswith('releases')]
+      return {'figures': [_figures(0.5 if 'ours' in path else 0.75) | {'seconds_per_text': 0.1} for path in paths], 'products': {'steady_1x16': 0.25}}, usage
+    if probe in ('first', 'huggingface'):
+      path = next(a for a in arguments if a.startswith('--outputs=')).removeprefix('--outputs=')
+      theirs = 'tf-models' in path
+      np.save(path, np.full(self._shape if theirs else (*timing.FIRST, 4), self._apart if theirs else 0.0, np.float32))
+    if probe in ('first', 'first_floors'):
+      return {'load': 0.1 * len(self.asked), 'first_call': 0.1}, usage
     return _figures(0.1 * len(self.asked)) | {'cpu': 10.0}, usage
 
 
 @pytest.fixture
 def run_unit(module, tmp_path, monkeypatch):
-  """A function that runs a unit of size tiny with _Contestants, and returns what is in results.json."""
+  """A function that runs a unit of size tiny with _Contestants; returns what is in results.json, the probes that were run, and what `settle` was told."""
   work = tmp_path / 'work'
   for name in ('modules', 'outputs'):
     (work / name).mkdir(parents=True)
   (work / 'modules/tiny').symlink_to(module)
 
   def run(**how):
-    contestants = _Contestants(**how)
+    contestants = _Contestants(work, **how)
     monkeypatch.setattr(measure, 'ask', contestants.ask)
     monkeypatch.setattr(releases, 'ours', lambda python, module, size, root, *_: contestants.release('ours', root))
     monkeypatch.setattr(releases, 'tf_models', lambda python, module, root, *_: contestants.release('tf-models', root))
+    settled = []
+    monkeypatch.setattr(page_cache, 'settle', lambda directories, needed: settled.append([str(path.relative_to(work)) for path in needed]))
     results = results_lib.Results(tmp_path / results_lib.NAME)
     results.values |= {'machine': {'cores': 2}, 'import_tensorflow': _usage(1, 1000)}
     names = [figures.TF_MODELS, figures.HUGGING_FACE, figures.OURS]
     unit_lib.Unit(unit_lib.Bench(work, dict.fromkeys(names, 'python'), 60, console_lib.Console()), results, 'tiny', 1, names).run()
     unit, = json.loads((tmp_path / results_lib.NAME).read_text(encoding='utf-8'))['units']
-    return unit
+    return unit, contestants.asked, settled
   return run
 
 
+def _failed(unit):
+  return [(failure['who'], failure['step']) for failure in unit['failures']]
+
+
 def test_a_unit(run_unit):
-  unit = run_unit()
+  unit, _, settled = run_unit()
   assert unit['complete'] and unit['order'] == ['tf-models', 'huggingface', 'ours']
-  assert all(set(unit[step]) == {'ours', 'tf-models'} for step in ('release', 'artifact', 'training', 'preprocessor'))
-  assert all(set(unit[step]) == {'ours', 'tf-models', 'huggingface'} for step in ('first', 'steady'))
+  assert all({'ours', 'tf-models'} == set(unit[step]) - {'machine'} for step in ('release', 'artifact', 'training', 'preprocessor'))
+  assert all({'ours', 'tf-models', 'huggingface'} == set(unit[step]) - {'machine'} for step in ('first', 'steady'))
   assert (unit['steady']['ours']['steady_1x16'], unit['steady']['tf-models']['steady_1x16'], unit['floor']['ours']['steady_1x16']) == (0.5, 0.75, 0.25)
   assert unit['first']['tf-models']['apart'] == 0
-  # The first six processes, whose figures grow: tf-models, ours; ours, tf-models; tf-models, ours.
-  first = unit['first']['ours']
-  assert (first['load'], first['others']) == pytest.approx((0.3, 0.06)) and [run['load'] for run in first['runs']] == pytest.approx([0.2, 0.3, 0.6])
   assert unit['artifact']['ours'] == {'graph': 10, 'encoder': 110, 'preprocessor': 0}
   assert unit['bound']['ours'] == {'weights': 100, 'peak': 2.5 * 100 + 1000}
   # Four parts of 10 s each on two processors; but the whole release took 2.
   assert unit['floor']['ours']['wall'] == 1 and unit['floor']['ours']['together'] == 40
-  assert [(failure['who'], failure['step']) for failure in unit['failures']] == [('ours', 'disk')]
-  assert [failure['reason'] for failure in run_unit()['failures']] == ['took more than 1 s']  # what the probe left was in nobody's way
+  assert _failed(unit) == [('ours', 'disk')]
+  assert settled == [['modules/tiny']] * 2 + [['modules/tiny', 'huggingface/tiny', 'releases/tiny/tf-models', 'releases/tiny/ours']]
+  assert [failure['reason'] for failure in run_unit()[0]['failures']] == ['took more than 1 s']  # what the probe left was in nobody's way
+
+
+def test_loading_in_turns(run_unit):
+  unit, asked, _ = run_unit()
+  one = [('first', 'releases/tiny/tf-models/encoder'), ('huggingface', 'huggingface/tiny'), ('first', 'releases/tiny/ours/encoder'),
+         ('first_floors', 'releases/tiny/ours/encoder', 'modules/tiny')]
+  assert asked[:12] == one + one[1:] + one[:1] + one[2:] + one[:2]
+  # The first twelve processes, whose figures grow.
+  for step, who, places in (('first', 'ours', (3, 6, 9)), ('first', 'tf-models', (1, 8, 11)), ('floor', 'ours', (4, 7, 10))):
+    assert [run['load'] for run in unit[step][who]['runs']] == pytest.approx([place / 10 for place in places])
+    assert unit[step][who]['load'] == pytest.approx(places[1] / 10)
 
 
 def test_a_contestant_without_a_model_is_named(run_unit):
-  unit = run_unit(broken=['tf-models'])
+  unit, _, _ = run_unit(broken=['tf-models'])
   assert unit['complete'] and unit['failures'][0]['who'] == 'tf-models' and 'saved_model.pb' in unit['failures'][0]['reason']
-  assert set(unit['artifact']) == set(unit['training']) == set(unit['preprocessor']) == {'ours'}
-  assert set(unit['first']) == set(unit['steady']) == {'ours', 'huggingface'}
+  assert all(set(unit[step]) - {'machine'} == {'ours'} for step in ('artifact', 'training', 'preprocessor'))
+  assert all(set(unit[step]) - {'machine'} == {'ours', 'huggingface'} for step in ('first', 'steady'))
 
 
-def test_who_fails_together_is_named_together(run_unit):
-  unit = run_unit(failing='benchmarks.probe_preprocessor')
-  assert 'preprocessor' not in unit and set(unit['training']) == {'ours', 'tf-models'}
-  assert [failure['who'] for failure in unit['failures'] if failure['step'] == 'preprocessing'] == ['tf-models', 'ours']
+def test_nobody_with_a_model(run_unit):
+  unit, _, _ = run_unit(broken=['tf-models', 'ours'])
+  assert unit['complete'] and _failed(unit) == [('tf-models', 'release'), ('ours', 'release')]
 
 
-def test_another_model_is_no_peer(run_unit):
-  unit = run_unit(apart=0.1)
-  assert set(unit['first']) == set(unit['steady']) == {'ours', 'huggingface'} and set(unit['training']) == {'ours'}
+def test_who_cannot_be_loaded_is_left_out(run_unit):
+  times = itertools.count(1)
+  unit, asked, _ = run_unit(failing=lambda probe, paths: 'tf-models' in paths[0] and next(times) > 1)
+  assert _failed(unit) == [('tf-models', 'loading 2'), ('tf-models', 'preprocessing'), ('ours', 'disk')]
+  assert set(unit['first']) == {'ours', 'huggingface'} and set(unit['training']) == {'ours'}
+  assert len([1 for probe, *paths in asked if probe == 'first' and 'tf-models' in paths[0]]) == 2
+
+
+def test_whose_fault_it_is(run_unit):
+  unit, _, _ = run_unit(failing=lambda probe, paths: probe == 'preprocessor' and 'tf-models' in paths[0])
+  assert _failed(unit) == [('tf-models', 'preprocessing'), ('ours', 'disk')] and set(unit['preprocessor']) == {'ours', 'machine'}
+  unit, _, _ = run_unit(failing=lambda probe, paths: probe == 'preprocessor' and len(paths) == 2)  # it is nobody's alone
+  assert _failed(unit) == [('tf-models', 'preprocessing'), ('ours', 'preprocessing'), ('ours', 'disk')]
+
+
+@pytest.mark.parametrize('how, reason', [({'apart': 0.1}, '1.0e-01 from this tool\'s'), ({'shape': (2, 9, 4)}, 'of shape [2, 9, 4], and not [2, 16, 4]')])
+def test_another_model_is_no_peer(run_unit, how, reason):
+  unit, _, _ = run_unit(**how)
+  assert set(unit['first']) == {'ours', 'huggingface'} and set(unit['steady']) == {'ours', 'huggingface', 'machine'} and set(unit['training']) == {'ours'}
   assert [failure['reason'] for failure in unit['failures'] if failure['who'] == 'tf-models'] == [
-      'its sequence_output is 1.0e-01 from this tool\'s: its figures are of another model, and left out']
+      f'its sequence_output is {reason}: its figures are of another model, and left out']
 
 
 def test_memory_for_what_is_needed(tmp_path, monkeypatch):
@@ -476,9 +546,10 @@ def test_memory_for_what_is_needed(tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(b'1' * 100)
   given_up = []
   monkeypatch.setattr(page_cache.os, 'posix_fadvise', lambda file, start, size, advice: given_up.append((os.readlink(f'/proc/self/fd/{file}'), advice)))
-  page_cache.settle(tmp_path, [tmp_path / 'needed', tmp_path / 'one'])
-  assert given_up == [(str(tmp_path / 'needed_not'), os.POSIX_FADV_DONTNEED)]
-  page_cache.settle(tmp_path / 'not there', [])
+  read = []
+  monkeypatch.setattr(pathlib.Path, 'open', lambda path, *_, open=pathlib.Path.open, **__: read.append(path.name) or open(path, 'rb'))
+  page_cache.settle([tmp_path, tmp_path / 'not there'], [tmp_path / 'needed', tmp_path / 'one'])
+  assert given_up == [(str(tmp_path / 'needed_not'), os.POSIX_FADV_DONTNEED)] and read == ['needed_not', 'file', 'one']
 
 
 def test_the_code_has_a_digest(tmp_path, monkeypatch):
