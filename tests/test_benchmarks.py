@@ -288,6 +288,8 @@ def test_the_page_says_that_others_were_busy(results):
   assert 'took 1% of the processors\' time' in page_lib.text(results) and 'not quiet' not in page_lib.text(results)
   results.units('base')[0]['release']['ours']['others'] = 0.3
   assert '30% at most: **the machine was not quiet**' in page_lib.text(results)
+  results.units('base')[0]['first']['ours']['runs'] = [{'load': 1.0, 'others': 0.1}, {'load': 1.0, 'others': 0.4}]
+  assert '40% at most' in page_lib.text(results)
 
 
 def test_the_page_names_who_failed(results):
