@@ -1,6 +1,7 @@
 """The benchmark's arithmetic, its measuring of processes, and what its page says. No test here has an opinion on speed."""
 
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -404,6 +405,7 @@ def test_a_call_that_takes_long(clock):
 def test_everybody_comes_first():
   orders = [unit_lib.order(['a', 'b', 'c'], turn) for turn in range(3)]
   assert [order[0] for order in orders] == ['a', 'b', 'c'] and all(sorted(order) == ['a', 'b', 'c'] for order in orders)
+  assert not unit_lib.order([], 1)
 
 
 class _Contestants:
@@ -548,10 +550,17 @@ def test_memory_for_what_is_needed(tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(b'1' * 100)
   given_up = []
   monkeypatch.setattr(page_cache.os, 'posix_fadvise', lambda file, start, size, advice: given_up.append((os.readlink(f'/proc/self/fd/{file}'), advice)))
-  read = []
-  monkeypatch.setattr(pathlib.Path, 'open', lambda path, *_, open=pathlib.Path.open, **__: read.append(path.name) or open(path, 'rb'))
+  done = []
+
+  class File(io.FileIO):
+    def read(self, size=-1):
+      content = super().read(size)
+      done.append((pathlib.Path(self.name).name, len(content)))
+      return content
+  monkeypatch.setattr(pathlib.Path, 'open', lambda path, *_, **__: done.append(path.name) or File(path))
   page_cache.settle([tmp_path, tmp_path / 'not there'], [tmp_path / 'needed', tmp_path / 'one'])
-  assert given_up == [(str(tmp_path / 'needed_not'), os.POSIX_FADV_DONTNEED)] and read == ['needed_not', 'file', 'one']
+  assert given_up == [(str(tmp_path / 'needed_not'), os.POSIX_FADV_DONTNEED)]
+  assert done == ['needed_not', 'file', ('file', 100), ('file', 0), 'one', ('one', 100), ('one', 0)]
 
 
 def test_the_code_has_a_digest(tmp_path, monkeypatch):
