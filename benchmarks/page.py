@@ -131,8 +131,10 @@ def _outcomes(results: results_lib.Results) -> Iterator[_Goal]:
     line = growth.of(results, figures.OURS, quantity).line
     if line is not None:
       straight = figures.Spread.of([line.r_squared])
+      floors = growth.of(results, figures.OURS, quantity, 'floor').line
       yield _Goal(figures.outcome(straight, growth.STRAIGHT, at_least=True),
-                  f'a straight line of the parameters, {title}: R² {line.r_squared:.3f}, and the goal is at least {growth.STRAIGHT:g}')
+                  f'a straight line of the parameters, {title}: R² {line.r_squared:.3f}, and the goal is at least {growth.STRAIGHT:g}'
+                  + (f'; the line of the floors has R² {floors.r_squared:.3f}' if floors else ''))
 
 
 def verdict(results: results_lib.Results) -> str:

@@ -210,7 +210,12 @@ def test_a_crooked_line_is_missed(results):
   for unit in results.units('xlarge'):
     unit['release']['ours']['together'] = 3e9
   assert page_lib.verdict(results).startswith('Of 42 goals:')
-  assert '* a straight line of the parameters, peak memory of a release, all processes together, GB: R² 0.' in page_lib.text(results)
+  line = '* a straight line of the parameters, peak memory of a release, all processes together, GB: R² 0.'
+  assert line in page_lib.text(results) and 'the line of the floors' not in page_lib.text(results)  # which are all the same here
+  for unit in results.units('base'):
+    unit['floor']['ours']['together'] = 9e9
+  told, = (told for told in page_lib.text(results).splitlines() if told.startswith(line))
+  assert told.endswith(', and the goal is at least 0.95; the line of the floors has R² 0.200')  # 66.25² / (29305 * 3/4), by hand
 
 
 def test_floors(results):
