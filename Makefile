@@ -88,7 +88,7 @@ faults: $(VENV)/.dev
 fuzz: $(VENV)/.dev
 	$(PY) -m pytest -q -s tests/attacks/test_fuzz.py --fuzz_seconds=300 --seed="$(SEED)" --timeout=3600
 
-# Over an hour for all sizes. FLAGS=--resume goes on where it was ended.
+# About two hours for all sizes. FLAGS=--resume goes on where it was ended.
 SIZES ?= base,large,xlarge,xxlarge
 ROUNDS ?= 3
 BENCH := build/bench

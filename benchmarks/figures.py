@@ -41,8 +41,7 @@ class Row:
     theirs: the peer's.
     goals: the most (or least) that the median may be, by size; sizes without one are not in it.
     at_least: that a goal is a least.
-    floor: the keys of what it would be if only what cannot be left out were done; none if that was not measured.
-    floor_over: the keys of what that is divided by; none for the peer's.
+    floor: the keys of what this tool's would be if only what cannot be left out were done; none if that was not measured.
   """
   against: str
   title: str
@@ -51,7 +50,6 @@ class Row:
   goals: Mapping[str, float] = dataclasses.field(default_factory=dict)
   at_least: bool = False
   floor: tuple[str, ...] = ()
-  floor_over: tuple[str, ...] = ()
 
   def spread(self, units: Iterable[Mapping[str, Any]]) -> Spread | None:
     """Over the rounds that have both figures; None if there is none."""
@@ -65,7 +63,7 @@ class Row:
     """
     ratios = []
     for unit in units:
-      floor = _ratio(unit, self.floor, self.floor_over or self.theirs) if self.floor else None
+      floor = _ratio(unit, self.floor, self.theirs) if self.floor else None
       if floor is not None:
         reached = floor, _ratio(unit, self.ours, self.theirs), 1.0 if self.against == TF_MODELS else None
         best = max if self.at_least else min
@@ -110,11 +108,7 @@ def _everywhere(goal: float) -> dict[str, float]:
 
 
 def _peer(title: str, step: str, figure: str, goals: Mapping[str, float] | None = None, floor: bool = False) -> Row:
-  return Row(TF_MODELS, title, (step, OURS, figure), (step, TF_MODELS, figure), goals or {}, floor=_floor(figure) if floor else ())
-
-
-def _floor(figure: str) -> tuple[str, ...]:
-  return 'floor', OURS, figure
+  return Row(TF_MODELS, title, (step, OURS, figure), (step, TF_MODELS, figure), goals or {}, floor=(step, MACHINE, figure) if floor else ())
 
 
 def _hugging_face(title: str, step: str, figure: str) -> Row:
@@ -142,11 +136,11 @@ ROWS = (
     _hugging_face('load', 'first', 'load'),
     *(_hugging_face(title, 'steady', figure) for title, figure in _SHAPES.items()),
     Row(MACHINE, f'inference, {_LAST[0]} x {_LAST[1]}: share of a large matmul\'s GFLOP/s', ('steady', OURS, 'inference_flops'),
-        ('steady', OURS, 'matmul_flops'), _everywhere(0.85), at_least=True, floor=_floor('inference_flops'), floor_over=_floor('matmul_flops')),
+        ('steady', OURS, 'matmul_flops'), _everywhere(0.85), at_least=True, floor=('steady', MACHINE, 'inference_flops')),
     Row(MACHINE, 'the same, tf-models\' export', ('steady', TF_MODELS, 'inference_flops'), ('steady', TF_MODELS, 'matmul_flops')),
     Row(MACHINE, 'wall time of a release over reading and writing the same bytes', ('release', OURS, 'wall'), ('disk', OURS, 'seconds')),
     Row(MACHINE, 'peak memory of a release, all processes together, over 2.5 times the weights and importing TensorFlow',
-        ('release', OURS, 'together'), ('bound', OURS, 'peak'), {'xxlarge': 1.0}, floor=_floor('together')),
+        ('release', OURS, 'together'), ('bound', OURS, 'peak'), {'xxlarge': 1.0}, floor=('release', MACHINE, 'together')),
 )
 
 

@@ -57,12 +57,12 @@ class Growth:
     return Line.through(self.millions, [spread.median for spread in self.spreads])
 
 
-def of(results: results_lib.Results, who: str, figure: str, step: str = 'release') -> Growth:
-  """Of the sizes that have it; `step` may be 'floor', of this tool's releases."""
+def of(results: results_lib.Results, who: str, figure: str) -> Growth:
+  """Of the sizes that have it; the machine's is the floor of this tool's."""
   unit = results.values['import_tensorflow']['wall'] if figure == 'wall' else 1e9
   points = []
   for size in results.sizes():
-    values = [u[step][who][figure] / unit for u in results.units(size) if figure in u.get(step, {}).get(who, {})]
+    values = [u['release'][who][figure] / unit for u in results.units(size) if who in u.get('release', {})]
     if values:
       points.append((results.values['sizes'][size]['parameters'] / 1e6, figures.Spread.of(values)))
   return Growth(tuple(x for x, _ in points), tuple(spread for _, spread in points))

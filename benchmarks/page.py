@@ -76,7 +76,7 @@ Modules of the published sizes with random weights, from `python -m export.demo`
 ## Again
 
 ```sh
-make bench                               # all sizes, three rounds: over an hour
+make bench                               # all sizes, three rounds: about two hours
 make bench SIZES=base ROUNDS=1           # minutes; writes this page, too
 make bench FLAGS=--resume                # goes on where it was ended
 .venv/bin/python -m benchmarks.report    # table and plots anew, from results.json
@@ -131,7 +131,7 @@ def _outcomes(results: results_lib.Results) -> Iterator[_Goal]:
     line = growth.of(results, figures.OURS, quantity).line
     if line is not None:
       straight = figures.Spread.of([line.r_squared])
-      floors = growth.of(results, figures.OURS, quantity, 'floor').line
+      floors = growth.of(results, figures.MACHINE, quantity).line
       yield _Goal(figures.outcome(straight, growth.STRAIGHT, at_least=True),
                   f'a straight line of the parameters, {title}: R² {line.r_squared:.3f}, and the goal is at least {growth.STRAIGHT:g}'
                   + (f'; the line of the floors has R² {floors.r_squared:.3f}' if floors else ''))

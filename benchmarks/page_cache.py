@@ -20,9 +20,9 @@ def settle(directories: Iterable[pathlib.Path], needed: Iterable[pathlib.Path]) 
   """
   os.sync()  # only what is on the disk can be given up
   needed = list(needed)
-  files = sorted(path for directory in directories for path in directory.rglob('*') if path.is_file())
+  files = [path for directory in directories for path in directory.rglob('*') if path.is_file()]
   kept = {path for path in files if any(path.is_relative_to(one) for one in needed)}
-  for path in sorted(files, key=lambda path: path in kept):  # first there must be memory
+  for path in sorted(files, key=lambda path: (path in kept, path)):  # first there must be memory
     with contextlib.suppress(OSError), path.open('rb', buffering=0) as file:  # whoever needs it will say so
       if path in kept:
         while file.read(_CHUNK):

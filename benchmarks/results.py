@@ -9,7 +9,7 @@
   "import_tensorflow": {"wall", "cpu", "peak", "together", "others"},
   "sizes": {size: {"parameters", "module_bytes"}},
   "units": [{"size", "round", "order", "complete", "failures": [{"who", "step", "reason"}], step: {who: {figure: number, "runs": if its figures
-    are medians of several}}}],
+    are medians of several}}}]; "machine" stands for what no contestant can leave out, and for what they have in common,
   "failures": what concerns all units
 }
 

@@ -82,25 +82,25 @@ class Unit:
   def run(self) -> None:
     for who in self._order:
       if who != figures.HUGGING_FACE:
-        self._step([who], 'release', functools.partial(self._release, who))
+        self._step(who, 'release', functools.partial(self._release, who))
     # From here on, what is measured is in memory.
     self._bench.settle(self._bench.module(self._size), self._bench.hugging_face(self._size), *(paths.root for paths in self._made.values()))
     self._load_and_call()
     for who in self._order:
       if who != figures.OURS and self._measured('first', figures.OURS) and self._measured('first', who):
-        self._step([who], 'same outputs', functools.partial(self._compare, who))
+        self._step(who, 'same outputs', functools.partial(self._compare, who))
     made = [who for who in self._order if who in self._made]
     alike = [who for who in made if self._measured('first', figures.OURS) and self._measured('first', who)]
     self._step_together(alike, 'inference', self._inference)
     if self._measured('first', figures.HUGGING_FACE):
-      self._step([figures.HUGGING_FACE], 'inference', self._inference_of_hugging_face)
+      self._step(figures.HUGGING_FACE, 'inference', self._inference_of_hugging_face)
     for who in alike:
-      self._step([who], 'training', functools.partial(self._training, who))
+      self._step(who, 'training', functools.partial(self._training, who))
     self._step_together(made, 'preprocessing', self._preprocessing)
     if figures.OURS in made:
-      self._step([figures.OURS], 'disk', self._disk)
+      self._step(figures.OURS, 'disk', self._disk)
       self._bound()
-      self._step([figures.OURS], 'floors', self._floors)
+      self._step(figures.OURS, 'floors', self._floors)
     self._values['complete'] = True
     self._results.write()
 
@@ -111,15 +111,15 @@ class Unit:
       taking_part.append(figures.MACHINE)
     for turn in range(_FRESH):
       for who in order(taking_part, turn):
-        if not self._step([who], f'loading {turn + 1}', functools.partial(self._first, who, turn)):
+        if not self._step(who, f'loading {turn + 1}', functools.partial(self._first, who, turn)):
           taking_part.remove(who)
           self._values.get('first', {}).pop(who, None)
 
-  def _step(self, contestants: list[str], step: str, action: Callable[[], None]) -> bool:
-    """Contestants that fail are told of, and the others go on; whether they have not."""
-    reason = self._attempt(contestants, step, action)
+  def _step(self, who: str, step: str, action: Callable[[], None]) -> bool:
+    """A contestant that fails is told of, and the others go on; whether it has not."""
+    reason = self._attempt([who], step, action)
     if reason is not None:
-      self._fail(contestants, step, reason)
+      self._fail(who, step, reason)
     return reason is None
 
   def _step_together(self, contestants: list[str], step: str, action: Callable[[list[str]], None]) -> None:
@@ -127,13 +127,11 @@ class Unit:
     if not contestants:
       return
     reason = self._attempt(contestants, step, functools.partial(action, contestants))
-    if reason is not None and len(contestants) == 1:
-      self._fail(contestants, step, reason)
-    elif reason is not None:
-      alone = {who: self._attempt([who], step, functools.partial(action, [who])) for who in contestants}
+    if reason is not None:
+      alone = {who: self._attempt([who], step, functools.partial(action, [who])) for who in contestants} if len(contestants) > 1 else {}
       at_fault = {who: said for who, said in alone.items() if said is not None}
       for who, said in (at_fault or dict.fromkeys(contestants, reason)).items():
-        self._fail([who], step, said)
+        self._fail(who, step, said)
 
   def _attempt(self, contestants: list[str], step: str, action: Callable[[], None]) -> str | None:
     """The reason of a failure, or None."""
@@ -146,9 +144,9 @@ class Unit:
     self._results.write()
     return reason
 
-  def _fail(self, contestants: list[str], step: str, reason: str) -> None:
-    self._values['failures'] += [{'who': who, 'step': step, 'reason': reason} for who in contestants]
-    self._bench.console.line(f'  {step}, {" and ".join(contestants)}: failed: {reason}')
+  def _fail(self, who: str, step: str, reason: str) -> None:
+    self._values['failures'].append({'who': who, 'step': step, 'reason': reason})
+    self._bench.console.line(f'  {step}, {who}: failed: {reason}')
     self._results.write()
 
   def _release(self, who: str) -> None:
@@ -167,25 +165,22 @@ class Unit:
 
   def _first(self, who: str, turn: int) -> None:
     log = f'{who}_first_{turn + 1}'
-    step, owner = 'first', who
     if who == figures.MACHINE:
-      step, owner = 'floor', figures.OURS
       figures_of, usage = self._probe('benchmarks.probe_first_floors', self._made[figures.OURS].encoder, self._bench.module(self._size), log=log)
     elif who == figures.HUGGING_FACE:
       figures_of, usage = self._probe_hugging_face(log=log)
     else:
       figures_of, usage = self._probe('benchmarks.probe_first', self._made[who].encoder, f'--vocab_size={self._config.vocab_size}',
                                       f'--outputs={self._outputs(who)}', log=log)
-    runs = [*self._values.get(step, {}).get(owner, {}).get('runs', []), figures_of | {'others': usage.others}]
-    self._put(step, owner, {name: statistics.median(run[name] for run in runs) for name in figures_of} | {'runs': runs})
+    runs = [*self._values.get('first', {}).get(who, {}).get('runs', []), figures_of | {'others': usage.others}]
+    self._put('first', who, {name: statistics.median(run[name] for run in runs) for name in figures_of} | {'runs': runs})
 
   def _inference(self, contestants: list[str]) -> None:
     """All of TensorFlow's by turns in one process, and the products that they cannot do without."""
     answer, usage = self._probe('benchmarks.probe_steady', self._bench.module(self._size), *(self._made[who].encoder for who in contestants))
     for who, figures_of in zip(contestants, answer['figures'], strict=True):
       self._put('steady', who, figures_of)
-    self._put('steady', figures.MACHINE, {'others': usage.others})
-    self._put('floor', figures.OURS, answer['products'])
+    self._put('steady', figures.MACHINE, answer['products'] | {'others': usage.others})
 
   def _inference_of_hugging_face(self) -> None:
     figures_of, usage = self._probe_hugging_face('--steady')
@@ -215,11 +210,9 @@ class Unit:
     self._put('first', who, {'apart': apart})
 
   def _disk(self) -> None:
-    bench = self._bench
-    copy = bench.release(self._size) / 'copy'
+    copy = self._bench.release(self._size) / 'copy'
     shutil.rmtree(copy, ignore_errors=True)  # of a probe that was killed
-    seconds, _ = measure.ask([bench.pythons[figures.OURS], '-m', 'benchmarks.probe_disk', str(bench.module(self._size)),
-                              str(self._made[figures.OURS].root), str(copy)], bench.log(self._name, 'disk'), bench.timeout)
+    seconds, _ = self._probe('benchmarks.probe_disk', self._bench.module(self._size), self._made[figures.OURS].root, copy)
     self._put('disk', figures.OURS, seconds | {'seconds': seconds['read'] + seconds['write']})
 
   def _floors(self) -> None:
@@ -236,7 +229,7 @@ class Unit:
     # Processes that do the same take more or less from time to time: what a whole release has taken is enough for all of it.
     cpu = min(sum(parts.values()), self._values['release'][figures.OURS]['cpu'])
     wall = max(usages['saving'].wall, cpu / self._results.values['machine']['cores'])
-    self._put('floor', figures.OURS, {'wall': wall, 'together': usages['export'].together, 'parts': parts})
+    self._put('release', figures.MACHINE, {'wall': wall, 'together': usages['export'].together, 'parts': parts})
 
   def _bound(self) -> None:
     weights = sum(p.stat().st_size for p in self._made[figures.OURS].encoder.glob('variables/variables.data-*'))

@@ -52,13 +52,14 @@ def _unit(size, number, ratio):
   theirs = 20 + _PARAMETERS[size] / 1e6
   return {
       'size': size, 'round': number, 'order': [], 'complete': True, 'failures': [],
-      'release': {'ours': _usage(theirs * ratio, 1e9 + 10 * _PARAMETERS[size]), 'tf-models': _usage(theirs, 5e9)},
+      'release': {'ours': _usage(theirs * ratio, 1e9 + 10 * _PARAMETERS[size]), 'tf-models': _usage(theirs, 5e9),
+                  'machine': {'wall': theirs * ratio / 2, 'together': 1e9}},
       'artifact': {'ours': {'graph': 3, 'encoder': 90, 'preprocessor': 10}, 'tf-models': {'graph': 40, 'encoder': 100, 'preprocessor': 20}},
-      **{step: {'ours': _figures(ratio), 'tf-models': _figures(1.0), 'huggingface': _figures(1.0)} for step in ('first', 'steady', 'training')},
+      **{step: {'ours': _figures(ratio), 'tf-models': _figures(1.0), 'huggingface': _figures(1.0), 'machine': _figures(0.2)}
+         for step in ('first', 'steady', 'training')},
       'preprocessor': {'ours': {'seconds_per_text': ratio}, 'tf-models': {'seconds_per_text': 1.0}},
       'disk': {'ours': {'seconds': 2.0}},
       'bound': {'ours': {'peak': 2e9}},
-      'floor': {'ours': _figures(0.2) | {'wall': theirs * ratio / 2, 'together': 1e9}},
   }
 
 
@@ -213,7 +214,7 @@ def test_a_crooked_line_is_missed(results):
   line = '* a straight line of the parameters, peak memory of a release, all processes together, GB: R² 0.'
   assert line in page_lib.text(results) and 'the line of the floors' not in page_lib.text(results)  # which are all the same here
   for unit in results.units('base'):
-    unit['floor']['ours']['together'] = 9e9
+    unit['release']['machine']['together'] = 9e9
   told, = (told for told in page_lib.text(results).splitlines() if told.startswith(line))
   assert told.endswith(', and the goal is at least 0.95; the line of the floors has R² 0.200')  # 66.25² / (29305 * 3/4), by hand
 
@@ -233,13 +234,13 @@ def test_floors(results):
 def test_what_somebody_reached_is_not_below_a_floor(results):
   row, units = _row('hub.load'), results.units('large')[:1]
   for seconds, floor in ((0.2, 0.2), (0.5, 0.27), (3.0, 0.27)):  # this tool: 0.27
-    units[0]['floor']['ours']['load'] = seconds
+    units[0]['first']['machine']['load'] = seconds
     assert row.floor_spread(units).median == pytest.approx(floor)
   units[0]['first']['ours']['load'] = 2.0  # and its peer: 1
   assert row.floor_spread(units).median == 1
   row = next(row for row in figures.ROWS if row.at_least)  # this tool: 0.8
   for share, ceiling in ((0.5, 0.8), (0.9, 0.9)):
-    units[0]['floor']['ours']['inference_flops'] = share * 100e9
+    units[0]['steady']['machine']['inference_flops'] = share * 100e9
     assert row.floor_spread(units).median == pytest.approx(ceiling)
 
 
@@ -286,7 +287,8 @@ def test_a_floor_has_all_products(module, what_runs, way):
 
 def test_results_without_floors(results):
   for unit in results.values['units']:
-    del unit['floor']
+    for step in ('release', 'first', 'steady'):
+      del unit[step]['machine']
   assert '## Floors' not in page_lib.text(results) and 'and the goal is at most 0.25\n' in page_lib.text(results)
 
 
@@ -492,12 +494,12 @@ def test_a_unit(run_unit):
   assert unit['complete'] and unit['order'] == ['tf-models', 'huggingface', 'ours']
   assert all({'ours', 'tf-models'} == set(unit[step]) - {'machine'} for step in ('release', 'artifact', 'training', 'preprocessor'))
   assert all({'ours', 'tf-models', 'huggingface'} == set(unit[step]) - {'machine'} for step in ('first', 'steady'))
-  assert (unit['steady']['ours']['steady_1x16'], unit['steady']['tf-models']['steady_1x16'], unit['floor']['ours']['steady_1x16']) == (0.5, 0.75, 0.25)
+  assert (unit['steady']['ours']['steady_1x16'], unit['steady']['tf-models']['steady_1x16'], unit['steady']['machine']['steady_1x16']) == (0.5, 0.75, 0.25)
   assert unit['first']['tf-models']['apart'] == 0
   assert unit['artifact']['ours'] == {'graph': 10, 'encoder': 110, 'preprocessor': 0}
   assert unit['bound']['ours'] == {'weights': 100, 'peak': 2.5 * 100 + 1000}
   # Four parts of 10 s each on two processors; but the whole release took 2.
-  assert unit['floor']['ours']['wall'] == 1 and unit['floor']['ours']['together'] == 40
+  assert unit['release']['machine']['wall'] == 1 and unit['release']['machine']['together'] == 40
   assert _failed(unit) == [('ours', 'disk')]
   assert settled == [['modules/tiny']] * 2 + [['modules/tiny', 'huggingface/tiny', 'releases/tiny/tf-models', 'releases/tiny/ours']]
   assert [failure['reason'] for failure in run_unit()[0]['failures']] == ['took more than 1 s']  # what the probe left was in nobody's way
@@ -509,7 +511,7 @@ def test_loading_in_turns(run_unit):
          ('first_floors', 'releases/tiny/ours/encoder', 'modules/tiny')]
   assert asked[:12] == one + one[1:] + one[:1] + one[2:] + one[:2]
   # The first twelve processes, whose figures grow.
-  for step, who, places in (('first', 'ours', (3, 6, 9)), ('first', 'tf-models', (1, 8, 11)), ('floor', 'ours', (4, 7, 10))):
+  for step, who, places in (('first', 'ours', (3, 6, 9)), ('first', 'tf-models', (1, 8, 11)), ('first', 'machine', (4, 7, 10))):
     assert [run['load'] for run in unit[step][who]['runs']] == pytest.approx([place / 10 for place in places])
     assert unit[step][who]['load'] == pytest.approx(places[1] / 10)
 
@@ -530,8 +532,11 @@ def test_who_cannot_be_loaded_is_left_out(run_unit):
   times = itertools.count(1)
   unit, asked, _ = run_unit(failing=lambda probe, paths: 'tf-models' in paths[0] and next(times) > 1)
   assert _failed(unit) == [('tf-models', 'loading 2'), ('tf-models', 'preprocessing'), ('ours', 'disk')]
-  assert set(unit['first']) == {'ours', 'huggingface'} and set(unit['training']) == {'ours'}
+  assert set(unit['first']) == {'ours', 'huggingface', 'machine'} and set(unit['training']) == {'ours'}
   assert len([1 for probe, *paths in asked if probe == 'first' and 'tf-models' in paths[0]]) == 2
+  times = itertools.count(1)
+  unit, _, _ = run_unit(failing=lambda probe, paths: probe == 'first_floors' and next(times) > 1)
+  assert _failed(unit) == [('machine', 'loading 2'), ('ours', 'disk')] and 'machine' not in unit['first']
 
 
 def test_whose_fault_it_is(run_unit):
@@ -544,7 +549,7 @@ def test_whose_fault_it_is(run_unit):
 @pytest.mark.parametrize('how, reason', [({'apart': 0.1}, '1.0e-01 from this tool\'s'), ({'shape': (2, 9, 4)}, 'of shape [2, 9, 4], and not [2, 16, 4]')])
 def test_another_model_is_no_peer(run_unit, how, reason):
   unit, _, _ = run_unit(**how)
-  assert set(unit['first']) == {'ours', 'huggingface'} and set(unit['steady']) == {'ours', 'huggingface', 'machine'} and set(unit['training']) == {'ours'}
+  assert set(unit['first']) == set(unit['steady']) == {'ours', 'huggingface', 'machine'} and set(unit['training']) == {'ours'}
   assert [failure['reason'] for failure in unit['failures'] if failure['who'] == 'tf-models'] == [
       f'its sequence_output is {reason}: its figures are of another model, and left out']
 
