@@ -544,6 +544,8 @@ def test_whose_fault_it_is(run_unit):
   assert _failed(unit) == [('tf-models', 'preprocessing'), ('ours', 'disk')] and set(unit['preprocessor']) == {'ours', 'machine'}
   unit, _, _ = run_unit(failing=lambda probe, paths: probe == 'preprocessor' and len(paths) == 2)  # it is nobody's alone
   assert _failed(unit) == [('tf-models', 'preprocessing'), ('ours', 'preprocessing'), ('ours', 'disk')]
+  unit, asked, _ = run_unit(broken=['tf-models'], failing=lambda probe, paths: probe == 'preprocessor')
+  assert ('ours', 'preprocessing') in _failed(unit) and [probe for probe, *_ in asked].count('preprocessor') == 1  # alone, it was already
 
 
 @pytest.mark.parametrize('how, reason', [({'apart': 0.1}, '1.0e-01 from this tool\'s'), ({'shape': (2, 9, 4)}, 'of shape [2, 9, 4], and not [2, 16, 4]')])
