@@ -4,12 +4,9 @@ import contextlib
 import io
 import logging
 import os
-import pathlib
-import signal
 import sys
 import tempfile
 import threading
-import types
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -23,16 +20,15 @@ from converters import scratch
 # internet; this is what it falls back to.
 _DIRECT = ('DirectRunner', 'SwitchingDirectRunner', 'direct', '')
 _EMBEDDED = 'FnApiRunner'
-_WORKER = b'sdk_worker_main'  # in the command line of its worker processes
-_LOOK_SECONDS, _PATIENCE = 1.0, 6  # between two looks at them, and how many in a row find one missing when it is lost
+_SUBPROCESSES = 'multi_processing'
 
 
 def options() -> Any:
   """The pipeline's options, from the flags that are Beam's.
 
-  Unless they say otherwise, a pipeline runs on this machine, in as many threads as there are processors. Threads, since whatever is
-  native, large or long has a process of its own, which its thread starts and looks after; while a worker process that died would be
-  waited for, for ever.
+  Without Beam's flags, a pipeline runs on this machine, in one thread per processor. Every long or native computation has its own
+  subprocess already, so worker subprocesses of the runner would add nothing. They are refused: the embedded runner waits forever for
+  a worker subprocess that died (Apache Beam 2.77).
 
   Returns:
     PipelineOptions.
@@ -61,6 +57,9 @@ def options() -> Any:
     raise errors.UsageError(f'--{unknown[0]} is no flag, neither here nor of Beam: see --help, and Beam\'s pipeline options')
   if not embedded:
     return given
+  if known.get('direct_running_mode') == _SUBPROCESSES:
+    raise errors.UsageError(f'--direct_running_mode={_SUBPROCESSES}: not supported (the runner would wait forever for a worker that died); '
+                            'leave the flag out')
   if known.get('direct_num_workers', 1) < 0:
     raise errors.UsageError(f'--direct_num_workers={known["direct_num_workers"]}: give how many there are to be')
   defaults = {'direct_running_mode': 'multi_threading', 'direct_num_workers': len(os.sched_getaffinity(0))}
@@ -89,12 +88,8 @@ def run(build: Callable[[Any], None], options: Any) -> Any:
       raise errors.UsageError(f'Beam has no such pipeline ({_said(e)}): see its pipeline options') from e
     build(pipeline)
     try:
-      with _worker_processes_watched():
-        result = pipeline.run()
-        state = result.wait_until_finish()
-    except _Lost:
-      raise errors.RunError('a worker process of the embedded runner died, and it would wait for it for ever: run it again, or in threads, '
-                            'without --direct_running_mode') from None
+      result = pipeline.run()
+      state = result.wait_until_finish()
     except Exception as e:  # of whatever the runner is made of
       raise errors.RunError(f'the pipeline failed ({_said(e)}): see the runner\'s own log, and run it again') from e
   if str(state) != beam.runners.runner.PipelineState.DONE:
@@ -150,50 +145,6 @@ def looking(look: Callable[[], None], seconds: float) -> Iterator[None]:
   finally:
     done.set()
     thread.join()
-
-
-class _Lost(BaseException):
-  """A worker process died. (No Exception: what is between here and there catches those.)"""
-
-
-@contextlib.contextmanager
-def _worker_processes_watched() -> Iterator[None]:
-  """Raises _Lost in the main thread when one of the embedded runner's worker processes has died: the runner does not notice."""
-  if threading.current_thread() is not threading.main_thread():  # which alone can be interrupted
-    yield
-    return
-  main_thread = threading.get_ident()
-  seen, missing = set[str](), 0
-
-  def look() -> None:
-    nonlocal missing
-    there = _worker_processes()
-    seen.update(there)
-    missing = missing + 1 if seen - there else 0  # at the end of a run, they go as well
-    if missing == _PATIENCE:
-      signal.pthread_kill(main_thread, signal.SIGUSR1)
-
-  def lost(number: int, frame: types.FrameType | None) -> None:
-    raise _Lost
-
-  # Not SIGINT, which a process in the background may have been told to ignore.
-  before = signal.signal(signal.SIGUSR1, lost)
-  try:
-    with looking(look, _LOOK_SECONDS):
-      yield
-  finally:
-    signal.signal(signal.SIGUSR1, before)
-
-
-def _worker_processes() -> set[str]:
-  """The processes that the embedded runner has started, by number."""
-  found = set()
-  for process in pathlib.Path('/proc').glob('[0-9]*'):
-    with contextlib.suppress(OSError):  # it has just ended
-      parent = (process / 'stat').read_text().rpartition(')')[2].split()[1]
-      if int(parent) == os.getpid() and _WORKER in (process / 'cmdline').read_bytes():
-        found.add(process.name)
-  return found
 
 
 class _OfMainThread(io.TextIOBase):

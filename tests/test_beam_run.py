@@ -6,7 +6,6 @@ import sys
 import tempfile
 import threading
 
-import conftest
 import pytest
 
 from converters import command_line
@@ -27,8 +26,8 @@ def test_without_flags_it_runs_here_in_threads(given, monkeypatch):
   for words in ((), ('--runner=DirectRunner',), ('--runner', 'direct')):
     options = given(*words)
     assert (options['runner'], options['direct_running_mode'], options['direct_num_workers']) == ('FnApiRunner', 'multi_threading', 3)
-  options = given('--direct_running_mode', 'multi_processing', '--direct_num_workers=2')
-  assert (options['runner'], options['direct_running_mode'], options['direct_num_workers']) == ('FnApiRunner', 'multi_processing', 2)
+  options = given('--direct_running_mode', 'in_memory', '--direct_num_workers=2')
+  assert (options['runner'], options['direct_running_mode'], options['direct_num_workers']) == ('FnApiRunner', 'in_memory', 2)
 
 
 def test_another_runner_gets_its_flags_as_they_are(given):
@@ -42,6 +41,8 @@ def test_another_runner_gets_its_flags_as_they_are(given):
     (['frobnicate'], "'frobnicate' is no flag"),
     (['--runner=DirectRunner', 'frobnicate'], "'frobnicate' is no flag"),
     (['--direct_running_mode=fast'], "argument --direct_running_mode: invalid choice: 'fast'"),
+    (['--direct_running_mode=multi_processing'], '--direct_running_mode=multi_processing: not supported'),
+    (['--runner=direct', '--direct_running_mode', 'multi_processing'], '--direct_running_mode=multi_processing: not supported'),
     (['--direct_num_workers=many'], 'argument --direct_num_workers: invalid int value'),
 ])
 def test_what_is_no_flag(given, words, message, capfd):
@@ -82,20 +83,6 @@ def test_a_pipeline_runs_in_as_many_workers_as_asked_for(given, tmp_path):
   lines = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines()]
   pairs = [tuple(map(int, line.strip('()').split(','))) for line in lines]
   assert sorted(n for _, n in pairs) == list(range(9)) and len({thread for thread, _ in pairs}) == 3
-
-
-def _die(path):
-  if not os.path.exists(path):
-    open(path, 'w').close()
-    os.kill(os.getpid(), 9)
-
-
-def test_a_worker_process_that_dies_is_not_waited_for(given, tmp_path, monkeypatch):
-  import apache_beam as beam
-  monkeypatch.setenv('PYTHONPATH', os.pathsep.join([conftest.ROOT, os.path.dirname(__file__)]))
-  given('--direct_running_mode=multi_processing', '--direct_num_workers=2')
-  with pytest.raises(errors.RunError, match='a worker process of the embedded runner died'):
-    beam_run.run(lambda p: p | beam.Create([str(tmp_path / 'died')] * 4) | beam.Reshuffle() | beam.Map(_die), beam_run.options())
 
 
 def test_nothing_temporary_stays(tmp_path, monkeypatch):

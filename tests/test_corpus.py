@@ -660,11 +660,10 @@ def test_a_message_is_what_is_expected_or_none(damage, message):
     protocol.read(io.BytesIO(damage(stream.getvalue())), expected)
 
 
-def test_the_pipeline_runs_where_threads_are(monkeypatch):
-  """Of these, a process that died would be waited for, for ever."""
+def test_workers_of_the_embedded_runner_share_one_process(monkeypatch):
   monkeypatch.setattr('converters.command_line._others', [])
   options = beam_run.options()
   assert run_lib._in_one_process(options) == run_lib._workers(options) == len(os.sched_getaffinity(0))
-  monkeypatch.setattr('converters.command_line._others', ['--direct_running_mode=multi_processing', '--direct_num_workers=3'])
+  monkeypatch.setattr('converters.command_line._others', ['--runner=FlinkRunner', '--direct_num_workers=3'])
   options = beam_run.options()
   assert run_lib._in_one_process(options) == 1 and run_lib._workers(options) == 3

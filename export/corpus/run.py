@@ -71,7 +71,7 @@ def run(request: Request, console: console_lib.Console) -> None:
     with _output(request.output, options) as place:
       start = time.monotonic()
       # Elsewhere than in this process, nobody knows how far the workers are.
-      total = pieces if _is_in_threads(options) else None
+      total = pieces if beam_run.is_embedded(options) else None
       with console.step(f'compare on {_workers(options)} workers', total=total) as advance, _followed(job, advance):
         beam_run.run(lambda p: pipeline.build(job, patterns, place, p), options)
       seconds = time.monotonic() - start
@@ -163,14 +163,8 @@ def _workers(options: Any) -> int:
 
 
 def _in_one_process(options: Any) -> int:
-  """How many workers share a process of the runner."""
-  return _workers(options) if _is_in_threads(options) else 1
-
-
-def _is_in_threads(options: Any) -> bool:
-  """Whether the workers are threads of this process."""
-  from apache_beam.options import pipeline_options
-  return beam_run.is_embedded(options) and options.view_as(pipeline_options.DirectOptions).direct_running_mode in ('multi_threading', 'in_memory')
+  """Number of workers that share a process of the runner: the embedded runner's workers are threads of this process."""
+  return _workers(options) if beam_run.is_embedded(options) else 1
 
 
 @contextlib.contextmanager
