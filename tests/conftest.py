@@ -323,11 +323,11 @@ def make_keys(directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
   return paths
 
 
-def edit_graph(module: pathlib.Path, edit, graph: int = 0) -> pathlib.Path:
+def edit_graph(module: pathlib.Path, edit, tags=()) -> pathlib.Path:
   """Changes a metagraph of a module, in place, and returns the path of its saved_model.pb."""
   path = module / 'saved_model.pb'
   saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-  edit(saved_model.meta_graphs[graph])
+  edit(next(m for m in saved_model.meta_graphs if set(m.meta_info_def.tags) == set(tags)))
   path.write_bytes(saved_model.SerializeToString())
   return path
 

@@ -240,7 +240,7 @@ def test_a_module_that_trains_otherwise_is_refused(own_module, release):
   def edit(meta_graph):
     tanh = meta_graph.signature_def['mlm'].outputs['pooled_output'].name.split(':')[0]
     next(n for n in meta_graph.graph_def.node if n.name == tanh).op = 'Identity'
-  conftest.edit_graph(own_module, edit, graph=1)
+  conftest.edit_graph(own_module, edit, ['train'])
   with pytest.raises(errors.ParityError, match='no parity of the gradient .*that by pooler.kernel of the source is '):
     release(own_module)
 

@@ -226,7 +226,7 @@ def test_no_parity_is_one_line_and_nothing_is_left(export, own_module, tmp_path)
   from tensorflow.core.protobuf import saved_model_pb2
   path = own_module / 'saved_model.pb'
   saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-  for node in saved_model.meta_graphs[0].graph_def.node:
+  for node in saved_model.meta_graphs[1].graph_def.node:
     if node.op == 'Tanh' and 'tensor_content' not in node.name:
       node.op = 'Identity'
   path.write_bytes(saved_model.SerializeToString())

@@ -23,9 +23,22 @@ def test_has_the_files_of_the_format(module):
 
 def test_has_two_metagraphs_with_four_signatures(module):
   saved_model = saved_model_pb2.SavedModel.FromString((module / 'saved_model.pb').read_bytes())
-  assert [set(m.meta_info_def.tags) for m in saved_model.meta_graphs] == [set(), {'train'}]
+  assert [set(m.meta_info_def.tags) for m in saved_model.meta_graphs] == [{'train'}, set()]
   for meta_graph in saved_model.meta_graphs:
     assert sorted(meta_graph.signature_def) == ['mlm', 'sop', 'tokenization_info', 'tokens']
+
+
+def test_has_what_the_exporter_of_tensorflow_hub_writes_and_nothing_more(module):
+  """Held against the modules of tests/genuine, field by field."""
+  saved_model = saved_model_pb2.SavedModel.FromString((module / 'saved_model.pb').read_bytes())
+  assert not saved_model.saved_model_schema_version
+  for meta_graph in saved_model.meta_graphs:
+    assert not meta_graph.HasField('saver_def') and not meta_graph.asset_file_def and not meta_graph.graph_def.library.function
+    assert set(meta_graph.collection_def) == {'variables', 'trainable_variables', 'asset_filepaths', 'saved_model_assets'}
+    assert {node.device for node in meta_graph.graph_def.node} == {''}
+    assert not {node.op for node in meta_graph.graph_def.node} & {'SaveV2', 'RestoreV2', 'NoOp'}
+    inputs = {tensor.name for signature in meta_graph.signature_def.values() for tensor in signature.inputs.values()}
+    assert inputs == {'input_ids:0', 'input_mask:0', 'segment_ids:0', 'mlm_positions:0'}
 
 
 def test_every_value_of_every_tensor_is_its_own(module):

@@ -256,7 +256,7 @@ def test_every_signature_is_compared(own_module, release, signature):
   from tensorflow.core.protobuf import saved_model_pb2
   path = own_module / 'saved_model.pb'
   saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-  graph = saved.meta_graphs[0]
+  graph = saved.meta_graphs[1]
   output = graph.signature_def[signature].outputs['pooled_output']
   tanh = next(n for n in graph.graph_def.node if n.name == output.name.split(':')[0])
   output.name = tanh.input[0] + ':0'

@@ -142,7 +142,7 @@ def test_modules_without_heads_say_so(make_module):
 
 def test_a_cased_module_is_refused(own_module):
   def edit(graph):
-    node = next(n for n in graph.graph_def.node if n.name == 'do_lower_case')
+    node = next(n for n in graph.graph_def.node if n.name == 'Const')
     node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(False))
   conftest.edit_graph(own_module, edit)
   with pytest.raises(errors.SourceError, match='do_lower_case is not true in .*saved_model.pb'):

@@ -2,8 +2,8 @@
 
 
 import conftest
-import numpy as np
 import pytest
+from tensorflow.core.framework import variable_pb2
 
 from converters import errors
 from export.proof import source_graph
@@ -19,11 +19,11 @@ def test_only_what_the_signatures_need_is_kept(make_module, changes, tags):
   part = source_graph.reduced(checked, ['tokens'], tags)
   assert list(part.inputs) == list(part.outputs) == ['tokens']
   assert list(part.outputs['tokens']) == ['pooled_output', 'sequence_output', 'layer_0', 'layer_1', 'layer_2']
-  assert len(part.handles) == 32 and part.handles['bert/pooler/dense/bias'] == 'bert/pooler/dense/bias:0'
-  names = [n.name for n in part.graph_def.node]
-  assert not [n for n in names if n.startswith(('mlm/', 'sop/', 'do_lower_case'))]
-  assert not {n.op for n in part.graph_def.node} & {'SaveV2', 'MergeV2Checkpoints', 'ShardedFilename', 'TruncatedNormal'}
-  assert len(source_graph.reduced(checked, ALL, tags).graph_def.node) > 2 * len(names)
+  assert len(part.variables) == 25 and source_graph.Variable('bert/pooler/dense/bias:0', 'bert/pooler/dense/bias', (16,)) in part.variables
+  assert not [n for n in part.graph_def.node if n.name.startswith(('mlm_positions', 'cls/', 'config_file'))]
+  assert not {n.op for n in part.graph_def.node} & {'AssignVariableOp', 'TruncatedNormal', 'VarIsInitializedOp'}
+  whole = source_graph.reduced(checked, ALL, tags)
+  assert len(whole.variables) == 32 and len(whole.graph_def.node) > len(part.graph_def.node)
 
 
 def test_module_without_the_metagraph_is_refused(own_module):
@@ -31,59 +31,63 @@ def test_module_without_the_metagraph_is_refused(own_module):
     source_graph.reduced(source_graph.check(own_module / 'saved_model.pb'), ALL, ['other'])
 
 
-@pytest.mark.parametrize('changes, tags', [({}, ()), ({}, ('train',)), (dict(hidden_dropout=0.1, attention_dropout=0.1), ('train',))])
-def test_merged_graph_has_one_encoder_unless_it_is_random(make_module, changes, tags):
-  checked = source_graph.check(make_module(**changes) / 'saved_model.pb')
-  graph, alone = source_graph.reduced(checked, ALL, tags), source_graph.merged(source_graph.reduced(checked, ['tokens'], tags))
-  merged = source_graph.merged(graph)
-  ops = [node.op for node in merged.graph_def.node]
-  encoders = 3 if changes else 1
-  assert ops.count('Softmax') == encoders * [node.op for node in alone.graph_def.node].count('Softmax') == encoders * 3
-  assert ops.count('RandomUniform') == [node.op for node in graph.graph_def.node].count('RandomUniform')
-  same = {merged.outputs[name]['sequence_output'] for name in ALL}
-  assert len(same) == encoders
-  assert merged.handles == graph.handles and (merged.restore, merged.filename) == (graph.restore, graph.filename)
-  names = {node.name for node in merged.graph_def.node}
-  assert {tensor.lstrip('^').split(':')[0] for node in merged.graph_def.node for tensor in node.input} <= names
-
-
-def test_signature_that_differs_stays_apart(own_module):
-  def edit(meta_graph):
-    tanh = meta_graph.signature_def['sop'].outputs['pooled_output'].name.split(':')[0]
-    next(n for n in meta_graph.graph_def.node if n.name == tanh).op = 'Identity'
-  conftest.edit_graph(own_module, edit)
-  merged = source_graph.merged(source_graph.reduced(source_graph.check(own_module / 'saved_model.pb'), ALL))
-  assert merged.outputs['tokens']['pooled_output'] == merged.outputs['mlm']['pooled_output'] != merged.outputs['sop']['pooled_output']
-  assert merged.outputs['tokens']['sequence_output'] == merged.outputs['sop']['sequence_output']
-
-
-def test_variables_that_are_named_by_their_nodes_stay_apart(own_module):
+def test_variables_may_be_named_by_their_nodes_alone(own_module, ran, start_run):
   def edit(meta_graph):
     for node in meta_graph.graph_def.node:
       if node.op == 'VarHandleOp':
-        node.attr['shared_name'].s = node.attr['debug_name'].s = b''
+        node.attr['shared_name'].s = b''
   conftest.edit_graph(own_module, edit)
   graph = source_graph.reduced(source_graph.check(own_module / 'saved_model.pb'), ALL)
-  assert source_graph.merged(graph).handles == graph.handles and len(set(graph.handles.values())) == 32
-
-
-def test_graph_with_a_loop_is_left_as_it_is(own_module):
-  def edit(meta_graph):
-    node = meta_graph.signature_def['tokens'].outputs['pooled_output'].name.split(':')[0]
-    found = next(n for n in meta_graph.graph_def.node if n.name == node)
-    found.input.append(f'^{node}')
-  conftest.edit_graph(own_module, edit)
-  graph = source_graph.reduced(source_graph.check(own_module / 'saved_model.pb'), ALL)
-  assert source_graph.merged(graph) is graph
-
-
-def test_what_nodes_are_placed_with_may_be_merged(own_module, start_run):
-  def edit(meta_graph):
-    for name in ('mlm', 'sop'):
-      tanh = meta_graph.signature_def[name].outputs['pooled_output'].name.split(':')[0]
-      node = next(n for n in meta_graph.graph_def.node if n.name == tanh)
-      node.attr['_class'].list.s.append(b'loc:@' + node.input[0].encode())
-  conftest.edit_graph(own_module, edit)
+  assert len({variable.name for variable in graph.variables}) == 32
   with start_run(own_module) as run:
-    outputs = run.outputs()
-  assert np.array_equal(outputs['mlm/pooled_output'], outputs['tokens/pooled_output'])
+    assert (run.outputs()['tokens/pooled_output'] == ran.outputs()['tokens/pooled_output']).all()
+
+
+def test_nodes_may_be_placed_with_nodes_that_are_left_out(own_module, ran, start_run):
+  def edit(meta_graph):
+    for node in meta_graph.graph_def.node:
+      node.device = '/job:ps/task:3/device:GPU:1'
+      if node.op == 'Tanh':
+        node.attr['_class'].list.s.append(b'loc:@vocab_model')
+  conftest.edit_graph(own_module, edit)
+  with start_run(own_module, ['tokens']) as run:
+    assert (run.outputs()['tokens/pooled_output'] == ran.outputs()['tokens/pooled_output']).all()
+
+
+def _slice(full_shape, var_offset):
+  """Declares that the pooler's bias, of shape [16], is a partition."""
+  def edit(meta_graph):
+    definition = variable_pb2.VariableDef(variable_name='bert/pooler/dense/bias:0')
+    definition.save_slice_info_def.full_shape.extend(full_shape)
+    definition.save_slice_info_def.var_offset.extend(var_offset)
+    meta_graph.collection_def['variables'].bytes_list.value.append(definition.SerializeToString())
+  return edit
+
+
+@pytest.mark.parametrize(('full', 'offset'), [((16,), (1,)), ((32,), (-1,)), ((15,), (0,)), ((16, 16), (0, 0)), ((), ()), ((32,), (1 << 62,))])
+def test_partition_outside_its_variable_is_refused(own_module, full, offset):
+  conftest.edit_graph(own_module, _slice(full, offset))
+  with pytest.raises(errors.UntrustedGraphError, match='partition bert/pooler/dense/bias of shape .* does not lie in its variable'):
+    source_graph.reduced(source_graph.check(own_module / 'saved_model.pb'), ALL)
+
+
+def test_variable_definition_that_does_not_parse_is_refused(own_module):
+  conftest.edit_graph(own_module, lambda meta_graph: meta_graph.collection_def['variables'].bytes_list.value.append(b'\xff\xff'))
+  with pytest.raises(errors.UntrustedGraphError, match='no VariableDef in a collection'):
+    source_graph.reduced(source_graph.check(own_module / 'saved_model.pb'), ALL)
+
+
+@pytest.mark.parametrize(('edit', 'message'), [
+    (_slice((32,), (16,)), r'variable bert/pooler/dense is missing in .*variables'),
+    (lambda g: setattr(_bias(g).attr['shared_name'], 's', b'other'), r'variable other is missing in .*variables \(the graph has it with shape \[16\]'),
+    (lambda g: setattr(_bias(g).attr['shared_name'], 's', b'cls/seq_relationship/output_bias'), r'is of shape \[2\], dtype float32 in'),
+])
+def test_variable_that_the_checkpoint_lacks(own_module, start_run, edit, message):
+  conftest.edit_graph(own_module, edit)
+  conftest.edit_graph(own_module, edit, ['train'])
+  with start_run(own_module) as run, pytest.raises(errors.UntrustedGraphError, match=message):
+    run.outputs()
+
+
+def _bias(meta_graph):
+  return next(node for node in meta_graph.graph_def.node if node.name == 'bert/pooler/dense/bias')

@@ -1,4 +1,4 @@
-"""The process that holds a source's graph: restores it once, apart from the machine and under limits, and runs it batch after batch.
+"""The process that holds a source's graph: assigns its variables once, apart from the machine and under limits, and runs it batch after batch.
 
   python -m export.corpus.source_side DIRECTORY LIMITS
 """
@@ -8,12 +8,13 @@ import pathlib
 import sys
 import time
 from typing import Any
+from typing import IO
 
 from export.corpus import child
 from export.corpus import protocol
-from export.proof import graph_runtime
 from export.proof import isolation
 from export.proof import source_graph
+from export.proof import source_session
 
 # What is asked of the encoder, by turns: of each of these, the encoder's outputs too.
 HEADS = {'tokens': (), 'mlm': ('mlm_logits',), 'sop': ('sop_log_probs',)}
@@ -26,12 +27,16 @@ def run(directory: str, limits: str) -> None:
   output = protocol.own_output()
   job = child.job(directory)
   module = pathlib.Path(job['model'])
-  graph = source_graph.merged(source_graph.reduced(source_graph.check(module / 'saved_model.pb', job['trusted']), job['signatures']))
-  calls = _calls(graph, str(module / 'variables' / 'variables'))
+  graph = source_graph.reduced(source_graph.check(module / 'saved_model.pb', job['trusted']), job['signatures'])
+  with source_session.start(graph, module) as session:
+    _answer(_calls(graph, session), job['signatures'], output)
+
+
+def _answer(calls: dict[str, tuple[list[str], Any]], signatures: list[str], output: IO[bytes]) -> None:
   protocol.write(output, {}, {})
   while (message := protocol.read(sys.stdin.buffer, None)) is not None:
     inputs, figures = message
-    signature = job['signatures'][figures['signature']]
+    signature = signatures[figures['signature']]
     start = time.monotonic()
     names, call = calls[signature]
     values = call(*(inputs[name] for name in INPUTS if name in source_graph.SIGNATURES[signature][0]))
@@ -41,20 +46,15 @@ def run(directory: str, limits: str) -> None:
     protocol.write(output, arrays, {'microseconds': int(1e6 * (time.monotonic() - start)), 'memory': child.memory()})
 
 
-def _calls(graph: source_graph.Reduced, prefix: str) -> dict[str, tuple[list[str], Any]]:
+def _calls(graph: source_graph.Reduced, session: Any) -> dict[str, tuple[list[str], Any]]:
   """By signature, the names of the outputs, and a function of its inputs, in the order of INPUTS."""
-  tf = graph_runtime.load()
-  session = tf.compat.v1.Session(graph=tf.Graph())
-  with session.graph.as_default():
-    tf.graph_util.import_graph_def(graph.graph_def, name='')
-    session.run(graph.restore, {graph.filename: prefix})
-    result = {}
-    for signature, inputs in graph.inputs.items():
-      outputs = {name: tensor for name, tensor in graph.outputs[signature].items() if not name.startswith('layer_')}
-      feeds = [session.graph.get_tensor_by_name(inputs[name]) for name in INPUTS if name in inputs]
-      fetches = [session.graph.get_tensor_by_name(tensor) for tensor in outputs.values()]
-      result[signature] = list(outputs), session.make_callable(fetches, feeds)
-    return result
+  result = {}
+  for signature, inputs in graph.inputs.items():
+    outputs = {name: tensor for name, tensor in graph.outputs[signature].items() if not name.startswith('layer_')}
+    feeds = [session.graph.get_tensor_by_name(inputs[name]) for name in INPUTS if name in inputs]
+    fetches = [session.graph.get_tensor_by_name(tensor) for tensor in outputs.values()]
+    result[signature] = list(outputs), session.make_callable(fetches, feeds)
+  return result
 
 
 if __name__ == '__main__':

@@ -1,26 +1,29 @@
-"""Writes a TF1 Hub module of ALBERT: the graph the authors published, with random weights.
+"""Writes a TF1 Hub module of ALBERT with random weights, in the form of google/albert_*/{1,2,3}.
 
-The format (files, tags, signatures, variable names) is that of google/albert_*/{1,2,3}; the graph follows the ALBERT
-paper (arxiv.org/abs/1909.11942) and is built with tf.compat.v1 alone.
+The graph follows the ALBERT paper (arxiv.org/abs/1909.11942) and is built with tf.compat.v1 alone. The files have the form that
+tensorflow_hub's exporter gives them: no SaverDef and no saver nodes, one encoder behind all signatures, assets as constants of the text
+SAVEDMODEL-ASSET, the metagraph of tag `train` first. tests/genuine/README.md compares both forms field by field.
 """
 
 import dataclasses
 import json
 import math
 import pathlib
-import tempfile
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 v1 = tf.compat.v1
 
 # One byte of protocol buffer key and one of value: ModuleDef.format = FORMAT_V3.
 _TFHUB_MODULE_PB = b'\x08\x03'
-_SP_MODEL_NAME = '30k-clean.model'
+# File names by the names of the constants that stand for the files.
+_ASSETS = {'config_file': 'albert_config.json', 'vocab_file': '30k-clean.vocab', 'vocab_model': '30k-clean.model'}
 
 # Published sizes of google/albert_*/2, one that a laptop exports in seconds, and one for tests.
 SIZES = {
@@ -192,38 +195,36 @@ class _Graph:
 def _signature(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
   info = v1.saved_model.build_tensor_info
   return v1.saved_model.build_signature_def(
-      inputs={k: info(v) for k, v in inputs.items()}, outputs={k: info(v) for k, v in outputs.items()})
+      inputs={k: info(v) for k, v in inputs.items()}, outputs={k: info(v) for k, v in outputs.items()}, method_name='')
 
 
-def _signatures(spec: Spec, is_training: bool, sp_model_file: str) -> dict[str, Any]:
-  """Builds one metagraph in the default graph and returns its signatures; each has placeholders of its own."""
-  graph = _Graph(spec, is_training)
-
-  def ids(name, scope):
-    return v1.placeholder(tf.int32, [None, None], name=f'{scope}/{name}')
-
-  def encoded(scope):
-    inputs = {name: ids(name, scope) for name in ('input_ids', 'input_mask', 'segment_ids')}
-    sequence_output, pooled_output = graph.encode(**inputs)
-    return inputs, {'sequence_output': sequence_output, 'pooled_output': pooled_output}
-
-  tokens_in, tokens_out = encoded('tokens')
-  signatures = {'tokens': _signature(tokens_in, tokens_out)}
+def _meta_graph(spec: Spec, tags: Sequence[str]) -> Any:
+  """Builds one metagraph in the default graph, which holds nothing else, and returns it."""
+  graph = _Graph(spec, is_training='train' in tags)
+  inputs = {name: v1.placeholder(tf.int32, [None, None], name=name) for name in ('input_ids', 'input_mask', 'segment_ids')}
+  sequence_output, pooled_output = graph.encode(**inputs)
+  outputs = {'sequence_output': sequence_output, 'pooled_output': pooled_output}
+  signatures = {'tokens': _signature(inputs, outputs)}
   if spec.mlm:
-    inputs, outputs = encoded('mlm')
-    inputs['mlm_positions'] = ids('mlm_positions', 'mlm')
-    outputs['mlm_logits'] = graph.mlm_logits(outputs['sequence_output'], inputs['mlm_positions'])
-    signatures['mlm'] = _signature(inputs, outputs)
+    positions = v1.placeholder(tf.int32, [None, None], name='mlm_positions')
+    signatures['mlm'] = _signature(
+        {**inputs, 'mlm_positions': positions}, {**outputs, 'mlm_logits': graph.mlm_logits(sequence_output, positions)})
   if spec.sop:
-    inputs, outputs = encoded('sop')
-    outputs['sop_log_probs'] = graph.sop_log_probs(outputs['pooled_output'])
-    signatures['sop'] = _signature(inputs, outputs)
+    signatures['sop'] = _signature(inputs, {**outputs, 'sop_log_probs': graph.sop_log_probs(pooled_output)})
+  assets = {name: tf.constant('SAVEDMODEL-ASSET', name=name) for name in _ASSETS}
+  for asset in assets.values():
+    v1.add_to_collection(v1.GraphKeys.ASSET_FILEPATHS, asset)
+  signatures['tokenization_info'] = _signature({}, {'vocab_file': assets['vocab_model'], 'do_lower_case': tf.constant(True)})
 
-  asset = tf.constant(sp_model_file, name='vocab_file')
-  v1.add_to_collection(v1.GraphKeys.ASSET_FILEPATHS, asset)
-  signatures['tokenization_info'] = _signature(
-      {}, {'vocab_file': asset, 'do_lower_case': tf.constant(True, name='do_lower_case')})
-  return signatures
+  meta_graph = v1.train.export_meta_graph(strip_default_attrs=True)
+  meta_graph.meta_info_def.tags.extend(tags)
+  for name, signature in signatures.items():
+    meta_graph.signature_def[name].CopyFrom(signature)
+  for name, file_name in _ASSETS.items():
+    asset = meta_graph_pb2.AssetFileDef(filename=file_name)
+    asset.tensor_info.name = f'{name}:0'
+    meta_graph.collection_def['saved_model_assets'].any_list.value.add().Pack(asset)
+  return meta_graph
 
 
 def _random_value(name: str, shape: tuple[int, ...], seed: list[int]) -> np.ndarray:
@@ -248,42 +249,22 @@ def write(path: str | pathlib.Path, spec: Spec, sentencepiece_model: bytes, voca
     vocab_text: becomes assets/30k-clean.vocab.
 
   Raises:
-    AssertionError: `path` exists (from TensorFlow's SavedModel builder).
+    FileExistsError: `path` exists.
   """
   path = pathlib.Path(path)
-  with tempfile.TemporaryDirectory() as assets:
-    sp_model_file = pathlib.Path(assets) / _SP_MODEL_NAME
-    sp_model_file.write_bytes(sentencepiece_model)
-    _write_graphs(path, spec, str(sp_model_file))
-  _forget_the_asset_path(path / 'saved_model.pb')
-  (path / 'assets' / '30k-clean.vocab').write_text(vocab_text, encoding='utf-8')
-  (path / 'assets' / 'albert_config.json').write_text(json.dumps(spec.config, indent=2) + '\n', encoding='utf-8')
-  (path / 'tfhub_module.pb').write_bytes(_TFHUB_MODULE_PB)
-
-
-def _write_graphs(path: pathlib.Path, spec: Spec, sp_model_file: str) -> None:
-  builder = v1.saved_model.Builder(str(path))
-  with tf.Graph().as_default(), v1.Session() as session:
-    signatures = _signatures(spec, False, sp_model_file)
-    for number, variable in enumerate(sorted(v1.global_variables(), key=lambda v: v.name)):
-      name = variable.name.split(':')[0]
-      variable.load(_random_value(name, tuple(variable.shape), [spec.seed, number]), session)
-    builder.add_meta_graph_and_variables(
-        session, tags=[], signature_def_map=signatures,
-        assets_collection=v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS), strip_default_attrs=True)
+  (path / 'variables').mkdir(parents=True, exist_ok=False)
+  (path / 'assets').mkdir()
+  saved_model = saved_model_pb2.SavedModel()
   with tf.Graph().as_default():
-    signatures = _signatures(spec, True, sp_model_file)
-    builder.add_meta_graph(
-        tags=['train'], signature_def_map=signatures,
-        assets_collection=v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS), strip_default_attrs=True)
-  builder.save()
-
-
-def _forget_the_asset_path(saved_model_pb: pathlib.Path) -> None:
-  """A loader feeds the asset's constant; what the builder leaves in it is the path on the machine that built it."""
-  saved_model = saved_model_pb2.SavedModel.FromString(saved_model_pb.read_bytes())
-  for meta_graph in saved_model.meta_graphs:
-    for node in meta_graph.graph_def.node:
-      if node.name == 'vocab_file':
-        node.attr['value'].tensor.string_val[:] = [_SP_MODEL_NAME.encode()]
-  saved_model_pb.write_bytes(saved_model.SerializeToString(deterministic=True))
+    saved_model.meta_graphs.append(_meta_graph(spec, ['train']))
+  with tf.Graph().as_default(), v1.Session() as session:
+    saved_model.meta_graphs.append(_meta_graph(spec, []))
+    variables = {variable.op.name: variable for variable in v1.global_variables()}
+    for number, (name, variable) in enumerate(sorted(variables.items())):
+      variable.load(_random_value(name, tuple(variable.shape), [spec.seed, number]), session)
+    v1.train.Saver(variables, sharded=True).save(session, str(path / 'variables' / 'variables'), write_meta_graph=False, write_state=False)
+  (path / 'saved_model.pb').write_bytes(saved_model.SerializeToString(deterministic=True))
+  (path / 'assets' / _ASSETS['vocab_model']).write_bytes(sentencepiece_model)
+  (path / 'assets' / _ASSETS['vocab_file']).write_text(vocab_text, encoding='utf-8')
+  (path / 'assets' / _ASSETS['config_file']).write_text(json.dumps(spec.config, indent=2) + '\n', encoding='utf-8')
+  (path / 'tfhub_module.pb').write_bytes(_TFHUB_MODULE_PB)

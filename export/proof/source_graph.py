@@ -1,13 +1,14 @@
 """What of a TF1 Hub module's graph may be run.
 
-A module from elsewhere is a program. It is run only if every operation in it is on the allow-list below, or the user trusts it; and what
-is run is a reduced copy, with the signatures that are asked for and what restores their variables, and nothing else.
+A module from elsewhere is a program. It is run only if every operation in it is on the allow-list below, or the user trusts it. A reduced
+copy is run: the operations that the requested signatures depend on. Nothing in a module restores its variables: `source_session` assigns
+them from the checkpoint, by name. tensorflow_hub's exporter writes no SaverDef, and a saver in a module would be one more program.
 """
 
 import dataclasses
-import graphlib
 import pathlib
 from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 from converters import errors
@@ -15,16 +16,12 @@ from converters import weight_map
 from export.proof import graph_file
 
 # What an ALBERT computes with. Seen in the authors' modules, in both metagraphs, and in others of the family.
-_COMPUTING = frozenset(["Add", "AddV2", "All", "Assert", "BatchMatMul", "BatchMatMulV2", "BiasAdd", "Cast", "Const", "Einsum", "ExpandDims", "Fill", "GatherV2", "GreaterEqual", "Identity", "Less", "LessEqual", "LogSoftmax", "MatMul", "Mean", "Mul", "NoOp", "OneHot", "Pack", "Placeholder", "PlaceholderWithDefault", "Pow", "RandomUniform", "Range", "ReadVariableOp", "RealDiv", "Reshape", "ResourceGather", "Rsqrt", "Select", "SelectV2", "Shape", "Slice", "Softmax", "SquaredDifference", "Squeeze", "StopGradient", "StridedSlice", "Sub", "Tanh", "Transpose", "VarHandleOp"])
-# What restores variables.
-_RESTORING = _COMPUTING | frozenset(['AssignVariableOp', 'RestoreV2'])
-# Initial values, and the saver's other half: in every module, and never in what is run.
-_LEFT_OUT = frozenset(['MergeV2Checkpoints', 'SaveV2', 'ShardedFilename', 'StaticRegexFullMatch', 'StringJoin',
-                       'TruncatedNormal', 'VarIsInitializedOp'])
-ALLOWED = _RESTORING | _LEFT_OUT
-
-# Of these, two nodes that differ in nothing but their name do the same, as long as no variable is assigned to.
-_PURE = _COMPUTING - {'Placeholder', 'PlaceholderWithDefault', 'RandomUniform', 'VarHandleOp'}
+_COMPUTING = frozenset(["Add", "AddV2", "All", "Assert", "BatchMatMul", "BatchMatMulV2", "BiasAdd", "Cast", "ConcatV2", "Const", "Einsum", "ExpandDims", "Fill", "GatherV2", "GreaterEqual", "Identity", "Less", "LessEqual", "LogSoftmax", "MatMul", "Mean", "Mul", "NoOp", "OneHot", "Pack", "Placeholder", "PlaceholderWithDefault", "Pow", "RandomUniform", "Range", "ReadVariableOp", "RealDiv", "Reshape", "ResourceGather", "Rsqrt", "Select", "SelectV2", "Shape", "Slice", "Softmax", "SquaredDifference", "Squeeze", "StopGradient", "StridedSlice", "Sub", "Tanh", "Transpose", "VarHandleOp"])
+# In modules, and never in what is run: initial values and their assignment, weight decay as TF1 trained with it, and savers (written by
+# tf.compat.v1.saved_model.Builder).
+_LEFT_OUT = frozenset(['AssignVariableOp', 'L2Loss', 'MergeV2Checkpoints', 'RandomStandardNormal', 'RestoreV2', 'SaveV2', 'ShardedFilename',
+                       'StaticRegexFullMatch', 'StringJoin', 'TruncatedNormal', 'VarIsInitializedOp'])
+ALLOWED = _COMPUTING | _LEFT_OUT
 
 _ADVICE = 'this graph is not run, so nothing can be compared; if you know what it does and who made it, give --trust_source'
 
@@ -45,23 +42,36 @@ def signatures(parts: Iterable[weight_map.Part]) -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Variable:
+  """A variable of a graph, and where its value is in the checkpoint.
+
+  Attributes:
+    handle: name of the tensor of the variable's VarHandleOp.
+    name: name of the checkpoint's tensor.
+    shape: shape of the variable; None if the graph does not state it.
+    full_shape, offset: for a partition of a partitioned variable, the shape of the whole and where the partition begins in it; else None.
+  """
+  handle: str
+  name: str
+  shape: tuple[int, ...] | None
+  full_shape: tuple[int, ...] | None = None
+  offset: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Reduced:
   """The part of a module that may be run.
 
   Attributes:
-    graph_def: the operations that the signatures' outputs and the restoring of variables depend on; library functions only of a
-      graph that is trusted.
+    graph_def: the operations that the signatures' outputs depend on; library functions only of a graph that is trusted.
     inputs, outputs: names of tensors, by signature and then by the signature's names; the layers are outputs of `tokens` as
       'layer_0' and so on, if they were found.
-    handles: names of the tensors that stand for the variables, by the variables' names.
-    restore, filename: the operation that restores the variables, and the tensor that it takes a checkpoint's prefix from.
+    variables: the variables in it.
   """
   graph_def: Any
   inputs: dict[str, dict[str, str]]
   outputs: dict[str, dict[str, str]]
-  handles: dict[str, str]
-  restore: str
-  filename: str
+  variables: tuple[Variable, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,72 +137,53 @@ def reduced(graph: Checked, signatures: Iterable[str], tags: Iterable[str] = ())
       outputs[name] |= {f'layer_{number}': tensor for number, tensor in enumerate(layers)}
 
   kept = set()
-  endpoints = [tensor for tensors in (*inputs.values(), *outputs.values()) for tensor in tensors.values()]
-  saver = whole.saver_def
-  for tensors, allowed, where in ((endpoints, _COMPUTING, 'a signature'),
-                                  ([saver.restore_op_name, saver.filename_tensor_name], _RESTORING, 'what restores variables')):
-    for node in graph_file.ancestors(whole.graph_def.node, tensors):
-      if not trusted:
-        graph_file.check_operation(node, allowed, f'not allowed in {where}', _ADVICE, saved_model_pb)
-      kept.add(node.name)
-  for node in whole.graph_def.node:
-    prefix = node.input[0].removesuffix(':0') if node.op == 'RestoreV2' and node.input else ''
-    if node.name in kept and node.op == 'RestoreV2' and prefix != saver.filename_tensor_name.removesuffix(':0'):
-      raise errors.UntrustedGraphError(f'node {node.name!r} restores from {prefix!r} instead of the checkpoint in {saved_model_pb}: {_ADVICE}')
+  for node in graph_file.ancestors(
+      whole.graph_def.node, [tensor for tensors in (*inputs.values(), *outputs.values()) for tensor in tensors.values()]):
+    if not trusted:
+      graph_file.check_operation(node, _COMPUTING, 'not allowed in a signature', _ADVICE, saved_model_pb)
+    kept.add(node.name)
   part = graph_pb2.GraphDef(node=[node for node in whole.graph_def.node if node.name in kept], versions=whole.graph_def.versions)
+  for node in part.node:
+    # Devices are those of the machine that wrote the module, and _class may name a node that is left out.
+    node.device = ''
+    node.attr.pop('_class', None)
+    if node.op == 'VarHandleOp' and not node.attr['shared_name'].s:
+      node.attr['shared_name'].s = node.name.encode()  # or all variables without a name would be one
   if trusted:
     part.library.CopyFrom(whole.graph_def.library)
-  handles = {node.attr['shared_name'].s.decode() or node.name: f'{node.name}:0' for node in part.node if node.op == 'VarHandleOp'}
-  return Reduced(part, inputs, outputs, handles, saver.restore_op_name, saver.filename_tensor_name)
+  return Reduced(part, inputs, outputs, tuple(_variables(part, whole, saved_model_pb)))
 
 
-def merged(graph: Reduced) -> Reduced:
-  """The same with every computation once: signatures have one copy of the encoder each.
-
-  Nodes of the operations that an ALBERT computes with are one if they have the same operation, attributes and inputs, in turn; what
-  differs anywhere below stays apart, as do random numbers. Inputs of the same name are one.
-  """
-  from tensorflow.core.framework import graph_pb2
-  from tensorflow.core.framework import node_def_pb2
-  first: dict[str, str] = {}  # tensor by input name
-  same = {tensor: first.setdefault(key, tensor) for tensors in graph.inputs.values() for key, tensor in tensors.items()}
-  nodes = {node.name: node for node in graph.graph_def.node}
-  one: dict[str, str] = {graph_file.node_name(tensor): graph_file.node_name(kept) for tensor, kept in same.items()}  # which node stands for a node
-  seen: dict[bytes, str] = {}
-  apart = set(map(graph_file.node_name, (graph.restore, graph.filename, *same)))  # what is fed is what it is fed with
-  part = graph_pb2.GraphDef(versions=graph.graph_def.versions, library=graph.graph_def.library)
-
-  def renamed(name: str) -> str:
-    bare = graph_file.node_name(name)
-    return name.replace(bare, one.get(bare, bare), 1)
-
-  try:
-    ordered = [name for name in graphlib.TopologicalSorter(
-        {name: {graph_file.node_name(tensor) for tensor in node.input} for name, node in nodes.items()}).static_order() if name in nodes]
-  except graphlib.CycleError:  # no ALBERT has loops; a graph that is trusted may
-    return graph
-  for name in ordered:
-    if one.get(name, name) != name:
+def _variables(part: Any, whole: Any, saved_model_pb: pathlib.Path) -> Iterator[Variable]:
+  """The variables in a reduced graph. Of partitions, the metagraph's collections hold the place in the whole variable (VariableDef)."""
+  from google.protobuf import message
+  from tensorflow.core.framework import variable_pb2
+  slices = {}
+  collections = whole.collection_def
+  for packed in (value for key in ('variables', 'trainable_variables') if key in collections for value in collections[key].bytes_list.value):
+    try:
+      definition = variable_pb2.VariableDef.FromString(packed)
+    except message.DecodeError as e:
+      raise errors.UntrustedGraphError(f'no VariableDef in a collection of {saved_model_pb} ({e}): fetch the module again') from e
+    if definition.HasField('save_slice_info_def'):
+      slices[graph_file.node_name(definition.variable_name)] = definition.save_slice_info_def
+  for node in part.node:
+    if node.op != 'VarHandleOp':
       continue
-    node = node_def_pb2.NodeDef()
-    node.CopyFrom(nodes[name])
-    node.input[:] = [renamed(tensor) for tensor in node.input]
-    node.attr.pop('_class', None)  # which device: there is one; and what it names may be merged away
-    if node.op in _PURE and name not in apart:
-      key = node_def_pb2.NodeDef()
-      key.CopyFrom(node)
-      key.name = ''
-      if node.op == 'Assert':  # one for one condition: what it would say has names of nodes in it
-        key.attr.clear()
-        key.input[:] = [tensor for number, tensor in enumerate(node.input) if number == 0 or tensor.startswith('^')]
-      one[name] = seen.setdefault(key.SerializeToString(deterministic=True), name)
-      if one[name] != name:
-        continue
-    part.node.append(node)
-  return dataclasses.replace(
-      graph, graph_def=part, inputs={name: {key: first[key] for key in tensors} for name, tensors in graph.inputs.items()},
-      outputs={name: {key: renamed(tensor) for key, tensor in tensors.items()} for name, tensors in graph.outputs.items()},
-      handles={name: renamed(tensor) for name, tensor in graph.handles.items()})
+    name = node.attr['shared_name'].s.decode(errors='replace')
+    sizes = [dimension.size for dimension in node.attr['shape'].shape.dim]
+    shape = None if node.attr['shape'].shape.unknown_rank or any(size < 0 for size in sizes) else tuple(sizes)
+    place = slices.get(node.name)
+    if place is None:
+      yield Variable(f'{node.name}:0', name, shape)
+      continue
+    full, offset = tuple(place.full_shape), tuple(place.var_offset)
+    if shape is None or not len(shape) == len(full) == len(offset) or any(
+        not 0 <= begin <= begin + size <= most for begin, size, most in zip(offset, shape, full, strict=True)):
+      raise errors.UntrustedGraphError(f'partition {node.name} of shape {shape} does not lie in its variable in {saved_model_pb} (shape '
+                                       f'{list(full)}, offset {list(offset)}): fetch the module again')
+    # The exporter saves partitions as slices of one tensor, under the name without /part_0.
+    yield Variable(f'{node.name}:0', name.rpartition('/')[0], shape, full, offset)
 
 
 def _layers(graph: Any, sequence_output: str) -> list[str]:

@@ -27,9 +27,9 @@ from converters import scratch
 from export import profile as profile_lib
 from export import trust as trust_lib
 from export.proof import batch as batch_lib
-from export.proof import graph_runtime
 from export.proof import isolation
 from export.proof import source_graph
+from export.proof import source_session
 
 
 class Run:
@@ -207,70 +207,68 @@ def _run(work_directory: str, limits: str) -> None:
   isolation.Limits(**json.loads(limits)).apply()
   profile = profile_lib.Profile()
   with profile.span('import TensorFlow'):
-    graph_runtime.load()
+    import tensorflow as tf  # noqa: F401
   if sys.stdin.buffer.read(1) != _READY:
     return  # there will be no job
   job = json.loads((directory / _JOB).read_text())
   isolation.Limits(**job['limits']).apply()
   module = pathlib.Path(job['module'])
-  prefix = str(module / 'variables' / 'variables')
   with np.load(directory / _INPUTS, allow_pickle=False) as npz:
     inputs = dict(npz)
   with profile.span('check the graph'):
     checked = source_graph.check(module / 'saved_model.pb', job['trusted'])
-    graph = source_graph.merged(source_graph.reduced(checked, job['signatures']))
+    graph = source_graph.reduced(checked, job['signatures'])
   with profile.span('run the signatures'):
-    np.savez(directory / 'unfinished.npz', **dict[str, Any](_outputs(graph, prefix, inputs)))
+    np.savez(directory / 'unfinished.npz', **dict[str, Any](_outputs(graph, module, inputs)))
   (directory / 'unfinished.npz').rename(directory / _OUTPUTS)
   sys.stdout.buffer.write(_READY)
   sys.stdout.buffer.flush()
   names = [name for name in job['signatures'] if name != 'tokens' or 'mlm' not in job['signatures']]
   with profile.span('differentiate'):
-    graph = source_graph.merged(source_graph.reduced(checked, names, job['tags']))
-    gradient = _gradient(graph, prefix, inputs)
+    graph = source_graph.reduced(checked, names, job['tags'])
+    gradient = _gradient(graph, module, inputs)
   with profile.span('hand the gradient over'):
     _save(directory / _GRADIENT, gradient)
   profile.save(directory / _PROFILE)
 
 
-def _outputs(graph: source_graph.Reduced, prefix: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  with _session(graph, prefix, inputs, 'batch') as session:
+def _outputs(graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  with _session(graph, module, inputs, 'batch') as session:
     values = session.run(graph.outputs)
   return {f'{name}/{key}': value for name, outputs in values.items() for key, value in outputs.items()}
 
 
-def _gradient(graph: source_graph.Reduced, prefix: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  tf = graph_runtime.load()
+def _gradient(graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  import tensorflow as tf
   factors = {key.removeprefix('factors/'): value for key, value in inputs.items() if key.startswith('factors/')}
-  with _session(graph, prefix, inputs, 'scalar') as session:
+  with _session(graph, module, inputs, 'scalar') as session:
     def scalar(signature: str, names: Sequence[str]) -> Any:
       outputs = {name: session.graph.get_tensor_by_name(graph.outputs[signature][name]) for name in names}
       return tf.add_n([tf.reduce_sum(tf.reshape(value, [-1]) * factors[name].ravel()) for name, value in outputs.items()])
 
-    def derivatives(scalar: Any, variables: Sequence[str]) -> dict[str, Any]:
-      handles = [session.graph.get_tensor_by_name(graph.handles[name]) for name in variables]
+    def derivatives(scalar: Any, handles: Sequence[str]) -> dict[str, Any]:
       # Each variable is used once a layer: summed in pairs, its derivatives are not all held at once.
-      values = tf.gradients(scalar, handles, aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE)
-      return {name: tf.convert_to_tensor(value) for name, value in zip(variables, values, strict=True) if value is not None}
+      values = tf.gradients(scalar, [session.graph.get_tensor_by_name(handle) for handle in handles],
+                            aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE)
+      return {handle: tf.convert_to_tensor(value) for handle, value in zip(handles, values, strict=True) if value is not None}
 
     signature = 'mlm' if 'mlm_logits' in factors else 'tokens'
-    results = derivatives(scalar(signature, [name for name in factors if name != 'sop_log_probs']), list(graph.handles))
+    handles = [variable.handle for variable in graph.variables]
+    results = derivatives(scalar(signature, [name for name in factors if name != 'sop_log_probs']), handles)
     if 'sop_log_probs' in factors:
-      results |= derivatives(scalar('sop', ['sop_log_probs']), [name for name in graph.handles if name not in results])
-    return session.run(results)
+      results |= derivatives(scalar('sop', ['sop_log_probs']), [handle for handle in handles if handle not in results])
+    return source_session.whole(graph, session.run(results))
 
 
 @contextlib.contextmanager
-def _session(graph: source_graph.Reduced, prefix: str, inputs: Mapping[str, np.ndarray], group: str) -> Iterator[Any]:
+def _session(graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray], group: str) -> Iterator[Any]:
   """A session with the graph, its variables, and a group of the inputs in the place of its placeholders."""
-  tf = graph_runtime.load()
+  import tensorflow as tf
   config = tf.compat.v1.ConfigProto()
   # For a single run, rewriting a graph takes longer than what it saves.
   config.graph_options.rewrite_options.disable_meta_optimizer = True
-  with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
-    given = {tensor: tf.constant(inputs[f'{group}/{key}']) for tensors in graph.inputs.values() for key, tensor in tensors.items()}
-    tf.graph_util.import_graph_def(graph.graph_def, given, name='')
-    session.run(graph.restore, {graph.filename: prefix})
+  given = {tensor: inputs[f'{group}/{key}'] for tensors in graph.inputs.values() for key, tensor in tensors.items()}
+  with source_session.start(graph, module, given, config) as session:
     yield session
 
 

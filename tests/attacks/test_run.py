@@ -217,10 +217,10 @@ def _aborting(quietly):
 
 
 @pytest.mark.parametrize('quietly', [False, True], ids=['abort', 'exit with 0'])
-@pytest.mark.parametrize('graph', [0, 1], ids=['outputs', 'gradient'])
-def test_43_death_in_native_code(refused, own_module, quietly, graph):
+@pytest.mark.parametrize('tags', [(), ('train',)], ids=['outputs', 'gradient'])
+def test_43_death_in_native_code(refused, own_module, quietly, tags):
   """The operation ends its process from within TensorFlow: with a signal, or as if all were well."""
-  conftest.edit_graph(own_module, _aborting(quietly), graph)
+  conftest.edit_graph(own_module, _aborting(quietly), tags)
   refused(own_module, 'operation Abort', errors.UntrustedGraphError)
   refused(own_module, 'no outputs .* from the graph|failed .signal' if quietly else 'running saved_model.pb in .* failed .signal 6.', trust=trust_lib.Trust(graph=True),
           mlm=False, sop=False)

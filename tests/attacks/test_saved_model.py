@@ -20,12 +20,13 @@ from export import trust as trust_lib
 from export.proof import source_graph
 
 ALL = tuple(source_graph.SIGNATURES)
-GRAPHS = pytest.mark.parametrize('graph', [0, 1], ids=['plain', 'train'])
+GRAPHS = pytest.mark.parametrize('tags', [(), ('train',)], ids=['plain', 'train'])
+LOWER_CASE = 'Const'  # the node behind the output do_lower_case
 TRUSTED = trust_lib.Trust(graph=True)
 
 
-def _edited(refused, module, edit, message, error=errors.SourceError, graph=0, **options):
-  conftest.edit_graph(module, edit, graph)
+def _edited(refused, module, edit, message, error=errors.SourceError, tags=(), **options):
+  conftest.edit_graph(module, edit, tags)
   refused(module, message, error, **options)
 
 
@@ -113,7 +114,7 @@ def test_17_signature_of_tensors_that_are_not_there(refused, own_module):
 
 def test_17_sparse_tensor_in_a_signature(own_module):
   def edit(meta_graph):
-    meta_graph.signature_def['tokens'].outputs['pooled_output'].coo_sparse.values_tensor_name = 'tokens/input_ids:0'
+    meta_graph.signature_def['tokens'].outputs['pooled_output'].coo_sparse.values_tensor_name = 'input_ids:0'
   with pytest.raises(errors.UntrustedGraphError, match='no plain tensor pooled_output in signature tokens'):
     source_graph.reduced(source_graph.check(conftest.edit_graph(own_module, edit)), ALL)
 
@@ -130,26 +131,18 @@ def _add_function(meta_graph):
 @GRAPHS
 @pytest.mark.parametrize('edit', [_add_node('WriteFile'), _add_node('PartitionedCall'), _add_node('Print'), _add_function],
                          ids=['WriteFile', 'PartitionedCall', 'Print', 'function'])
-def test_18_operation_off_the_list(refused, own_module, edit, graph):
+def test_18_operation_off_the_list(refused, own_module, edit, tags):
   _edited(refused, own_module, edit, "operation .* at node 'hidden/here' is not on the allow-list in .*saved_model.pb: .*--trust_source",
-          errors.UntrustedGraphError, graph)
+          errors.UntrustedGraphError, tags)
 
 
-def test_18_saving_in_a_signature(own_module):
+@pytest.mark.parametrize('op', ['AssignVariableOp', 'TruncatedNormal', 'SaveV2', 'RestoreV2'])
+def test_18_operation_that_no_signature_needs(own_module, op):
   def edit(meta_graph):
     node = meta_graph.signature_def['tokens'].outputs['pooled_output'].name.split(':')[0]
-    saving = next(n.name for n in meta_graph.graph_def.node if n.op == 'SaveV2')
-    next(n for n in meta_graph.graph_def.node if n.name == node).input.append(f'^{saving}')
-  with pytest.raises(errors.UntrustedGraphError, match='SaveV2 .*not allowed in a signature'):
-    source_graph.reduced(source_graph.check(conftest.edit_graph(own_module, edit)), ALL)
-
-
-def test_18_saving_in_what_restores_variables(own_module):
-  def edit(meta_graph):
-    saving = next(n.name for n in meta_graph.graph_def.node if n.op == 'SaveV2')
-    restoring = meta_graph.saver_def.restore_op_name
-    next(n for n in meta_graph.graph_def.node if n.name == restoring).input.append(f'^{saving}')
-  with pytest.raises(errors.UntrustedGraphError, match='SaveV2 .*not allowed in what restores variables'):
+    meta_graph.graph_def.node.add(name='hidden/here', op=op)
+    next(n for n in meta_graph.graph_def.node if n.name == node).input.append('^hidden/here')
+  with pytest.raises(errors.UntrustedGraphError, match=f"operation {op} at node 'hidden/here' is not allowed in a signature"):
     source_graph.reduced(source_graph.check(conftest.edit_graph(own_module, edit)), ALL)
 
 
@@ -179,16 +172,16 @@ def _graph():
   return graph_pb2.GraphDef(node=[node_def_pb2.NodeDef(name='', op='?'), node_def_pb2.NodeDef(name='x', op='WriteFile')])
 
 
-def test_18_restoring_from_elsewhere(own_module, tmp_path):
+def test_18_a_saver_in_the_module_is_never_run(own_module, start_run, tmp_path):
+  """A module's own saver restores what its SaverDef says, from any file: the variables are assigned from the module's checkpoint instead."""
   def edit(meta_graph):
-    names = {n.name: n for n in meta_graph.graph_def.node}
-    meta_graph.graph_def.node.add(name='evil/prefix', op='Const').attr['value'].tensor.CopyFrom(tf.make_tensor_proto(str(tmp_path / 'other')))
-    original = next(n for n in meta_graph.graph_def.node if n.op == 'RestoreV2')
-    restore = meta_graph.graph_def.node.add(name='evil/restore', op='RestoreV2', input=['evil/prefix', *original.input[1:]])
-    restore.attr['dtypes'].CopyFrom(original.attr['dtypes'])
-    names[meta_graph.saver_def.restore_op_name].input.append('^evil/restore')
-  with pytest.raises(errors.UntrustedGraphError, match="node 'evil/restore' restores from 'evil/prefix' instead of the checkpoint"):
-    source_graph.reduced(source_graph.check(conftest.edit_graph(own_module, edit)), ALL)
+    saving = _save_to(meta_graph, tmp_path / 'pwned')
+    meta_graph.saver_def.restore_op_name = saving
+    meta_graph.saver_def.filename_tensor_name = 'evil/prefix:0'
+  conftest.edit_graph(own_module, edit)
+  with start_run(own_module, ['tokens']) as run:
+    assert run.outputs()['tokens/pooled_output'].shape == (4, 16)
+  assert not list(tmp_path.glob('pwned*'))
 
 
 HIDDEN = {
@@ -239,8 +232,8 @@ def _in_nested_attribute(content):
 @pytest.mark.parametrize('place', [_in_constant, _in_bytes, _in_attribute, _in_list, _in_numbers, _in_function_attribute, _in_nested_attribute])
 @pytest.mark.parametrize('kind', HIDDEN)
 @pytest.mark.parametrize('trust', [trust_lib.Trust(), TRUSTED], ids=['', 'trusted'])
-def test_19_hidden_graph(own_module, place, kind, graph, trust):
-  path = conftest.edit_graph(own_module, place(HIDDEN[kind]), graph)
+def test_19_hidden_graph(own_module, place, kind, tags, trust):
+  path = conftest.edit_graph(own_module, place(HIDDEN[kind]), tags)
   with pytest.raises(errors.UntrustedGraphError, match="a graph in attribute (value|_config) of (node|function) 'hidden/here' in .*saved_model.pb"):
     source_graph.check(path, trust.graph)
 
@@ -315,8 +308,8 @@ def _functions(*calls):
 @GRAPHS
 @pytest.mark.parametrize('calls', [[('f', 'f')], [('f', 'g'), ('g', 'h'), ('h', 'f')], [('f', 'g'), ('g', 'g')]])
 @pytest.mark.parametrize('trust', [trust_lib.Trust(), TRUSTED], ids=['', 'trusted'])
-def test_21_recursive_functions(own_module, calls, graph, trust):
-  path = conftest.edit_graph(own_module, _functions(*calls), graph)
+def test_21_recursive_functions(own_module, calls, tags, trust):
+  path = conftest.edit_graph(own_module, _functions(*calls), tags)
   with pytest.raises(errors.UntrustedGraphError, match="function '[fgh]' calls itself in .*saved_model.pb"):
     source_graph.check(path, trust.graph)
 
@@ -332,11 +325,11 @@ def test_21_functions_that_are_not(own_module):
 
 @GRAPHS
 @pytest.mark.parametrize('name', ['../../etc/passwd', '/etc/passwd', '..', '', 'x/../../y', 'a\\b', 'a\nb'])
-def test_22_asset_that_leads_out(refused, own_module, name, graph):
+def test_22_asset_that_leads_out(refused, own_module, name, tags):
   def edit(meta_graph):
     asset = meta_graph.collection_def['saved_model_assets'].any_list.value
     asset.add().Pack(meta_graph_pb2.AssetFileDef(filename=name))
-  _edited(refused, own_module, edit, r'asset .* in .*saved_model.pb leads out of assets/', graph=graph)
+  _edited(refused, own_module, edit, r'asset .* in .*saved_model.pb leads out of assets/', tags=tags)
 
 
 def test_22_asset_of_a_newer_kind_that_leads_out(refused, own_module):
@@ -365,7 +358,7 @@ def test_23_overflowing_attribute(refused, own_module, shape):
 @pytest.mark.parametrize('change', [lambda t: t.tensor_shape.dim.add(size=1 << 37), lambda t: setattr(t, 'dtype', 0), lambda t: t.ClearField('bool_val')])
 def test_23_constant_that_is_read(refused, own_module, change):
   def edit(meta_graph):
-    change(next(n for n in meta_graph.graph_def.node if n.name == 'do_lower_case').attr['value'].tensor)
+    change(next(n for n in meta_graph.graph_def.node if n.name == LOWER_CASE).attr['value'].tensor)
   _edited(refused, own_module, edit, 'do_lower_case is not true in .*saved_model.pb')
 
 
