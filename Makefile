@@ -9,6 +9,7 @@
 # make golden-corpus  a corpus of text through a source and its export, line by line
 # make bench     this tool and its peers on modules of the real sizes: ratios, in benchmarks/results/
 # make runtimes  what is exported here, under the oldest and the newest TensorFlow
+# make genuine   modules by tensorflow_hub's own exporter under TensorFlow 1.15: exported, and compared with TensorFlow 1.15
 #
 # Each makes the environment it needs in .venv, from the hash-locked files in requirements/, and reuses it.
 
@@ -36,7 +37,7 @@ PORT ?= 8501
 DEMO := build/demo/albert_en_demo
 
 .DELETE_ON_ERROR:
-.PHONY: export release bump serve test interop faults fuzz bench runtimes lint golden golden-corpus lock clean
+.PHONY: export release bump serve test interop faults fuzz bench runtimes genuine lint golden golden-corpus lock clean
 
 ifeq ($(strip $(SOURCE))$(filter-out albert_en_demo,$(MODEL)),)
 # The demo: its module is made on the spot. This version of it and newer ones are made anew every time, but for a dry run; nothing else ever is.
@@ -98,9 +99,10 @@ bench: $(VENV)/.bench $(BENCH)/venv-tf-models/.installed $(BENCH)/venv-huggingfa
 # Two environments of 1.5 GB each. FLAGS=--size=base for modules of a real size.
 RUNTIMES := build/runtimes
 # TensorFlow 2.11 has wheels for Python 3.7 to 3.10: the first of them on the PATH, or among pyenv's, that can make virtual environments.
-OLD_PYTHON ?= $(shell pyenvs="$$(pyenv root 2>/dev/null || echo "$${PYENV_ROOT:-$$HOME/.pyenv}")/versions"; \
-	for v in 3.10 3.9 3.8 3.7; do for p in python$$v "$$pyenvs/$$v".*/bin/python; do \
+find_python = $(shell pyenvs="$$(pyenv root 2>/dev/null || echo "$${PYENV_ROOT:-$$HOME/.pyenv}")/versions"; \
+	for v in $(1); do for p in python$$v "$$pyenvs/$$v".*/bin/python; do \
 	"$$p" -c 'import ensurepip, sys; sys.exit("%d.%d" % sys.version_info[:2] != "'$$v'")' 2>/dev/null && echo "$$p" && exit; done; done)
+OLD_PYTHON ?= $(call find_python,3.10 3.9 3.8 3.7)
 runtimes: $(VENV)/.runtime $(RUNTIMES)/tensorflow-2.11/.installed $(RUNTIMES)/tensorflow-2.21/.installed
 	@$(PY) -m runtimes --environments=$(RUNTIMES)/tensorflow-2.11,$(RUNTIMES)/tensorflow-2.21 --work_dir=$(RUNTIMES) $(FLAGS)
 
@@ -113,6 +115,18 @@ $(RUNTIMES)/tensorflow-2.21/.installed: requirements/runtimes/tensorflow_2_21.tx
 	"$(PYTHON)" -m venv --clear $(@D)
 	$(@D)/bin/python $(INSTALL) -r $<
 	touch $@
+
+# TensorFlow 1.15.5 has wheels for Python 3.7, and no newer one. 1 GB. FLAGS='--size=large --kinds=einsum,matmul' for other modules.
+PYTHON37 ?= $(call find_python,3.7)
+GENUINE := build/genuine
+genuine: $(VENV)/.runtime $(GENUINE)/venv/.installed
+	@$(PY) -m genuine --python=$(GENUINE)/venv/bin/python --work_dir=$(GENUINE) $(FLAGS)
+
+$(GENUINE)/venv/.installed: requirements/genuine.txt
+	$(if $(PYTHON37),,$(error no Python 3.7 with venv found, which TensorFlow 1.15 needs: install it, or run make with PYTHON37=/path/to/python3.7))
+	"$(PYTHON37)" -m venv --clear $(@D)
+	$(@D)/bin/python $(INSTALL) -r $<
+	@touch $@
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
@@ -158,6 +172,7 @@ lock:
 		$(LOCK) dev.in --output-file=dev.txt && \
 		$(filter-out --override=%,$(LOCK)) bench.in --output-file=bench.txt && \
 		$(LOCK:3.11=3.7) runtimes/tensorflow_2_11.in --output-file=runtimes/tensorflow_2_11.txt && \
+		$(filter-out --override=%,$(LOCK:3.11=3.7)) genuine.in --output-file=genuine.txt && \
 		$(LOCK) runtimes/tensorflow_2_21.in --output-file=runtimes/tensorflow_2_21.txt
 
 # The golden files that tests compare with, recorded anew: says what moved. Look at it before you commit it.
