@@ -9,6 +9,7 @@
 # make golden-corpus  a corpus of text through a source and its export, line by line
 # make bench     this tool and its peers on modules of the real sizes: ratios, in benchmarks/results/
 # make runtimes  what is exported here, under the oldest and the newest TensorFlow
+# make proof-trials  modules with weights of eight kinds, converted rightly and wrongly: the proof's verdicts, counted
 # make genuine   modules by tensorflow_hub's own exporter under TensorFlow 1.15: exported, and compared with TensorFlow 1.15
 #
 # Each makes the environment it needs in .venv, from the hash-locked files in requirements/, and reuses it.
@@ -37,7 +38,7 @@ PORT ?= 8501
 DEMO := build/demo/albert_en_demo
 
 .DELETE_ON_ERROR:
-.PHONY: export release bump serve test interop faults fuzz bench runtimes genuine lint golden golden-corpus lock clean
+.PHONY: export release bump serve test interop faults fuzz bench runtimes genuine proof-trials lint golden golden-corpus lock clean
 
 ifeq ($(strip $(SOURCE))$(filter-out albert_en_demo,$(MODEL)),)
 # The demo: its module is made on the spot. This version of it and newer ones are made anew every time, but for a dry run; nothing else ever is.
@@ -127,6 +128,11 @@ $(GENUINE)/venv/.installed: requirements/genuine.txt
 	"$(PYTHON37)" -m venv --clear $(@D)
 	$(@D)/bin/python $(INSTALL) -r $<
 	@touch $@
+
+# Half an hour. TRIALS='--size=base --seeds=3 --wrong_share=0.34' for other modules.
+TRIALS ?= --size=tiny --seeds=25 --wrong_share=0.04
+proof-trials: $(VENV)/.runtime
+	@$(PY) -m trials $(TRIALS)
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

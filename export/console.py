@@ -8,6 +8,8 @@ import typing
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
 
 import rich.box
 import rich.console
@@ -15,9 +17,9 @@ import rich.progress
 import rich.table
 
 from export import profile as profile_lib
+from export import proof_text
 
 if typing.TYPE_CHECKING:
-  from export.proof import certificate as certificate_lib
   from export.proof import text_parity
 
 Advance = Callable[[int], None]
@@ -85,16 +87,15 @@ class Console:
     for name, value in rows:
       self.line(f'  {name:<44} {value}')
 
-  def certificate(self, certificate: 'certificate_lib.Certificate') -> None:
-    theirs = 'source' if certificate.against == 'graph' else 'float32'
-    self.table('Distance to a float64 reference: root mean square, and at most', ['output', theirs, 'export', 'allowed'], [
-        [name, *(f'{d.rms:.1e}  {d.largest:.1e}' for d in (check.source, check.export, check.allowed))]
-        for name, check in certificate.outputs.items() if not name.startswith('layer_')])
-    worst = max(check.export.rms / check.allowed.rms for check in certificate.gradient.values())
-    self.line(f'\nGradient by {len(certificate.gradient)} weights: at most {worst:.0%} of what is allowed')
-    self.line('Dropout: in the training mode only' if certificate.dropout else 'No dropout: both modes are the same')
-    self.table('Wrong on purpose, and noticed', ['control', 'export', 'allowed'], [
-        [name, f'{control.export.rms:.1e}', f'{control.allowed.rms:.1e}'] for name, control in certificate.controls.items()])
+  def certificate(self, certificate: Mapping[str, Any]) -> None:
+    """Prints an encoder's certificate, in the form in which it is recorded."""
+    self.line(f'\n{proof_text.sentence(certificate)}')
+    self.table('In float32: distance to float64, relative to the root mean square (rms, at most)', ['output', 'source', 'export', 'allowed'], [
+        [name, *('-' if d is None else f'{d["rms"]:.1e}  {d["largest"]:.1e}' for d in (check['float32'][side] for side in ('source', 'export', 'allowed')))]
+        for name, check in certificate['outputs'].items() if not name.startswith('layer_')])
+    self.line('Dropout: in the training mode only' if certificate['dropout'] else 'No dropout: both modes are the same')
+    self.table('Negative controls: wrong conversions, refused in float64', ['control', 'distance', 'bound'], [
+        [name, f'{distance:.1e}', f'{certificate["bounds"]["outputs"]:.0e}'] for name, distance in certificate['controls'].items()])
 
   def text_certificate(self, certificate: 'text_parity.Certificate') -> None:
     self.table(f'From text to vectors, {certificate.texts} texts: distance to preprocessor and encoder one after the other', [

@@ -99,8 +99,9 @@ class Encoder:
 
   def tell(self) -> None:
     assert self.certificate is not None
-    self._console.line(f'\n{self.parameters:,} parameters')
-    self._console.certificate(self.certificate)
+    heads = self.parameters - self.count([weight_map.Part.ENCODER])
+    self._console.line(f'\n{self.parameters - heads:,} parameters in the encoder' + (f', {heads:,} in its heads' if heads else ''))
+    self._console.certificate(self.certificate.as_json())
 
 
 class Text:

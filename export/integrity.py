@@ -19,7 +19,10 @@ from converters import config as config_lib
 from converters import errors
 from converters import weight_map
 from export import package
+from export.proof import parity
 
+# No bound of float32's rounding comes near, relative to the values.
+_LARGEST_FLOAT32 = 0.1
 _HEAD_OUTPUTS = {'mlm': 'mlm_logits', 'sop': 'sop_log_probs'}
 _RELEASE = re.compile('/'.join((command_line.NAME.pattern, command_line.NAME.pattern, command_line.VERSION.pattern)))
 # Whether a model holds weights, by its kind.
@@ -183,16 +186,25 @@ def _certificate(record: dict[str, Any]) -> Iterator[str]:
   outputs = {'pooled_output', 'sequence_output', *(_HEAD_OUTPUTS[head] for head in record['heads'])}
   if record['interface'] == 'dict':
     outputs |= {f'layer_{number}' for number in range(record['config']['num_hidden_layers'])}
+  if 'bounds' not in certificate:
+    yield 'the certificate has the form of an earlier version of this tool: publish the next version of the model, or verify it with that version'
+    return
+  bounds = {'outputs': parity.OUTPUT_BOUND, 'gradient': parity.GRADIENT_BOUND}
   for group, names in (('outputs', outputs), ('gradient', {weight['source'] for weight in record['weights']})):
     if certificate[group].keys() != names:
-      yield f'the certificate is not of the {group} of such a model'
+      yield f'the certificate does not have the {group} of such a model'
     for name, check in certificate[group].items():
-      for side, most in (('source', 'limit'), ('export', 'allowed')):
-        if not all(0 <= check[side][figure] <= check[most][figure] < math.inf for figure in ('rms', 'largest')):
-          yield f'{name} of the {side} did not pass in the certificate'
-  if len(certificate['controls']) < 4 or not all(
-      any(control['export'][figure] > control['allowed'][figure] for figure in ('rms', 'largest'))
-      for control in certificate['controls'].values()):
+      distances = [check['reference'], *([check['source']] if check['source'] is not None else [])]
+      if not check['values'] > 0 or not all(0 <= distance <= bounds[group] for distance in distances):
+        yield f'{name} did not pass in the certificate'
+  if certificate['against'] == 'graph' and any(
+      check['source'] is None for group in bounds for name, check in certificate[group].items() if not name.startswith('layer_')):
+    yield 'the certificate says that it is against a graph, and lacks distances to it'
+  for name, check in certificate['outputs'].items():
+    export, allowed = check['float32']['export'], check['float32']['allowed']
+    if not all(0 <= export[figure] <= allowed[figure] < _LARGEST_FLOAT32 for figure in ('rms', 'largest')):
+      yield f'{name} in float32 did not pass in the certificate'
+  if len(certificate['controls']) < 4 or not all(parity.CONTROL_FACTOR * parity.OUTPUT_BOUND <= distance < math.inf for distance in certificate['controls'].values()):
     yield 'the certificate has a wrong model that passed, or too few of them'
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import jinja2
 
 from export import assets_dir
+from export import proof_text
 
 # What a user puts before 'tensorflow/albert_en_large/2' to get a handle that tensorflow_hub resolves.
 BASE_URL = 'https://tfhub.dev/'
@@ -26,4 +27,6 @@ def render(kind: str, **facts: Any) -> str:
       keep_trailing_newline=True,
       autoescape=False,  # Markdown, not HTML
   )
+  if kind == 'encoder':
+    facts['sentence'] = proof_text.sentence(facts['record']['certificate'])
   return environment.get_template(f'{kind}.md').render(base_url=BASE_URL, **facts).rstrip('\n') + '\n'

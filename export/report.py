@@ -12,6 +12,7 @@ import jinja2
 
 from converters import errors
 from export import assets_dir
+from export import proof_text
 
 _WIDTH, _HEIGHT = 900, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 885, 12, 252
@@ -81,7 +82,7 @@ def _render(record: Mapping[str, Any], up: str | None) -> str:
   checks = record['certificate'].get('outputs', {}) if record['kind'] == 'encoder' else {}
   layers = [check for name, check in checks.items() if name.startswith('layer_')]
   return environment.get_template('report.html').render(
-      record=record, up=up, facts=_facts(record), made=_made(record), plot=_plot(layers) if layers else None,
+      record=record, up=up, sentence=proof_text.sentence(record['certificate']) if record['kind'] == 'encoder' else None, facts=_facts(record), made=_made(record), plot=_plot(layers) if layers else None,
       outputs={name: check for name, check in checks.items() if not name.startswith('layer_')})
 
 
@@ -96,13 +97,13 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         (f'{len(certificate["outputs"])}', 'outputs and layers compared'),
         (f'{record["archive"]["size"] / 1e6:,.2f} MB', 'archive'),
     ]
-  worst = max(check['export']['rms'] / check['allowed']['rms']
-              for group in ('outputs', 'gradient') for check in certificate[group].values())
+  heads = sum(math.prod(weight['shape']) for weight in record['weights']) - record['parameters']
+  side = 'source' if certificate['against'] == 'graph' else 'reference'
   return [
-      (f'{sum(math.prod(weight["shape"]) for weight in record["weights"]):,}', 'parameters'),
-      (f'{len(certificate["outputs"])}', 'outputs and layers compared'),
-      (f'{len(certificate["gradient"])}', 'gradients compared'),
-      (f'{100 * worst:.0f} %', 'of the allowed error, at worst'),
+      (f'{record["parameters"]:,}', 'parameters in the encoder'),
+      *([(f'{heads:,}', 'in its heads')] if heads else []),
+      (f'{proof_text.worst(certificate, "outputs", side):.1e}', f'worst of {len(certificate["outputs"])} outputs and layers, float64'),
+      (f'{proof_text.worst(certificate, "gradient", side):.1e}', f'worst of {len(certificate["gradient"])} gradients, float64'),
       (f'{record["archive"]["size"] / 1e6:,.2f} MB', 'archive'),
   ]
 
@@ -124,7 +125,8 @@ def _made(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _plot(layers: list[Mapping[str, Any]]) -> dict[str, Any]:
   """Where things are drawn, in the picture's units. The error is on a logarithmic axis."""
-  series = {name: [check[name]['rms'] for check in layers] for name in ('allowed', 'source', 'export')}
+  series = {name: [check['float32'][name]['rms'] for check in layers] for name in ('allowed', 'source', 'export')
+            if all(check['float32'][name] is not None for check in layers)}
   values = [value for values in series.values() for value in values if value > 0] or [1.0]
   low, high = math.log10(min(values)), math.log10(max(values))
   low, high = low - 0.08 * (high - low) - 0.02, high + 0.08 * (high - low) + 0.02

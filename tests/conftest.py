@@ -110,21 +110,27 @@ def source(module):
 @dataclasses.dataclass
 class Ran:
   """Stands for `source_run.Run`: what a module's graph has given before."""
-  given_outputs: dict
+  in_float32: dict
+  in_float64: dict
   given_gradient: dict
+  in_training: dict
 
   def outputs(self):
-    return dict(self.given_outputs)
+    return dict(self.in_float32), dict(self.in_float64)
 
   def gradient(self):
     return self.given_gradient
+
+  def training_outputs(self):
+    return self.in_training
 
 
 @pytest.fixture(scope='session')
 def ran(module):
   """What the module's own graph gives."""
   with source_lib.open_source(str(module)) as opened, certificate.examine(opened, opened.parts) as examination:
-    return Ran(examination._run.outputs(), dict(examination._run.gradient()))
+    run = examination._run
+    return Ran(*run.outputs(), dict(run.gradient()), run.training_outputs())
 
 
 @pytest.fixture
@@ -152,11 +158,11 @@ def examination(source, ran):
 
 
 @pytest.fixture(scope='session')
-def theirs(module, ran):
-  """A batch, what its outputs should be, and what the module's own graph gives."""
+def expecting(module):
+  """A batch, and the reference's results for it."""
   with source_lib.open_source(str(module)) as opened:
     batch, scalar, _ = certificate.given(opened, opened.parts)
-    return batch, expected.Expected(opened, opened.parts, batch, scalar), ran.outputs()
+    return batch, expected.Expected(opened, opened.parts, batch, scalar)
 
 
 class Release:

@@ -507,9 +507,8 @@ def test_figures_are_those_of_all_values():
 
 
 def test_the_bounds_are_those_of_the_certificate():
-  check = {'values': 1000, 'source': {'rms': 1e-7, 'largest': 4e-7}, 'allowed': {'rms': 3e-7, 'largest': 6e-7}}
-  record = {'certificate': {'outputs': {'x': check, 'sop_log_probs': check}}}
-  assert verdict.allowed(record, 'sop_log_probs', 1000) == pytest.approx({'rms': 1.6e-6, 'largest': 1.6e-5})
+  check = {'values': 1000, 'scale': 0.5, 'float32': {'allowed': {'rms': 4e-7, 'largest': 1e-6}}}
+  record = {'certificate': {'outputs': {'x': check}}}
   assert verdict.allowed(record, 'x', 1000) == pytest.approx({'rms': 4e-7, 'largest': 4e-6})
   assert verdict.allowed(record, 'x', 10**9)['largest'] == pytest.approx(4e-6 * 3**0.5)
 

@@ -1,117 +1,54 @@
-"""An export is called as its users call it; of a head that begins with the encoder, the encoder is not run again."""
+"""An export is called as its users call it, in float32 and widened to float64."""
 
 import pathlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
-from export import encoder as encoder_lib
+from converters import errors
 from export.proof import exported as exported_lib
+from export.proof import parity
+from export.proof import widen
 
 
-@pytest.mark.parametrize('head', ['mlm', 'sop'])
-def test_head_on_the_encoders_outputs_is_the_head(encoder_path, batch, head):
-  exported = exported_lib.Exported(pathlib.Path(encoder_path), 'dict')
-  encoded = exported._call('tokens', batch, False)
-  short = exported._head(head, batch, encoded)
-  whole = exported._call(head, batch, False)
-  assert short.keys() == whole.keys()
-  for one, other in zip(tf.nest.flatten(short), tf.nest.flatten(whole), strict=True):
-    np.testing.assert_allclose(one, other, atol=1e-6)
+def test_widened_it_computes_the_same_in_float64(encoder_path, batch, expecting):
+  path, (_, expected) = pathlib.Path(encoder_path), expecting
+  signatures = ['tokens', 'mlm', 'sop', 'serving_default']
+  in_float32 = exported_lib.Exported(path, 'dict').outputs(batch, signatures)
+  in_float64 = exported_lib.Exported(path, 'dict', widened=True).outputs(batch, signatures)
+  assert in_float32.keys() == in_float64.keys() and len(in_float64) == 2 + 3 + 1 + 3 + 3 + 2 + 1
+  for name, value in in_float64.items():
+    assert value.dtype == np.float64 and in_float32[name].dtype == np.float32
+    output = name.rpartition('/')[2]
+    right = expected.outputs[output]
+    assert parity.relative(parity.packed(value, batch.input_mask, output), right).rms < 1e-14, name
+    assert 1e-9 < parity.relative(parity.packed(in_float32[name], batch.input_mask, output), right).rms < 1e-5, name
 
 
-def test_head_is_run_on_what_it_is_given(encoder_path, batch):
-  exported = exported_lib.Exported(pathlib.Path(encoder_path), 'dict')
-  encoded = exported._call('tokens', batch, False)
-  other = tf.nest.map_structure(lambda value: value + 1.0, encoded)
-  assert np.abs(exported._head('mlm', batch, other)['mlm_logits'] - exported._head('mlm', batch, encoded)['mlm_logits']).max() > 0.01
+def test_nothing_of_float32_is_left_in_a_widened_model(encoder_path, tmp_path):
+  widen.saved_model(pathlib.Path(encoder_path), tmp_path / 'wide')
+  def texts(path):
+    for meta_graph in saved_model_pb2.SavedModel.FromString((path / 'saved_model.pb').read_bytes()).meta_graphs:
+      yield from map(str, (meta_graph.graph_def, meta_graph.object_graph_def, *meta_graph.signature_def.values()))
+  assert any('DT_FLOAT\n' in text for text in texts(pathlib.Path(encoder_path)))
+  assert not any('DT_FLOAT\n' in text for text in texts(tmp_path / 'wide'))
+  wide, narrow = (exported_lib.Exported(pathlib.Path(encoder_path), 'dict', widened) for widened in (True, False))
+  assert wide.variables.keys() == narrow.variables.keys()
+  for name, variable in wide.variables.items():
+    assert variable.dtype == tf.float64 and np.array_equal(variable.numpy(), narrow.variables[name].numpy().astype(np.float64))
 
 
-def _model(head, called=None):
-  """Adds up two of its inputs, as float32 [batch, seq], times a variable."""
-  weight = tf.Variable(2.0)
+def test_operation_without_float64_is_named(tmp_path, batch, monkeypatch):
+  root = tf.train.Checkpoint()
   names = ('input_word_ids', 'input_mask', 'input_type_ids')
-  specs = {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in names}
-  head_specs = {name: tf.TensorSpec([None, None], tf.int32, name=(called or {}).get(name, name)) for name in names}
 
-  @tf.function(autograph=False)
-  def encode(inputs, training=False):
-    return {'sequence_output': weight * tf.cast(inputs['input_word_ids'] + inputs['input_type_ids'], tf.float32)}
-
-  @tf.function(autograph=False)
-  def sop(inputs, training=False):
-    encoder = encode.get_concrete_function(specs, training=False)
-    return {'sop_log_probs': head(lambda given: encoder(given, training=False), inputs)['sequence_output'] + 1.0}
-
-  @tf.function(autograph=False, input_signature=[specs[name] for name in names])
-  def serve(input_word_ids, input_mask, input_type_ids):
-    inputs = dict(zip(names, (input_word_ids, input_mask, input_type_ids), strict=True))
-    return encode.get_concrete_function(specs, training=False)(inputs, training=False)
-
-  for training in (False, True):
-    encode.get_concrete_function(specs, training=training)
-    sop.get_concrete_function(head_specs, training=training)
-  root, root_sop = (encoder_lib.callable_object(encoder_lib.Traced(function, None, True), [weight]) for function in (encode, sop))
-  root.sop = root_sop
-  return root, serve
-
-
-def _loaded(head, path, called=None):
-  root, serve = _model(head, called)
-  tf.saved_model.save(root, str(path), {'serving_default': serve})
-  return exported_lib.Exported(path, 'dict')
-
-
-def _swapped(inputs):
-  return {**inputs, 'input_word_ids': inputs['input_type_ids'], 'input_type_ids': inputs['input_mask']}
-
-
-@pytest.mark.parametrize('head, shortened', [
-    (lambda encoder, inputs: encoder(inputs), True),
-    (lambda encoder, inputs: encoder(_swapped(inputs)), False),
-    (lambda encoder, inputs: {'sequence_output': encoder(inputs)['sequence_output'] * encoder(_swapped(inputs))['sequence_output']}, False),
-    (lambda encoder, inputs: {'sequence_output': tf.cast(inputs['input_mask'], tf.float32)}, False)],
-    ids=['the encoder first', 'with other inputs', 'twice', 'without it'])
-def test_head_that_is_made_otherwise_is_run_as_a_whole(tmp_path, batch, head, shortened):
-  exported = _loaded(head, tmp_path / 'model')
-  result = exported._head('sop', batch, exported._call('tokens', batch, False))
-  assert (result is not None) == shortened
-  if result is not None:
-    np.testing.assert_array_equal(result['sop_log_probs'], 2.0 * (batch.input_word_ids + batch.input_type_ids) + 1.0)
-
-
-@pytest.mark.parametrize('head', [
-    lambda encoder, inputs: encoder(inputs),
-    # By the names in its graph, this one would give the encoder what is called the same there.
-    lambda encoder, inputs: encoder({**inputs, 'input_mask': inputs['input_type_ids'], 'input_type_ids': inputs['input_mask']})])
-def test_head_whose_inputs_are_called_otherwise_is_run_as_a_whole(tmp_path, batch, head):
-  called = {'input_mask': 'input_type_ids', 'input_type_ids': 'input_mask'}
-  exported = _loaded(head, tmp_path / 'model', called)
-  assert exported._head('sop', batch, exported._call('tokens', batch, False)) is None
-
-
-@pytest.mark.parametrize('change, is_the_other', [
-    (lambda other, inputs: other(inputs), True),
-    (lambda other, inputs: other({**inputs, 'a': inputs['a'] * 2}), False),
-    (lambda other, inputs: other({'a': inputs['b'], 'b': inputs['a']}), False),
-    (lambda other, inputs: dict(zip('yx', other(inputs).values(), strict=True)), False),
-    (lambda other, inputs: {**other(inputs), 'y': tf.stop_gradient(other(inputs)['y'])}, False),
-    (lambda other, inputs: {**other(inputs), 'y': -other(inputs)['y']}, False),
-    (lambda other, inputs: {'x': inputs['a'], 'y': inputs['b']}, False)])
-def test_a_mode_is_the_other_one_only_if_it_does_nothing_but_call_it(tmp_path, change, is_the_other):
-  factors = [tf.Variable(2.0), tf.Variable(3.0)]
-  specs = {name: tf.TensorSpec([None], tf.float32, name=name) for name in 'ab'}
-
-  def call(inputs, training):
-    if training:
-      return change(lambda given: function.get_concrete_function(specs, training=False)(given, training=False), inputs)
-    return {'x': inputs['a'] * factors[0], 'y': inputs['b'] - factors[1]}
-  function = tf.function(lambda inputs, training=False: call(inputs, training), autograph=False)
-  root = encoder_lib.callable_object(encoder_lib.Traced(function, specs, True), factors)
-  for training in (False, True):
-    function.get_concrete_function(specs, training=training)
-  tf.saved_model.save(root, str(tmp_path / 'model'))
-  loaded = tf.saved_model.load(str(tmp_path / 'model'))
-  functions = exported_lib._functions({'it': loaded})
-  assert exported_lib._only_calls(functions['it', True], functions['it', False]) is is_the_other
+  @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32, name=name) for name in names])
+  def serving_default(input_word_ids, input_mask, input_type_ids):
+    value = tf.quantization.fake_quant_with_min_max_args(tf.cast(input_word_ids, tf.float32), name='rounded')
+    return {'pooled_output': value, 'sequence_output': value, 'default': value}
+  tf.saved_model.save(root, str(tmp_path / 'model'), {'serving_default': serving_default})
+  monkeypatch.setattr(exported_lib.artifact, 'check', lambda path: None)
+  with pytest.raises(errors.ParityError, match='model cannot be run in float64 .*rounded'):
+    exported_lib.Exported(tmp_path / 'model', 'dict', widened=True).outputs(batch, ['serving_default'])

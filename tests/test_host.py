@@ -120,7 +120,7 @@ def test_every_page_can_be_reached_and_every_link_leads_somewhere(client, histor
                f'hub.KerasLayer(&quot;http://localhost/{PREPROCESSOR}/3&quot;)'):
     assert word in card, word
   assert '&lt;!--' not in card and '<!--' not in card and 'tfhub.dev' not in card
-  assert 'Error after each layer' in seen[f'/{ENCODER}/3/certificate'] and 'Tokens' in seen[f'/{PREPROCESSOR}/3/certificate']
+  assert 'Float32 error after each layer' in seen[f'/{ENCODER}/3/certificate'] and 'Tokens' in seen[f'/{PREPROCESSOR}/3/certificate']
   assert 'Text to vectors' in seen[f'/{ENCODER}_text/3/certificate'] and f'/{ENCODER}_text/3.sig' in seen
   assert json.loads(seen[f'/{ENCODER}/3.release.json'])['release'] == f'{ENCODER}/3'
 

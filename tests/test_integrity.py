@@ -204,18 +204,23 @@ def test_broken_record_is_refused(published, case):
 
 
 CERTIFICATES = {
-    'a figure that did not pass': (lambda c: c['outputs']['pooled_output']['export'].update(rms=9.0), 'pooled_output of the export did not pass'),
-    'a source that did not': (lambda c: c['outputs']['layer_1']['source'].update(rms=9.0), 'layer_1 of the source did not pass'),
-    'no number': (lambda c: c['gradient']['pooler.bias']['export'].update(largest=float('nan')), 'pooler.bias of the export did not pass'),
-    'no limit': (lambda c: c['outputs']['pooled_output']['allowed'].update(rms=float('inf')), 'pooled_output of the export did not pass'),
-    'an output left out': (lambda c: c['outputs'].pop('mlm_logits'), 'not of the outputs of such a model'),
-    'a layer left out': (lambda c: c['outputs'].pop('layer_2'), 'not of the outputs of such a model'),
-    'a weight left out': (lambda c: c['gradient'].pop('mlm.norm.beta'), 'not of the gradient of such a model'),
+    'a figure that did not pass': (lambda c: c['outputs']['pooled_output'].update(reference=2e-9), 'pooled_output did not pass'),
+    'a source that did not': (lambda c: c['outputs']['layer_1'].update(source=2e-9), 'layer_1 did not pass'),
+    'a derivative that did not': (lambda c: c['gradient']['pooler.bias'].update(source=2e-8), 'pooler.bias did not pass'),
+    'other bounds': (lambda c: (c['bounds'].update(outputs=1.0), c['outputs']['pooled_output'].update(source=0.5)), 'pooled_output did not pass'),
+    'no number': (lambda c: c['gradient']['pooler.bias'].update(reference=float('nan')), 'pooler.bias did not pass'),
+    'nothing compared': (lambda c: c['outputs']['pooled_output'].update(values=0), 'pooled_output did not pass'),
+    'no source': (lambda c: c['outputs']['pooled_output'].update(source=None), 'lacks distances to it'),
+    'float32 too far off': (lambda c: c['outputs']['layer_0']['float32']['export'].update(largest=0.01), 'layer_0 in float32 did not pass'),
+    'no limit': (lambda c: c['outputs']['pooled_output']['float32']['allowed'].update(rms=float('inf')), 'pooled_output in float32 did not pass'),
+    'a large limit': (lambda c: c['outputs']['pooled_output']['float32']['allowed'].update(rms=0.5), 'pooled_output in float32 did not pass'),
+    'an output left out': (lambda c: c['outputs'].pop('mlm_logits'), 'does not have the outputs of such a model'),
+    'a layer left out': (lambda c: c['outputs'].pop('layer_2'), 'does not have the outputs of such a model'),
+    'a weight left out': (lambda c: c['gradient'].pop('mlm.norm.beta'), 'does not have the gradient of such a model'),
     'no controls': (lambda c: c['controls'].clear(), 'a wrong model that passed, or too few of them'),
-    'a control that is no number': (lambda c: c['controls']['query and key swapped']['export'].update(rms=float('nan'), largest=float('nan')),
-                                    'a wrong model that passed'),
-    'a control that passed': (lambda c: c['controls']['query and key swapped']['export'].update(rms=0.0, largest=0.0), 'a wrong model that passed'),
-    'nothing': (lambda c: c.clear(), 'is no release record'),
+    'a control that is no number': (lambda c: c['controls'].update({'query and key swapped': float('nan')}), 'a wrong model that passed'),
+    'a control that passed': (lambda c: c['controls'].update({'query and key swapped': 1e-8}), 'a wrong model that passed'),
+    'of an earlier version': (lambda c: c.clear(), 'the certificate has the form of an earlier version of this tool: publish the next version'),
 }
 
 
@@ -311,7 +316,7 @@ def test_an_encoder_cannot_pass_for_a_preprocessor(published):
 
 @pytest.mark.parametrize('change, fault', [
     (lambda record: record['config'].update(hidden_dropout_prob=0.5), 'has another config than'),
-    (lambda record: record['certificate']['outputs']['pooled_output']['export'].update(rms=1e-12, largest=1e-12),
+    (lambda record: record['certificate']['outputs']['pooled_output'].update(scale=0.5),
      'the outputs of the certificate in the record of .* are not what is found now')])
 def test_with_the_source_config_and_certificate_are_held_against_it(published, module, change, fault):
   _edit_record(published, change)

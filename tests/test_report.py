@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from converters import errors
+from export import proof_text
 from export import report
 
 _VOID = {'meta', 'br', 'line', 'circle', 'polyline', 'i/'}
@@ -56,7 +57,9 @@ def test_page_shows_what_the_record_holds(record):
   for weight in record['weights']:
     assert weight['target'] in text and weight['sha256'][:16] in text
   for name in ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs'):
-    assert f'{certificate["outputs"][name]["export"]["rms"]:.1e}' in text
+    for figure in (certificate['outputs'][name]['source'], certificate['outputs'][name]['reference'], certificate['outputs'][name]['float32']['export']['rms']):
+      assert f'{figure:.1e}' in text
+  assert proof_text.sentence(certificate) in text
   assert {e['id'] for _, e in page.elements if 'id' in e} == {'layers', 'outputs', 'controls', 'gradient', 'ledger', 'environment'}
 
 
@@ -72,7 +75,7 @@ def test_plot_has_every_layer_inside_the_picture(record):
     assert sorted(x for x, _ in places) == [x for x, _ in places]
   for points, side in zip(lines, ('allowed', 'source', 'export'), strict=True):
     heights = [-float(p.split(',')[1]) for p in points.split()]
-    errors_ = [record['certificate']['outputs'][f'layer_{i}'][side]['rms'] for i in range(3)]
+    errors_ = [record['certificate']['outputs'][f'layer_{i}']['float32'][side]['rms'] for i in range(3)]
     drawn.append((heights, errors_))
   # One straight line takes every error's logarithm to its height.
   heights, values = (np.concatenate(each) for each in zip(*drawn, strict=True))

@@ -40,7 +40,7 @@ def test_variables_may_be_named_by_their_nodes_alone(own_module, ran, start_run)
   graph = source_graph.reduced(source_graph.check(own_module / 'saved_model.pb'), ALL)
   assert len({variable.name for variable in graph.variables}) == 32
   with start_run(own_module) as run:
-    assert (run.outputs()['tokens/pooled_output'] == ran.outputs()['tokens/pooled_output']).all()
+    assert (run.outputs()[1]['tokens/pooled_output'] == ran.outputs()[1]['tokens/pooled_output']).all()
 
 
 def test_nodes_may_be_placed_with_nodes_that_are_left_out(own_module, ran, start_run):
@@ -51,7 +51,7 @@ def test_nodes_may_be_placed_with_nodes_that_are_left_out(own_module, ran, start
         node.attr['_class'].list.s.append(b'loc:@vocab_model')
   conftest.edit_graph(own_module, edit)
   with start_run(own_module, ['tokens']) as run:
-    assert (run.outputs()['tokens/pooled_output'] == ran.outputs()['tokens/pooled_output']).all()
+    assert (run.outputs()[1]['tokens/pooled_output'] == ran.outputs()[1]['tokens/pooled_output']).all()
 
 
 def _slice(full_shape, var_offset):

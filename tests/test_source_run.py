@@ -20,8 +20,9 @@ ALL = tuple(source_graph.SIGNATURES)
 
 def test_gives_the_outputs_of_all_signatures(module, batch, start_run):
   with start_run(module) as run:
-    outputs = run.outputs()
-  assert sorted(outputs) == [
+    outputs, in_float64 = run.outputs()
+  assert {value.dtype for value in outputs.values()} == {np.dtype(np.float32)} and {value.dtype for value in in_float64.values()} == {np.dtype(np.float64)}
+  assert sorted(in_float64) == sorted(outputs) == [
       'mlm/mlm_logits', 'mlm/pooled_output', 'mlm/sequence_output', 'sop/pooled_output', 'sop/sequence_output',
       'sop/sop_log_probs', 'tokens/layer_0', 'tokens/layer_1', 'tokens/layer_2', 'tokens/pooled_output', 'tokens/sequence_output']
   assert outputs['mlm/mlm_logits'].shape == (4 * 3, 200)
@@ -95,7 +96,7 @@ def test_child_that_is_killed_after_the_outputs_gives_no_gradient(module, start_
 
 def test_outputs_and_gradient_can_be_read_again(module, start_run):
   with start_run(module) as run:
-    assert sorted(run.outputs()) == sorted(run.outputs())
+    assert sorted(run.outputs()[0]) == sorted(run.outputs()[0])
     assert sorted(run.gradient()) == sorted(run.gradient())
 
 

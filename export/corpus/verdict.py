@@ -6,18 +6,13 @@ from typing import Any
 
 # Lines of text are less alike than the random rows of the certificate: in one of them, everything may be so much larger.
 _LINES = 4
-# A certificate judges a head by what it makes of its own side's encoder output. Here the two sides differ before the head begins, which
-# makes more of it: right conversions of base size were seen at 0.6 of what the certificate says for the head alone. Wrong weights are off
-# by thousands of times that.
-_HEADS = {'mlm_logits': 4, 'sop_log_probs': 4}
 
 
 def allowed(record: Mapping[str, Any], output: str, values: int) -> dict[str, float]:
   """How far source and export may be apart in an output.
 
-  In root mean square: as far as the source was from the float64 reference in the certificate, and as the export was allowed to be, together,
-  as for golden files. The largest of all differences is of so many more values here: for what is distributed normally, the largest
-  grows with the root of the logarithm of their number. Heads may be off by more: what they are given differs already.
+  Both sides run in float32, and each may be as far from float64 as the certificate allows the artifact to be. The largest of all
+  differences is of so many more values here: of normally distributed values, it grows with the root of the logarithm of their number.
 
   Args:
     record: of the release.
@@ -28,8 +23,7 @@ def allowed(record: Mapping[str, Any], output: str, values: int) -> dict[str, fl
     `rms` and `largest`.
   """
   check = record['certificate']['outputs'][output]
-  factor = _HEADS.get(output, 1)
-  rms, largest = (factor * (float(check['source'][figure]) + float(check['allowed'][figure])) for figure in ('rms', 'largest'))
+  rms, largest = (2 * float(check['scale']) * float(check['float32']['allowed'][figure]) for figure in ('rms', 'largest'))
   before = max(2, int(check['values']))
   return {'rms': rms, 'largest': _LINES * largest * math.sqrt(math.log(max(values, before)) / math.log(before))}
 

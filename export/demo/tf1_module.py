@@ -1,4 +1,4 @@
-"""Writes a TF1 Hub module of ALBERT with random weights, in the form of google/albert_*/{1,2,3}.
+"""Writes a TF1 Hub module of ALBERT with weights drawn at random, in the form of google/albert_*/{1,2,3}.
 
 The graph follows the ALBERT paper (arxiv.org/abs/1909.11942) and is built with tf.compat.v1 alone. The files have the form that
 tensorflow_hub's exporter gives them: no SaverDef and no saver nodes, one encoder behind all signatures, assets as constants of the text
@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
+
+from export.demo import weight_values
 
 v1 = tf.compat.v1
 
@@ -49,6 +50,7 @@ class Spec:
     mlm: whether there is an `mlm` signature, and its variables.
     sop: whether there is a `sop` signature, and its variables.
     seed: of the weights; another seed gives another value to every element of every tensor.
+    values: regime of the weights, a key of `weight_values.REGIMES`.
   """
   vocab_size: int = 1000
   embedding_size: int = 128
@@ -63,6 +65,7 @@ class Spec:
   mlm: bool = True
   sop: bool = True
   seed: int = 0
+  values: str = 'random'
 
   @property
   def config(self) -> dict[str, Any]:
@@ -227,18 +230,6 @@ def _meta_graph(spec: Spec, tags: Sequence[str]) -> Any:
   return meta_graph
 
 
-def _random_value(name: str, shape: tuple[int, ...], seed: list[int]) -> np.ndarray:
-  """float32 values at a scale where attention is neither flat nor saturated; layer norms scatter around 1 and 0."""
-  value = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-  if name.endswith('/gamma'):
-    return 1 + np.float32(0.2) * value
-  if len(shape) == 1:
-    return np.float32(0.1) * value
-  if name.endswith('/kernel'):
-    return value * np.float32(1.2 / math.sqrt(shape[0]))
-  return value * np.float32(0.1)
-
-
 def write(path: str | pathlib.Path, spec: Spec, sentencepiece_model: bytes, vocab_text: str) -> None:
   """Writes a TF1 Hub module, whose bytes depend on the arguments after `path` alone.
 
@@ -261,7 +252,7 @@ def write(path: str | pathlib.Path, spec: Spec, sentencepiece_model: bytes, voca
     saved_model.meta_graphs.append(_meta_graph(spec, []))
     variables = {variable.op.name: variable for variable in v1.global_variables()}
     for number, (name, variable) in enumerate(sorted(variables.items())):
-      variable.load(_random_value(name, tuple(variable.shape), [spec.seed, number]), session)
+      variable.load(weight_values.value(spec.values, name, tuple(variable.shape), [spec.seed, number]), session)
     v1.train.Saver(variables, sharded=True).save(session, str(path / 'variables' / 'variables'), write_meta_graph=False, write_state=False)
   (path / 'saved_model.pb').write_bytes(saved_model.SerializeToString(deterministic=True))
   (path / 'assets' / _ASSETS['vocab_model']).write_bytes(sentencepiece_model)

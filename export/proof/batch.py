@@ -8,7 +8,7 @@ import numpy as np
 from converters import config as config_lib
 from converters import weight_map
 
-LENGTH = 24
+LENGTH = 8
 SHORT_LENGTH = 6
 SHORT_ROWS = 2
 

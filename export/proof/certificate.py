@@ -1,8 +1,17 @@
-"""The proof that an exported encoder computes what its source does, and trains as it did."""
+"""The proof that an exported encoder computes what its source does, and trains as it did.
+
+The verdict is in float64: the source's graph and the published graph are widened and run on the same weights. Three comparisons:
+
+* published graph against the source's graph: the conversion is right;
+* published graph against the NumPy reference: both are ALBERT as the paper states it (the only comparison for a source without a graph);
+* published float32 artifact against float64: users get what was proven, up to float32's rounding.
+"""
 
 import contextlib
 import dataclasses
 import functools
+import gc
+import math
 import pathlib
 import threading
 from collections.abc import Callable
@@ -24,11 +33,11 @@ from export.proof import batch as batch_lib
 from export.proof import controls
 from export.proof import expected as expected_lib
 from export.proof import exported as exported_lib
-from export.proof import graphless
 from export.proof import parity
-from export.proof import reference
 from export.proof import source_graph
 from export.proof import source_run
+
+_ADVICE = 'the source does not compute an ALBERT with these weights, or the conversion is wrong'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,28 +45,26 @@ class Certificate:
   """The proof that an export computes what its source does.
 
   Attributes:
-    against: what it was compared with: 'graph', the source's own, or 'float32', the reference with float32's rounding.
-    outputs: the checks by output, the layers as 'layer_0' and so on.
-    gradient: the checks of a scalar's derivatives by every weight, by canonical name.
+    against: 'graph' if the export was compared with the source's graph and the reference, 'reference' if the source has no graph.
+    bounds: the relative distances that float64 outputs and gradients may have, and that controls must have.
+    outputs: comparisons by output, the layers as 'layer_0' and so on.
+    gradient: comparisons of a scalar's derivatives by every weight, by canonical name.
     dropout: whether the training mode is random, as the config says.
-    controls: the wrong conversions that failed the check of outputs, as they must.
+    controls: relative distance of each wrong conversion, by name.
   """
   against: str
-  outputs: dict[str, parity.Check]
-  gradient: dict[str, parity.Check]
+  bounds: dict[str, float]
+  outputs: dict[str, parity.Output]
+  gradient: dict[str, parity.Derivative]
   dropout: bool
-  controls: dict[str, controls.Control]
+  controls: dict[str, float]
 
   def as_json(self) -> dict[str, Any]:
-    """For the record: figures with three digits."""
-    def rounded(value: Any) -> Any:
-      if isinstance(value, dict):
-        return {key: rounded(v) for key, v in value.items()}
-      return float(f'{value:.2e}') if isinstance(value, float) else value
-    return rounded(dataclasses.asdict(self))
+    """The form in which it is recorded, printed and shown: figures with two digits."""
+    return parity.rounded(dataclasses.asdict(self))
 
 
-# Values of a model of which much may be held at once: 134 MB for every copy.
+# Values of a model of which much may be held at once: 268 MB for every copy.
 _SMALL = 1 << 25
 
 Step = Callable[[str], contextlib.AbstractContextManager[Any]]
@@ -71,14 +78,14 @@ class Examination:
     signatures: of the source, that are compared.
   """
 
-  def __init__(self, source: source_lib.Source, parts: Iterable[weight_map.Part], run: source_run.Run | graphless.Run,
+  def __init__(self, source: source_lib.Source, parts: Iterable[weight_map.Part], run: source_run.Run | None,
                expected: Callable[[], expected_lib.Expected] | None = None, finished: Callable[[], None] = lambda: None):
     """Made by `examine`.
 
     Args:
       source, parts: the model.
-      run: of the source's graph, or what stands in for it.
-      expected: waits for what both sides should give; None to work it out when it is needed.
+      run: the run of the source's graph; None for a source without one.
+      expected: waits for the reference; None to compute it when it is needed.
       finished: called when the source's process has done all of its work.
     """
     self._source = source
@@ -89,71 +96,199 @@ class Examination:
     self._expected = expected or (lambda: expected_lib.Expected(source, self._parts, self.batch, self.scalar))
 
   def certify(self, path: pathlib.Path, interface: str, step: Step = contextlib.nullcontext) -> Certificate:
-    """Loads an exported encoder, compares it with its source, and sees the comparison fail for wrong ones.
+    """Loads an exported encoder, in float32 and in float64, and compares it with its source.
 
     Args:
-      path: the SavedModel.
+      path: directory of the SavedModel.
       interface: 'dict' or 'list'.
       step: entered with the name of each step.
 
     Raises:
-      ParityError: the export differs, or a wrong one would not.
+      ParityError: the export differs, or a negative control would not; names all.
     """
     with contextlib.ExitStack() as stack:
       stack.enter_context(exported_lib.as_it_stands())
-      with step('load the export'):
-        exported = exported_lib.Exported(path, interface)
-      differentiate: Callable[[], dict[str, Any]] = functools.partial(exported.gradient, self.scalar)
-      beside = exported.values <= _SMALL
-      if beside:
-        # Most of this is Python, and most of the rest is not: one beside the other. A large model's derivatives would take memory.
+      return self._certify(path, interface, step, stack)
+
+  def _certify(self, path: pathlib.Path, interface: str, step: Step, stack: contextlib.ExitStack) -> Certificate:
+    def run_in_float32() -> tuple[dict[str, np.ndarray], bool]:
+      with step('run the export in float32'):
+        return self._in_float32(path, interface)
+
+    # A large model is not held in float32 and in float64 at once, and neither beside its derivatives.
+    small = sum(math.prod(weight_map.shape(row.shape, self._source.config)) for row in weight_map.rows(self._source.config, self._parts)) <= _SMALL
+    before = None if small else run_in_float32()
+    with step('widen the export'):
+      exported = exported_lib.Exported(path, interface, widened=True)
+      differentiate: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]] = functools.partial(exported.gradient, self.scalar)
+      if small:  # most of this is Python, and most of the rest is not: one beside the other
         differentiate = stack.enter_context(futures.ThreadPoolExecutor(1, 'gradient')).submit(differentiate).result
-      with step('run the export'):
-        outputs = exported.outputs(self.batch, [*self.signatures, 'serving_default'])
-      with step('wait for the reference'):
-        expected = self._expected()
-      with step('compare the outputs'):
-        theirs = self._source_outputs(outputs, interface, expected)
-        checks = parity.compare(theirs, outputs, expected, self.batch.input_mask)
-        dropout = _compare_modes(exported, self.batch, outputs, not self.scalar.training, checks)
-      if beside:
-        with step('wait for the gradient'):
-          differentiate()  # before anything is changed in the model
-      with step('try wrong models'):
-        wrong = controls.run(exported, self.batch, expected, theirs)
-      with step('compare the gradient'):
-        against = 'float32' if self._source.graph is None else 'graph'
-        result = Certificate(against, checks, self._compare_gradient(exported, differentiate, expected), dropout, wrong)
-      self._finished()
-      return result
+    in_float32, random = before or run_in_float32()
+    with step('run the export in float64'):
+      ours = exported.outputs(self.batch, [*self.signatures, 'serving_default'])
+    with step('wait for the reference'):
+      expected = self._expected()
+    with step('wait for the source'):
+      theirs = self._run.outputs() if self._run is not None else None
+    faults = _Faults()
+    outputs = self._compare_outputs(ours, in_float32, theirs, expected, interface, faults)
+    if random != self._source.config.has_dropout:
+      faults.add(f'training=True is {"" if random else "not "}random, but the config has {"no " if random else ""}dropout')
+    faults.check(_ADVICE)
+    if small:
+      with step('wait for the gradient'):
+        differentiate()  # before anything is changed in the model
+    with step('try wrong models'):
+      wrong = controls.run(exported, self.batch, expected.outputs)
+    with step('compare the gradient'):
+      gradient = self._compare_gradient(exported, differentiate, expected, outputs, faults)
+    faults.check(_ADVICE)
+    self._finished()
+    bounds = {'outputs': parity.OUTPUT_BOUND, 'gradient': parity.GRADIENT_BOUND, 'controls': parity.CONTROL_FACTOR * parity.OUTPUT_BOUND}
+    return Certificate('reference' if self._run is None else 'graph', bounds, outputs, gradient, random, wrong)
 
-  def _source_outputs(self, outputs: Mapping[str, np.ndarray], interface: str, expected: expected_lib.Expected) -> dict[str, np.ndarray]:
-    """The source's outputs, as far as the export has them too."""
-    theirs = self._run.outputs()
-    layers = {f'tokens/layer_{number}' for number in range(len(expected.layers) if interface == 'dict' else 0)}
-    if {name for name in outputs if '/layer_' in name} != layers:
-      raise errors.ParityError(f'the encoder gives other layers than {len(expected.layers)} as encoder_outputs: the conversion is at fault')
-    shown = sum('/layer_' in name for name in theirs)
-    if interface == 'list' or shown != len(expected.layers):  # not given by the export, or not found in the source's graph
-      theirs = {name: value for name, value in theirs.items() if '/layer_' not in name}
-    # What the export gives once more: as `default`, and through its signature.
-    return theirs | {name: theirs[f'tokens/{name.rpartition("/")[2]}'] for name in outputs
-                     if name.startswith(('default/', 'serving_default/'))}
+  def _in_float32(self, path: pathlib.Path, interface: str) -> tuple[dict[str, np.ndarray], bool]:
+    """The outputs of the artifact as it is published, and whether two calls in training mode differ. The model is gone afterwards."""
+    exported = exported_lib.Exported(path, interface)
+    outputs = exported.outputs(self.batch, [*self.signatures, 'serving_default'])
+    if exported.modes_are_one('tokens'):
+      return outputs, False
+    rows = self.batch.first(2)
+    first, second = (exported.outputs(rows, ['tokens'], training=True)['tokens/sequence_output'] for _ in range(2))
+    # Calls without dropout are the same but for kernels that add up in another order from call to call.
+    random = not parity.relative(packed(second, rows), packed(first, rows)).rms < _SAME
+    del exported
+    gc.collect()
+    return outputs, random
 
-  def _compare_gradient(self, exported: exported_lib.Exported, differentiate: Callable[[], dict[str, Any]],
-                        expected: expected_lib.Expected) -> dict[str, parity.Check]:
-    # The source's first: then its process is gone, and with it what it held, before a large export's are worked out.
-    config, theirs = self._source.config, self._run.gradient()
+  def _compare_outputs(self, ours: Mapping[str, np.ndarray], in_float32: Mapping[str, np.ndarray],
+                       theirs: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]] | None, expected: expected_lib.Expected, interface: str,
+                       faults: '_Faults') -> dict[str, parity.Output]:
+    mask = self.batch.input_mask
+    float32_of_source, float64_of_source = theirs or ({}, {})
+    wanted = {'pooled_output', 'sequence_output'}
+    wanted |= {head for signature in self.signatures for head in source_graph.SIGNATURES[signature][1]}
+    wanted |= {name for name in expected.outputs if name.startswith('layer_')} if interface == 'dict' else set()
+    calls = {name: [call for call in ours if call.rpartition('/')[2] == name] for name in sorted(wanted, key=_order)}
+    for name in sorted({call.rpartition('/')[2] for call in ours} ^ wanted, key=_order):
+      faults.add(f'{name} is {"missing in" if name in wanted else "an unexpected output of"} the export')
+    result = {}
+    for name in (name for name, found in calls.items() if found):
+      right = expected.outputs[name]
+      of_reference, of_source, of_export = [], [], []
+      for call in calls[name]:
+        value = parity.packed(ours[call], mask, name)
+        of_reference.append((call, parity.relative(value, right)))
+        signature = call.rpartition('/')[0]
+        their_call = call if signature in self.signatures else f'tokens/{name}'
+        if their_call in float64_of_source:
+          of_source.append((call, parity.relative(value, parity.packed(float64_of_source[their_call], mask, name))))
+        elif theirs is not None and not name.startswith('layer_'):
+          faults.add(f'{their_call} is missing in the source')
+        of_export.append((call, parity.relative(parity.packed(in_float32[call], mask, name), right)))
+      for witness, distances in (('the reference', of_reference), ("the source's graph", of_source)):
+        faults.add_worst([(call, distance.rms) for call, distance in distances if not distance.rms <= parity.OUTPUT_BOUND],
+                         f'from {witness} in float64, more than {parity.OUTPUT_BOUND:.0e}')
+      allowed = expected.float32[name].times(parity.FLOAT32_FACTOR)
+      faults.add_worst([(call, distance.largest) for call, distance in of_export if not distance.within(allowed)],
+                       f'from float64 in float32, at most, more than {allowed}')
+      shown = [parity.packed(float32_of_source[call], mask, name) for call in calls[name] if call in float32_of_source]
+      result[name] = parity.Output(
+          int(right.size), parity.rms(right), _most(distance.rms for _, distance in of_source) if of_source else None,
+          _most(distance.rms for _, distance in of_reference), parity.Float32(
+              functools.reduce(parity.Distance.worst, (parity.relative(value, right) for value in shown)) if shown else None,
+              functools.reduce(parity.Distance.worst, (distance for _, distance in of_export)), allowed))
+    return result
+
+  def _compare_gradient(self, exported: exported_lib.Exported, differentiate: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]],
+                        expected: expected_lib.Expected, outputs: dict[str, parity.Output],
+                        faults: '_Faults') -> dict[str, parity.Derivative]:
+    config = self._source.config
+    # The source's first: then its process is gone, and with it the memory that it held.
+    theirs = self._run.gradient() if self._run is not None else {}
     if not self.scalar.training:
-      _check_random_gradient(exported.gradient(dataclasses.replace(self.scalar, training=True)))
-    ours = differentiate()
+      _check_random_gradient(exported.gradient(dataclasses.replace(self.scalar, training=True))[0])
+    ours, differentiated = differentiate()
+    if self.scalar.training:
+      self._compare_training_outputs(exported, differentiated, outputs, faults)
     rows = weight_map.rows(config, self._parts)
-    missing = [row.tf1 for row in rows if row.tf1 not in theirs] + [row.tf_models for row in rows if row.tf_models not in ours]
+    missing = [row.tf_models for row in rows if row.tf_models not in ours]
+    missing += [row.tf1 for row in rows if self._run is not None and row.tf1 not in theirs]
     if missing:
       raise errors.ParityError(f'no gradient by {", ".join(missing)} in the encoder or its source: nothing can be compared')
-    return parity.compare_gradient(
-        rows, config, lambda row: theirs[row.tf1],
-        lambda row: row.transform.invert(np.from_dlpack(ours.pop(row.tf_models)), weight_map.shape(row.shape, config)), expected.gradient)
+    sizes, scales, distances = dict[str, int](), dict[str, float](), dict[str, tuple[float | None, float]]()
+    for row in rows:
+      value = row.transform.invert(np.from_dlpack(ours.pop(row.tf_models)), weight_map.shape(row.shape, config)).reshape(-1)
+      scale, of_reference = parity.compare_derivative(row, config, expected.gradient, [value])
+      sizes[row.name], scales[row.name] = value.size, scale.rms
+      distances[row.name] = parity.distance(value, theirs[row.tf1]).rms if self._run is not None else None, of_reference.rms
+    result = {}
+    for name, (from_source, from_reference) in distances.items():
+      scale_of_name = parity.gradient_scale(name, scales)
+      derivative = parity.Derivative(sizes[name], scale_of_name, None if from_source is None else parity.over(from_source, scale_of_name),
+                                     parity.over(from_reference, scale_of_name))
+      for witness, distance in (('the reference', derivative.reference), ("the source's graph", derivative.source)):
+        if distance is not None and not distance <= parity.GRADIENT_BOUND:
+          faults.add(f'the derivative by {name} is {distance:.1e} from {witness} in float64, more than {parity.GRADIENT_BOUND:.0e}')
+      result[name] = derivative
+    return result
+
+  def _compare_training_outputs(self, exported: exported_lib.Exported, differentiated: Mapping[str, np.ndarray], outputs: dict[str, parity.Output], faults: '_Faults') -> None:
+    """Compares the training mode with the source's training graph; without a graph, with the other mode, which was compared already."""
+    batch = self.scalar.batch
+    apart = [signature for signature in self.signatures if not exported.modes_are_one(signature)]
+    ours = {**differentiated, **exported.outputs(batch, [signature for signature in apart if signature != self.scalar.signature], training=True)}
+    theirs = exported.outputs(batch, apart) if self._run is None else self._run.training_outputs()
+    for call, value in ours.items():
+      name = call.rpartition('/')[2]
+      their_call = call if call in theirs else f'tokens/{name}'
+      if name not in outputs or their_call not in theirs:  # unexpected, which is a fault already; or a layer that the graph does not show
+        continue
+      distance = parity.relative(*(parity.packed(array, batch.input_mask, name) for array in (value, theirs[their_call]))).rms
+      if not distance <= parity.OUTPUT_BOUND:
+        faults.add(f'{call} with training=True is {distance:.1e} from the source in float64, more than {parity.OUTPUT_BOUND:.0e}')
+      if outputs[name].source is not None:
+        outputs[name] = dataclasses.replace(outputs[name], source=parity.larger(outputs[name].source or 0.0, distance))
+
+
+# Relative distance of two calls on the same inputs, below which they are the same.
+_SAME = 1e-4
+
+
+class _Faults:
+  """Everything that was found, so that one message names all."""
+
+  def __init__(self) -> None:
+    self._found: list[str] = []
+
+  def add(self, fault: str) -> None:
+    self._found.append(fault)
+
+  def add_worst(self, calls: list[tuple[str, float]], fault: str) -> None:
+    """Adds the same fault of several calls, of which the worst is named."""
+    if calls:
+      call, distance = max(calls, key=lambda found: (math.isnan(found[1]), found[1]))
+      self.add(f'{call} is {distance:.1e} {fault}' + (f' (and {len(calls) - 1} more of its calls)' if len(calls) > 1 else ''))
+
+  def check(self, advice: str) -> None:
+    if self._found:
+      raise errors.ParityError(f'no parity ({"; ".join(self._found)}) in the encoder against its source: {advice}')
+
+
+def packed(value: np.ndarray, batch: batch_lib.Batch) -> np.ndarray:
+  """A sequence output at the positions of a batch that are not padding."""
+  return parity.packed(value, batch.input_mask, 'sequence_output')
+
+
+def _order(name: str) -> tuple[int, int, str]:
+  """Outputs first, then layers by number."""
+  number = int(name.removeprefix('layer_')) if name.startswith('layer_') else -1
+  fixed = ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs')
+  return (number >= 0, number if number >= 0 else fixed.index(name) if name in fixed else len(fixed), name)
+
+
+def _most(values: Iterable[float]) -> float:
+  return functools.reduce(parity.larger, values)
 
 
 def given(source: source_lib.Source, parts: Iterable[weight_map.Part]) -> tuple[batch_lib.Batch, batch_lib.Scalar, list[str]]:
@@ -180,7 +315,7 @@ def examine(source: source_lib.Source, parts: Iterable[weight_map.Part], trust: 
   parts, profile = frozenset(parts), profile or profile_lib.Profile()
   batch, scalar, signatures = given(source, parts)
   with contextlib.ExitStack() as stack:
-    run: source_run.Run | graphless.Run | None = None
+    run: source_run.Run | None = None
     if source.graph is not None:
       child = child or stack.enter_context(source_run.prepare(trust))
       run = child.run(source.path, batch, signatures, scalar)
@@ -188,56 +323,19 @@ def examine(source: source_lib.Source, parts: Iterable[weight_map.Part], trust: 
     done = threading.Event()
     stack.callback(done.set)  # before the pool waits for its thread
 
-    def expected(dtype: reference.Float = np.float64) -> expected_lib.Expected:
-      with profile.span(f'compute the reference in {np.dtype(dtype).name}'):
-        return expected_lib.Expected(source, parts, batch, scalar, lambda: not done.is_set(), dtype)
+    def expected() -> expected_lib.Expected:
+      with profile.span('compute the reference'):
+        return expected_lib.Expected(source, parts, batch, scalar, lambda: not done.is_set())
     # The source's graph runs beside it, and the export is made: threads that wait actively for each other would take their processor.
     stack.enter_context(threadpoolctl.threadpool_limits(1, 'blas'))
-    exact = pool.submit(expected)
-    if run is None:
-      run = graphless.Run(pool.submit(expected, np.float32).result, signatures, source.config, parts)
-    yield Examination(source, parts, run, exact.result, functools.partial(run.add_to, profile))
+    reference = pool.submit(expected)
+    yield Examination(source, parts, run, reference.result, functools.partial(run.add_to, profile) if run is not None else lambda: None)
 
 
 def _check_random_gradient(gradient: Mapping[str, Any]) -> None:
-  """That with dropout, too, every variable trains. What the derivatives are is another thing at every call."""
-  dead = [name for name, value in gradient.items() if not 0 < float(np.linalg.norm(np.from_dlpack(value))) < np.inf]
+  """Checks that every variable trains with dropout, too, where the derivatives differ from call to call."""
+  dead = [name for name, value in gradient.items() if not 0 < float(np.linalg.norm(np.from_dlpack(value))) < math.inf]
   if dead:
     raise errors.ParityError(
         f'the gradient by {", ".join(dead)} is zero, infinite or NaN with training=True in the encoder: it would not train, the '
-        'conversion is at fault')
-
-
-def _compare_modes(exported: exported_lib.Exported, batch: batch_lib.Batch, outputs: Mapping[str, np.ndarray], random: bool,
-                   checks: Mapping[str, parity.Check]) -> bool:
-  """Whether the training mode is random. It must be with dropout, and only then; without, both modes are the same.
-
-  Args:
-    exported: the model.
-    batch: the inputs; only the first two rows are run, of which the second has padding.
-    outputs: what training=False gave for the whole batch.
-    random: whether the config has dropout.
-    checks: of these outputs: what is called the same may differ by what rounding may come to.
-
-  Raises:
-    ParityError: it is not so.
-  """
-  def same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
-    names = {name: name.rpartition('/')[2] for name in one if name.rpartition('/')[2] in checks}
-    return one.keys() == other.keys() and all(
-        parity.distance(one[name], other[name]).rms <= 2 * checks[output].allowed.rms for name, output in names.items())
-
-  rows = batch.first(2)
-  first = exported.outputs(rows, ['tokens'], training=True)
-  calm = {name: value[:2] for name, value in outputs.items() if name.startswith('tokens/') or name == 'default/pooled_output'}
-  alike = same(first, calm)
-  faults = {
-      'training=False is not the same from call to call': (random or not alike) and not same(calm, exported.outputs(rows, ['tokens'])),
-      'training=True is the same from call to call, but the config has dropout': random and same(
-          first, exported.outputs(rows, ['tokens'], training=True)),
-      'training=True is not the same as training=False, but the config has no dropout': not random and not alike,
-  }
-  if any(faults.values()):
-    raise errors.ParityError(
-        f'{"; ".join(fault for fault, there in faults.items() if there)} in the encoder: the conversion is at fault')
-  return random
+        'conversion is wrong')

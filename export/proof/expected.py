@@ -1,45 +1,48 @@
-"""What a source's weights come to: outputs on a batch, and the derivatives of a scalar, in float64, and in float32 as a graph would."""
+"""What a source's weights come to: outputs and derivatives in float64, and how far float32 evaluations are from them."""
 
 import math
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Mapping
 
 import numpy as np
 
 from converters import source as source_lib
 from converters import weight_map
 from export.proof import batch as batch_lib
+from export.proof import parity
 from export.proof import reference
 
 _SMALL = 1 << 25  # values: 268 MB as float64
-_OUTPUTS = {'mlm': ('mlm_logits',), 'sop': ('sop_log_probs',)}  # of a signature, beside the encoder's
+# In float32: one as the weights are, the others with biases and layer norms moved by a unit in the last place, at random, at every use.
+_EVALUATIONS = 5
+_ULP = np.float32(2.0**-23)
 
 
 class Unwanted(Exception):
-  """Nobody needs the result any more."""
+  """The result is no longer needed."""
 
 
 class Expected:
-  """What both sides should give.
+  """The reference's results for a source.
 
   Attributes:
-    layers, pooled_output, gradient: as `reference.encode_and_differentiate` returns them.
-    rows: int [tokens], to which row of the batch each token belongs.
+    outputs: float64 outputs of the batch by 'pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs' and 'layer_0' and so on. What is
+      by position is [tokens, H], for the positions that are not padding; all others are as the encoder gives them.
+    gradient: derivatives of the scalar.
+    float32: relative distance of float32 evaluations to `outputs`, by output: the worst of several.
   """
 
   def __init__(self, source: source_lib.Source, parts: frozenset[weight_map.Part], batch: batch_lib.Batch,
-               scalar: batch_lib.Scalar, wanted: Callable[[], bool] = lambda: True, dtype: reference.Float = np.float64):
-    """Reads each weight once, and keeps those of the heads.
+               scalar: batch_lib.Scalar, wanted: Callable[[], bool] = lambda: True):
+    """Reads each weight once and evaluates the reference.
 
     Args:
       source, parts: the model.
       batch, scalar: what it is given.
-      wanted: asked before every use of a weight; once it says no, it ends.
-      dtype: what is computed in.
+      wanted: asked before every use of a weight; the evaluation ends when it returns False.
 
     Raises:
-      Unwanted: `wanted` said no.
+      Unwanted: `wanted` returned False.
     """
     def ask() -> None:
       if not wanted():
@@ -51,51 +54,49 @@ class Expected:
 
     rows = weight_map.rows(source.config, parts)
     count = sum(math.prod(weight_map.shape(row.shape, source.config)) for row in rows)
-    # The reference turns kernels into float64 for every use; those of a small model it is given so.
-    kept_as = dtype if count <= _SMALL else np.float32
     weights = dict[str, np.ndarray]()
     for row in rows:
       ask()
-      weights[row.name] = source.tensor(row).astype(kept_as, copy=False)
-    self.layers, self.pooled_output, self.gradient = reference.encode_and_differentiate(
-        weight, source.config, _inputs(batch), _inputs(scalar.batch), scalar.batch.masked_lm_positions, scalar.factors, dtype)
-    self._batch, self._positions, self._dtype = batch, batch.masked_lm_positions, dtype
-    self._heads = {name: value for name, value in weights.items() if name.startswith(('mlm.', 'sop.', 'embeddings.word'))}
-    self.rows = np.nonzero(batch.input_mask)[0]
+      weights[row.name] = source.tensor(row)
+    # Kernels are turned into float64 for every use; those of a small model are once.
+    wide = {name: value.astype(np.float64) for name, value in weights.items()} if count <= _SMALL else weights
 
-  def of(self, name: str, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What an output should be.
+    def exact(name: str) -> np.ndarray:
+      ask()
+      return wide[name]
 
-    A head is judged by what it makes of its own side's encoder output: that it makes little of a small error there is not
-    its doing, and with a handful of values the ratio of two such errors would be chance.
+    inputs = _inputs(batch)
+    layers, pooled, self.gradient = reference.encode_and_differentiate(
+        exact, source.config, inputs, _inputs(scalar.batch), scalar.batch.masked_lm_positions, scalar.factors)
+    self.outputs = _outputs(exact, parts, batch, layers, pooled, np.float64)
+    self.float32 = dict[str, parity.Distance]()
+    random = np.random.default_rng(0)
 
-    Args:
-      name: 'tokens/pooled_output', 'mlm/mlm_logits', 'tokens/layer_3' and so on.
-      outputs: all outputs of the side that gave it.
-    """
-    signature, _, output = name.rpartition('/')
-    if output == 'mlm_logits':
-      return reference.mlm_logits(self._heads.__getitem__, outputs[f'{signature}/sequence_output'], self._positions, self._dtype)
-    if output == 'sop_log_probs':
-      return reference.sop_log_probs(self._heads.__getitem__, outputs[f'{signature}/pooled_output'], self._dtype)
-    if output == 'pooled_output':
-      return self.pooled_output
-    return self.layers[-1 if output == 'sequence_output' else int(output.removeprefix('layer_'))]
+    def moved(name: str) -> np.ndarray:
+      # Every later rounding is another one then. To move kernels as well would take twice the time, and move nothing more.
+      value = weight(name)
+      return value if value.ndim > 1 else value * (1 + _ULP * random.integers(-1, 2, value.shape).astype(np.float32))
 
-  def outputs(self, signatures: Iterable[str]) -> dict[str, np.ndarray]:
-    """All that a source's graph would give: 'tokens/pooled_output' and so on, and the layers as 'tokens/layer_0', [batch, seq, H] with
-    zeros at padding."""
-    layers = []
-    for layer in self.layers:
-      whole = np.zeros((*self._batch.input_mask.shape, layer.shape[1]), layer.dtype)
-      whole[self._batch.input_mask.astype(bool)] = layer
-      layers.append(whole)
-    result = {f'tokens/layer_{number}': whole for number, whole in enumerate(layers)}
-    for signature in signatures:
-      result |= {f'{signature}/pooled_output': self.pooled_output, f'{signature}/sequence_output': layers[-1]}
-      for head in _OUTPUTS.get(signature, ()):
-        result[f'{signature}/{head}'] = self.of(f'{signature}/{head}', result)
-    return result
+    for number in range(_EVALUATIONS):
+      source_of_weights = moved if number else weight
+      outputs = _outputs(source_of_weights, parts, batch, *reference.encode(source_of_weights, source.config, inputs, np.float32), np.float32)
+      for name, value in outputs.items():
+        distance = parity.relative(value, self.outputs[name])
+        self.float32[name] = distance.worst(self.float32[name]) if name in self.float32 else distance
+
+
+def _outputs(tensor: reference.Tensor, parts: Iterable[weight_map.Part], batch: batch_lib.Batch, layers: list[np.ndarray],
+             pooled: np.ndarray, dtype: reference.Float) -> dict[str, np.ndarray]:
+  """All outputs by name, the heads' from the encoder's."""
+  result = {f'layer_{number}': layer for number, layer in enumerate(layers)} | {'sequence_output': layers[-1], 'pooled_output': pooled}
+  parts = frozenset(parts)
+  if weight_map.Part.MLM in parts:
+    sequence = np.zeros((*batch.input_mask.shape, layers[-1].shape[1]), dtype)
+    sequence[batch.input_mask.astype(bool)] = layers[-1]
+    result['mlm_logits'] = reference.mlm_logits(tensor, sequence, batch.masked_lm_positions, dtype)
+  if weight_map.Part.SOP in parts:
+    result['sop_log_probs'] = reference.sop_log_probs(tensor, pooled, dtype)
+  return result
 
 
 def _inputs(batch: batch_lib.Batch) -> reference.Inputs:

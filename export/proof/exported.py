@@ -15,6 +15,7 @@ from converters import errors
 from export.proof import artifact
 from export.proof import batch as batch_lib
 from export.proof import function_graph
+from export.proof import widen
 
 _INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
 _HEADS = ('mlm', 'sop')
@@ -26,41 +27,49 @@ class Exported:
 
   Attributes:
     variables: the encoder's, by name.
-    values: how many numbers those are.
   """
 
-  def __init__(self, path: pathlib.Path, interface: str):
+  def __init__(self, path: pathlib.Path, interface: str, widened: bool = False):
     """Loads it.
 
     Args:
-      path: the SavedModel.
+      path: directory of the SavedModel.
       interface: 'dict' or 'list'.
+      widened: whether to load it in float64.
 
     Raises:
       UntrustedGraphError: it has operations that no export has.
+      ParityError: it cannot be widened; names the operation.
     """
-    self._loaded = artifact.load(path)
-    self._interface = interface
+    if not widened:
+      self._loaded = artifact.load(path)
+    else:
+      artifact.check(path)
+      with _in_float64(path):
+        self._loaded = widen.load(path)
+    self._path, self._interface, self._widened = path, interface, widened
     self.variables = {_name(v): v for v in self._loaded.variables}
-    self.values = sum(v.shape.num_elements() for v in self._loaded.variables)
-    # Now, since their graphs are changed by whoever differentiates them.
+    # Read now: TensorFlow changes the graphs of functions that are differentiated.
     self._functions = _functions({name: self._piece(name) for name in ('tokens', *_HEADS) if name == 'tokens' or hasattr(self._loaded, name)})
     served = self._loaded.signatures.get('serving_default')
     self._signature = None if served is None else function_graph.Function.of(served)
     self._first_layer: Callable[[Mapping[str, Any]], list[Any]] | None = None
 
   def outputs(self, batch: batch_lib.Batch, signatures: Sequence[str], training: bool = False) -> dict[str, np.ndarray]:
-    """Runs the encoder, and its heads, on a batch.
+    """Runs the encoder and its heads on a batch.
 
     Args:
       batch: the inputs.
       signatures: 'tokens' for the encoder itself, 'mlm' and 'sop' for its heads, and 'serving_default'.
-      training: whether to run them as in training; the last is never.
+      training: whether to run them as in training; 'serving_default' never is.
 
     Returns:
-      float32 outputs under the names that the source's have: 'tokens/pooled_output' and so on; the encoder's layers as 'tokens/layer_0' and so on;
-      what `serving_default` gives as 'serving_default/pooled_output' and so on; and what is called `default`, of the encoder as
-      'default/pooled_output' and of the signature as 'default/serving_default/pooled_output'.
+      Outputs under the source's names: 'tokens/pooled_output' and so on; the encoder's layers as 'tokens/layer_0' and so on; the outputs of
+      `serving_default` as 'serving_default/pooled_output' and so on; and the output `default`, of the encoder as 'default/pooled_output' and
+      of the signature as 'default/serving_default/pooled_output'.
+
+    Raises:
+      ParityError: in float64, an operation cannot be run; names it.
     """
     result: dict[str, np.ndarray] = {}
     encoded: Mapping[str, Any] | None = None
@@ -70,14 +79,23 @@ class Exported:
         values = self._call(signature, batch, training)
       if signature == 'tokens' and not training:
         encoded = values
-      result |= {f'{signature}/{name}': values[name].numpy() for name in _OUTPUTS if name in values}
-      if signature == 'tokens' and self._interface == 'dict':
-        result |= {f'tokens/layer_{i}': value.numpy() for i, value in enumerate(values['encoder_outputs'])}
-        result['default/pooled_output'] = values['default'].numpy()
+      result |= self._named(signature, values)
     if 'serving_default' in signatures:
       served = self._served(batch, encoded)
       result |= {f'serving_default/{name}': served[name].numpy() for name in ('pooled_output', 'sequence_output')}
       result['default/serving_default/pooled_output'] = served['default'].numpy()
+    return result
+
+  def modes_are_one(self, signature: str) -> bool:
+    """Whether the training mode of 'tokens', 'mlm' or 'sop' does nothing but call the other mode, as its graph says."""
+    calm, training = (self._functions.get((signature, mode)) for mode in (False, True))
+    return calm is not None and training is not None and _only_calls(training, calm)
+
+  def _named(self, signature: str, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    result = {f'{signature}/{name}': values[name].numpy() for name in _OUTPUTS if name in values}
+    if signature == 'tokens' and self._interface == 'dict':
+      result |= {f'tokens/layer_{i}': value.numpy() for i, value in enumerate(values['encoder_outputs'])}
+      result['default/pooled_output'] = values['default'].numpy()
     return result
 
   def first_layer(self, batch: batch_lib.Batch) -> dict[str, np.ndarray]:
@@ -92,31 +110,33 @@ class Exported:
     if self._first_layer is None:
       part, layer = function_graph.upto(encoder, encoder.pack(encoder.outputs)['encoder_outputs'][0])
       self._first_layer = function_graph.runner(part, [layer])
-    with as_it_stands():
+    with as_it_stands(), self._running():
       return {'tokens/layer_0': self._first_layer(encoder.values(_tensors(batch)))[0].numpy()}
 
-  def gradient(self, scalar: batch_lib.Scalar) -> dict[str, Any]:
+  def gradient(self, scalar: batch_lib.Scalar) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Differentiates a scalar of the outputs.
 
     Returns:
-      The derivatives by variable name, dense float32 tensors of the variables' shapes.
+      The derivatives by variable name, dense tensors of the variables' shapes; and the outputs that were differentiated, as `outputs` names
+      them, without those of the head `sop`.
 
     Raises:
-      ParityError: a trainable variable has no derivative.
+      ParityError: a trainable variable has no derivative, or an operation cannot be run in float64.
     """
     import tensorflow as tf
-    with as_it_stands(), tf.GradientTape() as tape:
+    with as_it_stands(), self._running(), tf.GradientTape(watch_accessed_variables=False) as tape:
+      variables = self._piece(scalar.signature).trainable_variables
+      tape.watch(variables)
       outputs = self._call(scalar.signature, scalar.batch, scalar.training)
       value = _scalar(outputs, {name: f for name, f in scalar.factors.items() if name != 'sop_log_probs'})
-      variables = self._piece(scalar.signature).trainable_variables
       derivatives = dict(zip(map(_name, variables), tape.gradient(value, variables), strict=True))
     if 'sop_log_probs' in scalar.factors:
       head = {_name(v): v for v in self._loaded.sop.trainable_variables if _name(v) not in derivatives}
       derivatives |= zip(head, self._gradient_of_sop_head(scalar, list(head.values())), strict=True)
     without = [name for name in derivatives if derivatives[name] is None]
     if without:
-      raise errors.ParityError(f'no gradient by {", ".join(without)} in the encoder: it would not train, the conversion is at fault')
-    return {name: tf.convert_to_tensor(value) for name, value in derivatives.items()}
+      raise errors.ParityError(f'no gradient by {", ".join(without)} in the encoder: it would not train, the conversion is wrong')
+    return {name: tf.convert_to_tensor(value) for name, value in derivatives.items()}, self._named(scalar.signature, outputs)
 
   def _gradient_of_sop_head(self, scalar: batch_lib.Scalar, variables: list[Any]) -> list[Any]:
     """Differentiates by the head's own variables, without going back through the encoder for a second time."""
@@ -137,7 +157,7 @@ class Exported:
       log_probs, = tf.graph_util.import_graph_def(head.graph, values, [head.pack(head.outputs)['sop_log_probs']])
       value = _scalar({'sop_log_probs': log_probs}, {'sop_log_probs': scalar.factors['sop_log_probs']})
       return tf.gradients(value, [captured[position[id(variable.handle)]] for variable in variables])
-    with as_it_stands():
+    with as_it_stands(), self._running():
       return gradient()
 
   def _served(self, batch: batch_lib.Batch, encoded: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -150,7 +170,7 @@ class Exported:
       if all(value is not None for value in (*theirs, *ours)) and [id(theirs[number]) for number in passed_on[0]] == [id(value) for value in ours]:
         results = tf.nest.flatten(encoded)
         return served.pack(results[number] for number in passed_on[1])
-    with as_it_stands():
+    with as_it_stands(), self._running():
       return self._loaded.signatures['serving_default'](**given)
 
   def _head(self, signature: str, batch: batch_lib.Batch, encoded: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -176,7 +196,7 @@ class Exported:
       return None
     call, = calls
     results = {f'{call.name}:{number}' if number else call.name: value for number, value in enumerate(tf.nest.flatten(encoded))}
-    with as_it_stands():
+    with as_it_stands(), self._running():
       return head.pack(function_graph.runner(function_graph.after(head, call, theirs | results), head.outputs)(theirs | results))
 
   def _piece(self, signature: str) -> Any:
@@ -185,12 +205,26 @@ class Exported:
   def _call(self, signature: str, batch: batch_lib.Batch, training: bool) -> Mapping[str, Any]:
     import tensorflow as tf
     inputs = _tensors(batch)
-    with as_it_stands():
+    with as_it_stands(), self._running():
       if self._interface == 'list':
         return dict(zip(_OUTPUTS, self._loaded(list(inputs.values()), training=training), strict=False))
       if signature == 'mlm':
         inputs['masked_lm_positions'] = tf.constant(batch.masked_lm_positions)
       return self._piece(signature)(inputs, training=training)
+
+  def _running(self) -> contextlib.AbstractContextManager[None]:
+    return _in_float64(self._path) if self._widened else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _in_float64(path: pathlib.Path) -> Iterator[None]:
+  """Says which operation cannot be widened, or has no kernel for float64."""
+  import tensorflow as tf
+  try:
+    yield
+  except (tf.errors.OpError, ValueError, TypeError) as e:
+    line = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
+    raise errors.ParityError(f'{path.name} cannot be run in float64 ({line}): nothing can be compared, report the operation') from e
 
 
 def _functions(pieces: Mapping[str, Any]) -> dict[tuple[str, bool], function_graph.Function]:
@@ -222,7 +256,7 @@ def _tensors(batch: batch_lib.Batch) -> dict[str, Any]:
 
 def _scalar(outputs: Mapping[str, Any], factors: Mapping[str, np.ndarray]) -> Any:
   import tensorflow as tf
-  return tf.add_n([tf.reduce_sum(outputs[name] * value) for name, value in factors.items()])
+  return tf.add_n([tf.reduce_sum(outputs[name] * tf.cast(value, outputs[name].dtype)) for name, value in factors.items()])
 
 
 @contextlib.contextmanager

@@ -25,22 +25,20 @@ from export.proof import parity
 from export.proof import source_run
 from export.proof import token_parity
 
-_FORMAT = 1
+_FORMAT = 2  # 1 held float32 outputs
 _SEED = 2
+BOUND = parity.OUTPUT_BOUND  # of relative distances in float64
 # Logits are kept for this many words, spread over the vocabulary.
 _WORDS = 64
-# The most that may be allowed, as a share of the values.
-_MOST = 1e-3
 _RECORD_AGAIN = 'record it again with python -m export.golden --record'
 
 
 def of_source(source: source_lib.Source, trust: trust_lib.Trust = trust_lib.Trust()) -> dict[str, Any]:
-  """Runs a source's graph, or the reference in float32 if it has none, and makes the golden file of its outputs.
+  """Runs a source's graph in float64, or the reference if it has none, and makes the golden file of its outputs.
 
   Returns:
-    The content: `source`, its digest; `inputs`, int32 [2, 6] each; and for each of `outputs` its `values` at the positions
-    that are not padding, a list of rows, and how far from them an export may be in root mean square and at most: as far as
-    the source is from the float64 reference, and as far as an export may be from it, together.
+    The content: `source`, its digest; `inputs`, int32 [2, 6] each; and for each of `outputs` a list of rows: float64 values at the
+    positions that are not padding.
 
   Raises:
     ParityError: the source does not compute an ALBERT with these weights.
@@ -49,22 +47,19 @@ def of_source(source: source_lib.Source, trust: trust_lib.Trust = trust_lib.Trus
   parts = source.parts & source.provable
   batch = _batch(source.config)
   _, scalar, signatures = certificate.given(source, parts)
-  if source.graph is None:
-    with threadpoolctl.threadpool_limits(1, 'blas'):
-      theirs = expected_lib.Expected(source, parts, batch, scalar, dtype=np.float32).outputs(signatures)
-  else:
-    with source_run.start(source.path, batch, signatures, scalar, trust) as run:
-      theirs = run.outputs()
-  theirs = {name: value for name, value in theirs.items() if '/layer_' not in name}
   with threadpoolctl.threadpool_limits(1, 'blas'):
-    expected = expected_lib.Expected(source, parts, batch, scalar)
-  checks = parity.compare(theirs, theirs, expected, batch.input_mask)
-  outputs = {}
-  for name, value in _kept(theirs, batch).items():
-    check = checks[name]
-    allowed = [one + other for one, other in ((check.source.rms, check.allowed.rms), (check.source.largest, check.allowed.largest))]
-    outputs[name] = {'allowed_rms': float(f'{allowed[0]:.2e}'), 'allowed_largest': float(f'{allowed[1]:.2e}'),
-                     'values': [[float(str(v)) for v in row] for row in value]}
+    expected = expected_lib.Expected(source, parts, batch, scalar).outputs
+  theirs = {name: value.reshape(-1, value.shape[-1]) for name, value in expected.items()}
+  if source.graph is not None:
+    with source_run.start(source.path, batch, signatures, scalar, trust) as run:
+      _, found = run.outputs()
+    theirs = {name.rpartition('/')[2]: parity.packed(value, batch.input_mask, name.rpartition('/')[2]).reshape(-1, value.shape[-1])
+              for name, value in found.items()}
+  faults = [f'{name} is {distance:.1e} from the reference in float64, more than {parity.OUTPUT_BOUND:.0e}' for name, value in theirs.items()
+            if not (distance := parity.relative(value, expected[name]).rms) <= parity.OUTPUT_BOUND]
+  if faults:
+    raise errors.ParityError(f'no parity ({"; ".join(faults)}) in the source against its own weights: the source is no ALBERT')
+  outputs = {name: value.tolist() for name, value in _kept(theirs).items()}
   return {'format': _FORMAT, 'kind': 'encoder', 'source': source.digest, 'inputs': _inputs(batch), 'outputs': outputs}
 
 
@@ -128,7 +123,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   return golden
 
 
-def check(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, parity.Distance] | int:
+def check(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, float] | int:
   """Holds a published release against a golden file.
 
   Args:
@@ -137,7 +132,7 @@ def check(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str,
     golden: from `read`.
 
   Returns:
-    The distances by output; or for a preprocessor, the number of ids compared.
+    The relative distances in float64 by output; or for a preprocessor, the number of ids compared.
 
   Raises:
     GoldenError: the golden file is of another source, of another kind, or stale.
@@ -158,7 +153,7 @@ def check(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str,
 
 
 def outputs(release: pathlib.Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """What a published encoder computes for the inputs of golden files.
+  """Runs a published encoder in float64 on the inputs of golden files.
 
   Args:
     release: its directory.
@@ -168,11 +163,13 @@ def outputs(release: pathlib.Path, record: Mapping[str, Any]) -> dict[str, np.nd
     Tables by output name: what is by position without padding, and logits of some words.
   """
   batch = _batch(config_lib.parse(record['config']))
-  exported = exported_lib.Exported(release, record['interface'])
-  return _kept(exported.outputs(batch, ['tokens', *record['heads']]), batch)
+  exported = exported_lib.Exported(release, record['interface'], widened=True)
+  found = exported.outputs(batch, ['tokens', *record['heads']])
+  return _kept({name.rpartition('/')[2]: parity.packed(value, batch.input_mask, name.rpartition('/')[2]).reshape(-1, value.shape[-1])
+                for name, value in found.items()})
 
 
-def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, parity.Distance]:
+def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, float]:
   if golden['inputs'] != _inputs(_batch(config_lib.parse(record['config']))):
     raise errors.GoldenError(f'stale inputs in the golden file of {golden["source"]}: {_RECORD_AGAIN}')
   ours = outputs(release, record)
@@ -181,22 +178,16 @@ def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Map
     if name not in golden['outputs']:
       faults.append(f'{name} is not in the golden file')
       continue
-    entry = golden['outputs'][name]
     try:
-      right = np.array(entry['values'], np.float64)
-      allowed = parity.Distance(float(entry['allowed_rms']), float(entry['allowed_largest']))
-    except (ValueError, KeyError, TypeError) as e:
+      right = np.array(golden['outputs'][name], np.float64)
+    except (ValueError, TypeError) as e:
       raise errors.GoldenError(f'{name} is no table of numbers ({e}) in the golden file of {golden["source"]}: {_RECORD_AGAIN}') from e
     if right.shape != value.shape:
       faults.append(f'{name} has shape {list(value.shape)} instead of {list(right.shape)}')
       continue
-    # A file is text that anybody can edit: it may not allow what would not be the same model any more.
-    scale = parity.distance(right, np.zeros_like(right))
-    if not allowed.within(parity.Distance(_MOST * scale.rms, _MOST * scale.largest)):
-      raise errors.GoldenError(f'{name} may be {allowed} off, of {scale}, in the golden file of {golden["source"]}: {_RECORD_AGAIN}')
-    distances[name] = parity.distance(value, right)
-    if not distances[name].within(allowed):
-      faults.append(f'{name} is {distances[name]} from the golden values, more than {allowed}')
+    distances[name] = parity.relative(value, right).rms
+    if not distances[name] <= parity.OUTPUT_BOUND:
+      faults.append(f'{name} is {distances[name]:.1e} from the golden values in float64, more than {parity.OUTPUT_BOUND:.0e}')
   if faults:
     raise errors.ParityError(f'no parity with the golden file ({"; ".join(faults)}) in {release}: this is not what was exported')
   return distances
@@ -225,7 +216,7 @@ def moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str
   for name in dict.fromkeys((*old, *new)):
     if old.get(name) == new.get(name):
       continue
-    one, other = (np.array(side[name]['values']) if name in side else np.zeros(0) for side in (old, new))
+    one, other = (np.array(side[name]) if name in side else np.zeros(0) for side in (old, new))
     by = parity.distance(one, other)
     changes.append((name, f'by {by}' if one.shape == other.shape else f'shape {list(one.shape)} -> {list(other.shape)}'))
   old, new = ({entry['text']: entry['ids'] for entry in side.get('texts', ())} for side in (before, after))
@@ -242,17 +233,9 @@ def _inputs(batch: batch_lib.Batch) -> dict[str, list[list[int]]]:
   return {name: getattr(batch, name).tolist() for name in ('input_word_ids', 'input_mask', 'input_type_ids', 'masked_lm_positions')}
 
 
-def _kept(outputs: Mapping[str, np.ndarray], batch: batch_lib.Batch) -> dict[str, np.ndarray]:
-  """The outputs that are kept, as tables: what is by position without padding, and logits of some words."""
-  result = {}
-  for signature, name in (('tokens', 'pooled_output'), ('tokens', 'sequence_output'), ('mlm', 'mlm_logits'), ('sop', 'sop_log_probs')):
-    if f'{signature}/{name}' not in outputs:
-      continue
-    value = outputs[f'{signature}/{name}']
-    value = value.reshape(-1, value.shape[-1])
-    if name == 'sequence_output':
-      value = value[batch.input_mask.astype(bool).ravel()]
-    if name == 'mlm_logits':
-      value = value[:, ::max(1, value.shape[-1] // _WORDS)]
-    result[name] = value
-  return result
+def _kept(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Of tables by output name, those that are kept: no layers, and logits of some words."""
+  kept = {name: outputs[name] for name in ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs') if name in outputs}
+  if 'mlm_logits' in kept:
+    kept['mlm_logits'] = kept['mlm_logits'][:, ::max(1, kept['mlm_logits'].shape[-1] // _WORDS)]
+  return kept

@@ -1,9 +1,8 @@
-"""ALBERT in NumPy, forwards and backwards: in float64, what source and export are both measured against.
+"""ALBERT in NumPy, forwards and backwards: in float64 an independent witness, in float32 a measure of rounding.
 
 Written from the paper (arxiv.org/abs/1909.11942) and the canonical weights alone. It shares no code with AlbertEncoder, with
-the converters' way onto it, or with the TF1 graph that made modules have.
-
-In float32 the same shows what rounding comes to, where a source has no graph of its own that would show it.
+the converters' way onto it, or with the TF1 graph that made modules have. Constants are those of the graphs, which hold them in
+float32 (GELU's two, the layer norms' epsilon, the scale of attention): with others, float64 would differ by 1e-9.
 
 Each step returns its result and a function that takes a derivative back through it: from that by the result to that by the
 step's input, noting on the way those by the weights it used.
@@ -23,7 +22,8 @@ import numpy as np
 
 from converters import config as config_lib
 
-_EPSILON = 1e-12  # of every layer norm
+_EPSILON = float(np.float32(1e-12))  # of every layer norm
+_GELU_SCALE, _GELU_CUBE = float(np.float32(math.sqrt(2 / math.pi))), float(np.float32(0.044715))
 # Kernels are float32, and turned into float64 in pieces of this many rows and columns at most, where that is asked for. Larger ones are fresh
 # memory every time, which takes longer than the multiplication; and so does reading a few columns of each row.
 _ROWS, _COLUMNS = 512, 1024
@@ -116,6 +116,23 @@ def encode_and_differentiate(
   result = _backward(tensor, layers[-1][:count], backs, differentiated, positions, factors)
   layers = [layer[count:] for layer in layers]
   return layers, _pool(tensor, layers[-1], _first(inputs))[0], result
+
+
+def encode(tensor: Tensor, config: config_lib.AlbertConfig, inputs: Inputs, dtype: Float) -> tuple[list[np.ndarray], np.ndarray]:
+  """Runs the encoder on a batch.
+
+  Args:
+    tensor: gives a weight by its canonical name, as for `encode_and_differentiate`.
+    config: the sizes.
+    inputs: the batch.
+    dtype: what is computed in.
+
+  Returns:
+    The outputs of all layers, a list of L arrays [tokens, H] of that dtype, where tokens are the positions that are not masked, row by row;
+    and the pooled output [batch, H].
+  """
+  layers, _ = _forward(tensor, config, _tokens(inputs), 0, dtype)
+  return layers, _pool(tensor, layers[-1], _first(inputs))[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,7 +340,7 @@ def _norm(tensor: Tensor, name: str, x: np.ndarray, kept: int | None = None) -> 
 
 def _gelu(x: np.ndarray, kept: int | None = None) -> tuple[np.ndarray, Back]:
   """The tanh approximation."""
-  scale, cube = math.sqrt(2 / math.pi), 0.044715
+  scale, cube = _GELU_SCALE, _GELU_CUBE
   t = np.tanh(scale * (x + cube * x * x * x))
   own, own_t = _own(x, kept), _own(t, kept)
 
@@ -336,7 +353,7 @@ def _attention(tensor: Tensor, config: config_lib.AlbertConfig, x: np.ndarray, r
   """x [tokens, H], each token of which belongs to a row -> the same. A masked position gets no weight at all: the original's
   -10000 comes to that in float32 and in float64, as exp(-10000) is 0 in both."""
   heads = config.num_attention_heads
-  scale, x_width = 1 / math.sqrt(config.hidden_size // heads), x.shape[1]
+  scale, x_width = float(np.float32(1 / math.sqrt(config.hidden_size // heads))), x.shape[1]
   parts, part_backs = {}, {}
   for part in ('query', 'key', 'value'):
     y, part_backs[part] = _dense(tensor, f'attention.{part}', x, kept)

@@ -41,8 +41,8 @@ class Run:
     self._process = process
     self._directory = directory
 
-  def outputs(self) -> dict[str, np.ndarray]:
-    """Waits for the outputs, and returns them: 'tokens/pooled_output' and so on, and the layers as 'tokens/layer_0'.
+  def outputs(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Waits for the outputs, and returns them in float32 and in float64: 'tokens/pooled_output' and so on, and the layers as 'tokens/layer_0'.
 
     Raises:
       UntrustedGraphError: the graph was not run.
@@ -52,10 +52,10 @@ class Run:
     if not path.exists() and self._process.stdout.read(1) != _READY:  # type: ignore[union-attr]
       self._finish()
     with self._load(path) as outputs:
-      return dict(outputs)
+      return _group(outputs, _FLOAT32), _group(outputs, _FLOAT64)
 
   def gradient(self) -> Mapping[str, np.ndarray]:
-    """Waits for the end, and returns the derivatives of the scalar by TF1 variable name, each in its variable's shape.
+    """Waits for the end, and returns the float64 derivatives of the scalar by TF1 variable name, each in its variable's shape.
 
     They are read one at a time, when they are asked for. A variable on which the scalar does not depend has none.
 
@@ -65,6 +65,16 @@ class Run:
     self._finish()
     with self._reading():
       return _Arrays(self._directory / _GRADIENT, self._load)
+
+  def training_outputs(self) -> dict[str, np.ndarray]:
+    """Waits for the end, and returns the float64 outputs of the graph that was differentiated, for the scalar's batch, as `outputs` names them.
+
+    Raises:
+      UntrustedGraphError, SourceError: as `outputs` does.
+    """
+    self._finish()
+    with self._load(self._directory / _TRAINING) as outputs:
+      return dict(outputs)
 
   def add_to(self, profile: profile_lib.Profile) -> None:
     """Adds what the child did to a profile, once it has given its outputs and its gradient."""
@@ -116,6 +126,10 @@ class _Arrays(Mapping[str, np.ndarray]):
     return len(self._paths)
 
 
+def _group(arrays: Mapping[str, np.ndarray], group: str) -> dict[str, np.ndarray]:
+  return {name.removeprefix(f'{group}/'): arrays[name] for name in arrays if name.startswith(f'{group}/')}
+
+
 def _save(directory: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
   directory.mkdir()
   for number, value in enumerate(arrays.values()):
@@ -149,8 +163,8 @@ class Child:
     inputs |= {f'factors/{key}': value for key, value in scalar.factors.items()}
     np.savez(self._directory / _INPUTS, **dict[str, Any](inputs))
     weights = sum(path.stat().st_size for path in (module / 'variables').iterdir())
-    # What is written are outputs, and the derivatives by each weight.
-    limits = dataclasses.replace(_limits(self._trust), file_bytes=2 * weights + (1 << 28))
+    # What is written are outputs, and the derivatives by each weight, in float64.
+    limits = dataclasses.replace(_limits(self._trust), file_bytes=4 * weights + (1 << 28))
     job = {'module': str(module.absolute()), 'tags': ['train'] if scalar.training else [], 'signatures': list(signatures),
            'trusted': self._trust.graph, 'limits': dataclasses.asdict(limits)}
     (self._directory / _JOB).write_text(json.dumps(job))
@@ -197,7 +211,9 @@ def _limits(trust: trust_lib.Trust) -> isolation.Limits:
 
 # Files in the directory that both processes work in.
 _JOB, _INPUTS, _OUTPUTS, _GRADIENT, _STDERR, _PROFILE = 'job.json', 'inputs.npz', 'outputs.npz', 'gradient', 'stderr', 'profile.json'
+_TRAINING = 'training.npz'
 _NAMES = 'names.json'  # of the arrays in such a directory
+_FLOAT32, _FLOAT64 = 'float32', 'float64'  # groups of outputs
 _READY = b'.'  # to the child: the job is written; from it: the outputs are
 
 
@@ -219,29 +235,36 @@ def _run(work_directory: str, limits: str) -> None:
     checked = source_graph.check(module / 'saved_model.pb', job['trusted'])
     graph = source_graph.reduced(checked, job['signatures'])
   with profile.span('run the signatures'):
-    np.savez(directory / 'unfinished.npz', **dict[str, Any](_outputs(graph, module, inputs)))
+    outputs = {f'{group}/{name}': value for group in (_FLOAT32, _FLOAT64)
+               for name, value in _outputs(graph, module, inputs, group == _FLOAT64).items()}
+    np.savez(directory / 'unfinished.npz', **dict[str, Any](outputs))
   (directory / 'unfinished.npz').rename(directory / _OUTPUTS)
   sys.stdout.buffer.write(_READY)
   sys.stdout.buffer.flush()
-  names = [name for name in job['signatures'] if name != 'tokens' or 'mlm' not in job['signatures']]
   with profile.span('differentiate'):
-    graph = source_graph.reduced(checked, names, job['tags'])
-    gradient = _gradient(graph, module, inputs)
+    graph = source_graph.reduced(checked, job['signatures'], job['tags'])
+    gradient, training = _gradient(graph, module, inputs)
   with profile.span('hand the gradient over'):
+    np.savez(directory / _TRAINING, **dict[str, Any](training))
     _save(directory / _GRADIENT, gradient)
   profile.save(directory / _PROFILE)
 
 
-def _outputs(graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  with _session(graph, module, inputs, 'batch') as session:
-    values = session.run(graph.outputs)
-  return {f'{name}/{key}': value for name, outputs in values.items() for key, value in outputs.items()}
+def _outputs(graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray], widened: bool) -> dict[str, np.ndarray]:
+  with _session(graph, module, inputs, 'batch', widened) as session:
+    return _flat(session.run(graph.outputs))
 
 
-def _gradient(graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _flat(outputs: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  return {f'{signature}/{name}': value for signature, values in outputs.items() for name, value in values.items()}
+
+
+def _gradient(graph: source_graph.Reduced, module: pathlib.Path,
+              inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """The derivatives by variable name, and the outputs of the same graph; in float64."""
   import tensorflow as tf
-  factors = {key.removeprefix('factors/'): value for key, value in inputs.items() if key.startswith('factors/')}
-  with _session(graph, module, inputs, 'scalar') as session:
+  factors = {key.removeprefix('factors/'): value.astype(np.float64) for key, value in inputs.items() if key.startswith('factors/')}
+  with _session(graph, module, inputs, 'scalar', widened=True) as session:
     def scalar(signature: str, names: Sequence[str]) -> Any:
       outputs = {name: session.graph.get_tensor_by_name(graph.outputs[signature][name]) for name in names}
       return tf.add_n([tf.reduce_sum(tf.reshape(value, [-1]) * factors[name].ravel()) for name, value in outputs.items()])
@@ -257,18 +280,19 @@ def _gradient(graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping
     results = derivatives(scalar(signature, [name for name in factors if name != 'sop_log_probs']), handles)
     if 'sop_log_probs' in factors:
       results |= derivatives(scalar('sop', ['sop_log_probs']), [handle for handle in handles if handle not in results])
-    return source_session.whole(graph, session.run(results))
+    derivatives_of_variables, outputs = session.run((results, graph.outputs))
+    return source_session.whole(graph, derivatives_of_variables), _flat(outputs)
 
 
 @contextlib.contextmanager
-def _session(graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray], group: str) -> Iterator[Any]:
+def _session(graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray], group: str, widened: bool) -> Iterator[Any]:
   """A session with the graph, its variables, and a group of the inputs in the place of its placeholders."""
   import tensorflow as tf
   config = tf.compat.v1.ConfigProto()
   # For a single run, rewriting a graph takes longer than what it saves.
   config.graph_options.rewrite_options.disable_meta_optimizer = True
   given = {tensor: inputs[f'{group}/{key}'] for tensors in graph.inputs.values() for key, tensor in tensors.items()}
-  with source_session.start(graph, module, given, config) as session:
+  with source_session.start(graph, module, given, config, widened) as session:
     yield session
 
 

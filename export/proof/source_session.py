@@ -10,10 +10,12 @@ import numpy as np
 
 from converters import errors
 from export.proof import source_graph
+from export.proof import widen
 
 
 @contextlib.contextmanager
-def start(graph: source_graph.Reduced, module: pathlib.Path, given: Mapping[str, Any] | None = None, config: Any = None) -> Iterator[Any]:
+def start(graph: source_graph.Reduced, module: pathlib.Path, given: Mapping[str, Any] | None = None, config: Any = None,
+          widened: bool = False) -> Iterator[Any]:
   """Imports a graph into a session and assigns its variables.
 
   Args:
@@ -21,6 +23,7 @@ def start(graph: source_graph.Reduced, module: pathlib.Path, given: Mapping[str,
     module: directory of the TF1 Hub module.
     given: values of any type that becomes a tensor, by name of the tensor that each one replaces.
     config: a ConfigProto of the session.
+    widened: whether to run it in float64.
 
   Yields:
     A tf.compat.v1.Session, whose graph is the default one.
@@ -30,13 +33,19 @@ def start(graph: source_graph.Reduced, module: pathlib.Path, given: Mapping[str,
     SourceError: a variable cannot be read, or is not finite.
   """
   import tensorflow as tf
+  from tensorflow.core.framework import graph_pb2
 
   from converters import tf1_variables  # imports TensorFlow
+  graph_def, computed = graph.graph_def, tf.float64 if widened else tf.float32
+  if widened:
+    graph_def = graph_pb2.GraphDef()
+    graph_def.CopyFrom(graph.graph_def)
+    widen.graph(graph_def)
   variables = tf1_variables.Variables(module / 'variables' / 'variables')
   stored = variables.tensors()
   with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
     replaced = {tensor: tf.constant(value) for tensor, value in (given or {}).items()}
-    tf.graph_util.import_graph_def(graph.graph_def, replaced, name='')
+    tf.graph_util.import_graph_def(graph_def, replaced, name='')
     for variable in graph.variables:
       shape, dtype = stored.get(variable.name, (None, None))
       wanted = variable.shape if variable.full_shape is None else variable.full_shape
@@ -48,9 +57,9 @@ def start(graph: source_graph.Reduced, module: pathlib.Path, given: Mapping[str,
       value = variables.read(variable.name)
       if variable.offset is not None and variable.shape is not None:
         value = value[tuple(slice(begin, begin + size) for begin, size in zip(variable.offset, variable.shape, strict=True))]
-      placeholder = tf.compat.v1.placeholder(tf.float32, value.shape)
+      placeholder = tf.compat.v1.placeholder(computed, value.shape)
       handle = session.graph.get_tensor_by_name(variable.handle)
-      session.run(tf.raw_ops.AssignVariableOp(resource=handle, value=placeholder), {placeholder: value})
+      session.run(tf.raw_ops.AssignVariableOp(resource=handle, value=placeholder), {placeholder: value.astype(computed.as_numpy_dtype, copy=False)})
     yield session
 
 

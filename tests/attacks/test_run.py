@@ -229,7 +229,8 @@ def test_43_death_in_native_code(refused, own_module, quietly, tags):
 def test_44_nan_on_both_sides(refused, module, examination, encoder_path, monkeypatch):
   outputs = exported.Exported.outputs
   monkeypatch.setattr(exported.Exported, 'outputs', lambda self, *args, **kwargs: {n: v * np.float32(np.nan) for n, v in outputs(self, *args, **kwargs).items()})
-  monkeypatch.setattr(examination._run, 'given_outputs', {n: v * np.nan for n, v in examination._run.outputs().items()}, raising=True)
+  for side in ('in_float32', 'in_float64'):
+    monkeypatch.setattr(examination._run, side, {n: v * np.nan for n, v in getattr(examination._run, side).items()})
   with pytest.raises(errors.ParityError, match='no parity .*is nan'):
     examination.certify(pathlib.Path(encoder_path), 'dict')
 

@@ -180,7 +180,7 @@ def test_18_a_saver_in_the_module_is_never_run(own_module, start_run, tmp_path):
     meta_graph.saver_def.filename_tensor_name = 'evil/prefix:0'
   conftest.edit_graph(own_module, edit)
   with start_run(own_module, ['tokens']) as run:
-    assert run.outputs()['tokens/pooled_output'].shape == (4, 16)
+    assert run.outputs()[1]['tokens/pooled_output'].shape == (4, 16)
   assert not list(tmp_path.glob('pwned*'))
 
 
@@ -281,7 +281,7 @@ def _as_sparse_output(meta_graph, saving):
 def test_20_what_a_loader_would_run_unasked_is_not_run(own_module, start_run, tmp_path, way):
   conftest.edit_graph(own_module, lambda meta_graph: way(meta_graph, _save_to(meta_graph, tmp_path / 'pwned')))
   with start_run(own_module, ['tokens']) as run:
-    assert run.outputs()['tokens/pooled_output'].shape == (4, 16)
+    assert run.outputs()[1]['tokens/pooled_output'].shape == (4, 16)
     assert run.gradient()['bert/pooler/dense/bias'].shape == (16,)
   assert not list(tmp_path.glob('pwned*'))
 

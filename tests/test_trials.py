@@ -1,0 +1,48 @@
+"""The proof accepts right conversions of every kind of weights, and refuses every wrong conversion by far."""
+
+import re
+
+import numpy as np
+import pytest
+
+from export.demo import tf1_module
+from export.demo import weight_values
+from export.proof import parity
+from trials import trial
+from trials import wrong_conversions
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A module of tiny size whose weights have the statistics of trained ones."""
+  path = tmp_path_factory.mktemp('trained') / 'module'
+  trial.Modules('tiny').write(path, 'trained', 1)
+  return path
+
+
+def test_right_conversion_is_accepted(trained):
+  found = trial.run(trained, 'trained', 1)
+  assert found.accepted, found.message
+  assert max(check['source'] or 0 for check in found.certificate['outputs'].values()) < parity.OUTPUT_BOUND / 100
+
+
+@pytest.mark.parametrize('name', wrong_conversions.WRONG_CONVERSIONS)
+def test_wrong_conversion_is_refused_by_far(trained, name):
+  found = trial.run(trained, 'trained', 1, name)
+  assert found.refused_by == 'ParityError', found
+  distances = [float(number) for number in re.findall(r'is ([0-9.e+-]+|nan|inf) from [^;]*? in float64', found.message)]
+  least = 100 if name.endswith('1e-7') else parity.CONTROL_FACTOR
+  assert max(distances, default=0) >= least * parity.OUTPUT_BOUND or 'random' in found.message or 'missing' in found.message, found.message
+
+
+@pytest.mark.parametrize('regime', weight_values.REGIMES)
+def test_weights_of_every_regime_are_finite_and_distinct(regime):
+  shapes = {'bert/encoder/transformer/group_0/inner_group_0/attention_1/self/query/kernel': (64, 64),
+            'bert/encoder/transformer/group_0/inner_group_0/LayerNorm/gamma': (64,), 'bert/pooler/dense/kernel': (64, 64)}
+  for number, (name, shape) in enumerate(shapes.items()):
+    value, again, other = (weight_values.value(regime, name, shape, [seed, number]) for seed in (3, 3, 4))
+    assert value.dtype == np.float32 and value.shape == shape and np.isfinite(value).all()
+    assert np.array_equal(value, again) and not np.array_equal(value, other) and len(np.unique(value)) > 0.9 * value.size
+  with pytest.raises((KeyError, ValueError)):
+    weight_values.value('unknown', 'x', (3,), [0, 0])
+  assert tf1_module.Spec(values=regime).values == regime

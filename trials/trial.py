@@ -1,0 +1,101 @@
+"""One trial of the parity proof: a module is written, converted, and accepted or refused."""
+
+import contextlib
+import dataclasses
+import io
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+from converters import errors
+from export import catalog as catalog_lib
+from export import console as console_lib
+from export import release as release_lib
+from export import request as request_lib
+from export.demo import tf1_module
+from export.demo import vocabulary
+from trials import wrong_conversions
+
+_NAME = 'albert_en_trial'
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+  """One export.
+
+  Attributes:
+    regime, seed: weights of the module.
+    wrong_conversion: key of `WRONG_CONVERSIONS`; None for a right conversion.
+    refused_by: class of the error that refused the export; None if the export was accepted.
+    message: message of that error.
+    certificate: the encoder's certificate; None if the export was refused.
+    seconds: wall time of the export.
+  """
+  regime: str
+  seed: int
+  wrong_conversion: str | None
+  refused_by: str | None
+  message: str | None
+  certificate: dict[str, Any] | None
+  seconds: float
+
+  @property
+  def accepted(self) -> bool:
+    return self.refused_by is None
+
+  @property
+  def failed(self) -> bool:
+    """Whether a right conversion was refused, or a wrong one accepted."""
+    return self.accepted != (self.wrong_conversion is None)
+
+
+class Modules:
+  """Writes modules of one size, all with one vocabulary."""
+
+  def __init__(self, size: str):
+    self._size: dict[str, Any] = dict(tf1_module.SIZES[size])
+    lines = vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()
+    self._sp_model = vocabulary.train(lines, self._size['vocab_size'])
+
+  def write(self, path: pathlib.Path, regime: str, seed: int) -> None:
+    """Writes a module.
+
+    Args:
+      path: directory to make.
+      regime: key of `weight_values.REGIMES`.
+      seed: seed of the weights.
+    """
+    spec = tf1_module.Spec(**self._size, seed=seed, values=regime)
+    tf1_module.write(path, spec, self._sp_model, vocabulary.as_text(self._sp_model))
+
+
+def run(module: pathlib.Path, regime: str, seed: int, wrong_conversion: str | None = None) -> Trial:
+  """Exports a module in this process, into a temporary export root.
+
+  Args:
+    module: directory of the module.
+    regime, seed: weights of the module.
+    wrong_conversion: key of `WRONG_CONVERSIONS`; None for a right conversion.
+
+  Raises:
+    Exception: any other error than an AlbertHubError. Such an error is a bug, and not a refusal.
+  """
+  catalog = catalog_lib.Catalog()
+  encoder = catalog.encoder(_NAME, 2, preprocessor=f'{_NAME}_preprocess/4')
+  refusal: errors.AlbertHubError | None = None
+  certificate = None
+  start = time.monotonic()
+  with contextlib.ExitStack() as stack:
+    root = stack.enter_context(tempfile.TemporaryDirectory(prefix='albert_trial_'))
+    stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+    if wrong_conversion is not None:
+      stack.enter_context(wrong_conversions.WRONG_CONVERSIONS[wrong_conversion]())
+    try:
+      request = request_lib.Request(encoder, str(module), root, collection=catalog.collection)
+      outcome = release_lib.run(request, console_lib.Console())
+      certificate = next(piece.certificate.as_json() for piece in outcome.pieces if piece.release == encoder)
+    except errors.AlbertHubError as e:
+      refusal = e
+  refused_by, message = (type(refusal).__name__, str(refusal)) if refusal is not None else (None, None)
+  return Trial(regime, seed, wrong_conversion, refused_by, message, certificate, round(time.monotonic() - start, 1))

@@ -1,0 +1,190 @@
+"""Wrong conversions, for trials of the parity proof.
+
+Each is a context manager. While it is entered, exports are wrong: functions of the export path are replaced. The
+source's graph and the reference do not use these functions.
+
+Two checks would refuse some wrong conversions without the parity proof, so these conversions switch the checks off:
+
+* the weights' digests, recorded when a weight is read, and compared with the saved checkpoint (`rounded to bfloat16`);
+* the list of operations that exports have (`erf GELU`).
+
+All others leave weights and operations as they are: the graph uses them in another way.
+
+Example:
+  with WRONG_CONVERSIONS['erf GELU']():
+    release.run(request, console)  # must raise ParityError
+"""
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from official.nlp.modeling import networks
+
+from converters import albert as albert_lib
+from export import encoder as encoder_lib
+from export import integrity
+from export import matrix_products
+from export.proof import artifact
+
+WrongConversion = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+def _change_model(change: Callable[[albert_lib.Albert], None]) -> Any:
+  """Changes each model after it is built and its weights' digests are recorded."""
+  build = albert_lib.build
+
+  def wrong(*args: Any, **kwargs: Any) -> albert_lib.Albert:
+    albert = build(*args, **kwargs)
+    change(albert)
+    return albert
+  return mock.patch.object(albert_lib, 'build', wrong)
+
+
+def _change_layers(change: Callable[[Any], None]) -> Any:
+  """Changes the layers of each encoder after the export has given them its own calls."""
+  init = encoder_lib._Outlined.__init__
+
+  def wrong(self: Any, albert: albert_lib.Albert) -> None:
+    init(self, albert)
+    change(self.encoder)
+  return mock.patch.object(encoder_lib._Outlined, '__init__', wrong)
+
+
+def _change_product(name: str, change: Callable[[Any, Any], Any]) -> Any:
+  """Changes the output of one dense layer of the block, given the layer and the output as rows."""
+  product = matrix_products._product
+
+  def wrong(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    rows = product(layer, *args, **kwargs)
+    return change(layer, rows) if layer.name == name else rows
+  return mock.patch.object(matrix_products, '_product', wrong)
+
+
+def _change_config(**changes: Callable[[Any], Any]) -> Any:
+  """Changes arguments of AlbertEncoder."""
+  encoder = networks.AlbertEncoder
+
+  def wrong(**arguments: Any) -> Any:
+    return encoder(**arguments | {name: change(arguments[name]) for name, change in changes.items()})
+  return mock.patch.object(networks, 'AlbertEncoder', wrong)
+
+
+@contextlib.contextmanager
+def _erf_gelu() -> Iterator[None]:
+  with (mock.patch.object(matrix_products, '_gelu', lambda x: 0.5 * x * (1 + tf.math.erf(x * math.sqrt(0.5)))),
+        mock.patch.object(artifact, 'OPERATIONS', artifact.OPERATIONS | {'Erf'})):
+    yield
+
+
+@contextlib.contextmanager
+def _dropout_left_on() -> Iterator[None]:
+  call = matrix_products.MatrixProducts.call
+
+  def wrong(self: Any, inputs: Any, adder: Any, kernels: Any, training: bool) -> Any:
+    return call(self, inputs, adder, kernels, True)
+  with (_change_config(dropout_rate=lambda rate: rate or 0.1, attention_dropout_rate=lambda rate: rate or 0.1),
+        mock.patch.object(matrix_products.MatrixProducts, 'call', wrong)):
+    yield
+
+
+@contextlib.contextmanager
+def _rounded_to_bfloat16() -> Iterator[None]:
+  def change(albert: albert_lib.Albert) -> None:
+    for variable in _variables(albert):
+      variable.assign(tf.cast(tf.cast(variable, tf.bfloat16), tf.float32))
+  with _change_model(change), mock.patch.object(integrity, '_weights', lambda *args: iter(())):
+    yield
+
+
+def _variables(albert: albert_lib.Albert) -> list[Any]:
+  """Lists the model's float variables; a variable of two parts may be listed twice."""
+  parts = [part for part in (albert.encoder, albert.mlm_head, albert.sop_head) if part is not None]
+  return [variable for part in parts for variable in part.variables if variable.dtype.is_floating]
+
+
+def _epsilon(value: float) -> WrongConversion:
+  def change(albert: albert_lib.Albert) -> None:
+    for part in (albert.encoder, albert.mlm_head):
+      for layer in part.submodules if part is not None else ():
+        if isinstance(layer, tf_keras.layers.LayerNormalization):
+          layer.epsilon = value
+  return lambda: _change_model(change)
+
+
+def _swap_token_types(encoder: Any) -> None:
+  layer = encoder.get_layer('type_embeddings')
+  call, last = layer.call, layer.embeddings.shape[0] - 1
+  layer.call = lambda ids: call(last - ids)
+
+
+def _shift_positions(encoder: Any) -> None:
+  layer = encoder.get_layer('position_embedding')
+
+  def call(inputs: Any) -> Any:
+    table = layer._position_embeddings.read_value()
+    return tf.broadcast_to(tf.concat([table[-1:], table[:-1]], 0)[:tf.shape(inputs)[1]], tf.shape(inputs))
+  layer.call = call
+
+
+def _skip_last_layer(encoder: Any) -> None:
+  block, count = encoder.get_layer('transformer'), itertools.count(1)
+  call = block.call
+  layers = encoder._config.num_layers
+  block.call = lambda inputs: inputs[0] if next(count) % layers == 0 else call(inputs)
+
+
+def _repeat_first_layer(encoder: Any) -> None:
+  block, count = encoder.get_layer('transformer'), itertools.count()
+  call = block.call
+  layers = encoder._config.num_layers
+  block.call = lambda inputs: call([call(inputs), inputs[1]] if next(count) % layers == 0 else inputs)
+
+
+def _scale_by_hidden_size(layer: Any, rows: Any) -> Any:
+  """Divides queries by sqrt(heads): with the right factor 1/sqrt(head size) this is 1/sqrt(hidden size)."""
+  return rows * layer.bias.shape[0] ** -0.5
+
+
+def _leave_bias_out(layer: Any, rows: Any) -> Any:
+  return rows - tf.reshape(layer.bias, [-1])
+
+
+def _reverse_first_head(layer: Any, rows: Any) -> Any:
+  heads, size = layer.bias.shape
+  order = [*reversed(range(size)), *range(size, heads * size)]
+  return tf.matmul(rows, tf.constant(np.eye(heads * size, dtype=np.float32)[order]))
+
+
+def _halve_gradient(layer: Any, rows: Any) -> Any:
+  return 0.5 * rows + tf.stop_gradient(0.5 * rows)
+
+
+WRONG_CONVERSIONS: dict[str, WrongConversion] = {
+    'erf GELU': _erf_gelu,
+    'layer norm epsilon 1e-5': _epsilon(1e-5),
+    'layer norm epsilon 1e-6': _epsilon(1e-6),
+    'layer norm epsilon 1e-7': _epsilon(1e-7),
+    # The first two are seen in the number of layer outputs, the other two in the values alone.
+    'one layer fewer': lambda: _change_config(num_layers=lambda layers: layers - 1),
+    'one layer more': lambda: _change_config(num_layers=lambda layers: layers + 1),
+    'last layer skipped': lambda: _change_layers(_skip_last_layer),
+    'first layer repeated': lambda: _change_layers(_repeat_first_layer),
+    'token type rows swapped': lambda: _change_layers(_swap_token_types),
+    'position embeddings shifted': lambda: _change_layers(_shift_positions),
+    'attention scaled by hidden size': lambda: _change_product('query', _scale_by_hidden_size),
+    'query bias left out': lambda: _change_product('query', _leave_bias_out),
+    'output bias left out': lambda: _change_product('output', _leave_bias_out),
+    'value reversed in one head': lambda: _change_product('value', _reverse_first_head),
+    'half the gradient of keys': lambda: _change_product('key', _halve_gradient),
+    'rounded to bfloat16': _rounded_to_bfloat16,
+    'padding masked by -2': lambda: mock.patch.object(matrix_products, '_FAR_BELOW', -2.0),
+    'dropout left on': _dropout_left_on,
+}
