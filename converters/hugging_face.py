@@ -1,7 +1,7 @@
 """ALBERT in the format of Hugging Face Transformers: config.json, model.safetensors (or its shards) and spiece.model.
 
 In the layout of AlbertModel, AlbertForMaskedLM or AlbertForPreTraining. There is no graph that could be run: what is made from one is
-held against the float64 reference alone.
+compared with the float64 reference alone.
 """
 
 import json

@@ -91,7 +91,7 @@ def missing_heads(source: Source) -> list[str]:
 def lacks(source: Source) -> list[str]:
   """What a source cannot give to an export, for people."""
   return missing_heads(source) + (
-      ['no graph of its own: outputs can be held against the float64 reference alone'] if source.graph is None else [])
+      ['no graph of its own: outputs can be compared with the float64 reference alone'] if source.graph is None else [])
 
 
 @contextlib.contextmanager

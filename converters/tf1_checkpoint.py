@@ -1,6 +1,6 @@
 """The authors' checkpoints of ALBERT, and what is saved like them: albert_config.json, model.ckpt-best.*, 30k-clean.model.
 
-They have no graph that could be run: what is made from one is held against the float64 reference alone.
+They have no graph that could be run: an export is compared with the float64 reference alone.
 """
 
 import pathlib

@@ -56,7 +56,7 @@ def test_has_the_weights_of_the_module(checkpoint, module):
   assert _same_tensors(checkpoint, module)
   with source_lib.open_source(str(checkpoint)) as source:
     assert source.graph is None and source.provable == source.parts == set(weight_map.Part)
-    assert source_lib.lacks(source) == ['no graph of its own: outputs can be held against the float64 reference alone']
+    assert source_lib.lacks(source) == ['no graph of its own: outputs can be compared with the float64 reference alone']
 
 
 @pytest.mark.parametrize('options', [
