@@ -1,5 +1,6 @@
 """A certificate is given for a right conversion, and refused for one that computes or trains otherwise."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -251,3 +252,11 @@ def test_dropout_that_is_not_the_configs_is_refused(release, make_module, monkey
   monkeypatch.setattr(networks, 'AlbertEncoder', Wrong)
   with pytest.raises(errors.ParityError, match=fault):
     release(make_module(**changes))
+
+
+def test_a_large_model_is_examined_one_side_after_the_other(encoder_path, examination, monkeypatch):
+  monkeypatch.setattr(certificate, '_SMALL', 0)
+  steps = []
+  result = examination.certify(pathlib.Path(encoder_path), 'dict', lambda name: steps.append(name) or contextlib.nullcontext())
+  assert steps.index('run the export in float32') < steps.index('wait for the source') < steps.index('widen the export')
+  assert 'wait for the gradient' not in steps and len(result.gradient) == 32

@@ -118,6 +118,9 @@ class Examination:
     # A large model is not held in float32 and in float64 at once, and neither beside its derivatives.
     small = sum(math.prod(weight_map.shape(row.shape, self._source.config)) for row in weight_map.rows(self._source.config, self._parts)) <= _SMALL
     before = None if small else run_in_float32()
+    if not small and self._run is not None:
+      with step('wait for the source'):
+        self._run.gradient()  # its process is gone then, before this one takes as much memory
     with step('widen the export'):
       exported = exported_lib.Exported(path, interface, widened=True)
       differentiate: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]] = functools.partial(exported.gradient, self.scalar)
