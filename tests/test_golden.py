@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import conftest
 import numpy as np
 import pytest
 
@@ -212,3 +213,13 @@ def test_other_ids_fail(preprocessor_path, sp_model):
   golden['texts'].pop()
   with pytest.raises(errors.GoldenError, match='stale texts'):
     _check(path, golden)
+
+
+def test_a_source_whose_calls_disagree_is_not_recorded(own_module):
+  def edit(graph):
+    output = graph.signature_def['mlm'].outputs['pooled_output']
+    tanh = next(n for n in graph.graph_def.node if n.name == output.name.split(':')[0])
+    output.name = f'{tanh.input[0]}:0'
+  conftest.edit_graph(own_module, edit)
+  with source_lib.open_source(str(own_module)) as source, pytest.raises(errors.ParityError, match='mlm/pooled_output is .* from the reference'):
+    golden_lib.of_source(source)

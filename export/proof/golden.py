@@ -30,6 +30,7 @@ _SEED = 2
 BOUND = parity.OUTPUT_BOUND  # of relative distances in float64
 # Logits are kept for this many words, spread over the vocabulary.
 _WORDS = 64
+_KEPT = (('tokens', 'pooled_output'), ('tokens', 'sequence_output'), ('mlm', 'mlm_logits'), ('sop', 'sop_log_probs'))
 _RECORD_AGAIN = 'record it again with python -m export.golden --record'
 
 
@@ -49,14 +50,13 @@ def of_source(source: source_lib.Source, trust: trust_lib.Trust = trust_lib.Trus
   _, scalar, signatures = certificate.given(source, parts)
   with threadpoolctl.threadpool_limits(1, 'blas'):
     expected = expected_lib.Expected(source, parts, batch, scalar).outputs
-  theirs = {name: value.reshape(-1, value.shape[-1]) for name, value in expected.items()}
-  if source.graph is not None:
+  if source.graph is None:
+    theirs = {f'{signature}/{name}': expected[name].reshape(-1, expected[name].shape[-1]) for signature, name in _KEPT if name in expected}
+  else:
     with source_run.start(source.path, batch, signatures, scalar, trust) as run:
-      _, found = run.outputs()
-    theirs = {name.rpartition('/')[2]: parity.packed(value, batch.input_mask, name.rpartition('/')[2]).reshape(-1, value.shape[-1])
-              for name, value in found.items()}
-  faults = [f'{name} is {distance:.1e} from the reference in float64, more than {parity.OUTPUT_BOUND:.0e}' for name, value in theirs.items()
-            if not (distance := parity.relative(value, expected[name]).rms) <= parity.OUTPUT_BOUND]
+      theirs = _tables(run.outputs()[1], batch)
+  faults = [f'{call} is {distance:.1e} from the reference in float64, more than {parity.OUTPUT_BOUND:.0e}' for call, value in theirs.items()
+            if not (distance := parity.relative(value, expected[call.rpartition('/')[2]]).rms) <= parity.OUTPUT_BOUND]
   if faults:
     raise errors.ParityError(f'no parity ({"; ".join(faults)}) in the source against its own weights: the source is no ALBERT')
   outputs = {name: value.tolist() for name, value in _kept(theirs).items()}
@@ -164,9 +164,7 @@ def outputs(release: pathlib.Path, record: Mapping[str, Any]) -> dict[str, np.nd
   """
   batch = _batch(config_lib.parse(record['config']))
   exported = exported_lib.Exported(release, record['interface'], widened=True)
-  found = exported.outputs(batch, ['tokens', *record['heads']])
-  return _kept({name.rpartition('/')[2]: parity.packed(value, batch.input_mask, name.rpartition('/')[2]).reshape(-1, value.shape[-1])
-                for name, value in found.items()})
+  return _kept(_tables(exported.outputs(batch, ['tokens', *record['heads']]), batch))
 
 
 def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, float]:
@@ -233,9 +231,14 @@ def _inputs(batch: batch_lib.Batch) -> dict[str, list[list[int]]]:
   return {name: getattr(batch, name).tolist() for name in ('input_word_ids', 'input_mask', 'input_type_ids', 'masked_lm_positions')}
 
 
-def _kept(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Of tables by output name, those that are kept: no layers, and logits of some words."""
-  kept = {name: outputs[name] for name in ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs') if name in outputs}
+def _tables(outputs: Mapping[str, np.ndarray], batch: batch_lib.Batch) -> dict[str, np.ndarray]:
+  """Outputs as tables, by call: what is by position, without padding."""
+  return {call: parity.packed(value, batch.input_mask, call.rpartition('/')[2]).reshape(-1, value.shape[-1]) for call, value in outputs.items()}
+
+
+def _kept(tables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The tables that a golden file keeps, by output name: one call of each output, no layers, and logits of some words."""
+  kept = {name: tables[f'{signature}/{name}'] for signature, name in _KEPT if f'{signature}/{name}' in tables}
   if 'mlm_logits' in kept:
     kept['mlm_logits'] = kept['mlm_logits'][:, ::max(1, kept['mlm_logits'].shape[-1] // _WORDS)]
   return kept
