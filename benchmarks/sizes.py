@@ -1,7 +1,5 @@
 """What a model's sizes alone say: parameters, and floating-point operations of a forward pass."""
 
-import math
-
 from converters import config as config_lib
 from converters import weight_map
 
@@ -12,7 +10,7 @@ SMALL = ('tiny', 'demo')
 
 def parameters(config: config_lib.AlbertConfig) -> int:
   """Of the encoder and both heads."""
-  return sum(math.prod(weight_map.shape(row.shape, config)) for row in weight_map.rows(config, weight_map.Part))
+  return weight_map.parameters(config, weight_map.Part)
 
 
 def forward_flops(config: config_lib.AlbertConfig, batch: int, length: int) -> int:

@@ -8,6 +8,7 @@ names them; the Hugging Face names are the parameters of Transformers' AlbertFor
 
 import dataclasses
 import enum
+import math
 from collections.abc import Container
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -187,6 +188,11 @@ def rows(config: config_lib.AlbertConfig, parts: Iterable[Part]) -> tuple[Row, .
   wanted = set(parts)
   projected = config.embedding_size != config.hidden_size
   return tuple(r for r in _ROWS if r.part in wanted and (projected or not r.name.startswith('embeddings.projection.')))
+
+
+def parameters(config: config_lib.AlbertConfig, parts: Iterable[Part]) -> int:
+  """Number of parameters in the parts of a model."""
+  return sum(math.prod(shape(row.shape, config)) for row in rows(config, parts))
 
 
 def shape(symbols: str, config: config_lib.AlbertConfig) -> tuple[int, ...]:

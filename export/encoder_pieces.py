@@ -1,7 +1,6 @@
 """The models of a release that hold weights: the encoder, and the one from text to vectors."""
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -49,9 +48,8 @@ class Encoder:
     return self.count(self._parts)
 
   def count(self, parts: Iterable[weight_map.Part]) -> int:
-    """How many numbers some parts of it hold."""
-    config = self._source.config
-    return sum(math.prod(weight_map.shape(row.shape, config)) for row in weight_map.rows(config, parts))
+    """Number of parameters in some parts of it."""
+    return weight_map.parameters(self._source.config, parts)
 
   def save(self, staged: pathlib.Path) -> dict[str, Any]:
     release, source = self.release, self._source

@@ -260,3 +260,12 @@ def test_a_large_model_is_examined_one_side_after_the_other(encoder_path, examin
   result = examination.certify(pathlib.Path(encoder_path), 'dict', lambda name: steps.append(name) or contextlib.nullcontext())
   assert steps.index('run the export in float32') < steps.index('wait for the source') < steps.index('widen the export')
   assert 'wait for the gradient' not in steps and len(result.gradient) == 32
+
+
+@pytest.mark.parametrize('call', ['mlm/pooled_output', 'sop/sequence_output', 'mlm/mlm_logits'])
+def test_an_output_that_one_call_lacks_is_refused(encoder_path, examination, monkeypatch, call):
+  outputs = exported_lib.Exported.outputs
+  monkeypatch.setattr(exported_lib.Exported, 'outputs', lambda self, *args, **kwargs: {
+      name: value for name, value in outputs(self, *args, **kwargs).items() if name != call})
+  with pytest.raises(errors.ParityError, match=f'{call} is missing in the export'):
+    examination.certify(pathlib.Path(encoder_path), 'dict')

@@ -116,7 +116,7 @@ class Examination:
         return self._in_float32(path, interface)
 
     # A large model is not held in float32 and in float64 at once, and neither beside its derivatives.
-    small = sum(math.prod(weight_map.shape(row.shape, self._source.config)) for row in weight_map.rows(self._source.config, self._parts)) <= _SMALL
+    small = weight_map.parameters(self._source.config, self._parts) <= _SMALL
     before = None if small else run_in_float32()
     if not small and self._run is not None:
       with step('wait for the source'):
@@ -151,17 +151,18 @@ class Examination:
     return Certificate('reference' if self._run is None else 'graph', bounds, outputs, gradient, random, wrong)
 
   def _in_float32(self, path: pathlib.Path, interface: str) -> tuple[dict[str, np.ndarray], bool]:
-    """The outputs of the artifact as it is published, and whether two calls in training mode differ. The model is gone afterwards."""
+    """Runs the artifact as it is published. Returns its outputs, and whether two calls in training mode differ. The model is freed."""
     exported = exported_lib.Exported(path, interface)
     outputs = exported.outputs(self.batch, [*self.signatures, 'serving_default'])
-    if exported.modes_are_one('tokens'):
-      return outputs, False
-    rows = self.batch.first(2)
-    first, second = (exported.outputs(rows, ['tokens'], training=True)['tokens/sequence_output'] for _ in range(2))
-    # Calls without dropout are the same but for kernels that add up in another order from call to call.
-    random = not parity.relative(packed(second, rows), packed(first, rows)).rms < _SAME
+    random = False
+    if not exported.modes_are_one('tokens'):
+      rows = self.batch.first(2)
+      calls = (exported.outputs(rows, ['tokens'], training=True)['tokens/sequence_output'] for _ in range(2))
+      first, second = (parity.packed(value, rows.input_mask, 'sequence_output') for value in calls)
+      # Calls without dropout are the same but for kernels that add up in another order from call to call.
+      random = not parity.relative(second, first).rms < _SAME
     del exported
-    gc.collect()
+    gc.collect()  # a loaded model refers to itself
     return outputs, random
 
   def _compare_outputs(self, ours: Mapping[str, np.ndarray], in_float32: Mapping[str, np.ndarray],
@@ -173,6 +174,9 @@ class Examination:
     wanted |= {head for signature in self.signatures for head in source_graph.SIGNATURES[signature][1]}
     wanted |= {name for name in expected.outputs if name.startswith('layer_')} if interface == 'dict' else set()
     calls = {name: [call for call in ours if call.rpartition('/')[2] == name] for name in sorted(wanted, key=_order)}
+    for call in (f'{signature}/{name}' for signature in self.signatures for name in source_graph.SIGNATURES[signature][1]):
+      if call not in ours:
+        faults.add(f'{call} is missing in the export')
     for name in sorted({call.rpartition('/')[2] for call in ours} ^ wanted, key=_order):
       faults.add(f'{name} is {"missing in" if name in wanted else "an unexpected output of"} the export')
     result = {}
@@ -276,11 +280,6 @@ class _Faults:
   def check(self, advice: str) -> None:
     if self._found:
       raise errors.ParityError(f'no parity ({"; ".join(self._found)}) in the encoder against its source: {advice}')
-
-
-def packed(value: np.ndarray, batch: batch_lib.Batch) -> np.ndarray:
-  """A sequence output at the positions of a batch that are not padding."""
-  return parity.packed(value, batch.input_mask, 'sequence_output')
 
 
 def _order(name: str) -> tuple[int, int, str]:

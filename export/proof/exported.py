@@ -224,7 +224,7 @@ def _in_float64(path: pathlib.Path) -> Iterator[None]:
     yield
   except (tf.errors.OpError, ValueError, TypeError) as e:
     line = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
-    raise errors.ParityError(f'{path.name} cannot be run in float64 ({line}): nothing can be compared, report the operation') from e
+    raise errors.ParityError(f'{path.parent.name}/{path.name} cannot be run in float64 ({line}): report the operation') from e
 
 
 def _functions(pieces: Mapping[str, Any]) -> dict[tuple[str, bool], function_graph.Function]:

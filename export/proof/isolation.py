@@ -56,7 +56,7 @@ def main(run: Callable[..., None]) -> None:
   """In such a process: does what it is for, with the words of its command line."""
   try:
     run(*sys.argv[1:])
-  except errors.UntrustedGraphError as refusal:
+  except errors.SourceError as refusal:
     print(refusal, file=sys.stderr)
     sys.exit(REFUSED)
 
