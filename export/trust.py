@@ -9,7 +9,7 @@ class Trust:
 
   Attributes:
     graph: whether operations off the allow-list are run too.
-    memory_gib: address space of the process that runs it. TensorFlow reserves more than it uses: an ALBERT-xxlarge takes 7.
+    memory_gib: address space of the process that runs it. TensorFlow reserves more than it uses: an ALBERT-xxlarge takes 6.
     cpu_seconds: its processor time, over all threads.
   """
   graph: bool = False

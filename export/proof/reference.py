@@ -1,8 +1,8 @@
 """ALBERT in NumPy, forwards and backwards: in float64 an independent witness, in float32 a measure of rounding.
 
 Written from the paper (arxiv.org/abs/1909.11942) and the canonical weights alone. It shares no code with AlbertEncoder, with
-the converters' way onto it, or with the TF1 graph that made modules have. Constants are those of the graphs, which hold them in
-float32 (GELU's two, the layer norms' epsilon, the scale of attention): with others, float64 would differ by 1e-9.
+the converters' way onto it, or with the TF1 graph that made modules have. Graphs hold their constants in float32: GELU's two, the
+layer norms' epsilon, the scale of attention. The reference uses the same rounded values.
 
 Each step returns its result and a function that takes a derivative back through it: from that by the result to that by the
 step's input, noting on the way those by the weights it used.
