@@ -2,7 +2,8 @@
 # make release   every version of the catalog that is not published yet, side by side
 # make bump      the next version of a model, in the catalog
 # make serve     what was published, for hub.load and for a browser
-# make test      everything CI runs
+# make test      the tests, and the linters
+# make test-slow the slow tests
 # make interop   Hugging Face Transformers and KerasHub load what is written for them
 # make faults    50 exports killed at random moments
 # make fuzz      five minutes for each reader of foreign bytes
@@ -38,7 +39,7 @@ PORT ?= 8501
 DEMO := build/demo/albert_en_demo
 
 .DELETE_ON_ERROR:
-.PHONY: export release bump serve test interop faults fuzz bench runtimes genuine proof-trials lint golden golden-corpus lock clean
+.PHONY: export release bump serve test test-slow interop faults fuzz bench runtimes genuine proof-trials lint golden golden-corpus lock clean
 
 ifeq ($(strip $(SOURCE))$(filter-out albert_en_demo,$(MODEL)),)
 # The demo: its module is made on the spot. This version of it and newer ones are made anew every time, but for a dry run; nothing else ever is.
@@ -68,8 +69,15 @@ bump: $(VENV)/.runtime
 serve: $(VENV)/.runtime
 	@exec $(PY) -m export.serve --export_root="$(EXPORT_ROOT)" --port="$(PORT)" $(FLAGS)
 
+# One worker for each processor, four at most: each takes 2 GB. TESTS='-p randomly tests/test_golden.py' for others, or another order.
+TESTS ?=
+PYTEST := $(PY) -m pytest -q -n auto --maxprocesses=4 --dist worksteal
 test: lint
-	$(PY) -m pytest -q
+	$(PYTEST) -m "not slow" $(TESTS)
+
+# What takes minutes and seldom breaks: kills at random moments, full disks, whole fleets and corpora, more fuzzing.
+test-slow: $(VENV)/.dev
+	$(PYTEST) -m slow $(TESTS)
 
 # In an environment of its own: PyTorch, and no TensorFlow.
 INTEROP := build/interop

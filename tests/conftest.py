@@ -2,32 +2,35 @@
 
 import dataclasses
 import functools
-import json
+import hashlib
 import os
 import pathlib
+import pickle
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 
 os.environ['TF_USE_LEGACY_KERAS'] = '1'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# A shell ignores it for what it starts in the background, and processes hand that on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import tensorflow as tf
-from attacks import craft
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from tensorflow.core.protobuf import saved_model_pb2
+from support import commands
+from support import craft
+from support import fork_server
+from support import modules
+from support import releases
+from support import shared
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from converters import config as config_lib
 from converters import errors
 from converters import source as source_lib
 from converters import weight_map
-from export import catalog as catalog_lib
-from export import console as console_lib
-from export import release as release_lib
-from export import request as request_lib
 from export import trust as trust_lib
 from export.demo import tf1_module
 from export.demo import vocabulary
@@ -41,12 +44,6 @@ from export.proof import source_run
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 
-# Where the environment's commands are.
-ROOT = str(pathlib.Path(__file__).parents[1])
-BIN = os.path.dirname(sys.executable)
-
-TINY = tf1_module.Spec(**tf1_module.SIZES['tiny'])
-
 
 def pytest_addoption(parser):
   parser.addoption('--kills', type=int, default=5, help='how many exports to kill at random moments')
@@ -55,23 +52,43 @@ def pytest_addoption(parser):
   parser.addoption('--seed', type=int, default=1, help='for what is random')
 
 
+@pytest.fixture(scope='session', autouse=True)
+def forking_python():
+  """Has `sys.executable` start processes that have TensorFlow imported, here and in these processes."""
+  with tempfile.TemporaryDirectory(prefix='fork_') as directory, fork_server.running(pathlib.Path(directory)) as python, pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sys, 'executable', python)
+    yield
+
+
+@pytest.fixture(autouse=True)
+def _real_python(request, monkeypatch):
+  if request.node.get_closest_marker('real_processes'):
+    monkeypatch.setattr(sys, 'executable', commands.PYTHON)
+
+
 @pytest.fixture(scope='session')
-def sp_model() -> bytes:
-  return vocabulary.train(vocabulary.CORPUS.read_text(encoding='utf-8').splitlines(), TINY.vocab_size)
+def sp_model(tmp_path_factory) -> bytes:
+  def make(path):
+    lines = vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()
+    (path / '30k-clean.model').write_bytes(vocabulary.train(lines, modules.TINY.vocab_size))
+  return (shared.directory(tmp_path_factory, 'vocabulary', make) / '30k-clean.model').read_bytes()
 
 
 @pytest.fixture(scope='session')
 def make_module(tmp_path_factory, sp_model):
-  """A function from changes of the TINY spec to a module's directory; the same changes give the same directory."""
+  """A function from changes of the modules.TINY spec to a module's directory; the same changes give the same directory."""
   made = {}
 
   def make(**changes) -> pathlib.Path:
-    spec = dataclasses.replace(TINY, **changes)
-    if spec not in made:
-      made[spec] = tmp_path_factory.mktemp('module') / 'albert_tiny'
-      model = sp_model if spec.vocab_size == TINY.vocab_size else vocabulary.train(
+    spec = dataclasses.replace(modules.TINY, **changes)
+    def write(path):
+      model = sp_model if spec.vocab_size == modules.TINY.vocab_size else vocabulary.train(
           vocabulary.CORPUS.read_text(encoding='utf-8').splitlines(), spec.vocab_size)
-      tf1_module.write(made[spec], spec, model, vocabulary.as_text(model))
+      tf1_module.write(path / 'albert_tiny', spec, model, vocabulary.as_text(model))
+
+    if spec not in made:
+      name = f'module_{hashlib.sha256(repr(spec).encode()).hexdigest()[:16]}'
+      made[spec] = shared.directory(tmp_path_factory, name, write) / 'albert_tiny'
     return made[spec]
 
   return make
@@ -129,7 +146,7 @@ class Ran:
 def ran(module):
   """What the module's own graph gives."""
   with source_lib.open_source(str(module)) as opened, certificate.examine(opened, opened.parts) as examination:
-    run = examination._run
+    run = examination.run
     return Ran(*run.outputs(), dict(run.gradient()), run.training_outputs())
 
 
@@ -165,36 +182,9 @@ def expecting(module):
     return batch, expected.Expected(opened, opened.parts, batch, scalar)
 
 
-class Release:
-  """Exports in this process: quick, and good for everything but comparing bytes."""
-
-  def __init__(self, root: pathlib.Path | str):
-    self.root = root
-    self.catalog = catalog_lib.Catalog()
-
-  def __call__(self, module, name='albert_en_tiny', version=2, mlm=None, sop=None, reading=source_lib.Reading(), trust=trust_lib.Trust(), breaking=False, report=None, sign_key=None,
-               with_text=False, **options):
-    options.setdefault('preprocessor', 'albert_en_tiny_preprocess/3')
-    encoder = self.catalog.encoder(name, version, **options)
-    request = request_lib.Request(
-        encoder, str(module), self.root, reading, trust, mlm, sop, breaking, report, sign_key,
-        self.catalog.collection, self.catalog.text(encoder) if with_text else None)
-    return self._run(request)
-
-  def preprocessor(self, module, version, name='albert_en_demo_preprocess', breaking=False, sign_key=None, **options):
-    """Exports a preprocessor of the catalog on its own."""
-    return self._run(request_lib.Request(
-        self.catalog.preprocessor(name, version, **options), str(module), self.root, breaking=breaking, sign_key=sign_key,
-        collection=self.catalog.collection))
-
-  def _run(self, request):
-    outcome = release_lib.run(request, console_lib.Console())
-    return pathlib.Path(self.root) / request.release.path, outcome
-
-
 @pytest.fixture
-def release(tmp_path) -> Release:
-  return Release(tmp_path / 'dist')
+def release(tmp_path) -> releases.Release:
+  return releases.Release(tmp_path / 'dist')
 
 
 @pytest.fixture
@@ -216,56 +206,32 @@ def refused(release, tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture(scope='session')
-def released(tmp_path_factory, module) -> Release:
+def released(tmp_path_factory, module) -> releases.Release:
   """An export root with tensorflow/albert_en_tiny/2 and its preprocessor. Not to be changed."""
-  made = Release(tmp_path_factory.mktemp('released'))
-  made(module)
-  return made
+  return releases.Release(shared.directory(tmp_path_factory, 'released', lambda path: releases.Release(path)(module)))
 
 
 @pytest.fixture(scope='session')
 def keys(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
   """A private key and its public half."""
-  return make_keys(tmp_path_factory.mktemp('keys'))
+  return releases.key_paths(shared.directory(tmp_path_factory, 'keys', releases.make_keys))
 
 
 @pytest.fixture(scope='session')
 def history(tmp_path_factory, module, keys) -> pathlib.Path:
   """An export root with the demo's versions 1 to 4 as the catalog has them, all four preprocessors, and from version 2 on the models from text
   to vectors. Not to be changed."""
-  made = Release(tmp_path_factory.mktemp('history'))
-  for version in (1, 2, 3, 4):
-    made(module, name='albert_en_demo', version=version, preprocessor=f'albert_en_demo_preprocess/{version}', breaking=version in (2, 4),
-         sign_key=keys[0] if version == 3 else None, with_text=version > 1)
-  return made.root
-
-
-def run_export(*flags, cwd=None, **environment) -> subprocess.CompletedProcess:
-  """`python -m export` of albert_en_tiny, as a user runs it."""
-  return run(export_command(*flags), cwd=cwd, **environment)
-
-
-def run(command, cwd=None, **environment) -> subprocess.CompletedProcess:
-  """Any command that runs this project's modules."""
-  return subprocess.run(command, cwd=cwd, env=os.environ | {'PYTHONPATH': ROOT} | environment, capture_output=True, text=True, check=False)
-
-
-def export_command(*flags) -> list[str]:
-  return [sys.executable, '-m', 'export', '--model=albert_en_tiny', '--preprocessor=albert_en_tiny_preprocess/3', *map(str, flags)]
-
-
-def fails(process: subprocess.CompletedProcess, status: int, *words: str) -> None:
-  """Checks that a command ended with a status and one line of error that has these words."""
-  assert process.returncode == status, process.stderr
-  lines = process.stderr.splitlines()
-  assert len(lines) == 1 and lines[0].startswith('error: '), process.stderr
-  for word in words:
-    assert word in lines[0]
+  def make(path):
+    made = releases.Release(path)
+    for version in (1, 2, 3, 4):
+      made(module, name='albert_en_demo', version=version, preprocessor=f'albert_en_demo_preprocess/{version}', breaking=version in (2, 4),
+           sign_key=keys[0] if version == 3 else None, with_text=version > 1)
+  return shared.directory(tmp_path_factory, 'history', make)
 
 
 @pytest.fixture
 def export(tmp_path):
-  return functools.partial(run_export, cwd=tmp_path)
+  return functools.partial(commands.run_export, cwd=tmp_path)
 
 
 @dataclasses.dataclass
@@ -282,18 +248,22 @@ class Twice:
 def twice(module, tmp_path_factory) -> Twice:
   """One release made by two processes that differ in all that must not matter: source form, directory, time zone, locale, umask, hash seed,
   user and host. Not to be changed."""
-  tmp_path = tmp_path_factory.mktemp('twice')
+  path = shared.directory(tmp_path_factory, 'twice', lambda path: (path / 'twice.pickle').write_bytes(pickle.dumps(_export_twice(module, path))))
+  return pickle.loads((path / 'twice.pickle').read_bytes())
+
+
+def _export_twice(module, tmp_path) -> Twice:
   archive = craft.archive(module, tmp_path / 'albert_tiny.tar.gz')
-  first = run_export(f'--source={module}', '--version=2', '--export_root=here', '--with_text', cwd=tmp_path, PYTHONHASHSEED='0', TZ='UTC')
+  first = commands.run_export(f'--source={module}', '--version=2', '--export_root=here', '--with_text', cwd=tmp_path, PYTHONHASHSEED='0', TZ='UTC')
   other = tmp_path / 'some where' / 'else'
   other.mkdir(parents=True)
   mask = os.umask(0o077)
   try:
-    second = run_export(f'--source={archive}', '--version=2', f'--export_root={tmp_path}/there', '--with_text', cwd=other, PYTHONHASHSEED='99', TZ='Asia/Tokyo',
+    second = commands.run_export(f'--source={archive}', '--version=2', f'--export_root={tmp_path}/there', '--with_text', cwd=other, PYTHONHASHSEED='99', TZ='Asia/Tokyo',
                         LC_ALL='tr_TR.UTF-8', HOME=str(other), USER='mallory-the-builder', LOGNAME='mallory-the-builder', HOSTNAME='the-building-host')
   finally:
     os.umask(mask)
-  told = [str(tmp_path), str(module), '.staging', 'albert_source_', ROOT, sys.prefix, sys.base_prefix, 'mallory-the-builder', 'the-building-host', '/root/', '/home/', '/tmp/']
+  told = [str(tmp_path), str(module), '.staging', 'albert_source_', commands.ROOT, sys.prefix, sys.base_prefix, 'mallory-the-builder', 'the-building-host', '/root/', '/home/', '/tmp/']
   return Twice(tmp_path / 'here', tmp_path / 'there', first, second, told)
 
 
@@ -317,37 +287,3 @@ def preprocessor_path(released) -> str:
 def python_module():
   """The command line of `python -m NAME ...` in the environment that runs the tests."""
   return lambda name, *flags: [sys.executable, '-m', name, *map(str, flags)]
-
-
-def make_keys(directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-  private = ec.generate_private_key(ec.SECP256R1())
-  paths = directory / 'private.pem', directory / 'public.pem'
-  paths[0].write_bytes(private.private_bytes(
-      serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-  paths[1].write_bytes(private.public_key().public_bytes(
-      serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
-  return paths
-
-
-def edit_graph(module: pathlib.Path, edit, tags=()) -> pathlib.Path:
-  """Changes a metagraph of a module, in place, and returns the path of its saved_model.pb."""
-  path = module / 'saved_model.pb'
-  saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-  edit(next(m for m in saved_model.meta_graphs if set(m.meta_info_def.tags) == set(tags)))
-  path.write_bytes(saved_model.SerializeToString())
-  return path
-
-
-def tree_bytes(root: pathlib.Path) -> dict[str, bytes]:
-  """The files below a directory."""
-  return {p: (root / p).read_bytes() for p in leftovers(root) if (root / p).is_file()}
-
-
-def leftovers(root: pathlib.Path) -> list[str]:
-  """What is below an export root, hidden files included."""
-  return sorted(str(p.relative_to(root)) for p in root.rglob('*')) if root.exists() else []
-
-
-def record(release: pathlib.Path) -> dict:
-  """What the record beside a published version's directory says."""
-  return json.loads(release.with_name(f'{release.name}.release.json').read_text())

@@ -29,6 +29,9 @@ from benchmarks import unit as unit_lib
 from converters import config as config_lib
 from export import console as console_lib
 
+# What is measured are processes as users start them.
+pytestmark = pytest.mark.real_processes
+
 _PARAMETERS = {'base': 12e6, 'large': 18e6, 'xlarge': 60e6, 'xxlarge': 223e6}
 
 

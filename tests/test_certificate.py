@@ -5,10 +5,11 @@ import dataclasses
 import json
 import pathlib
 
-import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
+from support import modules
+from support import trees
 
 from converters import config as config_lib
 from converters import errors
@@ -55,7 +56,7 @@ def test_weights_that_hide_mistakes_are_refused(release, own_module, source, mon
                     tensors=list(tensors.values()))
   with pytest.raises(errors.ParityError, match='a wrong model is not refused .query and key swapped.'):
     release(own_module)
-  assert conftest.leftovers(release.root) == []
+  assert trees.leftovers(release.root) == []
 
 
 def test_weights_that_float32_cannot_tell_apart_are_told_apart_in_float64(encoder_path, examination, monkeypatch):
@@ -116,7 +117,7 @@ def test_a_signature_that_computes_something_else_is_refused(release, module, mo
   monkeypatch.setattr(encoder_lib, 'exportable', changed)
   with pytest.raises(errors.ParityError, match='no parity .(default|serving_default)/'):
     release(module, mlm=False)
-  assert conftest.leftovers(release.root) == []
+  assert trees.leftovers(release.root) == []
 
 
 @pytest.mark.parametrize('output', ['serving_default/pooled_output', 'serving_default/sequence_output', 'default/pooled_output'])
@@ -139,7 +140,7 @@ def test_wrong_weights_that_no_batch_reaches_are_not_published(release, module, 
   monkeypatch.setattr(weight_map.Transform, 'apply', wrong)
   with pytest.raises(errors.IntegrityError, match="position_embedding/embeddings is not the source's embeddings.position"):
     release(module)
-  assert conftest.leftovers(release.root) == []
+  assert trees.leftovers(release.root) == []
 
 
 def test_record_has_the_certificate_of_every_output_and_layer(released):
@@ -175,7 +176,7 @@ def test_a_variable_without_a_gradient_is_refused(release, module, monkeypatch):
   monkeypatch.setattr(layers.OnDeviceEmbedding, 'call', lambda self, inputs: tf.stop_gradient(call(self, inputs)))
   with pytest.raises(errors.ParityError, match='no gradient by (word_embeddings|type_embeddings)/embeddings'):
     release(module, mlm=False)
-  assert conftest.leftovers(release.root) == []
+  assert trees.leftovers(release.root) == []
 
 
 @pytest.fixture
@@ -219,7 +220,7 @@ def test_a_module_that_trains_otherwise_is_refused(own_module, release):
   def edit(meta_graph):
     tanh = meta_graph.signature_def['mlm'].outputs['pooled_output'].name.split(':')[0]
     next(n for n in meta_graph.graph_def.node if n.name == tanh).op = 'Identity'
-  conftest.edit_graph(own_module, edit, ['train'])
+  modules.edit_graph(own_module, edit, ['train'])
   with pytest.raises(errors.ParityError, match="the derivative by pooler.kernel is [^;]* from the source's graph"):
     release(own_module)
 

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from attacks import craft
+from support import craft
 
 from converters import checkpoint_index
 from converters import errors

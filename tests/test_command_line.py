@@ -8,9 +8,11 @@ import signal
 import subprocess
 import time
 
-import conftest
 import pytest
-from attacks import craft
+from support import commands
+from support import craft
+from support import modules
+from support import trees
 
 from export import catalog as catalog_lib
 from export import package
@@ -35,19 +37,19 @@ def test_what_it_prints_and_records(export, twice, module, tmp_path):
   assert record['release'] == 'tensorflow/albert_en_tiny_preprocess/3'
 
   # A second export of the same version is refused; another encoder keeps the companion.
-  before = conftest.tree_bytes(tmp_path / 'here')
-  conftest.fails(export(f'--source={module}', '--version=2', '--export_root=here'), 1, 'tensorflow/albert_en_tiny/2 exists in here')
+  before = trees.tree_bytes(tmp_path / 'here')
+  commands.fails(export(f'--source={module}', '--version=2', '--export_root=here'), 1, 'tensorflow/albert_en_tiny/2 exists in here')
   for version, words in (('1', ('--version=1', 'tensorflow/albert_en_tiny/2 is in here already')), ('4', ('--version=4', 'give --version=3'))):
-    conftest.fails(export(f'--source={module}', f'--version={version}', '--export_root=here'), 2, *words)
-  assert conftest.tree_bytes(tmp_path / 'here') == before
+    commands.fails(export(f'--source={module}', f'--version={version}', '--export_root=here'), 2, *words)
+  assert trees.tree_bytes(tmp_path / 'here') == before
   plan = export(f'--source={module}', '--version=3', '--export_root=here', '--dry_run')
-  assert plan.returncode == 0 and plan.stderr == '' and conftest.tree_bytes(tmp_path / 'here') == before
+  assert plan.returncode == 0 and plan.stderr == '' and trees.tree_bytes(tmp_path / 'here') == before
   for word in ('is there: kept if this export gives it the same bytes', 'new; compared with tensorflow/albert_en_tiny/2', 'dict in, dict out',
                '.mlm, .sop', '32 tensors', 'Initial release.', 'Dry run: nothing was written.', record['source']['sp_model']['name']):
     assert word in plan.stdout, plan.stdout
   third = export(f'--source={module}', '--version=3', '--export_root=here')
   assert third.returncode == 0 and 'Kept, with the same bytes: here/tensorflow/albert_en_tiny_preprocess/3' in third.stdout
-  after = conftest.tree_bytes(tmp_path / 'here')
+  after = trees.tree_bytes(tmp_path / 'here')
   assert {n: c for n, c in after.items() if n in before and 'collections' not in n} == {n: c for n, c in before.items() if 'collections' not in n}
   # The plan named every file, and no other.
   planned = {line.strip().removeprefix('here/') for line in plan.stdout.splitlines() if line.startswith('  here/')}
@@ -56,12 +58,12 @@ def test_what_it_prints_and_records(export, twice, module, tmp_path):
 
 
 def test_what_a_terminal_would_obey_is_shown_and_not_sent(export, own_module):
-  conftest.edit_graph(own_module, lambda m: m.graph_def.node.add(name='x', op='NoOp\x1b[2J\x07'))
-  conftest.fails(export(f'--source={own_module}'), 1, r'operation NoOp\x1b[2J\x07 at node')
+  modules.edit_graph(own_module, lambda m: m.graph_def.node.add(name='x', op='NoOp\x1b[2J\x07'))
+  commands.fails(export(f'--source={own_module}'), 1, r'operation NoOp\x1b[2J\x07 at node')
   path = own_module / 'variables/variables.index'
   pairs = craft.index_pairs(path)
   path.write_bytes(craft.index([craft.block([*pairs, (b'zz\xff\x1b[2J', pairs[-1][1][:-5] + craft.field(5, 1 << 40))])]))
-  conftest.fails(export(f'--source={own_module}'), 1, r'zz\udcff\x1b[2J ends behind the data file')
+  commands.fails(export(f'--source={own_module}'), 1, r'zz\udcff\x1b[2J ends behind the data file')
 
 
 COLLECTION = 'tensorflow/collections/albert/1.md'
@@ -97,8 +99,8 @@ USAGE = {
 @pytest.mark.parametrize('case', USAGE)
 def test_flags_that_cannot_be_meant(export, tmp_path, case):
   flags, word = USAGE[case]
-  conftest.fails(export(f'--source={tmp_path}', *flags), 2, word)
-  assert conftest.leftovers(tmp_path) == []
+  commands.fails(export(f'--source={tmp_path}', *flags), 2, word)
+  assert trees.leftovers(tmp_path) == []
 
 
 DEMO, ALONE = '--model=albert_en_demo', '--model=albert_en_demo_preprocess'
@@ -108,7 +110,7 @@ DEMO, ALONE = '--model=albert_en_demo', '--model=albert_en_demo_preprocess'
 def of_demo(python_module, module, tmp_path):
   """Exports a version of the demo, or of its preprocessor, from the shared module."""
   def run(*flags, source=module):
-    return conftest.run(python_module('export', f'--source={source}', *flags), cwd=tmp_path)
+    return commands.run(python_module('export', f'--source={source}', *flags), cwd=tmp_path)
   return run
 
 
@@ -118,8 +120,8 @@ def of_demo(python_module, module, tmp_path):
     (['--io=list', '--with_text'], '--io, --with_text with --model=albert_en_demo_preprocess, which is a preprocessor'),
     (['--version=5'], '--version=5: the catalog has versions 1, 2, 3, 4 of albert_en_demo_preprocess'), (['--change= '], '--change= is empty')])
 def test_flags_that_say_nothing_of_a_preprocessor(of_demo, tmp_path, flags, word):
-  conftest.fails(of_demo(ALONE, *flags, source=tmp_path), 2, word)
-  assert conftest.leftovers(tmp_path) == []
+  commands.fails(of_demo(ALONE, *flags, source=tmp_path), 2, word)
+  assert trees.leftovers(tmp_path) == []
 
 
 def test_what_is_published_together_has_the_same_bytes_as_alone(of_demo, tmp_path):
@@ -128,7 +130,7 @@ def test_what_is_published_together_has_the_same_bytes_as_alone(of_demo, tmp_pat
       alone := of_demo(ALONE, '--version=3', '--export_root=one_by_one', '--profile=profile.json'),
       together := of_demo(DEMO, '--version=3', '--export_root=one_by_one', '--with_text')):
     assert process.returncode == 0 and process.stderr == '', process.stderr
-  encoder, one_by_one = (conftest.tree_bytes(tmp_path / root / 'tensorflow') for root in ('encoder', 'one_by_one'))
+  encoder, one_by_one = (trees.tree_bytes(tmp_path / root / 'tensorflow') for root in ('encoder', 'one_by_one'))
   assert {n for n in one_by_one if n not in encoder} and all('_text/' in n for n in one_by_one if n not in encoder)
   assert {n: c for n, c in encoder.items() if not n.startswith('collections')} == {
       n: c for n, c in one_by_one.items() if n in encoder and not n.startswith('collections')}
@@ -140,10 +142,10 @@ def test_what_is_published_together_has_the_same_bytes_as_alone(of_demo, tmp_pat
   # The text model can follow later, beside what is there; and then there is nothing left to publish.
   later = of_demo(DEMO, '--version=3', '--export_root=encoder', '--with_text')
   assert later.returncode == 0 and later.stdout.count('Kept, with the same bytes: encoder/tensorflow/albert_en_demo') == 2
-  assert conftest.tree_bytes(tmp_path / 'encoder') == conftest.tree_bytes(tmp_path / 'one_by_one')
-  conftest.fails(of_demo(DEMO, '--version=3', '--export_root=encoder', '--with_text'), 1, 'tensorflow/albert_en_demo_text/3 exists')
-  conftest.fails(of_demo(ALONE, '--version=3', '--export_root=encoder'), 1, 'tensorflow/albert_en_demo_preprocess/3 exists')
-  conftest.fails(of_demo(ALONE, '--version=2', '--export_root=encoder'), 2, '--version=2')
+  assert trees.tree_bytes(tmp_path / 'encoder') == trees.tree_bytes(tmp_path / 'one_by_one')
+  commands.fails(of_demo(DEMO, '--version=3', '--export_root=encoder', '--with_text'), 1, 'tensorflow/albert_en_demo_text/3 exists')
+  commands.fails(of_demo(ALONE, '--version=3', '--export_root=encoder'), 1, 'tensorflow/albert_en_demo_preprocess/3 exists')
+  commands.fails(of_demo(ALONE, '--version=2', '--export_root=encoder'), 2, '--version=2')
 
 
 def test_plans_of_a_preprocessor_and_of_text(of_demo, tmp_path, keys):
@@ -159,7 +161,7 @@ def test_plans_of_a_preprocessor_and_of_text(of_demo, tmp_path, keys):
   assert [name for name in planned if name.endswith('/')] == [
       'dist/tensorflow/albert_en_demo_preprocess/3/', 'dist/tensorflow/albert_en_demo/3/', 'dist/tensorflow/albert_en_demo_text/3/']
   assert 'The encoder `tensorflow/albert_en_demo/3` with the preprocessor `tensorflow/albert_en_demo_preprocess/3`.' in plan.stdout
-  assert conftest.leftovers(tmp_path) == []
+  assert trees.leftovers(tmp_path) == []
 
 
 def test_a_broken_catalog_is_found_before_any_work(export, tmp_path):
@@ -167,8 +169,8 @@ def test_a_broken_catalog_is_found_before_any_work(export, tmp_path):
   text = (pathlib.Path(__file__).parents[1] / 'assets/catalog.yaml').read_text()
   for old, new, word in (('      2: *encoder_2\n', '', 'version 3 stands where version 2 should'), ('albert_en_large:', 'albert_en_base:', 'duplicate')):
     catalog.write_text(text.replace(old, new, 1))
-    conftest.fails(export(f'--catalog={catalog}', f'--source={tmp_path}'), 1, f'{catalog}:', word, 'mend the catalog')
-  assert conftest.leftovers(tmp_path) == ['catalog.yaml']
+    commands.fails(export(f'--catalog={catalog}', f'--source={tmp_path}'), 1, f'{catalog}:', word, 'mend the catalog')
+  assert trees.leftovers(tmp_path) == ['catalog.yaml']
 
 
 @pytest.fixture
@@ -178,7 +180,7 @@ def bump(python_module, tmp_path):
   shutil.copy(pathlib.Path(__file__).parents[1] / 'assets/catalog.yaml', catalog)
 
   def run(*flags):
-    return catalog, conftest.run(python_module('export.bump', f'--catalog={catalog}', *flags))
+    return catalog, commands.run(python_module('export.bump', f'--catalog={catalog}', *flags))
   return run
 
 
@@ -193,7 +195,7 @@ def test_bump_adds_the_next_version_and_says_so(bump, export):
   assert held.entry('albert_en_large', 5) == {'interface': 'dict', 'preprocessor': 'albert_en_preprocess/4', 'changes': ['One.', 'Two: more.']}
   assert held.entry('albert_en_large', 6) == {'interface': 'list', 'preprocessor': 'albert_en_preprocess/2', 'breaking': True, 'changes': ['Lists again.']}
   # ... which the export takes: it gets as far as the source.
-  conftest.fails(export(f'--catalog={catalog}', '--model=albert_en_large', '--version=6', '--source=nothing'), 1, 'no file or directory nothing')
+  commands.fails(export(f'--catalog={catalog}', '--model=albert_en_large', '--version=6', '--source=nothing'), 1, 'no file or directory nothing')
 
 
 def test_bump_says_what_it_would_do(bump):
@@ -210,15 +212,15 @@ def test_bump_says_what_it_would_do(bump):
 ])
 def test_bump_refuses_what_cannot_be_meant(bump, flags, word):
   catalog, process = bump(*flags)
-  conftest.fails(process, 2, word)
+  commands.fails(process, 2, word)
   assert catalog.read_bytes() == (pathlib.Path(__file__).parents[1] / 'assets/catalog.yaml').read_bytes()
 
 
 def test_broken_module_is_one_line_and_nothing_is_left(export, own_module, tmp_path):
   (own_module / 'variables/variables.index').unlink()
-  before = conftest.leftovers(tmp_path)
-  conftest.fails(export(f'--source={own_module}', TMPDIR=str(tmp_path)), 1, 'variables.index', 'fetch the module again')
-  assert conftest.leftovers(tmp_path) == before
+  before = trees.leftovers(tmp_path)
+  commands.fails(export(f'--source={own_module}', TMPDIR=str(tmp_path)), 1, 'variables.index', 'fetch the module again')
+  assert trees.leftovers(tmp_path) == before
 
 
 def test_no_parity_is_one_line_and_nothing_is_left(export, own_module, tmp_path):
@@ -230,12 +232,13 @@ def test_no_parity_is_one_line_and_nothing_is_left(export, own_module, tmp_path)
     if node.op == 'Tanh' and 'tensor_content' not in node.name:
       node.op = 'Identity'
   path.write_bytes(saved_model.SerializeToString())
-  before = conftest.leftovers(tmp_path)
-  conftest.fails(export(f'--source={own_module}', TMPDIR=str(tmp_path)), 1, 'no parity', 'tokens/pooled_output is', "from the source's graph in float64", 'mlm/mlm_logits is')
-  assert conftest.leftovers(tmp_path) == before
+  before = trees.leftovers(tmp_path)
+  commands.fails(export(f'--source={own_module}', TMPDIR=str(tmp_path)), 1, 'no parity', 'tokens/pooled_output is', "from the source's graph in float64", 'mlm/mlm_logits is')
+  assert trees.leftovers(tmp_path) == before
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.real_processes
 def test_interrupted_export_leaves_nothing(python_module, module, tmp_path, number):
   process = subprocess.Popen(
       python_module('export', f'--source={module}', '--model=albert_en_tiny', '--export_root=dist'), cwd=tmp_path,
@@ -246,7 +249,7 @@ def test_interrupted_export_leaves_nothing(python_module, module, tmp_path, numb
   process.send_signal(number)
   _, stderr = process.communicate()
   assert process.returncode == 1 and stderr == 'error: interrupted: nothing was published\n'
-  assert conftest.leftovers(tmp_path) == []
+  assert trees.leftovers(tmp_path) == []
 
 
 def test_reader_that_goes_away_does_not_change_the_outcome(export, module, python_module, tmp_path):
@@ -260,7 +263,7 @@ def test_reader_that_goes_away_does_not_change_the_outcome(export, module, pytho
 
 
 def test_missing_source_is_found_before_anything_is_imported(export):
-  conftest.fails(export('--source=nothing'), 1, 'no file or directory nothing')
+  commands.fails(export('--source=nothing'), 1, 'no file or directory nothing')
 
 
 def test_help_names_every_flag(export):
@@ -282,7 +285,7 @@ def test_demo_module_from_the_command_line(python_module, tmp_path):
   environment = os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])}
   process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
   assert process.stderr == '' and 'made' in process.stdout
-  assert conftest.leftovers(tmp_path / 'new')[0] == 'module'
+  assert trees.leftovers(tmp_path / 'new')[0] == 'module'
   assert (tmp_path / 'new/module/tfhub_module.pb').exists()
-  conftest.fails(subprocess.run(command, env=environment, capture_output=True, text=True, check=False), 1, 'exists', '--output')
-  conftest.fails(subprocess.run(command[:3], env=environment, capture_output=True, text=True, check=False), 2, '--output')
+  commands.fails(subprocess.run(command, env=environment, capture_output=True, text=True, check=False), 1, 'exists', '--output')
+  commands.fails(subprocess.run(command[:3], env=environment, capture_output=True, text=True, check=False), 2, '--output')

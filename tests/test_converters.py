@@ -4,11 +4,11 @@ import dataclasses
 import os
 import subprocess
 
-import conftest
 import pytest
 import tensorflow as tf
 import yaml
 from official.nlp.configs import encoders
+from support import commands
 
 from converters import albert as albert_lib
 from converters import encoder_yaml
@@ -19,7 +19,7 @@ from converters import weight_map
 @pytest.fixture
 def convert(python_module, tmp_path):
   def run(*flags):
-    return subprocess.run(python_module('converters', *flags), cwd=tmp_path, env=os.environ | {'PYTHONPATH': conftest.ROOT},
+    return subprocess.run(python_module('converters', *flags), cwd=tmp_path, env=os.environ | {'PYTHONPATH': commands.ROOT},
                           capture_output=True, text=True, timeout=300)
   return run
 

@@ -86,11 +86,11 @@ def test_made_up_pieces_fill_a_vocabulary_without_changing_ordinary_text():
 
 
 def test_the_same_spec_gives_the_same_bytes(module, make_module, tmp_path, sp_model):
-  import conftest
+  from support import modules
 
   from export.demo import tf1_module
   from export.demo import vocabulary
-  tf1_module.write(tmp_path / 'elsewhere', conftest.TINY, sp_model, vocabulary.as_text(sp_model))
+  tf1_module.write(tmp_path / 'elsewhere', modules.TINY, sp_model, vocabulary.as_text(sp_model))
   assert digest.of_tree(tmp_path / 'elsewhere') == digest.of_tree(module)
   assert str(tmp_path).encode() not in (tmp_path / 'elsewhere/saved_model.pb').read_bytes()
   assert digest.of_tree(make_module(seed=1)) != digest.of_tree(module)

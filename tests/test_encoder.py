@@ -4,10 +4,10 @@ import collections
 import pathlib
 import platform
 
-import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
+from support import releases
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.util import _pywrap_util_port
 
@@ -150,7 +150,7 @@ def test_signature_has_named_inputs_and_outputs(loaded, inputs):
 
 @pytest.fixture(scope='module')
 def deep(make_module, tmp_path_factory):
-  path, _ = conftest.Release(tmp_path_factory.mktemp('deep'))(make_module(num_hidden_layers=24))
+  path, _ = releases.Release(tmp_path_factory.mktemp('deep'))(make_module(num_hidden_layers=24))
   return path
 
 

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import time
 
-import conftest
 import pytest
+from support import commands
+from support import trees
 
 from converters import errors
 from export import beam_run
@@ -212,7 +213,7 @@ def test_an_element_that_is_handed_out_again_is_not_released_again(run_pipeline,
 @pytest.fixture
 def fleet(python_module, tmp_path):
   def run(*flags):
-    return conftest.run(python_module('export.fleet', *flags), cwd=tmp_path)
+    return commands.run(python_module('export.fleet', *flags), cwd=tmp_path)
   return run
 
 
@@ -227,29 +228,29 @@ def test_it_is_what_the_single_commands_give(fleet, python_module, module, own_m
   assert plan.returncode == 0 and plan.stderr == '' and not (tmp_path / 'fleet').exists()
   assert 'Step 1, side by side\n  acme/prep/1' in plan.stdout and 'Left out: acme/other/1: the catalog has no source for it' in plan.stdout
 
-  conftest.fails(fleet(*flags, f'--source_sha256={"0" * 64}'), 2, '--source_sha256 is of one source, and the releases that are missing have 2')
+  commands.fails(fleet(*flags, f'--source_sha256={"0" * 64}'), 2, '--source_sha256 is of one source, and the releases that are missing have 2')
 
   process = fleet(*flags)
-  conftest.fails(process, 1, '1 of 5 releases were not published (acme/cut/1)', 'run it again')
+  commands.fails(process, 1, '1 of 5 releases were not published (acme/cut/1)', 'run it again')
   told = ' '.join(process.stdout.split())
   assert 'acme/one/2 1 ' in told and 'published' in told and 'acme/cut/1 1 ' in told and 'FAILED' in told
   assert 'Not published, and why' in told and f'in {own_module}/variables: the file is cut off' in told
   assert sorted(os.listdir(tmp_path / 'fleet')) == ['acme']
 
-  before = conftest.tree_bytes(tmp_path / 'fleet')
+  before = trees.tree_bytes(tmp_path / 'fleet')
   data.write_bytes(whole)
   again = fleet(*flags)
   assert again.returncode == 0 and again.stderr == '' and 'release 1 versions' in again.stdout
-  after = conftest.tree_bytes(tmp_path / 'fleet')
+  after = trees.tree_bytes(tmp_path / 'fleet')
   collection = 'acme/collections/small/1.md'
   assert {name: after[name] for name in before if name != collection} == {name: value for name, value in before.items() if name != collection}
   assert fleet(*flags).stdout.endswith('Nothing else is missing.\n')
 
   for words in (['prep', 1], ['prep', 2], ['one', 1], ['one', 2, '--breaking'], ['cut', 1]):
-    single = conftest.run(python_module('export', f'--model={words[0]}', f'--version={words[1]}', *words[2:], f'--catalog={catalog}',
+    single = commands.run(python_module('export', f'--model={words[0]}', f'--version={words[1]}', *words[2:], f'--catalog={catalog}',
                                         '--export_root=single'), cwd=tmp_path)
     assert single.returncode == 0, single.stderr
-  assert conftest.tree_bytes(tmp_path / 'single') == after
+  assert trees.tree_bytes(tmp_path / 'single') == after
 
 
 @pytest.mark.parametrize(('flags', 'words'), [
@@ -262,17 +263,18 @@ def test_it_is_what_the_single_commands_give(fleet, python_module, module, own_m
     (['--sign_key=none.pem'], (2, 'none.pem')),
 ])
 def test_what_cannot_be_meant(fleet, flags, words, tmp_path):
-  conftest.fails(fleet(*flags), *words)
+  commands.fails(fleet(*flags), *words)
   assert not (tmp_path / 'dist').exists()
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.real_processes
 def test_an_interrupt_leaves_the_tree_whole_and_nobody_running(number, python_module, module, tmp_path):
   catalog = _write(tmp_path / 'catalog.yaml', {f'm{i}': (module, [1]) for i in range(3)})
   temporary = tmp_path / 'temporary'
   temporary.mkdir()
   process = subprocess.Popen(python_module('export.fleet', f'--catalog={catalog}', '--export_root=dist'), cwd=tmp_path,
-                             env=os.environ | {'PYTHONPATH': conftest.ROOT, 'TMPDIR': str(temporary)}, stdout=subprocess.PIPE,
+                             env=os.environ | {'PYTHONPATH': commands.ROOT, 'TMPDIR': str(temporary)}, stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, text=True, start_new_session=True)
   # Until the encoders are being made: the source's graph has its process.
   while not list(temporary.rglob('albert_parity_*')):

@@ -6,9 +6,9 @@ import shutil
 import subprocess
 import sys
 
-import conftest
 import numpy as np
 import pytest
+from support import modules
 
 from converters import errors
 from converters import source as source_lib
@@ -220,6 +220,6 @@ def test_a_source_whose_calls_disagree_is_not_recorded(own_module):
     output = graph.signature_def['mlm'].outputs['pooled_output']
     tanh = next(n for n in graph.graph_def.node if n.name == output.name.split(':')[0])
     output.name = f'{tanh.input[0]}:0'
-  conftest.edit_graph(own_module, edit)
+  modules.edit_graph(own_module, edit)
   with source_lib.open_source(str(own_module)) as source, pytest.raises(errors.ParityError, match='mlm/pooled_output is .* from the reference'):
     golden_lib.of_source(source)

@@ -11,6 +11,8 @@ from converters import errors
 from export import trust as trust_lib
 from export.proof import isolation
 
+pytestmark = pytest.mark.real_processes
+
 LIMITS = isolation.Limits(memory=1 << 30, cpu_seconds=1, file_bytes=1 << 20)
 
 

@@ -2,9 +2,10 @@
 
 import math
 
-import conftest
 import numpy as np
 import pytest
+from support import modules
+from support import trees
 
 from converters import albert as albert_lib
 from converters import errors
@@ -130,7 +131,7 @@ def test_export_without_parity_publishes_nothing(module, release, monkeypatch):
                       lambda self, value, shape: transform(self, value.T if value.shape == (16, 16) else value, shape))
   with pytest.raises(errors.ParityError, match='no parity '):
     release(module)
-  assert conftest.leftovers(release.root) == []
+  assert trees.leftovers(release.root) == []
 
 
 def test_head_without_a_signature_is_refused_or_left_out(own_module, release):
@@ -151,7 +152,7 @@ def test_every_signature_is_compared(own_module, release, signature):
     output = graph.signature_def[signature].outputs['pooled_output']
     tanh = next(n for n in graph.graph_def.node if n.name == output.name.split(':')[0])
     output.name = tanh.input[0] + ':0'
-  conftest.edit_graph(own_module, edit)
+  modules.edit_graph(own_module, edit)
   with pytest.raises(errors.ParityError, match=rf"{signature}/pooled_output is [^;]* from the source's graph in float64") as caught:
     release(own_module)
   assert not [other for other in source_graph.SIGNATURES if other != signature and f'; {other}/' in str(caught.value)]

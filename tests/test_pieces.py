@@ -2,13 +2,15 @@
 
 import subprocess
 
-import conftest
 import pytest
+from support import commands
 
 from converters import errors
 from converters import tf1_hub
 from export import integrity
 from export import signature
+
+pytestmark = pytest.mark.real_processes
 
 NAME = 'tensorflow/albert_en_demo_preprocess'
 
@@ -27,7 +29,7 @@ def test_a_process_that_makes_one_starts_no_other_and_imports_no_tf_models(modul
   code = ('from export.proof import source_run; source_run.prepare = None; import sys; sys.argv = ["export", "--model=albert_en_demo_preprocess", f"--source={sys.argv[1]}", "--version=3"]; import runpy\n'
           'try:\n  runpy.run_module("export", run_name="__main__")\n'
           'finally:\n  print("imported", [name for name in sys.modules if name.split(".")[0] == "official"])')
-  process = conftest.run([*python_module('export')[:1], '-c', code, str(module)], cwd=tmp_path)
+  process = commands.run([*python_module('export')[:1], '-c', code, str(module)], cwd=tmp_path)
   assert process.returncode == 0 and 'imported []' in process.stdout, process.stderr
   assert (tmp_path / 'dist' / NAME / '3').is_dir()
 

@@ -6,8 +6,8 @@ import os
 import pathlib
 import signal
 
-import conftest
 import pytest
+from support import trees
 
 from converters import errors
 from export import publish
@@ -32,7 +32,7 @@ def _publish(root: pathlib.Path, **content: str) -> list[str]:
 
 def test_both_models_appear_with_all_their_files(tmp_path):
   assert _publish(tmp_path) == [COMPANION, ENCODER]
-  files = [p for p in conftest.leftovers(tmp_path) if (tmp_path / p).is_file()]
+  files = [p for p in trees.leftovers(tmp_path) if (tmp_path / p).is_file()]
   assert files == sorted(
       f'{release}{suffix}' for release in (COMPANION, ENCODER) for suffix in ('/saved_model.pb', *publish.COMPANIONS))
 
@@ -128,10 +128,10 @@ def test_a_companion_with_the_same_bytes_is_kept(tmp_path):
 
 def test_a_companion_with_other_bytes_is_refused(tmp_path):
   _publish(tmp_path)
-  before = conftest.leftovers(tmp_path)
+  before = trees.leftovers(tmp_path)
   with pytest.raises(errors.PublishError, match='albert_preprocess/1 exists in .* with other bytes.*--preprocessor'):
     _another_encoder(tmp_path, 'other')
-  assert conftest.leftovers(tmp_path) == before
+  assert trees.leftovers(tmp_path) == before
 
 
 @pytest.mark.parametrize('number', range(8))
@@ -147,7 +147,7 @@ def test_a_failing_rename_takes_everything_back(tmp_path, monkeypatch, number):
   monkeypatch.setattr(pathlib.Path, 'replace', failing)
   with pytest.raises(errors.PublishError, match='No space left on device.*nothing was published'):
     _publish(tmp_path)
-  assert conftest.leftovers(tmp_path) == []
+  assert trees.leftovers(tmp_path) == []
 
 
 def test_the_encoders_directory_comes_last(tmp_path, monkeypatch):

@@ -5,10 +5,10 @@ import pathlib
 import subprocess
 import sys
 
-import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
+from support import commands
 
 from runtimes import __main__ as runtimes
 from runtimes import probe
@@ -166,4 +166,4 @@ def test_an_environment_that_fails_is_told_and_is_no_pass(tmp_path):
 
 
 def test_no_environment_at_all_is_refused(python_module, tmp_path):
-  conftest.fails(conftest.run(python_module('runtimes', f'--environments={tmp_path}/nothing', f'--work_dir={tmp_path}')), 2, 'none of them is there')
+  commands.fails(commands.run(python_module('runtimes', f'--environments={tmp_path}/nothing', f'--work_dir={tmp_path}')), 2, 'none of them is there')

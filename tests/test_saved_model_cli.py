@@ -4,13 +4,13 @@ import os
 import subprocess
 import sys
 
-import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  (registers the preprocessor's operations)
+from support import commands
 
-COMMAND = [f'{conftest.BIN}/saved_model_cli']
+COMMAND = [f'{commands.BIN}/saved_model_cli']
 # The command knows TensorFlow's operations only: TF-Text's are there once it is imported.
 WITH_TEXT = [sys.executable, '-c', 'import tensorflow_text; from tensorflow.python.tools import saved_model_cli; saved_model_cli.main()']
 SIGNATURE = ['--tag_set', 'serve', '--signature_def', 'serving_default']

@@ -4,11 +4,12 @@ import pathlib
 import shutil
 import subprocess
 
-import conftest
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric import rsa
+from support import commands
+from support import releases
 
 from converters import errors
 from export import integrity
@@ -41,7 +42,7 @@ def test_both_models_are_signed(signed, keys):
 
 
 def test_the_upstream_command_takes_the_signature(signed, keys):
-  command = [str(pathlib.Path(shutil.which('model_signing', path=conftest.BIN))), 'verify', 'key', str(signed), '--signature', f'{signed}.sig',
+  command = [str(pathlib.Path(shutil.which('model_signing', path=commands.BIN))), 'verify', 'key', str(signed), '--signature', f'{signed}.sig',
              '--public_key', str(keys[1])]
   assert subprocess.run(command, capture_output=True).returncode == 0
   (signed / 'saved_model.pb').write_bytes(b'')
@@ -86,7 +87,7 @@ def test_a_link_is_noticed(signed, keys, tmp_path):
 
 def test_another_key_is_noticed(signed, tmp_path):
   with pytest.raises(errors.IntegrityError, match='3.sig is no signature of .* by .*public.pem'):
-    signature.verify(signed, conftest.make_keys(tmp_path)[1])
+    signature.verify(signed, releases.make_keys(tmp_path)[1])
 
 
 def test_a_release_without_signature(history, keys):
@@ -137,7 +138,7 @@ def test_verify_on_the_command_line(signed, keys, tmp_path, python_module):
 
   right = run(f'--public_key={keys[1]}')
   assert right.returncode == 0 and right.stderr == '' and f'{ENCODER} is signed with {keys[1]}' in right.stdout
-  for status, public in ((1, conftest.make_keys(tmp_path)[1]), (2, keys[0]), (2, tmp_path / 'missing')):
+  for status, public in ((1, releases.make_keys(tmp_path)[1]), (2, keys[0]), (2, tmp_path / 'missing')):
     wrong = run(f'--public_key={public}')
     assert wrong.returncode == status and wrong.stderr.startswith('error: ') and wrong.stderr.count('\n') == 1, wrong.stderr
     assert 'is signed with' not in wrong.stdout

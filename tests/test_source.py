@@ -8,11 +8,11 @@ import socketserver
 import tarfile
 import threading
 
-import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
-from attacks import craft
+from support import craft
+from support import modules
 
 from converters import archive as archive_lib
 from converters import digest
@@ -144,7 +144,7 @@ def test_a_cased_module_is_refused(own_module):
   def edit(graph):
     node = next(n for n in graph.graph_def.node if n.name == 'Const')
     node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(False))
-  conftest.edit_graph(own_module, edit)
+  modules.edit_graph(own_module, edit)
   with pytest.raises(errors.SourceError, match='do_lower_case is not true in .*saved_model.pb'):
     _facts(own_module)
 

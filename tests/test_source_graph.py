@@ -1,8 +1,8 @@
 """Of a source's graph only what is needed may be run, and only if every operation in it is on the allow-list."""
 
 
-import conftest
 import pytest
+from support import modules
 from tensorflow.core.framework import variable_pb2
 
 from converters import errors
@@ -36,7 +36,7 @@ def test_variables_may_be_named_by_their_nodes_alone(own_module, ran, start_run)
     for node in meta_graph.graph_def.node:
       if node.op == 'VarHandleOp':
         node.attr['shared_name'].s = b''
-  conftest.edit_graph(own_module, edit)
+  modules.edit_graph(own_module, edit)
   graph = source_graph.reduced(source_graph.check(own_module / 'saved_model.pb'), ALL)
   assert len({variable.name for variable in graph.variables}) == 32
   with start_run(own_module) as run:
@@ -49,7 +49,7 @@ def test_nodes_may_be_placed_with_nodes_that_are_left_out(own_module, ran, start
       node.device = '/job:ps/task:3/device:GPU:1'
       if node.op == 'Tanh':
         node.attr['_class'].list.s.append(b'loc:@vocab_model')
-  conftest.edit_graph(own_module, edit)
+  modules.edit_graph(own_module, edit)
   with start_run(own_module, ['tokens']) as run:
     assert (run.outputs()[1]['tokens/pooled_output'] == ran.outputs()[1]['tokens/pooled_output']).all()
 
@@ -66,13 +66,13 @@ def _slice(full_shape, var_offset):
 
 @pytest.mark.parametrize(('full', 'offset'), [((16,), (1,)), ((32,), (-1,)), ((15,), (0,)), ((16, 16), (0, 0)), ((), ()), ((32,), (1 << 62,))])
 def test_partition_outside_its_variable_is_refused(own_module, full, offset):
-  conftest.edit_graph(own_module, _slice(full, offset))
+  modules.edit_graph(own_module, _slice(full, offset))
   with pytest.raises(errors.UntrustedGraphError, match='partition bert/pooler/dense/bias of shape .* does not lie in its variable'):
     source_graph.reduced(source_graph.check(own_module / 'saved_model.pb'), ALL)
 
 
 def test_variable_definition_that_does_not_parse_is_refused(own_module):
-  conftest.edit_graph(own_module, lambda meta_graph: meta_graph.collection_def['variables'].bytes_list.value.append(b'\xff\xff'))
+  modules.edit_graph(own_module, lambda meta_graph: meta_graph.collection_def['variables'].bytes_list.value.append(b'\xff\xff'))
   with pytest.raises(errors.UntrustedGraphError, match='no VariableDef in a collection'):
     source_graph.reduced(source_graph.check(own_module / 'saved_model.pb'), ALL)
 
@@ -83,8 +83,8 @@ def test_variable_definition_that_does_not_parse_is_refused(own_module):
     (lambda g: setattr(_bias(g).attr['shared_name'], 's', b'cls/seq_relationship/output_bias'), r'is of shape \[2\], dtype float32 in'),
 ])
 def test_variable_that_the_checkpoint_lacks(own_module, start_run, edit, message):
-  conftest.edit_graph(own_module, edit)
-  conftest.edit_graph(own_module, edit, ['train'])
+  modules.edit_graph(own_module, edit)
+  modules.edit_graph(own_module, edit, ['train'])
   with start_run(own_module) as run, pytest.raises(errors.UntrustedGraphError, match=message):
     run.outputs()
 

@@ -4,10 +4,10 @@ import os
 import shutil
 import signal
 
-import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
+from support import modules
 
 from converters import errors
 from converters import weight_map
@@ -33,7 +33,7 @@ def test_gives_the_outputs_of_all_signatures(module, batch, start_run):
 
 
 def test_graph_that_may_not_be_run_is_never_started(own_module, start_run):
-  conftest.edit_graph(own_module, lambda meta_graph: meta_graph.graph_def.node.add(name='hidden', op='PyFunc'))
+  modules.edit_graph(own_module, lambda meta_graph: meta_graph.graph_def.node.add(name='hidden', op='PyFunc'))
   with pytest.raises(errors.UntrustedGraphError, match='PyFunc'), start_run(own_module):
     pass
 
@@ -43,7 +43,7 @@ def test_graph_that_is_refused_in_the_child_is_reported(own_module, start_run):
     node = meta_graph.signature_def['tokens'].outputs['pooled_output'].name.split(':')[0]
     assignment = next(n.name for n in meta_graph.graph_def.node if n.op == 'AssignVariableOp')
     next(n for n in meta_graph.graph_def.node if n.name == node).input.append(f'^{assignment}')
-  conftest.edit_graph(own_module, edit)
+  modules.edit_graph(own_module, edit)
   with start_run(own_module) as run, pytest.raises(errors.UntrustedGraphError, match='AssignVariableOp .*not allowed in a signature'):
     run.outputs()
 
@@ -57,15 +57,15 @@ def test_child_that_fails_is_an_error(module, batch, start_run):
 
 def test_child_that_is_killed_is_an_error(module, batch, start_run):
   with start_run(module) as run:
-    os.kill(run._process.pid, signal.SIGKILL)
+    os.kill(run.process.pid, signal.SIGKILL)
     with pytest.raises(errors.SourceError, match='failed .signal 9.'):
       run.outputs()
 
 
 def test_child_is_gone_with_its_context(module, batch, start_run):
   with start_run(module) as run:
-    directory = run._directory
-  assert run._process.returncode == -signal.SIGKILL
+    directory = run.directory
+  assert run.process.returncode == -signal.SIGKILL
   assert not directory.exists()
 
 
@@ -89,7 +89,7 @@ def test_gives_the_derivatives_of_the_training_graph(module, config, start_run):
 def test_child_that_is_killed_after_the_outputs_gives_no_gradient(module, start_run):
   with start_run(module) as run:
     run.outputs()
-    os.kill(run._process.pid, signal.SIGKILL)
+    os.kill(run.process.pid, signal.SIGKILL)
     with pytest.raises(errors.SourceError, match='failed .signal 9.'):
       run.gradient()
 
@@ -102,8 +102,8 @@ def test_outputs_and_gradient_can_be_read_again(module, start_run):
 
 def test_child_that_is_dead_before_it_has_a_job_is_an_error(module, config, batch):
   with source_run.prepare() as child:
-    os.kill(child._process.pid, signal.SIGKILL)
-    child._process.wait()
+    os.kill(child.process.pid, signal.SIGKILL)
+    child.process.wait()
     run = child.run(module, batch, ALL, batch_lib.make_scalar(config, set(weight_map.Part)))
     with pytest.raises(errors.SourceError, match='failed .signal 9.'):
       run.outputs()
@@ -112,9 +112,9 @@ def test_child_that_is_dead_before_it_has_a_job_is_an_error(module, config, batc
 def test_gradient_that_is_not_whole_is_an_error(module, start_run):
   with start_run(module) as run:
     run.gradient()
-    (run._directory / 'gradient/names.json').write_text('[')
+    (run.directory / 'gradient/names.json').write_text('[')
     with pytest.raises(errors.SourceError, match='no outputs .* from the graph'):
       run.gradient()
-    shutil.rmtree(run._directory / 'gradient')  # as of a child that ends with status 0 before it is done
+    shutil.rmtree(run.directory / 'gradient')  # as of a child that ends with status 0 before it is done
     with pytest.raises(errors.SourceError, match='no outputs .* from the graph'):
       run.gradient()

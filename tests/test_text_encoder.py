@@ -2,12 +2,12 @@
 
 import pathlib
 
-import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_hub as hub
 import tensorflow_text  # noqa: F401  (registers the preprocessor's operations)
+from support import trees
 from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import errors
@@ -118,8 +118,8 @@ def test_everything_is_in_the_graph_once(text_path, history, sp_model):
 
 def test_it_holds_the_encoders_weights_and_no_heads(text_path):
   assert set(saved_model.checkpoint_keys(pathlib.Path(text_path))) == {v.name.removesuffix(':0') for v in tf.saved_model.load(text_path).variables}
-  record = conftest.record(pathlib.Path(text_path))
-  encoder = conftest.record(pathlib.Path(text_path).parents[1] / 'albert_en_demo/3')
+  record = trees.record(pathlib.Path(text_path))
+  encoder = trees.record(pathlib.Path(text_path).parents[1] / 'albert_en_demo/3')
   digests = {weight['source']: weight['sha256'] for weight in encoder['weights']}
   assert len(record['weights']) == 25 and all(digests[weight['source']] == weight['sha256'] for weight in record['weights'])
   assert record['encoder'] == encoder['release'] and record['preprocessor'] == encoder['preprocessor']
@@ -150,13 +150,13 @@ def test_a_wrong_one_is_not_published(release, module, monkeypatch):
   monkeypatch.setattr(text_parity, 'check', lambda *arguments: text_parity.Certificate(0, {}, False))
   with pytest.raises(errors.IntegrityError, match="word_embeddings/embeddings is not the source's"):
     release(module, with_text=True)
-  assert conftest.leftovers(release.root) == []
+  assert trees.leftovers(release.root) == []
 
 
 def test_an_encoder_that_is_published_gets_one_with_its_own_preprocessor(release, module):
   release(module, preprocessor='albert_en_tiny_preprocess/3')
-  before = conftest.tree_bytes(release.root)
+  before = trees.tree_bytes(release.root)
   with pytest.raises(errors.PublishError, match='albert_en_tiny/2 in .* goes with tensorflow/albert_en_tiny_preprocess/3: give its model .* '
                                                 'with --preprocessor=albert_en_tiny_preprocess/3'):
     release(module, preprocessor='albert_en_tiny_preprocess/2', with_text=True)
-  assert conftest.tree_bytes(release.root) == before
+  assert trees.tree_bytes(release.root) == before

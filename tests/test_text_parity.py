@@ -4,11 +4,11 @@ import json
 import pathlib
 import shutil
 
-import conftest
 import numpy as np
 import pytest
 import sentencepiece as spm
 import tensorflow as tf
+from support import modules
 
 from converters import albert as albert_lib
 from converters import config as config_lib
@@ -154,7 +154,7 @@ def test_the_least_there_can_be_tells_preprocessors_apart(sp_model):
 
 def test_what_was_tampered_with_is_not_run(paths, tmp_path, monkeypatch, config):
   path = pathlib.Path(shutil.copytree(paths[0], tmp_path / 'text'))
-  conftest.edit_graph(path, lambda m: m.graph_def.library.function[0].node_def.add(name='hidden', op='ReadFile'), ['serve'])
+  modules.edit_graph(path, lambda m: m.graph_def.library.function[0].node_def.add(name='hidden', op='ReadFile'), ['serve'])
   monkeypatch.setattr(tf.saved_model, 'load', None)
   with pytest.raises(errors.UntrustedGraphError, match="operation ReadFile at node 'hidden'"):
     text_parity.Text(path)

@@ -90,7 +90,7 @@ class Examination:
     """
     self._source = source
     self._parts = frozenset(parts)
-    self._run = run
+    self.run = run
     self.batch, self.scalar, self.signatures = given(source, self._parts)
     self._finished = finished
     self._expected = expected or (lambda: expected_lib.Expected(source, self._parts, self.batch, self.scalar))
@@ -118,9 +118,9 @@ class Examination:
     # A large model is not held in float32 and in float64 at once, and neither beside its derivatives.
     small = weight_map.parameters(self._source.config, self._parts) <= _SMALL
     before = None if small else run_in_float32()
-    if not small and self._run is not None:
+    if not small and self.run is not None:
       with step('wait for the source'):
-        self._run.gradient()  # its process is gone then, before this one takes as much memory
+        self.run.gradient()  # its process is gone then, before this one takes as much memory
     with step('widen the export'):
       exported = exported_lib.Exported(path, interface, widened=True)
       differentiate: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]] = functools.partial(exported.gradient, self.scalar)
@@ -132,7 +132,7 @@ class Examination:
     with step('wait for the reference'):
       expected = self._expected()
     with step('wait for the source'):
-      theirs = self._run.outputs() if self._run is not None else None
+      theirs = self.run.outputs() if self.run is not None else None
     faults = _Faults()
     outputs = self._compare_outputs(ours, in_float32, theirs, expected, interface, faults)
     if random != self._source.config.has_dropout:
@@ -148,7 +148,7 @@ class Examination:
     faults.check(_ADVICE)
     self._finished()
     bounds = {'outputs': parity.OUTPUT_BOUND, 'gradient': parity.GRADIENT_BOUND, 'controls': parity.CONTROL_FACTOR * parity.OUTPUT_BOUND}
-    return Certificate('reference' if self._run is None else 'graph', bounds, outputs, gradient, random, wrong)
+    return Certificate('reference' if self.run is None else 'graph', bounds, outputs, gradient, random, wrong)
 
   def _in_float32(self, path: pathlib.Path, interface: str) -> tuple[dict[str, np.ndarray], bool]:
     """Runs the artifact as it is published. Returns its outputs, and whether two calls in training mode differ. The model is freed."""
@@ -212,7 +212,7 @@ class Examination:
                         faults: '_Faults') -> dict[str, parity.Derivative]:
     config = self._source.config
     # The source's first: then its process is gone, and with it the memory that it held.
-    theirs = self._run.gradient() if self._run is not None else {}
+    theirs = self.run.gradient() if self.run is not None else {}
     if not self.scalar.training:
       _check_random_gradient(exported.gradient(dataclasses.replace(self.scalar, training=True))[0])
     ours, differentiated = differentiate()
@@ -220,7 +220,7 @@ class Examination:
       self._compare_training_outputs(exported, differentiated, outputs, faults)
     rows = weight_map.rows(config, self._parts)
     missing = [row.tf_models for row in rows if row.tf_models not in ours]
-    missing += [row.tf1 for row in rows if self._run is not None and row.tf1 not in theirs]
+    missing += [row.tf1 for row in rows if self.run is not None and row.tf1 not in theirs]
     if missing:
       raise errors.ParityError(f'no gradient by {", ".join(missing)} in the encoder or its source: nothing can be compared')
     sizes, scales, distances = dict[str, int](), dict[str, float](), dict[str, tuple[float | None, float]]()
@@ -228,7 +228,7 @@ class Examination:
       value = row.transform.invert(np.from_dlpack(ours.pop(row.tf_models)), weight_map.shape(row.shape, config)).reshape(-1)
       scale, of_reference = parity.compare_derivative(row, config, expected.gradient, [value])
       sizes[row.name], scales[row.name] = value.size, scale.rms
-      distances[row.name] = parity.distance(value, theirs[row.tf1]).rms if self._run is not None else None, of_reference.rms
+      distances[row.name] = parity.distance(value, theirs[row.tf1]).rms if self.run is not None else None, of_reference.rms
     result = {}
     for name, (from_source, from_reference) in distances.items():
       scale_of_name = parity.gradient_scale(name, scales)
@@ -245,7 +245,7 @@ class Examination:
     batch = self.scalar.batch
     apart = [signature for signature in self.signatures if not exported.modes_are_one(signature)]
     ours = {**differentiated, **exported.outputs(batch, [signature for signature in apart if signature != self.scalar.signature], training=True)}
-    theirs = exported.outputs(batch, apart) if self._run is None else self._run.training_outputs()
+    theirs = exported.outputs(batch, apart) if self.run is None else self.run.training_outputs()
     for call, value in ours.items():
       name = call.rpartition('/')[2]
       their_call = call if call in theirs else f'tokens/{name}'

@@ -38,8 +38,8 @@ class Run:
   def __init__(self, module: pathlib.Path, process: subprocess.Popen[bytes], directory: pathlib.Path, limits: isolation.Limits):
     self._module = module
     self._limits = limits
-    self._process = process
-    self._directory = directory
+    self.process = process
+    self.directory = directory
 
   def outputs(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Waits for the outputs, and returns them in float32 and in float64: 'tokens/pooled_output' and so on, and the layers as 'tokens/layer_0'.
@@ -48,8 +48,8 @@ class Run:
       UntrustedGraphError: the graph was not run.
       SourceError: it was, and failed, or killed its process.
     """
-    path = self._directory / _OUTPUTS
-    if not path.exists() and self._process.stdout.read(1) != _READY:  # type: ignore[union-attr]
+    path = self.directory / _OUTPUTS
+    if not path.exists() and self.process.stdout.read(1) != _READY:  # type: ignore[union-attr]
       self._finish()
     with self._load(path) as outputs:
       return _group(outputs, _FLOAT32), _group(outputs, _FLOAT64)
@@ -64,7 +64,7 @@ class Run:
     """
     self._finish()
     with self._reading():
-      return _Arrays(self._directory / _GRADIENT, self._load)
+      return _Arrays(self.directory / _GRADIENT, self._load)
 
   def training_outputs(self) -> dict[str, np.ndarray]:
     """Waits for the end, and returns the float64 outputs of the graph that was differentiated, for the scalar's batch, as `outputs` names them.
@@ -73,12 +73,12 @@ class Run:
       UntrustedGraphError, SourceError: as `outputs` does.
     """
     self._finish()
-    with self._load(self._directory / _TRAINING) as outputs:
+    with self._load(self.directory / _TRAINING) as outputs:
       return dict(outputs)
 
   def add_to(self, profile: profile_lib.Profile) -> None:
     """Adds what the child did to a profile, once it has given its outputs and its gradient."""
-    profile.load(self._directory / _PROFILE)
+    profile.load(self.directory / _PROFILE)
 
   def _load(self, path: pathlib.Path) -> Any:
     with self._reading():
@@ -94,10 +94,10 @@ class Run:
 
   def _finish(self) -> None:
     """Waits for the child's end; raises if that is not a good one."""
-    status = self._process.wait()
+    status = self.process.wait()
     if status == 0:
       return
-    lines = (self._directory / _STDERR).read_text(errors='replace').strip().splitlines() or ['nothing on stderr']
+    lines = (self.directory / _STDERR).read_text(errors='replace').strip().splitlines() or ['nothing on stderr']
     if status == isolation.REFUSED:
       raise errors.UntrustedGraphError(lines[-1])
     number = isolation.signal_of(status)
@@ -141,8 +141,8 @@ class Child:
   """A process that has TensorFlow, and waits for a graph to run; from `prepare`."""
 
   def __init__(self, process: subprocess.Popen[bytes], directory: pathlib.Path, trust: trust_lib.Trust):
-    self._process = process
-    self._directory = directory
+    self.process = process
+    self.directory = directory
     self._trust = trust
 
   def run(self, module: pathlib.Path, batch: batch_lib.Batch, signatures: Sequence[str], scalar: batch_lib.Scalar) -> Run:
@@ -161,19 +161,19 @@ class Child:
     inputs = {f'batch/{key}': value for key, value in batch.for_source.items()}
     inputs |= {f'scalar/{key}': value for key, value in scalar.batch.for_source.items()}
     inputs |= {f'factors/{key}': value for key, value in scalar.factors.items()}
-    np.savez(self._directory / _INPUTS, **dict[str, Any](inputs))
+    np.savez(self.directory / _INPUTS, **dict[str, Any](inputs))
     weights = sum(path.stat().st_size for path in (module / 'variables').iterdir())
     # What is written are outputs, and the derivatives by each weight, in float64.
     limits = dataclasses.replace(_limits(self._trust), file_bytes=4 * weights + (1 << 28))
     job = {'module': str(module.absolute()), 'tags': ['train'] if scalar.training else [], 'signatures': list(signatures),
            'trusted': self._trust.graph, 'limits': dataclasses.asdict(limits)}
-    (self._directory / _JOB).write_text(json.dumps(job))
-    stdin = self._process.stdin
+    (self.directory / _JOB).write_text(json.dumps(job))
+    stdin = self.process.stdin
     assert stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it is dead: whoever waits for its outputs is told
       stdin.write(_READY)
       stdin.close()
-    return Run(module, self._process, self._directory, limits)
+    return Run(module, self.process, self.directory, limits)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import stat
 import tarfile
 
 import pytest
-from attacks import craft
+from support import craft
 
 from converters import archive as archive_lib
 from converters import digest

@@ -7,9 +7,12 @@ import shutil
 import subprocess
 import time
 
-import conftest
 import pytest
 import tensorflow as tf
+from support import commands
+from support import modules
+from support import releases
+from support import trees
 from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import errors
@@ -18,7 +21,7 @@ from export.proof import graph_file
 
 
 def _scan(path, report):
-  subprocess.run([f'{conftest.BIN}/modelscan', '-p', str(path), '-r', 'json', '-o', str(report)], capture_output=True, cwd=report.parent)
+  subprocess.run([f'{commands.BIN}/modelscan', '-p', str(path), '-r', 'json', '-o', str(report)], capture_output=True, cwd=report.parent)
   found = json.loads(report.read_text())
   return [issue['operator'] for issue in found['issues']], [scanned.rpartition('/')[2] for scanned in found['summary']['scanned']['scanned_files']]
 
@@ -35,14 +38,14 @@ def test_modelscan_reports_nothing(history, tmp_path, model, named, versions):
 
 
 def test_modelscan_would_report_something(own_module, tmp_path):
-  conftest.edit_graph(own_module, lambda m: m.graph_def.node.add(name='hidden', op='WriteFile'))
+  modules.edit_graph(own_module, lambda m: m.graph_def.node.add(name='hidden', op='WriteFile'))
   assert _scan(own_module, tmp_path / 'report.json')[0] == ['WriteFile']
 
 
 @pytest.fixture(scope='session')
 def published(history, make_module, tmp_path_factory):
   """Artifacts of every version, and one with dropout."""
-  made = conftest.Release(tmp_path_factory.mktemp('dropout'))
+  made = releases.Release(tmp_path_factory.mktemp('dropout'))
   made(make_module(hidden_dropout=0.1, attention_dropout=0.1))
   return [path for root in (history, made.root) for path in sorted(root.glob('*/*/[0-9]*')) if path.is_dir()]
 
@@ -101,7 +104,7 @@ def test_nothing_tells_of_the_machine(twice):
   """Paths, user and host; in the archives too. Times: the two exports of test_46 were minutes apart and in two time zones."""
   times = [time.strftime('%Y-%m-%d').encode(), time.strftime('%b %d').encode(), str(int(time.time()))[:6].encode()]
   for root in (twice.here, twice.there):
-    for name, content in conftest.tree_bytes(root).items():
+    for name, content in trees.tree_bytes(root).items():
       plain = gzip.decompress(content) if name.endswith('.gz') else content
       for told in (*(text.encode() for text in twice.told), *times):
         assert told not in plain, (name, told)

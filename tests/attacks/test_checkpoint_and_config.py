@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from attacks import craft
+from support import craft
 from tensorflow.core.framework import types_pb2
 
 from converters import albert

@@ -17,8 +17,8 @@ import time
 
 import hypothesis
 import pytest
-from attacks import craft
 from hypothesis import strategies as st
+from support import craft
 
 from converters import archive as archive_lib
 from converters import checkpoint_index

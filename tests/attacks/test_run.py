@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 
-import conftest
 import numpy as np
 import pytest
-from attacks import craft
+from support import commands
+from support import craft
+from support import modules
+from support import trees
 
 from converters import errors
 from export import integrity
@@ -45,24 +47,24 @@ def _published(root: pathlib.Path) -> dict[str, bytes]:
 def _settled(root: pathlib.Path) -> None:
   """Checks that there is nothing in a tree but whole versions and the collection's card."""
   versions = _whole(root)
-  for name in conftest.tree_bytes(root):
+  for name in trees.tree_bytes(root):
     assert any(name.startswith(version) for version in versions) or name == 'tensorflow/collections/albert/1.md', name
   assert not list(root.rglob('.*'))
 
 
 def test_40_version_exists(released):
-  before = conftest.tree_bytes(released.root)
-  process = conftest.run_export('--source=.', '--version=2', f'--export_root={released.root}')
-  conftest.fails(process, 1, f'{ENCODER}/2 exists in', 'never changed', '--version')
-  assert conftest.tree_bytes(released.root) == before
+  before = trees.tree_bytes(released.root)
+  process = commands.run_export('--source=.', '--version=2', f'--export_root={released.root}')
+  commands.fails(process, 1, f'{ENCODER}/2 exists in', 'never changed', '--version')
+  assert trees.tree_bytes(released.root) == before
 
 
 def test_40_version_that_appeared_meanwhile(released, module, release):
   shutil.copytree(released.root, release.root)
-  before = conftest.tree_bytes(release.root)
+  before = trees.tree_bytes(release.root)
   with pytest.raises(errors.PublishError, match=f'{ENCODER}/2 exists in '):
     release(module)
-  assert conftest.tree_bytes(release.root) == before
+  assert trees.tree_bytes(release.root) == before
 
 
 def _apart(mount, *command):
@@ -90,48 +92,52 @@ sys.exit(process.returncode)
 
 
 @pytest.mark.parametrize('size', ['64k', '900k', '1500k'])
+@pytest.mark.real_processes
 def test_41_full_disk(can_mount, module, tmp_path, size):
   # A release of this module takes 1.9 MB.
   root = tmp_path / 'root'
   root.mkdir()
-  command = conftest.export_command(f'--source={module}', '--version=2', f'--export_root={root}')
-  process = conftest.run(_apart(f'mount -t tmpfs -o size={size} none {root}', sys.executable, '-c', _SHOWN, str(root), *command))
-  conftest.fails(process, 1, 'pace' if size != '64k' else ':')
+  command = commands.export_command(f'--source={module}', '--version=2', f'--export_root={root}')
+  process = commands.run(_apart(f'mount -t tmpfs -o size={size} none {root}', sys.executable, '-c', _SHOWN, str(root), *command))
+  commands.fails(process, 1, 'pace' if size != '64k' else ':')
   assert process.stdout.splitlines()[-1] == 'files []'
 
 
+@pytest.mark.real_processes
 def test_41_read_only_root(can_mount, module, released, tmp_path):
   root = tmp_path / 'root'
   shutil.copytree(released.root, root)
-  before = conftest.tree_bytes(root)
-  command = conftest.export_command(f'--source={module}', '--version=3', f'--export_root={root}')
-  process = conftest.run(_apart(f'mount --bind {root} {root}; mount -o remount,bind,ro {root}', *command))
-  conftest.fails(process, 1, f'cannot write in {root} (Read-only file system): give another --export_root')
-  assert conftest.tree_bytes(root) == before
+  before = trees.tree_bytes(root)
+  command = commands.export_command(f'--source={module}', '--version=3', f'--export_root={root}')
+  process = commands.run(_apart(f'mount --bind {root} {root}; mount -o remount,bind,ro {root}', *command))
+  commands.fails(process, 1, f'cannot write in {root} (Read-only file system): give another --export_root')
+  assert trees.tree_bytes(root) == before
 
 
+@pytest.mark.real_processes
 def test_41_report_that_cannot_be_written(can_mount, module, release, tmp_path):
   # Known before anything is published.
   (tmp_path / 'reports').mkdir()
-  command = conftest.export_command(f'--source={module}', '--version=2', f'--export_root={release.root}', f'--report={tmp_path}/reports/x.html')
-  process = conftest.run(_apart(f'mount -t tmpfs -o size=4k none {tmp_path}/reports', *command))
-  conftest.fails(process, 1, 'cannot write the report', 'No space left on device')
+  command = commands.export_command(f'--source={module}', '--version=2', f'--export_root={release.root}', f'--report={tmp_path}/reports/x.html')
+  process = commands.run(_apart(f'mount -t tmpfs -o size=4k none {tmp_path}/reports', *command))
+  commands.fails(process, 1, 'cannot write the report', 'No space left on device')
   assert not release.root.exists()
 
 
+@pytest.mark.real_processes
 def test_41_killed_at_random_moments(module, tmp_path, request):
   temporary = tmp_path / 'temporary'
   temporary.mkdir()
   archive = craft.archive(module, tmp_path / 'module.tar.gz')
   root = tmp_path / 'dist'
   rng = random.Random(request.config.getoption('seed'))
-  environment = os.environ | {'PYTHONPATH': conftest.ROOT, 'TMPDIR': str(temporary)}
+  environment = os.environ | {'PYTHONPATH': commands.ROOT, 'TMPDIR': str(temporary)}
   longest, killed = 8.0, 0
   for number in range(request.config.getoption('kills')):
     before = _published(root)
     version = 1 + max([1, *publish.versions(root / ENCODER)])
     start = time.monotonic()
-    process = subprocess.Popen(conftest.export_command(f'--source={archive}', f'--version={version}', f'--export_root={root}'), env=environment,
+    process = subprocess.Popen(commands.export_command(f'--source={archive}', f'--version={version}', f'--export_root={root}'), env=environment,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
       assert process.wait(rng.uniform(1, longest)) == 0
@@ -146,7 +152,7 @@ def test_41_killed_at_random_moments(module, tmp_path, request):
   assert killed
   # The next run works, and takes away what the killed ones left, in the tree and among the temporary files.
   version = 1 + max([1, *publish.versions(root / ENCODER)])
-  done = conftest.run_export(f'--source={archive}', f'--version={version}', f'--export_root={root}', TMPDIR=str(temporary))
+  done = commands.run_export(f'--source={archive}', f'--version={version}', f'--export_root={root}', TMPDIR=str(temporary))
   assert done.returncode == 0, done.stderr
   _settled(root)
   assert not [path.name for path in temporary.iterdir() if path.name.startswith('albert_')]
@@ -192,13 +198,13 @@ def test_41_killed_between_two_renames(tmp_path, number):
     assert (release / 'saved_model.pb').exists() and len(publish.companions(release)) == len(publish.COMPANIONS)
   if number < 2 * steps:
     _publish_stand_ins(root)
-  assert len(conftest.tree_bytes(root)) == 2 * steps and not list(root.glob('.*'))
+  assert len(trees.tree_bytes(root)) == 2 * steps and not list(root.glob('.*'))
 
 
 def test_42_two_writers(module, tmp_path):
   root = tmp_path / 'dist'
-  command = conftest.export_command(f'--source={module}', '--version=2', f'--export_root={root}')
-  processes = [subprocess.Popen(command, env=os.environ | {'PYTHONPATH': conftest.ROOT}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  command = commands.export_command(f'--source={module}', '--version=2', f'--export_root={root}')
+  processes = [subprocess.Popen(command, env=os.environ | {'PYTHONPATH': commands.ROOT}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
                for _ in range(2)]
   told = [process.communicate()[1] for process in processes]
   assert sorted(process.returncode for process in processes) == [0, 1], told
@@ -220,7 +226,7 @@ def _aborting(quietly):
 @pytest.mark.parametrize('tags', [(), ('train',)], ids=['outputs', 'gradient'])
 def test_43_death_in_native_code(refused, own_module, quietly, tags):
   """The operation ends its process from within TensorFlow: with a signal, or as if all were well."""
-  conftest.edit_graph(own_module, _aborting(quietly), tags)
+  modules.edit_graph(own_module, _aborting(quietly), tags)
   refused(own_module, 'operation Abort', errors.UntrustedGraphError)
   refused(own_module, 'no outputs .* from the graph|failed .signal' if quietly else 'running saved_model.pb in .* failed .signal 6.', trust=trust_lib.Trust(graph=True),
           mlm=False, sop=False)
@@ -230,7 +236,7 @@ def test_44_nan_on_both_sides(refused, module, examination, encoder_path, monkey
   outputs = exported.Exported.outputs
   monkeypatch.setattr(exported.Exported, 'outputs', lambda self, *args, **kwargs: {n: v * np.float32(np.nan) for n, v in outputs(self, *args, **kwargs).items()})
   for side in ('in_float32', 'in_float64'):
-    monkeypatch.setattr(examination._run, side, {n: v * np.nan for n, v in getattr(examination._run, side).items()})
+    monkeypatch.setattr(examination.run, side, {n: v * np.nan for n, v in getattr(examination.run, side).items()})
   with pytest.raises(errors.ParityError, match='no parity .*is nan'):
     examination.certify(pathlib.Path(encoder_path), 'dict')
 
@@ -251,16 +257,16 @@ def test_44_empty_and_foreign_goldens(encoder_path, tmp_path):
     ('0', '--version=0: versions are 1, 2, 3 and so on'), ('2.0', '2.0'), ('-1', '--version=-1'), ('1', 'already: give a higher one'),
     ('4', 'give --version=3'), ('99999999999999999999', '--version=')])
 def test_45_version(released, version, words):
-  before = conftest.tree_bytes(released.root)
-  process = conftest.run_export('--source=.', f'--version={version}', f'--export_root={released.root}')
-  conftest.fails(process, 2, words)
-  assert conftest.tree_bytes(released.root) == before
+  before = trees.tree_bytes(released.root)
+  process = commands.run_export('--source=.', f'--version={version}', f'--export_root={released.root}')
+  commands.fails(process, 2, words)
+  assert trees.tree_bytes(released.root) == before
 
 
 def test_46_same_bytes_anywhere(twice):
   for process in (twice.first, twice.second):
     assert process.returncode == 0 and process.stderr == '', process.stderr
-  here, there = conftest.tree_bytes(twice.here), conftest.tree_bytes(twice.there)
+  here, there = trees.tree_bytes(twice.here), trees.tree_bytes(twice.there)
   assert list(here) == list(there) and len(here) > 12
   assert [name for name in here if here[name] != there[name]] == []
   assert [p.stat().st_mode for p in sorted(twice.here.rglob('*'))] == [p.stat().st_mode for p in sorted(twice.there.rglob('*'))]

@@ -2,11 +2,11 @@
 
 import os
 
-import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
-from attacks import craft
+from support import craft
+from support import modules
 from tensorflow.core.framework import attr_value_pb2
 from tensorflow.core.framework import graph_pb2
 from tensorflow.core.framework import node_def_pb2
@@ -26,7 +26,7 @@ TRUSTED = trust_lib.Trust(graph=True)
 
 
 def _edited(refused, module, edit, message, error=errors.SourceError, tags=(), **options):
-  conftest.edit_graph(module, edit, tags)
+  modules.edit_graph(module, edit, tags)
   refused(module, message, error, **options)
 
 
@@ -116,7 +116,7 @@ def test_17_sparse_tensor_in_a_signature(own_module):
   def edit(meta_graph):
     meta_graph.signature_def['tokens'].outputs['pooled_output'].coo_sparse.values_tensor_name = 'input_ids:0'
   with pytest.raises(errors.UntrustedGraphError, match='no plain tensor pooled_output in signature tokens'):
-    source_graph.reduced(source_graph.check(conftest.edit_graph(own_module, edit)), ALL)
+    source_graph.reduced(source_graph.check(modules.edit_graph(own_module, edit)), ALL)
 
 
 def _add_node(op):
@@ -143,7 +143,7 @@ def test_18_operation_that_no_signature_needs(own_module, op):
     meta_graph.graph_def.node.add(name='hidden/here', op=op)
     next(n for n in meta_graph.graph_def.node if n.name == node).input.append('^hidden/here')
   with pytest.raises(errors.UntrustedGraphError, match=f"operation {op} at node 'hidden/here' is not allowed in a signature"):
-    source_graph.reduced(source_graph.check(conftest.edit_graph(own_module, edit)), ALL)
+    source_graph.reduced(source_graph.check(modules.edit_graph(own_module, edit)), ALL)
 
 
 def _through(op, **attributes):
@@ -159,7 +159,7 @@ def _through(op, **attributes):
 
 
 def test_18_operation_of_a_source_that_is_trusted(release, own_module):
-  conftest.edit_graph(own_module, _through('CheckNumerics', message=attr_value_pb2.AttrValue(s=b'no number')))
+  modules.edit_graph(own_module, _through('CheckNumerics', message=attr_value_pb2.AttrValue(s=b'no number')))
   with pytest.raises(errors.UntrustedGraphError, match='CheckNumerics at node'):
     release(own_module)
   assert not release.root.exists()
@@ -178,7 +178,7 @@ def test_18_a_saver_in_the_module_is_never_run(own_module, start_run, tmp_path):
     saving = _save_to(meta_graph, tmp_path / 'pwned')
     meta_graph.saver_def.restore_op_name = saving
     meta_graph.saver_def.filename_tensor_name = 'evil/prefix:0'
-  conftest.edit_graph(own_module, edit)
+  modules.edit_graph(own_module, edit)
   with start_run(own_module, ['tokens']) as run:
     assert run.outputs()[1]['tokens/pooled_output'].shape == (4, 16)
   assert not list(tmp_path.glob('pwned*'))
@@ -233,7 +233,7 @@ def _in_nested_attribute(content):
 @pytest.mark.parametrize('kind', HIDDEN)
 @pytest.mark.parametrize('trust', [trust_lib.Trust(), TRUSTED], ids=['', 'trusted'])
 def test_19_hidden_graph(own_module, place, kind, tags, trust):
-  path = conftest.edit_graph(own_module, place(HIDDEN[kind]), tags)
+  path = modules.edit_graph(own_module, place(HIDDEN[kind]), tags)
   with pytest.raises(errors.UntrustedGraphError, match="a graph in attribute (value|_config) of (node|function) 'hidden/here' in .*saved_model.pb"):
     source_graph.check(path, trust.graph)
 
@@ -279,7 +279,7 @@ def _as_sparse_output(meta_graph, saving):
     _in_collection('local_variables'), _as_init_signature, _as_sparse_output
 ], ids=['main_op', 'legacy_init_op', 'table_initializer', 'local_variables', 'init signature', 'sparse output'])
 def test_20_what_a_loader_would_run_unasked_is_not_run(own_module, start_run, tmp_path, way):
-  conftest.edit_graph(own_module, lambda meta_graph: way(meta_graph, _save_to(meta_graph, tmp_path / 'pwned')))
+  modules.edit_graph(own_module, lambda meta_graph: way(meta_graph, _save_to(meta_graph, tmp_path / 'pwned')))
   with start_run(own_module, ['tokens']) as run:
     assert run.outputs()[1]['tokens/pooled_output'].shape == (4, 16)
     assert run.gradient()['bert/pooler/dense/bias'].shape == (16,)
@@ -288,7 +288,7 @@ def test_20_what_a_loader_would_run_unasked_is_not_run(own_module, start_run, tm
 
 def test_20_the_saving_operation_would_write(own_module, tmp_path):
   # Or the test above could not fail.
-  conftest.edit_graph(own_module, lambda meta_graph: _in_collection('table_initializer')(meta_graph, _save_to(meta_graph, tmp_path / 'pwned')))
+  modules.edit_graph(own_module, lambda meta_graph: _in_collection('table_initializer')(meta_graph, _save_to(meta_graph, tmp_path / 'pwned')))
   tf.saved_model.load(str(own_module), tags=[])
   assert list(tmp_path.glob('pwned*'))
 
@@ -309,18 +309,18 @@ def _functions(*calls):
 @pytest.mark.parametrize('calls', [[('f', 'f')], [('f', 'g'), ('g', 'h'), ('h', 'f')], [('f', 'g'), ('g', 'g')]])
 @pytest.mark.parametrize('trust', [trust_lib.Trust(), TRUSTED], ids=['', 'trusted'])
 def test_21_recursive_functions(own_module, calls, tags, trust):
-  path = conftest.edit_graph(own_module, _functions(*calls), tags)
+  path = modules.edit_graph(own_module, _functions(*calls), tags)
   with pytest.raises(errors.UntrustedGraphError, match="function '[fgh]' calls itself in .*saved_model.pb"):
     source_graph.check(path, trust.graph)
 
 
 def test_21_a_long_chain_of_functions(own_module):
   # What takes time that grows with the square of its length would not end.
-  source_graph.check(conftest.edit_graph(own_module, _functions(*((f'f{n}', f'f{n + 1}') for n in range(20_000)))), trusted=True)
+  source_graph.check(modules.edit_graph(own_module, _functions(*((f'f{n}', f'f{n + 1}') for n in range(20_000)))), trusted=True)
 
 
 def test_21_functions_that_are_not(own_module):
-  source_graph.check(conftest.edit_graph(own_module, _functions(('f', 'g'), ('g', 'h'), ('f2', 'h'))), trusted=True)
+  source_graph.check(modules.edit_graph(own_module, _functions(('f', 'g'), ('g', 'h'), ('f2', 'h'))), trusted=True)
 
 
 @GRAPHS

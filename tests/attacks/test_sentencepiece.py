@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from attacks import craft
+from support import craft
 
 from converters import errors
 from export.demo import vocabulary

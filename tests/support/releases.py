@@ -1,0 +1,56 @@
+"""Exports in the process of the tests, and keys to sign them with."""
+
+import pathlib
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from converters import source as source_lib
+from export import catalog as catalog_lib
+from export import console as console_lib
+from export import release as release_lib
+from export import request as request_lib
+from export import trust as trust_lib
+
+
+class Release:
+  """Exports in this process: quick, and good for everything but comparing bytes."""
+
+  def __init__(self, root: pathlib.Path | str):
+    self.root = root
+    self.catalog = catalog_lib.Catalog()
+
+  def __call__(self, module, name='albert_en_tiny', version=2, mlm=None, sop=None, reading=source_lib.Reading(), trust=trust_lib.Trust(), breaking=False, report=None, sign_key=None,
+               with_text=False, **options):
+    options.setdefault('preprocessor', 'albert_en_tiny_preprocess/3')
+    encoder = self.catalog.encoder(name, version, **options)
+    request = request_lib.Request(
+        encoder, str(module), self.root, reading, trust, mlm, sop, breaking, report, sign_key,
+        self.catalog.collection, self.catalog.text(encoder) if with_text else None)
+    return self._run(request)
+
+  def preprocessor(self, module, version, name='albert_en_demo_preprocess', breaking=False, sign_key=None, **options):
+    """Exports a preprocessor of the catalog on its own."""
+    return self._run(request_lib.Request(
+        self.catalog.preprocessor(name, version, **options), str(module), self.root, breaking=breaking, sign_key=sign_key,
+        collection=self.catalog.collection))
+
+  def _run(self, request):
+    outcome = release_lib.run(request, console_lib.Console())
+    return pathlib.Path(self.root) / request.release.path, outcome
+
+
+def make_keys(directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+  """Writes a private key and its public half to a directory, and returns their paths."""
+  private = ec.generate_private_key(ec.SECP256R1())
+  paths = key_paths(directory)
+  paths[0].write_bytes(private.private_bytes(
+      serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+  paths[1].write_bytes(private.public_key().public_bytes(
+      serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+  return paths
+
+
+def key_paths(directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+  """Where `make_keys` writes."""
+  return directory / 'private.pem', directory / 'public.pem'
