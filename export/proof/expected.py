@@ -28,7 +28,8 @@ class Expected:
     outputs: float64 outputs of the batch by 'pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs' and 'layer_0' and so on. What is
       by position is [tokens, H], for the positions that are not padding; all others are as the encoder gives them.
     gradient: derivatives of the scalar.
-    float32: relative distance of float32 evaluations to `outputs`, by output: the worst of several.
+    float32: relative distance of float32 evaluations to `outputs`, by output: the worst of several, and one unit in the last place at least.
+    training: float64 outputs of the scalar's batch in the training mode, where dropout keeps every unit; empty without dropout.
   """
 
   def __init__(self, source: source_lib.Source, parts: frozenset[weight_map.Part], batch: batch_lib.Batch,
@@ -80,7 +81,12 @@ class Expected:
       outputs = _outputs(source_of_weights, parts, batch, *reference.encode(source_of_weights, source.config, inputs, np.float32), np.float32)
       for name, value in outputs.items():
         distance = parity.relative(value, self.outputs[name])
-        self.float32[name] = distance.worst(self.float32[name]) if name in self.float32 else distance
+        self.float32[name] = distance.worst(self.float32.get(name, parity.Distance(float(_ULP), float(_ULP))))
+    self.training = dict[str, np.ndarray]()
+    if source.config.has_dropout:
+      dropout = reference.Dropout(*(1 / (1 - rate) for rate in (source.config.hidden_dropout_prob, source.config.attention_probs_dropout_prob)))
+      encoded = reference.encode(exact, source.config, _inputs(scalar.batch), np.float64, dropout)
+      self.training = _outputs(exact, parts, scalar.batch, *encoded, np.float64)
 
 
 def _outputs(tensor: reference.Tensor, parts: Iterable[weight_map.Part], batch: batch_lib.Batch, layers: list[np.ndarray],

@@ -1,5 +1,6 @@
 """An exported encoder, loaded from its files and called as its users call it."""
 
+import collections
 import contextlib
 import dataclasses
 import pathlib
@@ -15,6 +16,7 @@ from converters import errors
 from export.proof import artifact
 from export.proof import batch as batch_lib
 from export.proof import function_graph
+from export.proof import graph_file
 from export.proof import widen
 
 _INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
@@ -64,9 +66,9 @@ class Exported:
       training: whether to run them as in training; 'serving_default' never is.
 
     Returns:
-      Outputs under the source's names: 'tokens/pooled_output' and so on; the encoder's layers as 'tokens/layer_0' and so on; the outputs of
-      `serving_default` as 'serving_default/pooled_output' and so on; and the output `default`, of the encoder as 'default/pooled_output' and
-      of the signature as 'default/serving_default/pooled_output'.
+      Outputs under the source's names: 'tokens/pooled_output' and so on; layers as 'tokens/layer_0' and so on; the outputs of
+      `serving_default` as 'serving_default/pooled_output' and so on; and the output `default` as 'default/tokens/pooled_output' and so on.
+      An output that a call lacks is left out.
 
     Raises:
       ParityError: in float64, an operation cannot be run; names it.
@@ -82,9 +84,28 @@ class Exported:
       result |= self._named(signature, values)
     if 'serving_default' in signatures:
       served = self._served(batch, encoded)
-      result |= {f'serving_default/{name}': served[name].numpy() for name in ('pooled_output', 'sequence_output')}
-      result['default/serving_default/pooled_output'] = served['default'].numpy()
+      result |= {f'serving_default/{name}': served[name].numpy() for name in ('pooled_output', 'sequence_output') if name in served}
+      if 'default' in served:
+        result['default/serving_default/pooled_output'] = served['default'].numpy()
     return result
+
+  def without_gradient(self) -> list[str]:
+    """Operations that stop or change a gradient, other than a layer norm's mean, whose derivative is zero.
+
+    Returns:
+      Names of nodes. Derivatives follow from the outputs in a graph without them.
+    """
+    saved_model = graph_file.read(self._path / 'saved_model.pb')
+    found = []
+    for meta_graph in saved_model.meta_graphs:
+      for nodes in (meta_graph.graph_def.node, *(function.node_def for function in meta_graph.graph_def.library.function)):
+        read_by = collections.defaultdict[str, set[str]](set)
+        for node in nodes:
+          for tensor in node.input:
+            read_by[graph_file.node_name(tensor)].add(node.op)
+        found += [node.name for node in nodes if node.op == 'StopGradient' and read_by[node.name] != {'SquaredDifference'}]
+        found += [node.name for node in nodes if node.attr['_gradient_op_type'].s.startswith(b'CustomGradient')]
+    return found
 
   def modes_are_one(self, signature: str) -> bool:
     """Whether the training mode of 'tokens', 'mlm' or 'sop' does nothing but call the other mode, as its graph says."""
@@ -93,9 +114,9 @@ class Exported:
 
   def _named(self, signature: str, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     result = {f'{signature}/{name}': values[name].numpy() for name in _OUTPUTS if name in values}
-    if signature == 'tokens' and self._interface == 'dict':
-      result |= {f'tokens/layer_{i}': value.numpy() for i, value in enumerate(values['encoder_outputs'])}
-      result['default/pooled_output'] = values['default'].numpy()
+    result |= {f'{signature}/layer_{i}': value.numpy() for i, value in enumerate(values.get('encoder_outputs', ()))}
+    if 'default' in values:
+      result[f'default/{signature}/pooled_output'] = values['default'].numpy()
     return result
 
   def first_layer(self, batch: batch_lib.Batch) -> dict[str, np.ndarray]:
@@ -170,6 +191,8 @@ class Exported:
       if all(value is not None for value in (*theirs, *ours)) and [id(theirs[number]) for number in passed_on[0]] == [id(value) for value in ours]:
         results = tf.nest.flatten(encoded)
         return served.pack(results[number] for number in passed_on[1])
+    if served is None:
+      return {}
     with as_it_stands(), self._running():
       return self._loaded.signatures['serving_default'](**given)
 

@@ -36,12 +36,17 @@ Float = type[np.float64] | type[np.float32]
 
 
 class Gradient:
-  """The derivatives of a scalar by all weights, kept as the factors that they are sums of products of."""
+  """The derivatives of a scalar by all weights, kept as the factors that they are sums of products of.
+
+  Attributes:
+    terms: root mean square of the terms that cancel in a derivative, by canonical name, where they can be larger than it.
+  """
 
   def __init__(self) -> None:
     self._products = collections.defaultdict[str, list[tuple[np.ndarray, np.ndarray]]](list)
     self._rows = collections.defaultdict[str, list[tuple[np.ndarray, np.ndarray]]](list)
     self._sums: dict[str, np.ndarray] = {}
+    self.terms: dict[str, float] = {}
 
   def add_product(self, name: str, left: np.ndarray, right: np.ndarray) -> None:
     """Adds the transpose of left [n, in] times right [n, out]."""
@@ -76,6 +81,21 @@ class Gradient:
 
 
 Back = Callable[[np.ndarray, Gradient], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+  """What dropout multiplies a unit by that it keeps: 1 / (1 - rate). The ways back know nothing of it.
+
+  Attributes:
+    hidden: factor of the embeddings, and of the outputs of attention and feed-forward.
+    attention: factor of the attention weights.
+  """
+  hidden: float = 1.0
+  attention: float = 1.0
+
+
+_NO_DROPOUT = Dropout()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +138,8 @@ def encode_and_differentiate(
   return layers, _pool(tensor, layers[-1], _first(inputs))[0], result
 
 
-def encode(tensor: Tensor, config: config_lib.AlbertConfig, inputs: Inputs, dtype: Float) -> tuple[list[np.ndarray], np.ndarray]:
+def encode(tensor: Tensor, config: config_lib.AlbertConfig, inputs: Inputs, dtype: Float,
+           dropout: Dropout = _NO_DROPOUT) -> tuple[list[np.ndarray], np.ndarray]:
   """Runs the encoder on a batch.
 
   Args:
@@ -126,12 +147,13 @@ def encode(tensor: Tensor, config: config_lib.AlbertConfig, inputs: Inputs, dtyp
     config: the sizes.
     inputs: the batch.
     dtype: what is computed in.
+    dropout: factors of the units, all of which are kept.
 
   Returns:
     The outputs of all layers, a list of L arrays [tokens, H] of that dtype, where tokens are the positions that are not masked, row by row;
     and the pooled output [batch, H].
   """
-  layers, _ = _forward(tensor, config, _tokens(inputs), 0, dtype)
+  layers, _ = _forward(tensor, config, _tokens(inputs), 0, dtype, dropout)
   return layers, _pool(tensor, layers[-1], _first(inputs))[0]
 
 
@@ -164,12 +186,12 @@ def _tokens(inputs: Inputs) -> _Tokens:
 
 
 def _forward(tensor: Tensor, config: config_lib.AlbertConfig, tokens: _Tokens, kept: int,
-             dtype: Float) -> tuple[list[np.ndarray], list[Back]]:
+             dtype: Float, dropout: Dropout = _NO_DROPOUT) -> tuple[list[np.ndarray], list[Back]]:
   """The layers' outputs, and the ways back to the embeddings, for the first `kept` tokens: whole rows."""
-  x, back = _embed(tensor, config, tokens, kept, dtype)
+  x, back = _embed(tensor, config, tokens, kept, dtype, dropout)
   layers, backs = [], [back]
   for _ in range(config.num_hidden_layers):
-    x, back = _layer(tensor, config, x, tokens.row, kept)
+    x, back = _layer(tensor, config, x, tokens.row, kept, dropout)
     layers.append(x)
     backs.append(back)
   return layers, backs
@@ -216,10 +238,12 @@ def _own(x: np.ndarray, kept: int | None) -> np.ndarray:
   return x if kept is None or kept == len(x) else x[:kept].copy()
 
 
-def _embed(tensor: Tensor, config: config_lib.AlbertConfig, tokens: _Tokens, kept: int, dtype: Float) -> tuple[np.ndarray, Back]:
+def _embed(tensor: Tensor, config: config_lib.AlbertConfig, tokens: _Tokens, kept: int, dtype: Float,
+           dropout: Dropout) -> tuple[np.ndarray, Back]:
   tables = {'embeddings.word': tokens.words, 'embeddings.position': tokens.positions, 'embeddings.token_type': tokens.types}
   x = sum(tensor(name)[ids].astype(dtype) for name, ids in tables.items())
   x, norm_back = _norm(tensor, 'embeddings.norm', x, kept)
+  x = x * dtype(dropout.hidden)
   project_back = None
   if config.embedding_size != config.hidden_size:
     x, project_back = _dense(tensor, 'embeddings.projection', x, kept)
@@ -232,13 +256,14 @@ def _embed(tensor: Tensor, config: config_lib.AlbertConfig, tokens: _Tokens, kep
   return x, back
 
 
-def _layer(tensor: Tensor, config: config_lib.AlbertConfig, x: np.ndarray, row: np.ndarray, kept: int) -> tuple[np.ndarray, Back]:
-  attended, attention_back = _attention(tensor, config, x, row, kept)
-  middle, middle_back = _norm(tensor, 'attention.norm', x + attended, kept)
+def _layer(tensor: Tensor, config: config_lib.AlbertConfig, x: np.ndarray, row: np.ndarray, kept: int,
+           dropout: Dropout) -> tuple[np.ndarray, Back]:
+  attended, attention_back = _attention(tensor, config, x, row, kept, dropout.attention)
+  middle, middle_back = _norm(tensor, 'attention.norm', x + attended * x.dtype.type(dropout.hidden), kept)
   inner, inner_back = _dense(tensor, 'feed_forward.intermediate', middle, kept)
   inner, gelu_back = _gelu(inner, kept)
   outer, outer_back = _dense(tensor, 'feed_forward.output', inner, kept)
-  y, norm_back = _norm(tensor, 'feed_forward.norm', middle + outer, kept)
+  y, norm_back = _norm(tensor, 'feed_forward.norm', middle + outer * x.dtype.type(dropout.hidden), kept)
 
   def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
     d = norm_back(dy, gradient)
@@ -253,6 +278,8 @@ def _pool(tensor: Tensor, x: np.ndarray, first: np.ndarray) -> tuple[np.ndarray,
 
   def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
     dx = np.zeros_like(x)
+    gradient.terms['pooler.kernel'] = float(np.sqrt(np.mean(np.square(x[first].T @ dy))))
+    gradient.terms['pooler.bias'] = float(np.sqrt(np.mean(np.square(dy.sum(axis=0)))))
     dx[first] = dense_back(dy * (1 - pooled * pooled), gradient)
     return dx
   return pooled, back
@@ -349,7 +376,8 @@ def _gelu(x: np.ndarray, kept: int | None = None) -> tuple[np.ndarray, Back]:
   return 0.5 * x * (1 + t), back
 
 
-def _attention(tensor: Tensor, config: config_lib.AlbertConfig, x: np.ndarray, row: np.ndarray, kept: int) -> tuple[np.ndarray, Back]:
+def _attention(tensor: Tensor, config: config_lib.AlbertConfig, x: np.ndarray, row: np.ndarray, kept: int,
+               dropout: float) -> tuple[np.ndarray, Back]:
   """x [tokens, H], each token of which belongs to a row -> the same. A masked position gets no weight at all: the original's
   -10000 comes to that in float32 and in float64, as exp(-10000) is 0 in both."""
   heads = config.num_attention_heads
@@ -366,7 +394,7 @@ def _attention(tensor: Tensor, config: config_lib.AlbertConfig, x: np.ndarray, r
     own = row == number
     scores = np.einsum('qhd,khd->hqk', query[own], key[own]) * scale
     exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    shares = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    shares = exponentials / exponentials.sum(axis=-1, keepdims=True) * x.dtype.type(dropout)
     context[own] = np.einsum('hqk,khd->qhd', shares, value[own])
     if own[:kept].any():
       weights[number] = shares

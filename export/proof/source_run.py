@@ -51,7 +51,7 @@ class Run:
     path = self.directory / _OUTPUTS
     if not path.exists() and self.process.stdout.read(1) != _READY:  # type: ignore[union-attr]
       self._finish()
-    with self._load(path) as outputs:
+    with self._reading(), self._load(path) as outputs:
       return _group(outputs, _FLOAT32), _group(outputs, _FLOAT64)
 
   def gradient(self) -> Mapping[str, np.ndarray]:
@@ -67,13 +67,15 @@ class Run:
       return _Arrays(self.directory / _GRADIENT, self._load)
 
   def training_outputs(self) -> dict[str, np.ndarray]:
-    """Waits for the end, and returns the float64 outputs of the graph that was differentiated, for the scalar's batch, as `outputs` names them.
+    """Waits for the end, and returns the float64 outputs of the training graph for the scalar's batch, as `outputs` names them.
+
+    Dropout keeps every unit: see `widen`.
 
     Raises:
       UntrustedGraphError, SourceError: as `outputs` does.
     """
     self._finish()
-    with self._load(self.directory / _TRAINING) as outputs:
+    with self._reading(), self._load(self.directory / _TRAINING) as outputs:
       return dict(outputs)
 
   def add_to(self, profile: profile_lib.Profile) -> None:
@@ -165,7 +167,7 @@ class Child:
     weights = sum(path.stat().st_size for path in (module / 'variables').iterdir())
     # What is written are outputs, and the derivatives by each weight, in float64.
     limits = dataclasses.replace(_limits(self._trust), file_bytes=4 * weights + (1 << 28))
-    job = {'module': str(module.absolute()), 'tags': ['train'] if scalar.training else [], 'signatures': list(signatures),
+    job = {'module': str(module.absolute()), 'tags': _TRAINING_TAGS if scalar.training else [], 'signatures': list(signatures),
            'trusted': self._trust.graph, 'limits': dataclasses.asdict(limits)}
     (self.directory / _JOB).write_text(json.dumps(job))
     stdin = self.process.stdin
@@ -214,6 +216,7 @@ _JOB, _INPUTS, _OUTPUTS, _GRADIENT, _STDERR, _PROFILE = 'job.json', 'inputs.npz'
 _TRAINING = 'training.npz'
 _NAMES = 'names.json'  # of the arrays in such a directory
 _FLOAT32, _FLOAT64 = 'float32', 'float64'  # groups of outputs
+_TRAINING_TAGS = ['train']
 _READY = b'.'  # to the child: the job is written; from it: the outputs are
 
 
@@ -236,7 +239,7 @@ def _run(work_directory: str, limits: str) -> None:
     graph = source_graph.reduced(checked, job['signatures'])
   with profile.span('run the signatures'):
     outputs = {f'{group}/{name}': value for group in (_FLOAT32, _FLOAT64)
-               for name, value in _outputs(graph, module, inputs, group == _FLOAT64).items()}
+               for name, value in _outputs(graph, module, inputs, 'batch', group == _FLOAT64).items()}
     np.savez(directory / 'unfinished.npz', **dict[str, Any](outputs))
   (directory / 'unfinished.npz').rename(directory / _OUTPUTS)
   sys.stdout.buffer.write(_READY)
@@ -244,14 +247,18 @@ def _run(work_directory: str, limits: str) -> None:
   with profile.span('differentiate'):
     graph = source_graph.reduced(checked, job['signatures'], job['tags'])
     gradient, training = _gradient(graph, module, inputs)
+    if job['tags'] != _TRAINING_TAGS:
+      graph = source_graph.reduced(checked, job['signatures'], _TRAINING_TAGS)
+      training = _outputs(graph, module, inputs, 'scalar', widened=True)
   with profile.span('hand the gradient over'):
     np.savez(directory / _TRAINING, **dict[str, Any](training))
     _save(directory / _GRADIENT, gradient)
   profile.save(directory / _PROFILE)
 
 
-def _outputs(graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray], widened: bool) -> dict[str, np.ndarray]:
-  with _session(graph, module, inputs, 'batch', widened) as session:
+def _outputs(graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray], group: str,
+             widened: bool) -> dict[str, np.ndarray]:
+  with _session(graph, module, inputs, group, widened) as session:
     return _flat(session.run(graph.outputs))
 
 

@@ -2,6 +2,9 @@
 
 A widened graph has the same operations on the same float32 weights and constants, and computes without float32's rounding. It is a pure
 change of types: every DT_FLOAT in node attributes, constants, function signatures, variables, and the specs of the object graph.
+
+One operation is replaced. RandomUniform gives 1 - 2**-53 for every unit, so dropout keeps all units and multiplies them by 1 / (1 - rate).
+Training modes can be compared then.
 """
 
 import os
@@ -11,8 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from converters import errors
 from converters import scratch
 from export import saved_model as saved_model_lib
+
+_LARGEST_RANDOM = 1 - 2.0**-53
 
 
 def graph(graph_def: Any) -> None:
@@ -20,9 +26,11 @@ def graph(graph_def: Any) -> None:
   from tensorflow.core.framework import types_pb2
   for node in graph_def.node:
     _attributes(node.attr)
+  _replace_random(graph_def.node, '')
   for function in graph_def.library.function:
     for node in function.node_def:
       _attributes(node.attr)
+    _replace_random(function.node_def, ':output:0')
     for argument in (*function.signature.input_arg, *function.signature.output_arg):
       if argument.type == types_pb2.DT_FLOAT:
         argument.type = types_pb2.DT_DOUBLE
@@ -52,7 +60,10 @@ def load(path: pathlib.Path) -> Any:
   keys = saved_model_lib.checkpoint_keys(path)
   heads = [getattr(loaded, name) for name in ('mlm', 'sop') if hasattr(loaded, name)]
   for variable in {id(v): v for v in (*loaded.variables, *(v for head in heads for v in head.variables))}.values():
-    variable.assign(reader.get_tensor(keys[variable.name.removesuffix(':0')]).astype(variable.dtype.as_numpy_dtype))
+    name = variable.name.removesuffix(':0')
+    if name not in keys:
+      raise errors.ParityError(f'{path}: variable {name} is missing in the checkpoint (object graph); export the model again')
+    variable.assign(reader.get_tensor(keys[name]).astype(variable.dtype.as_numpy_dtype))
   return loaded
 
 
@@ -95,6 +106,28 @@ def _attributes(attributes: Any) -> None:
       attribute.list.type[:] = [types_pb2.DT_DOUBLE if t == types_pb2.DT_FLOAT else t for t in attribute.list.type]
     elif kind == 'tensor' and attribute.tensor.dtype == types_pb2.DT_FLOAT:
       attribute.tensor.CopyFrom(tf.make_tensor_proto(tf.make_ndarray(attribute.tensor).astype(np.float64)))
+
+
+def _replace_random(nodes: Any, output: str) -> None:
+  """Replaces RandomUniform by a constant just below 1.
+
+  Args:
+    nodes: nodes of a graph or a function; changed in place.
+    output: what follows a node's name where its first output is named.
+  """
+  import tensorflow as tf
+  for node in [node for node in nodes if node.op == 'RandomUniform']:
+    dtype, shape = node.attr['dtype'].type, node.attr['T'].type
+    value = nodes.add(name=f'{node.name}/largest', op='Const')
+    value.attr['dtype'].type = dtype
+    value.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(_LARGEST_RANDOM, dtype=dtype))
+    controls = [name for name in node.input if name.startswith('^')]
+    inputs = [name for name in node.input if not name.startswith('^')]
+    node.ClearField('attr')
+    node.op = 'Fill'
+    node.input[:] = [*inputs, f'{value.name}{output}', *controls]
+    node.attr['T'].type = dtype
+    node.attr['index_type'].type = shape
 
 
 def _specs(value: Any) -> None:
