@@ -153,7 +153,7 @@ def test_a_head_that_is_gone(first, module, release):
 
 
 def test_other_outputs(first, make_module):
-  with pytest.raises(errors.CompatibilityError, match=r'\(mlm_logits is .* from what it was in float64, more than 1e-10; pooled_output is .*; '
+  with pytest.raises(errors.CompatibilityError, match=r'\(mlm_logits is .* from what it was in float64, more than 1e-09; pooled_output is .*; '
                      'sequence_output is .*; sop_log_probs is '):
     first(make_module(seed=9), preprocessor='albert_en_other_preprocess/3')
   path, outcome = first(make_module(seed=9), preprocessor='albert_en_other_preprocess/3', breaking=True)

@@ -121,7 +121,7 @@ def test_weights_in_the_wrong_place_fail(source, examination, monkeypatch, tmp_p
   if wrong is None:
     assert len(examination.certify(tmp_path / 'model', 'dict').outputs) == 4 + 3
   else:
-    with pytest.raises(errors.ParityError, match="from the source's graph in float64, more than 1e-10"):
+    with pytest.raises(errors.ParityError, match="from the source's graph in float64, more than 1e-09"):
       examination.certify(tmp_path / 'model', 'dict')
 
 

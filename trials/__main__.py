@@ -1,6 +1,6 @@
 """Exports modules with many kinds of weights, and counts the verdicts of the parity proof.
 
-Each module is converted rightly. A share of the modules is also converted wrongly, in every way of `wrong_conversions`.
+Each module is converted rightly; every fourth has dropout. A share of the modules is also converted wrongly, in every way of `wrong_conversions`.
 
   python -m trials --size=tiny --seeds=4
   python -m trials --regimes=trained,outliers --seeds=20 --wrong_share=0.1 --output=trials.json
@@ -12,13 +12,13 @@ import dataclasses
 import json
 import pathlib
 import shutil
-import tempfile
 import typing
 
 from absl import flags
 
 from converters import command_line
 from converters import errors
+from converters import scratch
 from export import console as console_lib
 from export.demo import weight_values
 
@@ -73,15 +73,19 @@ def _run(trials: 'list[trial_lib.Trial]', console: console_lib.Console) -> None:
   from trials import wrong_conversions
   modules = trial_lib.Modules(_SIZE.value)
   wrong_seeds = max(1, round(_WRONG_SHARE.value * _SEEDS.value)) if _WRONG_SHARE.value else 0
-  with tempfile.TemporaryDirectory(prefix='albert_trials_') as directory:
+  with scratch.directory('albert_trials_') as directory:
     for regime in _REGIMES.value:
       for seed in range(_SEEDS.value):
-        module = pathlib.Path(directory) / f'{regime}_{seed}'
-        modules.write(module, regime, seed)
+        written = dict[float, pathlib.Path]()
         for wrong in (None, *(wrong_conversions.WRONG_CONVERSIONS if seed < wrong_seeds else ())):
+          dropout = 0.1 if wrong in wrong_conversions.OF_DROPOUT or (wrong is None and seed % 4 == 3) else 0.0
+          if dropout not in written:
+            written[dropout] = directory / f'{regime}_{seed}_{dropout}'
+            modules.write(written[dropout], regime, seed, dropout)
           with console.step(f'{regime}, seed {seed}, {wrong or "right"}', detail=lambda: _verdict(trials[-1])):
-            trials.append(trial_lib.run(module, regime, seed, wrong))
-        shutil.rmtree(module)
+            trials.append(trial_lib.run(written[dropout], regime, seed, wrong))
+        for module in written.values():
+          shutil.rmtree(module)
 
 
 def _verdict(trial: 'trial_lib.Trial') -> str:

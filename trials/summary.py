@@ -37,7 +37,7 @@ def tables(trials: Sequence[trial_lib.Trial]) -> list[Table]:
   result.append(Table('Right conversions: the worst relative distances', columns, [
       [regime, *(f'{max(map(figure, certificates)):.1e}' for figure in _WORST.values())] for regime, certificates in right.items() if certificates]))
   if by_conversion:
-    columns = ['wrong conversion', 'refused by parity', 'refused by another check', 'accepted']
+    columns = ['wrong conversion', 'refused by parity', 'refused by another check', 'accepted', 'smallest distance']
     result.append(Table('Trials by wrong conversion', columns, by_conversion))
   return result
 
@@ -64,7 +64,8 @@ def _regime_row(name: str, trials: Sequence[trial_lib.Trial]) -> list[str]:
 def _conversion_row(name: str, trials: Sequence[trial_lib.Trial]) -> list[str]:
   refused_by = [t.refused_by for t in trials]
   parity, accepted = refused_by.count('ParityError'), refused_by.count(None)
-  return [name, str(parity), str(len(trials) - parity - accepted), str(accepted)]
+  distances = [t.distance for t in trials if t.distance is not None]
+  return [name, str(parity), str(len(trials) - parity - accepted), str(accepted), f'{min(distances):.0e}' if distances else '-']
 
 
 def as_markdown(trials: Sequence[trial_lib.Trial], size: str) -> str:

@@ -4,11 +4,12 @@ import contextlib
 import dataclasses
 import io
 import pathlib
-import tempfile
+import re
 import time
 from typing import Any
 
 from converters import errors
+from converters import scratch
 from export import catalog as catalog_lib
 from export import console as console_lib
 from export import release as release_lib
@@ -41,6 +42,12 @@ class Trial:
   seconds: float
 
   @property
+  def distance(self) -> float | None:
+    """Largest relative distance in float64 that the refusal names; None without one."""
+    found = re.findall(r'is ([0-9.]+e[+-][0-9]+|nan|inf) from [^;]*? in float64', self.message or '')
+    return max(map(float, found), default=None)
+
+  @property
   def accepted(self) -> bool:
     return self.refused_by is None
 
@@ -58,15 +65,16 @@ class Modules:
     lines = vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()
     self._sp_model = vocabulary.train(lines, self._size['vocab_size'])
 
-  def write(self, path: pathlib.Path, regime: str, seed: int) -> None:
+  def write(self, path: pathlib.Path, regime: str, seed: int, dropout: float = 0.0) -> None:
     """Writes a module.
 
     Args:
       path: directory to make.
       regime: key of `weight_values.REGIMES`.
       seed: seed of the weights.
+      dropout: both dropout rates.
     """
-    spec = tf1_module.Spec(**self._size, seed=seed, values=regime)
+    spec = tf1_module.Spec(**self._size, seed=seed, values=regime, hidden_dropout=dropout, attention_dropout=dropout)
     tf1_module.write(path, spec, self._sp_model, vocabulary.as_text(self._sp_model))
 
 
@@ -87,7 +95,7 @@ def run(module: pathlib.Path, regime: str, seed: int, wrong_conversion: str | No
   certificate = None
   start = time.monotonic()
   with contextlib.ExitStack() as stack:
-    root = stack.enter_context(tempfile.TemporaryDirectory(prefix='albert_trial_'))
+    root = stack.enter_context(scratch.directory('albert_trial_')) / 'root'  # the directory itself is locked
     stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
     if wrong_conversion is not None:
       stack.enter_context(wrong_conversions.WRONG_CONVERSIONS[wrong_conversion]())

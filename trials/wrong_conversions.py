@@ -167,6 +167,54 @@ def _halve_gradient(layer: Any, rows: Any) -> Any:
   return 0.5 * rows + tf.stop_gradient(0.5 * rows)
 
 
+def _halve_in_training() -> Any:
+  call = matrix_products.MatrixProducts.call
+
+  def wrong(self: Any, inputs: Any, adder: Any, kernels: Any, training: bool) -> Any:
+    output, kernels = call(self, inputs, adder, kernels, training)
+    return (0.5 * output if training else output), kernels
+  return mock.patch.object(matrix_products.MatrixProducts, 'call', wrong)
+
+
+def _change_outputs(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+  """Changes the encoder's outputs."""
+  encode = encoder_lib._Outlined.encode
+
+  def wrong(self: Any, inputs: Any, training: bool) -> dict[str, Any]:
+    return change(dict(encode(self, inputs, training)))
+  return mock.patch.object(encoder_lib._Outlined, 'encode', wrong)
+
+
+def _detach_layers(outputs: dict[str, Any]) -> dict[str, Any]:
+  return outputs | {'encoder_outputs': [tf.stop_gradient(layer) for layer in outputs['encoder_outputs']]}
+
+
+def _detach_sop() -> Any:
+  call = tf_keras.layers.Dense.call
+
+  def wrong(self: Any, inputs: Any) -> Any:
+    return call(self, tf.stop_gradient(inputs) if self.units == 2 else inputs)
+  return mock.patch.object(tf_keras.layers.Dense, 'call', wrong)
+
+
+def _double_layers_of_heads() -> Any:
+  traced = encoder_lib.traced
+
+  def wrong(call: Any, *args: Any) -> Any:
+    if call.__name__ not in ('mlm', 'sop'):
+      return traced(call, *args)
+
+    def doubled(inputs: Any, training: bool) -> dict[str, Any]:
+      outputs = dict(call(inputs, training))
+      return outputs | {'encoder_outputs': [2 * layer for layer in outputs['encoder_outputs']]}
+    doubled.__name__ = call.__name__
+    return traced(doubled, *args)
+  return mock.patch.object(encoder_lib, 'traced', wrong)
+
+
+# These change what only a model with dropout does.
+OF_DROPOUT = frozenset(['dropout rates of 0.5', 'half of each layer in training'])
+
 WRONG_CONVERSIONS: dict[str, WrongConversion] = {
     'erf GELU': _erf_gelu,
     'layer norm epsilon 1e-5': _epsilon(1e-5),
@@ -187,4 +235,9 @@ WRONG_CONVERSIONS: dict[str, WrongConversion] = {
     'rounded to bfloat16': _rounded_to_bfloat16,
     'padding masked by -2': lambda: mock.patch.object(matrix_products, '_FAR_BELOW', -2.0),
     'dropout left on': _dropout_left_on,
+    'dropout rates of 0.5': lambda: _change_config(dropout_rate=lambda rate: 0.5, attention_dropout_rate=lambda rate: 0.5),
+    'half of each layer in training': _halve_in_training,
+    'layer outputs detached': lambda: _change_outputs(_detach_layers),
+    'sop head detached': _detach_sop,
+    'layers doubled in the heads': _double_layers_of_heads,
 }
