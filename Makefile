@@ -4,6 +4,7 @@
 # make serve     what was published, for hub.load and for a browser
 # make test      the tests, and the linters
 # make test-slow the slow tests
+# make mutants   small bugs in the product, each of which a test must see
 # make interop   Hugging Face Transformers and KerasHub load what is written for them
 # make faults    50 exports killed at random moments
 # make fuzz      five minutes for each reader of foreign bytes
@@ -39,7 +40,7 @@ PORT ?= 8501
 DEMO := build/demo/albert_en_demo
 
 .DELETE_ON_ERROR:
-.PHONY: export release bump serve test test-slow interop faults fuzz bench runtimes genuine proof-trials lint golden golden-corpus lock clean
+.PHONY: export release bump serve test test-slow mutants interop faults fuzz bench runtimes genuine proof-trials lint golden golden-corpus lock clean
 
 ifeq ($(strip $(SOURCE))$(filter-out albert_en_demo,$(MODEL)),)
 # The demo: its module is made on the spot. This version of it and newer ones are made anew every time, but for a dry run; nothing else ever is.
@@ -78,6 +79,10 @@ test: lint
 # What takes minutes and seldom breaks: kills at random moments, full disks, whole fleets and corpora, more fuzzing.
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow $(TESTS)
+	$(PYTEST) tests/attacks/test_fuzz.py --fuzz_seconds=3
+
+mutants: $(VENV)/.dev
+	@$(PY) -m mutants $(FLAGS)
 
 # In an environment of its own: PyTorch, and no TensorFlow.
 INTEROP := build/interop

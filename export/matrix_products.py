@@ -33,8 +33,9 @@ class MatrixProducts:
     activation = block._intermediate_activation_layer.activation
     self._activation = _gelu if activation is activations.gelu else activation
     self._norms = block._attention_layer_norm, block._output_layer_norm
-    # Of whom to attend to, of what attention gives, and of what the dense layers give.
-    self._dropouts = attention._dropout_layer, block._attention_dropout, block._output_dropout
+    # Of the attention weights, of the attention output, and of the feed-forward output. Both outputs have ALBERT's `hidden_dropout_prob`:
+    # the block's own layer for the attention output has the rate of the attention weights.
+    self._dropouts = attention._dropout_layer, block._output_dropout, block._output_dropout
     self._heads, self._size = attention._num_heads, attention._key_dim
 
   def kernels(self) -> list[Any]:

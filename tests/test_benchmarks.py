@@ -261,6 +261,7 @@ def test_probes_of_fresh_processes(encoder_path, tmp_path, ask):
   assert set(found) == {'first_step', 'steady_step'} and all(value > 0 for value in found.values())
 
 
+@pytest.mark.slow
 def test_probes_of_floors(module, encoder_path, tmp_path, ask):
   assert all(ask('benchmarks.probe_release_floor', part, module, tmp_path)['cpu'] > 0 for part in ('saving', 'source', 'reference', 'export'))
   assert (tmp_path / 'encoder.tar.gz').stat().st_size > 0
@@ -268,6 +269,7 @@ def test_probes_of_floors(module, encoder_path, tmp_path, ask):
   assert set(first) == {'load', 'first_call'} and all(value > 0 for value in first.values())
 
 
+@pytest.mark.slow
 def test_probes_of_steady_calls(module, encoder_path, preprocessor_path, ask):
   answer = ask('benchmarks.probe_steady', module, encoder_path, encoder_path, '--seconds=0')
   assert len(answer['figures']) == 2

@@ -124,6 +124,7 @@ def test_flags_that_say_nothing_of_a_preprocessor(of_demo, tmp_path, flags, word
   assert trees.leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_what_is_published_together_has_the_same_bytes_as_alone(of_demo, tmp_path):
   for process in (
       of_demo(DEMO, '--version=3', '--export_root=encoder'),

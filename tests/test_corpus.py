@@ -100,6 +100,7 @@ def test_a_corpus_on_the_command_line(command, texts):
     assert word in process.stdout and word in (output / 'README.md').read_text()
 
 
+@pytest.mark.slow
 def test_a_dead_process_loses_nothing_and_workers_make_no_difference(command, texts, module, history, tmp_path, monkeypatch, one_worker):
   """One worker, whose processes are killed with batches in them, finds what two found."""
   sent = itertools.count()

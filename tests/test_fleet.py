@@ -217,6 +217,7 @@ def fleet(python_module, tmp_path):
   return run
 
 
+@pytest.mark.slow
 def test_it_is_what_the_single_commands_give(fleet, python_module, module, own_module, tmp_path):
   catalog = _write(tmp_path / 'catalog.yaml', {'one': (module, [1, 2]), 'cut': (own_module, [2]), 'other': (None, [1])}, preprocessors=2)
   data = own_module / 'variables/variables.data-00000-of-00001'
@@ -269,6 +270,7 @@ def test_what_cannot_be_meant(fleet, flags, words, tmp_path):
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.real_processes
+@pytest.mark.slow
 def test_an_interrupt_leaves_the_tree_whole_and_nobody_running(number, python_module, module, tmp_path):
   catalog = _write(tmp_path / 'catalog.yaml', {f'm{i}': (module, [1]) for i in range(3)})
   temporary = tmp_path / 'temporary'

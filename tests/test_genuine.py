@@ -74,6 +74,7 @@ def test_fixtures_have_what_only_the_exporter_writes(tmp_path, kind):
   assert (tmp_path / 'assets/albert_config.json').exists() == (kind == 'einsum')
 
 
+@pytest.mark.slow
 def test_golden_files_and_corpora_take_them(exported, tmp_path, python_module):
   """Both run the source's graph in subprocesses of their own."""
   def run(*flags):

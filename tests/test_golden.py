@@ -49,6 +49,7 @@ def demo(tmp_path_factory, python_module):
   return path
 
 
+@pytest.mark.slow
 def test_demo_on_the_command_line(demo, tmp_path, python_module):
   def run(*flags):
     return subprocess.run(python_module(*flags), capture_output=True, text=True)

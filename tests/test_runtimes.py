@@ -72,6 +72,7 @@ def test_lists_pass_and_compute_the_same(history, recorded):
   np.testing.assert_allclose(ledger.values['pooled_output'], recorded['pooled_output'], atol=1e-6)  # one set of weights
 
 
+@pytest.mark.slow
 def test_dropout_passes_and_is_expected(make_module, release, recorded):
   path, _ = release(make_module(hidden_dropout=0.1, attention_dropout=0.1))
   paths = [str(path), str(path.parents[1] / 'albert_en_tiny_preprocess/3')]
@@ -138,6 +139,7 @@ def test_a_step_that_does_not_descend_is_named(history, recorded, monkeypatch):
   assert len(faults) == 1 and faults[0].startswith('training step: a step of descent took')
 
 
+@pytest.mark.slow
 def test_as_a_program_it_records_and_compares(history, tmp_path):
   encoder, preprocessor = _paths(history, 3)
   record = tmp_path / 'record.npz'

@@ -65,11 +65,11 @@ class Scalar:
   """A scalar of a model's outputs, linear in each of them; the model is differentiated through it.
 
   Attributes:
-    batch: the inputs: two short rows, since it costs as much as many.
+    batch: the inputs. Two short rows: differentiation takes nearly the same time for any batch.
     factors: float32 of the outputs' shapes by their names; the scalar is the sum of all outputs times their factors.
-      Sequence output at padding has factor 0. Only the head's own weights are asked for the gradient of the part that is
-      `sop_log_probs`: everything below has a gradient from the others already.
-    training: whether the training mode is differentiated. With dropout it is random: then, the other one is.
+      Sequence output at padding has factor 0. The part that is `sop_log_probs` is
+      differentiated by the head's own weights: the other outputs show the encoder's derivatives.
+    training: whether the training mode is differentiated. It is without dropout; with dropout, inference mode is.
   """
   batch: Batch
   factors: dict[str, np.ndarray]

@@ -72,7 +72,7 @@ class Expected:
     random = np.random.default_rng(0)
 
     def moved(name: str) -> np.ndarray:
-      # Every later rounding is another one then. To move the kernels as well took 5 s more in a release of ALBERT-large.
+      # This changes all later rounding. To move the kernels as well took 5 s more in a release of ALBERT-large.
       value = weight(name)
       return value if value.ndim > 1 else value * (1 + _ULP * random.integers(-1, 2, value.shape).astype(np.float32))
 

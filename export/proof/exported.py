@@ -51,7 +51,7 @@ class Exported:
         self._loaded = widen.load(path)
     self._path, self._interface, self._widened = path, interface, widened
     self.variables = {_name(v): v for v in self._loaded.variables}
-    # Read now: TensorFlow changes the graphs of functions that are differentiated.
+    # Read now: differentiation changes the functions' graphs.
     self._functions = _functions({name: self._piece(name) for name in ('tokens', *_HEADS) if name == 'tokens' or hasattr(self._loaded, name)})
     served = self._loaded.signatures.get('serving_default')
     self._signature = None if served is None else function_graph.Function.of(served)
@@ -123,7 +123,7 @@ class Exported:
     """Runs the encoder on a batch, as far as its first layer.
 
     Returns:
-      That layer, as `outputs` gives it; nothing of a model that does not give its layers, or in which it cannot be told what is whose input.
+      That layer, as `outputs` gives it. Empty for a model without layer outputs, or if the inputs cannot be matched by name.
     """
     encoder = self._functions.get(('tokens', False))
     if self._interface == 'list' or encoder is None or not encoder.named:

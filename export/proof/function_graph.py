@@ -100,7 +100,7 @@ def upto(function: Function, output: str) -> tuple[Any, str]:
   """The part of a function that one of its outputs needs.
 
   Returns:
-    The part's graph, and the name of the tensor in it: the output may wait for all else that the function does, this does not.
+    The part's graph, and the name of the tensor in it. The tensor does not depend on the function's other operations.
   """
   from tensorflow.core.framework import graph_pb2
   nodes = {node.name: node for node in function.graph.node}

@@ -48,7 +48,7 @@ class Limits:
 
 
 def die_with_parent() -> None:
-  """Asks the system (Linux) to kill this process when its parent is gone: nobody would read what it computes."""
+  """Asks the system (Linux) to kill this process when its parent is gone: its results are useless then."""
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""A new version of a model against the one before it: whether it computes the same, for who replaces one by the other."""
+"""Compares a new version of a model with the previous version."""
 
 import pathlib
 from collections.abc import Mapping

@@ -172,7 +172,7 @@ class Child:
     (self.directory / _JOB).write_text(json.dumps(job))
     stdin = self.process.stdin
     assert stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it is dead: whoever waits for its outputs is told
+    with contextlib.suppress(BrokenPipeError):  # the child is dead, which `Run.outputs` reports
       stdin.write(_READY)
       stdin.close()
     return Run(module, self.process, self.directory, limits)

@@ -93,6 +93,7 @@ sys.exit(process.returncode)
 
 @pytest.mark.parametrize('size', ['64k', '900k', '1500k'])
 @pytest.mark.real_processes
+@pytest.mark.slow
 def test_41_full_disk(can_mount, module, tmp_path, size):
   # A release of this module takes 1.9 MB.
   root = tmp_path / 'root'
@@ -104,6 +105,7 @@ def test_41_full_disk(can_mount, module, tmp_path, size):
 
 
 @pytest.mark.real_processes
+@pytest.mark.slow
 def test_41_read_only_root(can_mount, module, released, tmp_path):
   root = tmp_path / 'root'
   shutil.copytree(released.root, root)
@@ -115,6 +117,7 @@ def test_41_read_only_root(can_mount, module, released, tmp_path):
 
 
 @pytest.mark.real_processes
+@pytest.mark.slow
 def test_41_report_that_cannot_be_written(can_mount, module, release, tmp_path):
   # Known before anything is published.
   (tmp_path / 'reports').mkdir()
@@ -125,6 +128,7 @@ def test_41_report_that_cannot_be_written(can_mount, module, release, tmp_path):
 
 
 @pytest.mark.real_processes
+@pytest.mark.slow
 def test_41_killed_at_random_moments(module, tmp_path, request):
   temporary = tmp_path / 'temporary'
   temporary.mkdir()
@@ -201,6 +205,7 @@ def test_41_killed_between_two_renames(tmp_path, number):
   assert len(trees.tree_bytes(root)) == 2 * steps and not list(root.glob('.*'))
 
 
+@pytest.mark.slow
 def test_42_two_writers(module, tmp_path):
   root = tmp_path / 'dist'
   command = commands.export_command(f'--source={module}', '--version=2', f'--export_root={root}')
