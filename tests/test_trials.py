@@ -34,6 +34,16 @@ def with_dropout(tmp_path_factory):
   return path
 
 
+def test_right_conversion_with_every_pooled_unit_saturated_is_accepted(tmp_path, monkeypatch):
+  value = weight_values.value
+  monkeypatch.setattr(weight_values, 'value', lambda regime, name, shape, seed: (
+      np.where(value(regime, name, shape, seed) > 0, 12, -12).astype(np.float32) if name == 'bert/pooler/dense/bias'
+      else value(regime, name, shape, seed)))
+  trial.Modules('tiny').write(tmp_path / 'module', 'random', 0)
+  found = trial.run(tmp_path / 'module', 'random', 0)
+  assert found.accepted, found.message
+
+
 # One of each kind in every run: outputs, gradient, both modes, heads, weights.
 _QUICK = {'erf GELU', 'layer norm epsilon 1e-7', 'half the gradient of keys', 'dropout rates of 0.5', 'layers doubled in the heads', 'rounded to bfloat16'}
 
