@@ -156,6 +156,15 @@ def test_a_catalog_without_a_last_line_feed(tmp_path):
   assert catalog_lib.Catalog(path).with_version('albert_en_demo', ENTRY)[0] == 5
 
 
+@pytest.mark.parametrize('mode', [0o640, 0o664])
+def test_a_catalog_keeps_its_mode(tmp_path, mode):
+  path = tmp_path / 'catalog.yaml'
+  path.write_text(TEXT)
+  path.chmod(mode)
+  catalog_lib.Catalog(path).write(TEXT + '\n')
+  assert path.read_text() == TEXT + '\n' and path.stat().st_mode & 0o777 == mode
+
+
 def test_a_catalog_that_cannot_be_written_stays(tmp_path, monkeypatch):
   path = tmp_path / 'catalog.yaml'
   path.write_text(TEXT)

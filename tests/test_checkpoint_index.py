@@ -9,6 +9,7 @@ from support import craft
 
 from converters import checkpoint_index
 from converters import errors
+from converters import wire_format
 
 
 def test_index_is_read_like_tensorflow_reads_it(encoder_path):
@@ -31,3 +32,9 @@ def test_cut_index_is_refused(encoder_path, tmp_path, position):
   path.write_bytes(content[:int(position * (len(content) - 1))])
   with pytest.raises(errors.CheckpointError, match='no checkpoint index in .*variables.index'):
     checkpoint_index.read(path)
+
+
+@pytest.mark.parametrize('message', [b'\x0a\x03ab', b'\x0d\x01\x02\x03', b'\x09\x01\x02', b'\x0a\x01a\x12\x7f'])
+def test_field_that_is_cut_off_is_refused(message):
+  with pytest.raises(ValueError, match='a field that is cut off'):
+    list(wire_format.fields(message))

@@ -202,6 +202,19 @@ def _break_index(change):
 _POOLER = 'albert.pooler.weight'
 
 
+def _shard_besides(path):
+  whole = (path / 'model.safetensors').read_bytes()
+  _shard(path)
+  (path / 'model.safetensors').write_bytes(whole)
+
+
+def _repeat_in_both_shards(path):
+  places = json.loads(_shard(path).read_text())['weight_map']
+  shards = {place: safetensors_numpy.load_file(path / place) for place in set(places.values())}
+  for place, tensors in shards.items():
+    safetensors_numpy.save_file(tensors | {_POOLER: shards[places[_POOLER]][_POOLER]}, path / place)
+
+
 @pytest.mark.parametrize('break_it, message', [
     (_edit_config(model_type='bert'), "model_type is 'bert'.*config.json"),
     (_edit_config(hidden_act='gelu'), "hidden_act is 'gelu', not 'gelu_new' or"),
@@ -212,6 +225,7 @@ _POOLER = 'albert.pooler.weight'
     (_edit_config(position_embedding_type='relative_key'), 'position_embedding_type'),
     (lambda path: (path / 'tokenizer_config.json').write_text('{"do_lower_case": false}'), 'do_lower_case is False, not True, in .*cased'),
     (lambda path: (path / 'tokenizer_config.json').write_text('{"keep_accents": true}'), 'keep_accents is True, not False'),
+    (lambda path: (path / 'tokenizer_config.json').write_text('{"remove_space": false}'), 'remove_space is False, not True'),
     (lambda path: (path / 'config.json').unlink(), 'cannot read .*config.json'),
     (lambda path: (path / 'model.safetensors').rename(path / 'pytorch_model.bin'), 'neither model.safetensors nor'),
     (_add('predictions.decoder.bias', np.zeros(200, np.float16)), 'predictions.decoder.bias is not predictions.bias'),
@@ -232,6 +246,8 @@ _POOLER = 'albert.pooler.weight'
     (_break_index(lambda places: places.update({'x': 'model-00001-of-00002.safetensors'})), 'x is not where .*index.json says'),
     (_break_index(lambda places: places.update({_POOLER: '../model-00001-of-00002.safetensors'})), 'no `weight_map` from tensors to files'),
     (_break_index(lambda places: places.pop(_POOLER)), f'{_POOLER} is not where'),
+    (_shard_besides, 'model.safetensors and model.safetensors.index.json are both in'),
+    (_repeat_in_both_shards, f'{_POOLER} is not where'),
     (_break_index(lambda places: places.update({_POOLER: 'model-00003-of-00003.safetensors'})), 'cannot read .*model-00003-of-00003'),
 ], ids=lambda value: value if isinstance(value, str) else '')
 def test_what_does_not_fit_is_named(own, refused, break_it, message):

@@ -41,6 +41,11 @@ def test_padding_is_left_out_of_what_is_by_position():
   assert parity.packed(value, MASK, 'mlm_logits').size == 30
 
 
+@pytest.mark.parametrize('rms, largest, within', [(1, 2, True), (0, 2, True), (1.1, 2, False), (1, 2.1, False), (np.nan, 0, False), (0, np.nan, False)])
+def test_both_figures_of_a_distance_are_within_another(rms, largest, within):
+  assert parity.Distance(rms, largest).within(parity.Distance(1, 2)) == within
+
+
 def test_figures_are_rounded_to_two_digits_everywhere():
   assert parity.rounded({'a': {'b': 1.2649e-7, 'c': None}, 'n': 3, 's': 'x'}) == {'a': {'b': 1.3e-7, 'c': None}, 'n': 3, 's': 'x'}
 

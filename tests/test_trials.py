@@ -8,6 +8,7 @@ import pytest
 from export.demo import tf1_module
 from export.demo import weight_values
 from export.proof import parity
+from trials import summary
 from trials import trial
 from trials import wrong_conversions
 
@@ -70,3 +71,14 @@ def test_weights_of_every_regime_are_finite_and_distinct(regime):
   with pytest.raises((KeyError, ValueError)):
     weight_values.value('unknown', 'x', (3,), [0, 0])
   assert tf1_module.Spec(values=regime).values == regime
+
+
+@pytest.mark.parametrize('wrong, refused_by, failed', [
+    (None, None, False), (None, 'ParityError', True), ('erf GELU', 'ParityError', False), ('erf GELU', None, True)])
+def test_unexpected_verdict_fails(wrong, refused_by, failed):
+  message = 'no parity (a/b is 1.5e-03 from the reference in float64, more than 1e-09; c is nan from x in float64)' if refused_by else None
+  found = trial.Trial('trained', 0, wrong, refused_by, message, None, 1.0)
+  assert found.failed == failed
+  assert found.distance is None or np.isnan(found.distance) or found.distance == 1.5e-3
+  row = next(table for table in summary.tables([found]) if table.title == 'Trials by weights').rows[0]
+  assert row == ['trained', *('1' if (wrong is None, refused_by is None) == key else '0' for key in ((True, True), (True, False), (False, False), (False, True)))]
