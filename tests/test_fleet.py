@@ -2,9 +2,11 @@
 
 import json
 import os
+import pathlib
 import re
 import signal
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -268,19 +270,33 @@ def test_what_cannot_be_meant(fleet, flags, words, tmp_path):
   assert not (tmp_path / 'dist').exists()
 
 
+@pytest.fixture
+def short_path():
+  """A temporary directory with a path that leaves room for a socket's name."""
+  with tempfile.TemporaryDirectory(dir='/tmp') as path:
+    yield pathlib.Path(path)
+
+
+def test_a_temporary_directory_that_is_too_long_for_a_socket_is_refused(python_module, module, tmp_path):
+  catalog = _write(tmp_path / 'catalog.yaml', {'m': (module, [1])})
+  long = tmp_path / ('x' * 80)
+  long.mkdir()
+  process = commands.run(python_module('export.fleet', f'--catalog={catalog}', '--export_root=dist'), cwd=tmp_path, TMPDIR=str(long))
+  commands.fails(process, 2, 'too long for a socket', 'give a shorter TMPDIR')
+  assert not (tmp_path / 'dist').exists() and not list(long.iterdir())
+
+
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.real_processes
 @pytest.mark.slow
-def test_an_interrupt_leaves_the_tree_whole_and_nobody_running(number, python_module, module, tmp_path):
+def test_an_interrupt_leaves_the_tree_whole_and_nobody_running(number, python_module, module, tmp_path, short_path):
   catalog = _write(tmp_path / 'catalog.yaml', {f'm{i}': (module, [1]) for i in range(3)})
-  temporary = tmp_path / 'temporary'
-  temporary.mkdir()
   process = subprocess.Popen(python_module('export.fleet', f'--catalog={catalog}', '--export_root=dist'), cwd=tmp_path,
-                             env=os.environ | {'PYTHONPATH': commands.ROOT, 'TMPDIR': str(temporary)}, stdout=subprocess.PIPE,
+                             env=os.environ | {'PYTHONPATH': commands.ROOT, 'TMPDIR': str(short_path)}, stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, text=True, start_new_session=True)
   # Until the encoders are being made: the source's graph has its process.
-  while not list(temporary.rglob('albert_parity_*')):
-    assert process.poll() is None
+  while not list(short_path.rglob('albert_parity_*')):
+    assert process.poll() is None, process.stderr.read()
     time.sleep(0.05)
   process.send_signal(number)
   _, stderr = process.communicate()  # of its children, too: they hold the pipe
@@ -290,4 +306,4 @@ def test_an_interrupt_leaves_the_tree_whole_and_nobody_running(number, python_mo
   tree = tree_lib.at(root)
   assert tree.models() == ['acme/prep'] and len(tree.beside('acme/prep/1')) == 3  # those that were being made were not waited for
   if number == signal.SIGTERM:
-    assert os.listdir(root) == ['acme'] and os.listdir(temporary) == []
+    assert os.listdir(root) == ['acme'] and os.listdir(short_path) == []

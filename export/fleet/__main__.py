@@ -10,7 +10,9 @@ does only what is missing. Flags that are not listed by --help are Beam's.
 
 import contextlib
 import itertools
+import os
 import pathlib
+import tempfile
 import uuid
 from collections.abc import Iterator
 from multiprocessing import util
@@ -41,6 +43,8 @@ _WITH_TEXT = flags.DEFINE_bool('with_text', False, 'Publish a model from text to
 _RETRIES = flags.DEFINE_integer('retries', 2, 'How often a release that fails is tried again, beside what the runner does.', lower_bound=0)
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Say what would be released, and release nothing.')
 
+# An address has 107 bytes (unix(7)), with the directory `/pymp-12345678` and the name `/listener-12345678`.
+_LONGEST_TEMPORARY = 107 - 14 - 18
 _LOOK_SECONDS = 2.0  # between two looks at what is published
 
 
@@ -76,6 +80,7 @@ def main() -> None:
   from export.fleet import own_process
   from export.fleet import pipeline
   job = pipeline.Job(tree.root, tuple(catalog.yaml for catalog in catalogs), _passed_on(), _RETRIES.value)
+  _check_temporary_directory()
   util.get_temp_dir()  # multiprocessing makes it once, and removes it at the very end: after our own is gone
   with beam_run.own_temporary_files(), _place(tree) as result:
     try:
@@ -90,6 +95,18 @@ def main() -> None:
     if any(model.startswith(f'{catalog.publisher}/') for model in tree.models()):
       collection.renew(tree, catalog.publisher, catalog.collection, console)
   _report(console, tasks, outcomes)
+
+
+def _check_temporary_directory() -> None:
+  """Checks that the address of multiprocessing's socket fits below the temporary directory.
+
+  Raises:
+    UsageError: the path of the temporary directory is too long.
+  """
+  path = tempfile.gettempdir()
+  if len(os.fsencode(path)) > _LONGEST_TEMPORARY:
+    raise errors.UsageError(f'TMPDIR={path}: the path is too long for a socket ({len(os.fsencode(path))} bytes, at most {_LONGEST_TEMPORARY}); '
+                            'give a shorter TMPDIR')
 
 
 def _passed_on() -> tuple[str, ...]:

@@ -23,6 +23,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 import warnings
@@ -152,6 +153,7 @@ def _become(request: bytes, descriptors: list[int], client: str) -> None:
   for name in os.environ.keys() - environment.keys():
     del os.environ[name]
   os.environ.update(environment)
+  tempfile.tempdir = None  # the server's own: TMPDIR may be another
   sys.executable = client
   sys.argv = ['-m', *arguments]
   sys.path[:1] = [directory, *filter(None, environment.get('PYTHONPATH', '').split(os.pathsep))]
