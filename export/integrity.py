@@ -21,7 +21,6 @@ from converters import weight_map
 from export import package
 from export.proof import parity
 
-# No bound of float32's rounding comes near, relative to the values.
 _HEAD_OUTPUTS = {'mlm': 'mlm_logits', 'sop': 'sop_log_probs'}
 _RELEASE = re.compile('/'.join((command_line.NAME.pattern, command_line.NAME.pattern, command_line.VERSION.pattern)))
 # Whether a model holds weights, by its kind.

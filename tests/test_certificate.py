@@ -17,12 +17,12 @@ from converters import errors
 from converters import source as source_lib
 from converters import weight_map
 from export import encoder as encoder_lib
-from export import matrix_products
 from export.proof import batch as batch_lib
 from export.proof import certificate
 from export.proof import controls as controls_lib
 from export.proof import exported as exported_lib
 from export.proof import parity
+from trials import wrong_conversions
 
 DROPOUT = dict(hidden_dropout=0.1, attention_dropout=0.1)
 
@@ -178,7 +178,7 @@ def test_a_variable_without_a_gradient_is_refused(release, module, monkeypatch):
   from official.nlp.modeling import layers
   call = layers.OnDeviceEmbedding.call
   monkeypatch.setattr(layers.OnDeviceEmbedding, 'call', lambda self, inputs: tf.stop_gradient(call(self, inputs)))
-  monkeypatch.setattr(exported_lib.Exported, 'without_gradient', lambda self: [])  # which would refuse it before
+  monkeypatch.setattr(exported_lib.Exported, 'stopped_gradients', lambda self: [])  # which would refuse it before
   with pytest.raises(errors.ParityError, match='no gradient by (word_embeddings|type_embeddings)/embeddings'):
     release(module, mlm=False)
   assert trees.leftovers(release.root) == []
@@ -193,56 +193,26 @@ def two_modes(monkeypatch):
 
 @pytest.mark.parametrize('dropout', [False, True])
 def test_a_variable_that_is_frozen_in_training_alone_is_refused(release, make_module, monkeypatch, two_modes, dropout):
-  from official.nlp.modeling import networks
   class Frozen(networks.AlbertEncoder):
     def __call__(self, inputs, training=False):
       outputs = super().__call__(inputs, training=training)
       return {k: tf.nest.map_structure(lambda v: v * 0 + tf.stop_gradient(v), o) for k, o in outputs.items()} if training else outputs
   monkeypatch.setattr(networks, 'AlbertEncoder', Frozen)
-  monkeypatch.setattr(exported_lib.Exported, 'without_gradient', lambda self: [])  # which would refuse it before
+  monkeypatch.setattr(exported_lib.Exported, 'stopped_gradients', lambda self: [])  # which would refuse it before
   fault = 'the gradient by .* is zero, infinite or NaN with training=True' if dropout else 'the derivative by .* is '
   with pytest.raises(errors.ParityError, match=fault):
     release(make_module(**(DROPOUT if dropout else {})), mlm=False)
 
 
-def _detached_layers(monkeypatch):
-  encode = encoder_lib._Outlined.encode
-  def detached(self, inputs, training):
-    outputs = encode(self, inputs, training)
-    return dict(outputs, encoder_outputs=[tf.stop_gradient(layer) for layer in outputs['encoder_outputs']])
-  monkeypatch.setattr(encoder_lib._Outlined, 'encode', detached)
-
-
-def _detached_sop(monkeypatch):
-  from tf_keras import layers
-  call = layers.Dense.call
-  monkeypatch.setattr(layers.Dense, 'call', lambda self, inputs: call(self, tf.stop_gradient(inputs) if self.units == 2 else inputs))
-
-
-@pytest.mark.parametrize('detach', [_detached_layers, _detached_sop])
-def test_an_output_that_does_not_train_the_encoder_is_refused(release, module, monkeypatch, detach):
-  detach(monkeypatch)
-  with pytest.raises(errors.ParityError, match='the gradient is stopped at .*StopGradient'):
+@pytest.mark.parametrize('wrong', ['layer outputs detached', 'sop head detached'])
+def test_an_output_that_does_not_train_the_encoder_is_refused(release, module, wrong):
+  with wrong_conversions.WRONG_CONVERSIONS[wrong](), pytest.raises(errors.ParityError, match='the gradient is stopped at .*StopGradient'):
     release(module)
 
 
-def _half_in_training(monkeypatch):
-  call = matrix_products.MatrixProducts.call
-  def half(self, inputs, adder, kernels, training):
-    output, kernels = call(self, inputs, adder, kernels, training)
-    return (0.5 * output if training else output), kernels
-  monkeypatch.setattr(matrix_products.MatrixProducts, 'call', half)
-
-
-def _other_rates(monkeypatch):
-  build = networks.AlbertEncoder.__init__
-  monkeypatch.setattr(networks.AlbertEncoder, '__init__', lambda self, *args, **kwargs: build(
-      self, *args, **kwargs | {'dropout_rate': 0.5, 'attention_dropout_rate': 0.5}))
-
-
-@pytest.mark.parametrize('change', [None, _half_in_training, _other_rates])
+@pytest.mark.parametrize('wrong', [None, 'half of each layer in training', 'dropout rates of 0.5'])
 @pytest.mark.parametrize('form', ['graph', 'weights'])
-def test_another_training_mode_is_refused_with_dropout(release, make_module, monkeypatch, change, form):
+def test_another_training_mode_is_refused_with_dropout(release, make_module, monkeypatch, wrong, form):
   module, open_source = make_module(**DROPOUT), source_lib.open_source
 
   @contextlib.contextmanager
@@ -253,11 +223,10 @@ def test_another_training_mode_is_refused_with_dropout(release, make_module, mon
 
   if form == 'weights':  # compared with the reference
     monkeypatch.setattr(source_lib, 'open_source', without_graph)
-  if change is None:
+  if wrong is None:
     assert release(module, mlm=False, sop=False)[1].pieces[1].certificate.against == ('graph' if form == 'graph' else 'reference')
     return
-  change(monkeypatch)
-  with pytest.raises(errors.ParityError, match='tokens/sequence_output with training=True is '):
+  with wrong_conversions.WRONG_CONVERSIONS[wrong](), pytest.raises(errors.ParityError, match='tokens/sequence_output with training=True is '):
     release(module, mlm=False, sop=False)
 
 
@@ -301,7 +270,6 @@ def test_dropout_is_in_the_training_mode_alone(release, make_module):
     ({}, DROPOUT, 'training=True is random, but the config has no dropout'),
     ({}, dict(always=True), '/pooled_output is ')])
 def test_dropout_that_is_not_the_configs_is_refused(release, make_module, monkeypatch, two_modes, changes, made, fault):
-  from official.nlp.modeling import networks
   class Wrong(networks.AlbertEncoder):
     def __init__(self, **kwargs):
       rates = {'dropout_rate': made.get('hidden_dropout', 0.0), 'attention_dropout_rate': made.get('attention_dropout', 0.0)}

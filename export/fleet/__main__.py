@@ -76,11 +76,11 @@ def main() -> None:
       console.facts(f'Step {number}, side by side', [[task.path, f'after {", ".join(task.after)}' if task.after else ''] for task in level])
     console.line('\nDry run: nothing was written.')
     return
+  _check_temporary_directory()
   # Imports Beam, and is imported by its workers.
   from export.fleet import own_process
   from export.fleet import pipeline
   job = pipeline.Job(tree.root, tuple(catalog.yaml for catalog in catalogs), _passed_on(), _RETRIES.value)
-  _check_temporary_directory()
   util.get_temp_dir()  # multiprocessing makes it once, and removes it at the very end: after our own is gone
   with beam_run.own_temporary_files(), _place(tree) as result:
     try:
@@ -101,12 +101,12 @@ def _check_temporary_directory() -> None:
   """Checks that the address of multiprocessing's socket fits below the temporary directory.
 
   Raises:
-    UsageError: the path of the temporary directory is too long.
+    RunError: the path of the temporary directory is too long.
   """
   path = tempfile.gettempdir()
   if len(os.fsencode(path)) > _LONGEST_TEMPORARY:
-    raise errors.UsageError(f'TMPDIR={path}: the path is too long for a socket ({len(os.fsencode(path))} bytes, at most {_LONGEST_TEMPORARY}); '
-                            'give a shorter TMPDIR')
+    raise errors.RunError(f'TMPDIR={path}: the path is too long for a socket ({len(os.fsencode(path))} bytes, at most {_LONGEST_TEMPORARY}); '
+                          'give a shorter TMPDIR')
 
 
 def _passed_on() -> tuple[str, ...]:

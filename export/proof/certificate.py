@@ -20,7 +20,6 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
-from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
 
@@ -145,7 +144,7 @@ class Examination:
     if random != self._source.config.has_dropout:
       faults.add(f'training=True is {"" if random else "not "}random, but the config has {"no " if random else ""}dropout')
     faults.check(_ADVICE)
-    if stopped := exported.without_gradient():
+    if stopped := exported.stopped_gradients():
       raise errors.ParityError(f'no parity (the gradient is stopped at {", ".join(stopped[:5])}) in the encoder against its source: {_ADVICE}')
     if small:
       with step('wait for the gradient'):
@@ -153,7 +152,7 @@ class Examination:
     with step('try wrong models'):
       wrong = controls.run(exported, self.batch, expected.outputs)
     with step('compare the gradient'):
-      gradient = self._compare_gradient(exported, differentiate, expected, outputs, faults)
+      gradient = self._compare_gradient(exported, interface, differentiate, expected, outputs, faults)
     faults.check(_ADVICE)
     self._finished()
     bounds = {'outputs': parity.OUTPUT_BOUND, 'gradient': parity.GRADIENT_BOUND, 'controls': parity.CONTROL_FACTOR * parity.OUTPUT_BOUND}
@@ -184,10 +183,9 @@ class Examination:
     wanted |= {head for signature in self.signatures for head in source_graph.SIGNATURES[signature][1]}
     wanted |= {name for name in expected.outputs if name.startswith('layer_')} if interface == 'dict' else set()
     calls = {name: [call for call in ours if call.rpartition('/')[2] == name] for name in sorted(wanted, key=_order)}
-    layers = sorted((name for name in wanted if name.startswith('layer_')), key=_order)
-    required = [call for signature in self.signatures for call in self._calls(signature, layers if interface == 'dict' else None)]
+    required = [call for signature in self.signatures for call in self._calls(signature, interface)]
     required += [f'serving_default/{name}' for name in ('pooled_output', 'sequence_output')] + ['default/serving_default/pooled_output']
-    for call in (*(call for call in required if call not in ours), *(call for call in in_float32.keys() ^ ours.keys())):
+    for call in (call for call in required if call not in ours or call not in in_float32):
       faults.add(f'{call} is missing in the export')
     for name in sorted({call.rpartition('/')[2] for call in ours} - wanted, key=_order):
       faults.add(f'{name} is an unexpected output of the export')
@@ -219,7 +217,7 @@ class Examination:
               functools.reduce(parity.Distance.worst, (distance for _, distance in of_export)), allowed))
     return result
 
-  def _compare_gradient(self, exported: exported_lib.Exported, differentiate: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]],
+  def _compare_gradient(self, exported: exported_lib.Exported, interface: str, differentiate: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]],
                         expected: expected_lib.Expected, outputs: dict[str, parity.Output],
                         faults: '_Faults') -> dict[str, parity.Derivative]:
     config = self._source.config
@@ -228,7 +226,7 @@ class Examination:
     if not self.scalar.training:
       _check_random_gradient(exported.gradient(dataclasses.replace(self.scalar, training=True))[0])
     ours, differentiated = differentiate()
-    self._compare_training_outputs(exported, differentiated if self.scalar.training else {}, expected, outputs, faults)
+    self._compare_training_outputs(exported, interface, differentiated if self.scalar.training else {}, expected, outputs, faults)
     rows = weight_map.rows(config, self._parts)
     missing = [row.tf_models for row in rows if row.tf_models not in ours]
     missing += [row.tf1 for row in rows if self.run is not None and row.tf1 not in theirs]
@@ -251,13 +249,15 @@ class Examination:
       result[name] = derivative
     return result
 
-  def _calls(self, signature: str, layers: Sequence[str] | None) -> list[str]:
-    """Names of the outputs that a call of 'tokens', 'mlm' or 'sop' gives; layers are None for a model that is called with a list."""
+  def _calls(self, signature: str, interface: str) -> list[str]:
+    """Names the outputs that a call of 'tokens', 'mlm' or 'sop' must give."""
     names = [f'{signature}/{name}' for name in source_graph.SIGNATURES[signature][1]]
-    return names if layers is None else [*names, *(f'{signature}/{layer}' for layer in layers), f'default/{signature}/pooled_output']
+    if interface == 'list':
+      return names
+    return [*names, *(f'{signature}/layer_{n}' for n in range(self._source.config.num_hidden_layers)), f'default/{signature}/pooled_output']
 
-  def _compare_training_outputs(self, exported: exported_lib.Exported, differentiated: Mapping[str, np.ndarray], expected: expected_lib.Expected,
-                                outputs: dict[str, parity.Output], faults: '_Faults') -> None:
+  def _compare_training_outputs(self, exported: exported_lib.Exported, interface: str, differentiated: Mapping[str, np.ndarray],
+                                expected: expected_lib.Expected, outputs: dict[str, parity.Output], faults: '_Faults') -> None:
     """Compares the training mode with the source's training graph, or without a graph with the reference. Dropout keeps every unit.
 
     With dropout, the float32 bounds apply: graphs round 1 / (1 - rate) to float32 in several ways.
@@ -271,8 +271,7 @@ class Examination:
       theirs = {f'{signature}/{name}': value for signature in apart for name, value in expected.training.items()}
     else:
       theirs = exported.outputs(batch, apart)
-    inference = exported.outputs(batch, apart)
-    for call in inference.keys() - ours.keys():
+    for call in (call for signature in apart for call in self._calls(signature, interface) if call not in ours):
       faults.add(f'{call} with training=True is missing in the export')
     too_far = dict[str, list[tuple[str, float]]]()
     for call, value in ours.items():

@@ -89,7 +89,7 @@ class Exported:
         result['default/serving_default/pooled_output'] = served['default'].numpy()
     return result
 
-  def without_gradient(self) -> list[str]:
+  def stopped_gradients(self) -> list[str]:
     """Operations that stop or change a gradient, other than a layer norm's mean, whose derivative is zero.
 
     Returns:

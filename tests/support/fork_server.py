@@ -1,8 +1,7 @@
 """A server that forks Python processes with TensorFlow imported, and the interpreter that asks it for one.
 
 Importing TensorFlow takes two processor seconds, and the tests start hundreds of processes. A process that is forked from one
-with TensorFlow imported starts in 20 ms. It has a memory of its own, and the arguments, environment, directory and files
-that it was started with.
+with TensorFlow imported starts in 0.07 s. It has the arguments, environment, directory and files of the process that asks for it.
 
   with fork_server.running(directory) as python:   # path of an executable
     subprocess.run([python, '-m', 'export', ...])
