@@ -25,6 +25,7 @@ from support import fork_server
 from support import modules
 from support import releases
 from support import shared
+from support import source_runs
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from converters import config as config_lib
@@ -124,30 +125,24 @@ def source(module):
     yield opened
 
 
-@dataclasses.dataclass
-class Ran:
-  """Stands for `source_run.Run`: what a module's graph has given before."""
-  in_float32: dict
-  in_float64: dict
-  given_gradient: dict
-  in_training: dict
+@pytest.fixture(scope='session')
+def source_results(tmp_path_factory) -> pathlib.Path:
+  """Directory for `source_runs.RecordedChild`."""
+  return shared.directory(tmp_path_factory, 'source_results', lambda path: None)
 
-  def outputs(self):
-    return dict(self.in_float32), dict(self.in_float64)
 
-  def gradient(self):
-    return self.given_gradient
-
-  def training_outputs(self):
-    return self.in_training
+@pytest.fixture
+def recorded_child(source_results) -> source_runs.RecordedChild:
+  """Gives results of source graphs that ran before in this session."""
+  return source_runs.RecordedChild(source_results)
 
 
 @pytest.fixture(scope='session')
-def ran(module):
-  """What the module's own graph gives."""
-  with source_lib.open_source(str(module)) as opened, certificate.examine(opened, opened.parts) as examination:
-    run = examination.run
-    return Ran(*run.outputs(), dict(run.gradient()), run.training_outputs())
+def ran(module, source_results) -> source_runs.Recorded:
+  """Results of the module's own graph."""
+  with source_lib.open_source(str(module)) as opened, certificate.examine(
+      opened, opened.parts, child=source_runs.RecordedChild(source_results)) as examination:
+    return examination.run
 
 
 @pytest.fixture
@@ -183,8 +178,10 @@ def expecting(module):
 
 
 @pytest.fixture
-def release(tmp_path) -> releases.Release:
-  return releases.Release(tmp_path / 'dist')
+def release(request, tmp_path) -> releases.Release:
+  """Exports into an empty export root. Tests marked `real_processes` run the source's graph every time."""
+  real = request.node.get_closest_marker('real_processes')
+  return releases.Release(tmp_path / 'dist', None if real else request.getfixturevalue('source_results'))
 
 
 @pytest.fixture

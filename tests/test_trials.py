@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from support import shared
 
 from export.demo import tf1_module
 from export.demo import weight_values
@@ -16,23 +17,21 @@ from trials import wrong_conversions
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
   """A module of tiny size whose weights have the statistics of trained ones."""
-  path = tmp_path_factory.mktemp('trained') / 'module'
-  trial.Modules('tiny').write(path, 'trained', 1)
-  return path
+  return shared.directory(tmp_path_factory, 'trained', lambda path: trial.Modules('tiny').write(path / 'module', 'trained', 1)) / 'module'
 
 
 @pytest.mark.parametrize('fixture', ['trained', 'with_dropout'])
-def test_right_conversion_is_accepted(request, fixture):
-  found = trial.run(request.getfixturevalue(fixture), 'trained', 1)
+def test_right_conversion_is_accepted(request, fixture, recorded_child):
+  found = trial.run(request.getfixturevalue(fixture), 'trained', 1, child=recorded_child)
   assert found.accepted, found.message
   assert max(check['source'] or 0 for check in found.certificate['outputs'].values()) < parity.OUTPUT_BOUND / 100
 
 
 @pytest.fixture(scope='module')
 def with_dropout(tmp_path_factory):
-  path = tmp_path_factory.mktemp('dropout') / 'module'
-  trial.Modules('tiny').write(path, 'trained', 1, dropout=0.1)
-  return path
+  """The same with dropout."""
+  return shared.directory(
+      tmp_path_factory, 'trained_with_dropout', lambda path: trial.Modules('tiny').write(path / 'module', 'trained', 1, dropout=0.1)) / 'module'
 
 
 def test_right_conversion_with_every_pooled_unit_saturated_is_accepted(tmp_path, monkeypatch):
@@ -51,8 +50,8 @@ _QUICK = {'erf GELU', 'layer norm epsilon 1e-7', 'half the gradient of keys', 'd
 
 @pytest.mark.parametrize('name', [
     name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in wrong_conversions.WRONG_CONVERSIONS])
-def test_wrong_conversion_is_refused_by_far(trained, with_dropout, name):
-  found = trial.run(with_dropout if name in wrong_conversions.OF_DROPOUT else trained, 'trained', 1, name)
+def test_wrong_conversion_is_refused_by_far(trained, with_dropout, name, recorded_child):
+  found = trial.run(with_dropout if name in wrong_conversions.OF_DROPOUT else trained, 'trained', 1, name, recorded_child)
   assert found.refused_by == 'ParityError', found
   if found.distance is None:
     assert re.search(r'is missing in the export|the gradient is stopped at', found.message), found.message

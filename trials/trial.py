@@ -16,6 +16,7 @@ from export import release as release_lib
 from export import request as request_lib
 from export.demo import tf1_module
 from export.demo import vocabulary
+from export.proof import source_run
 from trials import wrong_conversions
 
 _NAME = 'albert_en_trial'
@@ -78,13 +79,14 @@ class Modules:
     tf1_module.write(path, spec, self._sp_model, vocabulary.as_text(self._sp_model))
 
 
-def run(module: pathlib.Path, regime: str, seed: int, wrong_conversion: str | None = None) -> Trial:
+def run(module: pathlib.Path, regime: str, seed: int, wrong_conversion: str | None = None, child: source_run.Child | None = None) -> Trial:
   """Exports a module in this process, into a temporary export root.
 
   Args:
     module: directory of the module.
     regime, seed: weights of the module.
     wrong_conversion: key of `WRONG_CONVERSIONS`; None for a right conversion.
+    child: subprocess for the module's graph; None to start one.
 
   Raises:
     Exception: any other error than an AlbertHubError. Such an error is a bug, and not a refusal.
@@ -101,7 +103,7 @@ def run(module: pathlib.Path, regime: str, seed: int, wrong_conversion: str | No
       stack.enter_context(wrong_conversions.WRONG_CONVERSIONS[wrong_conversion]())
     try:
       request = request_lib.Request(encoder, str(module), root, collection=catalog.collection)
-      outcome = release_lib.run(request, console_lib.Console())
+      outcome = release_lib.run(request, console_lib.Console(), child=child)
       certificate = next(piece.certificate.as_json() for piece in outcome.pieces if piece.release == encoder)
     except errors.AlbertHubError as e:
       refusal = e

@@ -11,13 +11,20 @@ from export import console as console_lib
 from export import release as release_lib
 from export import request as request_lib
 from export import trust as trust_lib
+from support import source_runs
 
 
 class Release:
-  """Exports in this process: quick, and good for everything but comparing bytes."""
+  """Exports in this process: quick, and good for everything but comparing bytes.
 
-  def __init__(self, root: pathlib.Path | str):
+  Attributes:
+    root: the export root.
+    source_results: directory for `source_runs.RecordedChild`; None to run every source's graph.
+  """
+
+  def __init__(self, root: pathlib.Path | str, source_results: pathlib.Path | None = None):
     self.root = root
+    self.source_results = source_results
     self.catalog = catalog_lib.Catalog()
 
   def __call__(self, module, name='albert_en_tiny', version=2, mlm=None, sop=None, reading=source_lib.Reading(), trust=trust_lib.Trust(), breaking=False, report=None, sign_key=None,
@@ -36,7 +43,8 @@ class Release:
         collection=self.catalog.collection))
 
   def _run(self, request):
-    outcome = release_lib.run(request, console_lib.Console())
+    child = source_runs.RecordedChild(self.source_results, request.trust) if self.source_results is not None else None
+    outcome = release_lib.run(request, console_lib.Console(), child=child)
     return pathlib.Path(self.root) / request.release.path, outcome
 
 
