@@ -254,7 +254,7 @@ def _loss(ledger: Ledger, encoder: Any, interface: str, inputs: Any, training: b
   return tf.add_n(terms)
 
 
-def _gradient(ledger: Ledger, encoder: Any, interface: str, inputs: Any, training: bool) -> dict[str, Any]:
+def derivatives(ledger: Ledger, encoder: Any, interface: str, inputs: Any, training: bool) -> dict[str, Any]:
   """Derivatives by variable name, as arrays; None where there is none. In a graph, as users train."""
   @tf.function(autograph=False)
   def differentiate() -> list[Any]:
@@ -267,7 +267,7 @@ def _gradient(ledger: Ledger, encoder: Any, interface: str, inputs: Any, trainin
 
 
 def _hold_gradient(ledger: Ledger, encoder: Any, interface: str, inputs: Any) -> None:
-  gradient = {f'gradient/{name}': derivative for name, derivative in _gradient(ledger, encoder, interface, inputs, False).items()}
+  gradient = {f'gradient/{name}': derivative for name, derivative in derivatives(ledger, encoder, interface, inputs, False).items()}
   for name in [name for name, derivative in gradient.items() if derivative is None]:
     ledger.fault(f'no {name}')
     del gradient[name]
@@ -282,7 +282,7 @@ def _hold_gradient(ledger: Ledger, encoder: Any, interface: str, inputs: Any) ->
 
 def _train(ledger: Ledger, encoder: Any, interface: str, inputs: dict[str, Any]) -> None:
   """A step of descent: there is a derivative by every variable, and what is to become less does."""
-  gradient = _gradient(ledger, encoder, interface, inputs, True)
+  gradient = derivatives(ledger, encoder, interface, inputs, True)
   for name, derivative in gradient.items():
     if derivative is None:
       ledger.fault(f'no derivative by {name}')

@@ -1,5 +1,6 @@
 """Shared modules and releases. Everything is made by code, tiny, and once a session."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -53,11 +54,23 @@ def pytest_addoption(parser):
   parser.addoption('--seed', type=int, default=1, help='for what is random')
 
 
+_FORK_SERVER = 'ALBERT_TESTS_FORK_SERVER'
+
+
+def pytest_sessionstart(session):
+  """Starts the fork server: one for all workers of pytest-xdist, whose environment this is."""
+  if 'PYTEST_XDIST_WORKER' not in os.environ and not session.config.option.collectonly:
+    stack = contextlib.ExitStack()
+    session.config.add_cleanup(stack.close)
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix='fork_'))
+    os.environ[_FORK_SERVER] = stack.enter_context(fork_server.running(pathlib.Path(directory)))
+
+
 @pytest.fixture(scope='session', autouse=True)
 def forking_python():
   """Has `sys.executable` start processes that have TensorFlow imported, here and in these processes."""
-  with tempfile.TemporaryDirectory(prefix='fork_') as directory, fork_server.running(pathlib.Path(directory)) as python, pytest.MonkeyPatch.context() as patch:
-    patch.setattr(sys, 'executable', python)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sys, 'executable', os.environ[_FORK_SERVER])
     yield
 
 
@@ -185,6 +198,12 @@ def release(request, tmp_path) -> releases.Release:
 
 
 @pytest.fixture
+def prove(tmp_path, recorded_child):
+  """A function from a module to its encoder's path and certificate, without a release around it; takes what `releases.save_encoder` does."""
+  return functools.partial(releases.save_encoder, directory=tmp_path, child=recorded_child, prove=True)
+
+
+@pytest.fixture
 def refused(release, tmp_path_factory, monkeypatch):
   """A function that exports a source, which must be refused with one line, and leave nothing."""
   temporary = tmp_path_factory.mktemp('temporary')
@@ -209,17 +228,25 @@ def released(tmp_path_factory, module) -> releases.Release:
 
 
 @pytest.fixture(scope='session')
+def with_dropout(tmp_path_factory, make_module, source_results) -> pathlib.Path:
+  """An export root with tensorflow/albert_en_tiny/2 of a module with dropout, its preprocessor, and the model from text to vectors. Not to be changed."""
+  def make(path):
+    releases.Release(path, source_results)(make_module(hidden_dropout=0.1, attention_dropout=0.1), with_text=True)
+  return shared.directory(tmp_path_factory, 'with_dropout', make)
+
+
+@pytest.fixture(scope='session')
 def keys(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
   """A private key and its public half."""
   return releases.key_paths(shared.directory(tmp_path_factory, 'keys', releases.make_keys))
 
 
 @pytest.fixture(scope='session')
-def history(tmp_path_factory, module, keys) -> pathlib.Path:
+def history(tmp_path_factory, module, keys, source_results) -> pathlib.Path:
   """An export root with the demo's versions 1 to 4 as the catalog has them, all four preprocessors, and from version 2 on the models from text
   to vectors. Not to be changed."""
   def make(path):
-    made = releases.Release(path)
+    made = releases.Release(path, source_results)
     for version in (1, 2, 3, 4):
       made(module, name='albert_en_demo', version=version, preprocessor=f'albert_en_demo_preprocess/{version}', breaking=version in (2, 4),
            sign_key=keys[0] if version == 3 else None, with_text=version > 1)

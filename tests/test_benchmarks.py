@@ -253,6 +253,7 @@ def ask(tmp_path):
   return lambda *arguments: measure.ask([sys.executable, '-m', *map(str, arguments)], tmp_path / 'log', 300, environment=releases.TENSORFLOW)[0]
 
 
+@pytest.mark.slow
 def test_probes_of_fresh_processes(encoder_path, tmp_path, ask):
   found = ask('benchmarks.probe_first', encoder_path, '--vocab_size=200', f'--outputs={tmp_path / "outputs.npy"}')
   assert set(found) == {'load', 'first_call'} and all(value > 0 for value in found.values())

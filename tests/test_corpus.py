@@ -136,6 +136,7 @@ def _children():
       pass
 
 
+@pytest.mark.slow
 def test_wrong_weights_and_wrong_ids_are_noticed(texts, module, history, tmp_path, one_worker):
   """A value of one weight, and a preprocessor of version 3 that says it is 4: the results tell where, and are there."""
   root = pathlib.Path(shutil.copytree(history, tmp_path / 'dist'))

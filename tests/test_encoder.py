@@ -53,8 +53,8 @@ def test_training_defaults_to_false_and_may_be_positional(loaded, inputs):
 
 
 @pytest.mark.parametrize('dropout', [dict(hidden_dropout=0.3), dict(attention_dropout=0.5)], ids=['hidden', 'attention'])
-def test_dropout_is_applied_in_training_only(make_module, release, inputs, dropout):
-  path, _ = release(make_module(**dropout))
+def test_dropout_is_applied_in_training_only(make_module, prove, inputs, dropout):
+  path, _ = prove(make_module(**dropout))
   loaded = tf.saved_model.load(str(path))
   for call in (loaded, loaded.sop, loaded.mlm):
     given = dict(inputs, masked_lm_positions=tf.constant([[1], [0]])) if call is loaded.mlm else inputs
@@ -109,29 +109,29 @@ def test_sop_log_probs_are_log_probabilities(loaded, inputs):
   np.testing.assert_allclose(np.exp(outputs['sop_log_probs']).sum(axis=1), [1, 1], rtol=1e-6)
 
 
-def test_without_heads(make_module, release, inputs):
-  path, _ = release(make_module(mlm=False, sop=False))
+def test_without_heads(make_module, prove, inputs):
+  path, _ = prove(make_module(mlm=False, sop=False))
   loaded = tf.saved_model.load(str(path))
   assert not hasattr(loaded, 'mlm') and not hasattr(loaded, 'sop')
   assert loaded(inputs)['pooled_output'].shape == (2, 16)
 
 
-def test_heads_can_be_left_out(module, release):
-  path, outcome = release(module, mlm=False, sop=False)
+def test_heads_can_be_left_out(module, prove):
+  path, certificate = prove(module, mlm=False, sop=False)
   loaded = tf.saved_model.load(str(path))
   assert not hasattr(loaded, 'mlm') and not hasattr(loaded, 'sop')
-  assert sorted(outcome.pieces[1].certificate.outputs) == ['layer_0', 'layer_1', 'layer_2', 'pooled_output', 'sequence_output']
+  assert sorted(certificate.outputs) == ['layer_0', 'layer_1', 'layer_2', 'pooled_output', 'sequence_output']
 
 
-def test_list_interface_of_version_1(module, release, loaded, inputs):
-  path, outcome = release(module, version=1, interface='list')
+def test_list_interface_of_version_1(module, prove, loaded, inputs):
+  path, certificate = prove(module, version=1, interface='list')
   version_1 = tf.saved_model.load(str(path))
   pooled_output, sequence_output = version_1(list(inputs.values()))
   assert np.array_equal(pooled_output, loaded(inputs)['pooled_output'])
   assert np.array_equal(sequence_output, loaded(inputs)['sequence_output'])
   assert version_1.sp_model_file.asset_path.numpy().endswith(b'/assets/30k-clean.model')
   assert not hasattr(version_1, 'mlm')
-  assert sorted(outcome.pieces[1].certificate.outputs) == ['pooled_output', 'sequence_output']
+  assert sorted(certificate.outputs) == ['pooled_output', 'sequence_output']
 
 
 def test_asset_is_the_sentencepiece_model(loaded, sp_model):
@@ -150,8 +150,8 @@ def test_signature_has_named_inputs_and_outputs(loaded, inputs):
 
 @pytest.fixture(scope='module')
 def deep(make_module, tmp_path_factory):
-  path, _ = releases.Release(tmp_path_factory.mktemp('deep'))(make_module(num_hidden_layers=24))
-  return path
+  """An encoder of 24 layers."""
+  return releases.save_encoder(make_module(num_hidden_layers=24), tmp_path_factory.mktemp('deep'))[0]
 
 
 def test_graph_of_24_layers_with_both_heads_is_small(deep):
@@ -159,8 +159,8 @@ def test_graph_of_24_layers_with_both_heads_is_small(deep):
 
 
 @pytest.mark.parametrize('modes', [1, 2])
-def test_transformer_block_is_in_the_graph_once_per_mode_that_differs(encoder_path, make_module, release, modes):
-  path = encoder_path if modes == 1 else release(make_module(hidden_dropout=0.1))[0]
+def test_transformer_block_is_in_the_graph_once_per_mode_that_differs(encoder_path, with_dropout, modes):
+  path = encoder_path if modes == 1 else with_dropout / 'tensorflow/albert_en_tiny/2'
   graph = saved_model_pb2.SavedModel.FromString((pathlib.Path(path) / 'saved_model.pb').read_bytes()).meta_graphs[0].graph_def
   with_softmax = [f for f in graph.library.function if any(n.op == 'Softmax' for n in f.node_def)]
   assert [sum(n.op == 'Softmax' for n in f.node_def) for f in with_softmax] == [1] * modes

@@ -11,6 +11,8 @@ import tensorflow_text  # noqa: F401  (registers the preprocessor's operations)
 from support import commands
 
 COMMAND = [f'{commands.BIN}/saved_model_cli']
+# Imports TensorFlow in no time: see fork_server.
+FORKED = ['-m', 'tensorflow.python.tools.saved_model_cli']
 # The command knows TensorFlow's operations only: TF-Text's are there once it is imported.
 WITH_TEXT = [sys.executable, '-c', 'import tensorflow_text; from tensorflow.python.tools import saved_model_cli; saved_model_cli.main()']
 SIGNATURE = ['--tag_set', 'serve', '--signature_def', 'serving_default']
@@ -24,7 +26,7 @@ def _output(command, *arguments):
 
 @pytest.mark.parametrize('interface', [1, 3])
 def test_show(history, interface):
-  shown = _output(COMMAND, 'show', '--dir', history / f'tensorflow/albert_en_demo/{interface}', *SIGNATURE)
+  shown = _output([sys.executable, *FORKED], 'show', '--dir', history / f'tensorflow/albert_en_demo/{interface}', *SIGNATURE)
   inputs, outputs = shown.split('output(s)')
   for name in ('input_word_ids', 'input_mask', 'input_type_ids'):
     assert f"inputs['{name}'] tensor_info:\n      dtype: DT_INT32\n      shape: (-1, -1)\n" in inputs
@@ -47,7 +49,7 @@ def test_run_gives_what_the_loaded_encoder_gives(encoder_path, tmp_path):
 
 
 def test_run_gives_what_the_loaded_preprocessor_gives(preprocessor_path, tmp_path):
-  _output(WITH_TEXT, 'run', '--dir', preprocessor_path, *SIGNATURE, '--outdir', tmp_path,
+  _output([sys.executable, *FORKED], 'run', '--dir', preprocessor_path, *SIGNATURE, '--outdir', tmp_path,
           '--input_exprs', 'sentences=["The ferry was late.", "Nobody minded."]')
   expected = tf.saved_model.load(preprocessor_path)(tf.constant(['The ferry was late.', 'Nobody minded.']))
   for name in ('input_word_ids', 'input_mask', 'input_type_ids'):

@@ -10,12 +10,13 @@ from typing import Any
 
 from converters import errors
 from converters import scratch
+from converters import source as source_lib
 from export import catalog as catalog_lib
 from export import console as console_lib
-from export import release as release_lib
-from export import request as request_lib
+from export import encoder_pieces
 from export.demo import tf1_module
 from export.demo import vocabulary
+from export.proof import certificate as certificate_lib
 from export.proof import source_run
 from trials import wrong_conversions
 
@@ -24,15 +25,15 @@ _NAME = 'albert_en_trial'
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-  """One export.
+  """One conversion and its proof.
 
   Attributes:
     regime, seed: weights of the module.
     wrong_conversion: key of `WRONG_CONVERSIONS`; None for a right conversion.
-    refused_by: class of the error that refused the export; None if the export was accepted.
+    refused_by: class of the error that refused the conversion; None if it was accepted.
     message: message of that error.
-    certificate: the encoder's certificate; None if the export was refused.
-    seconds: wall time of the export.
+    certificate: the encoder's certificate; None if it was refused.
+    seconds: wall time of conversion and proof.
   """
   regime: str
   seed: int
@@ -80,7 +81,7 @@ class Modules:
 
 
 def run(module: pathlib.Path, regime: str, seed: int, wrong_conversion: str | None = None, child: source_run.Child | None = None) -> Trial:
-  """Exports a module in this process, into a temporary export root.
+  """Converts a module in this process, into a temporary directory, and compares the encoder with its source.
 
   Args:
     module: directory of the module.
@@ -91,20 +92,22 @@ def run(module: pathlib.Path, regime: str, seed: int, wrong_conversion: str | No
   Raises:
     Exception: any other error than an AlbertHubError. Such an error is a bug, and not a refusal.
   """
-  catalog = catalog_lib.Catalog()
-  encoder = catalog.encoder(_NAME, 2, preprocessor=f'{_NAME}_preprocess/4')
+  release = catalog_lib.Catalog().encoder(_NAME, 2, preprocessor=f'{_NAME}_preprocess/4')
   refusal: errors.AlbertHubError | None = None
   certificate = None
   start = time.monotonic()
   with contextlib.ExitStack() as stack:
-    root = stack.enter_context(scratch.directory('albert_trial_')) / 'root'  # the directory itself is locked
+    directory = stack.enter_context(scratch.directory('albert_trial_'))
     stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
     if wrong_conversion is not None:
       stack.enter_context(wrong_conversions.WRONG_CONVERSIONS[wrong_conversion]())
     try:
-      request = request_lib.Request(encoder, str(module), root, collection=catalog.collection)
-      outcome = release_lib.run(request, console_lib.Console(), child=child)
-      certificate = next(piece.certificate.as_json() for piece in outcome.pieces if piece.release == encoder)
+      source = stack.enter_context(source_lib.open_source(str(module)))
+      examination = stack.enter_context(certificate_lib.examine(source, source.parts, child=child))
+      encoder = encoder_pieces.Encoder(release, str(module), source, source.parts, examination, console_lib.Console())
+      encoder.save(directory)
+      encoder.forget()
+      certificate = encoder.prove(directory)
     except errors.AlbertHubError as e:
       refusal = e
   refused_by, message = (type(refusal).__name__, str(refusal)) if refusal is not None else (None, None)

@@ -12,7 +12,7 @@ All others leave weights and operations as they are: the graph uses them in anot
 
 Example:
   with WRONG_CONVERSIONS['erf GELU']():
-    release.run(request, console)  # must raise ParityError
+    release.run(request, console)  # raises ParityError
 """
 
 import contextlib

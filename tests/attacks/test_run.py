@@ -268,6 +268,7 @@ def test_45_version(released, version, words):
   assert trees.tree_bytes(released.root) == before
 
 
+@pytest.mark.slow
 def test_46_same_bytes_anywhere(twice):
   for process in (twice.first, twice.second):
     assert process.returncode == 0 and process.stderr == '', process.stderr

@@ -53,7 +53,8 @@ os._exit(status)
 '''
 # Variables with which a process differs from the server's forked ones from its start.
 _PREFIXES = ('LANG', 'LC_', 'LD_', 'MALLOC_', 'OMP_', 'PYTHONHASHSEED', 'PYTHONIOENCODING', 'PYTHONUTF8', 'TF_')
-_IMPORTED = ('tensorflow', 'tensorflow_hub', 'tensorflow_text', 'tf_keras', 'official.nlp.modeling.networks')
+_IMPORTED = ('tensorflow', 'tensorflow_hub', 'tensorflow_text', 'tf_keras', 'official.nlp.modeling.networks', 'jinja2', 'jsonschema', 'rich.console',
+             'rich.progress', 'ruamel.yaml', 'sentencepiece', 'threadpoolctl')
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Exports in the process of the tests, and keys to sign them with."""
 
+import contextlib
 import pathlib
 
 from cryptography.hazmat.primitives import serialization
@@ -8,9 +9,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from converters import source as source_lib
 from export import catalog as catalog_lib
 from export import console as console_lib
+from export import encoder_pieces
 from export import release as release_lib
 from export import request as request_lib
 from export import trust as trust_lib
+from export.proof import certificate
 from support import source_runs
 
 
@@ -46,6 +49,35 @@ class Release:
     child = source_runs.RecordedChild(self.source_results, request.trust) if self.source_results is not None else None
     outcome = release_lib.run(request, console_lib.Console(), child=child)
     return pathlib.Path(self.root) / request.release.path, outcome
+
+
+def save_encoder(module, directory: pathlib.Path, child: source_runs.RecordedChild | None = None, prove=False, mlm=None, sop=None, version=2,
+                 **options):
+  """Saves the encoder of a module below a directory: no preprocessor, record or archive.
+
+  Args:
+    module: directory of the module.
+    directory: an existing directory.
+    child: subprocess for the module's graph; None to start one if `prove` is true.
+    prove: whether to compare the encoder with its source.
+    mlm, sop, version: as `Release` takes them.
+    **options: attributes of the catalog's entry.
+
+  Returns:
+    Path of the SavedModel, and the `certificate.Certificate`, None without proof.
+  """
+  release = catalog_lib.Catalog().encoder('albert_en_tiny', version, **{'preprocessor': 'albert_en_tiny_preprocess/3', **options})
+  request = request_lib.Request(release, str(module), directory, mlm=mlm, sop=sop)
+  with contextlib.ExitStack() as stack:
+    source = stack.enter_context(source_lib.open_source(str(module)))
+    parts = request_lib.parts(request, source)
+    examination = stack.enter_context(certificate.examine(source, parts, child=child)) if prove else None
+    encoder = encoder_pieces.Encoder(release, str(module), source, parts, examination, console_lib.Console())
+    encoder.save(directory)
+    encoder.forget()
+    if prove:
+      encoder.prove(directory)
+  return directory / release.path, encoder.certificate
 
 
 def make_keys(directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
