@@ -110,7 +110,7 @@ def build(source: source_lib.Source, parts: Iterable[weight_map.Part],
         initializer=tf_keras.initializers.Zeros(),  # never asked
         dict_outputs=True)
     mlm_head = _mlm_head(encoder, config) if weight_map.Part.MLM in parts else None
-    sop_head = _sop_head(config) if weight_map.Part.SOP in parts else None
+    sop_head = build_sop_head(config) if weight_map.Part.SOP in parts else None
   weight_map.check_model(config, parts, created)
   return Albert(config, encoder, mlm_head, sop_head, [weights[row.name] for row in table.values()])
 
@@ -122,7 +122,7 @@ def _mlm_head(encoder: networks.AlbertEncoder, config: config_lib.AlbertConfig) 
   return head
 
 
-def _sop_head(config: config_lib.AlbertConfig) -> layers.ClassificationHead:
+def build_sop_head(config: config_lib.AlbertConfig) -> layers.ClassificationHead:
   head = layers.ClassificationHead(inner_dim=0, num_classes=2, dropout_rate=0.0, name='cls/seq_relationship')
   head(tf.zeros([1, config.hidden_size]))
   return head

@@ -39,7 +39,7 @@ def exportable(albert: albert_lib.Albert, sp_model_file: str, interface: str = '
     [batch, P, V] too. root.sop returns `sop_log_probs` [batch, 2] too. Both are there only if `albert` has the head.
     root.sp_model_file is the asset.
   """
-  outlined = _Outlined(albert)
+  outlined = Outlined(albert)
   specs = _specs()
   encode = traced(outlined.encode, specs, albert.config.has_dropout)
 
@@ -94,7 +94,7 @@ def _specs() -> dict[str, Any]:
   return {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in _INPUTS}
 
 
-class _Outlined:
+class Outlined:
   """AlbertEncoder with its shared transformer block as one graph function per training mode, called once a layer.
 
   AlbertEncoder inlines the block L times, and Keras' own saving does so once more for every wrapper. The wiring around

@@ -84,14 +84,14 @@ def main() -> None:
     if exported.text:
       arguments.append(f'--text={root}/tensorflow/albert_en_demo_text/{exported.version}')
     with console.step(f'record version {exported.version}'):
-      answer = _probe(sys.executable, [*arguments, f'--record={record}'], work / f'logs/record_{exported.version}')
-      _check({f'version {exported.version}, recorded': answer}, work)
+      answer = probe_environment(sys.executable, [*arguments, f'--record={record}'], work / f'logs/record_{exported.version}')
+      check_answers({f'version {exported.version}, recorded': answer}, work)
     for name, interpreter in pythons.items():
       with console.step(f'version {exported.version}, {name}'):
-        found.setdefault(name, {})[exported.describe()] = _probe(
+        found.setdefault(name, {})[exported.describe()] = probe_environment(
             interpreter, [*arguments, f'--expected={record}'], work / f'logs/{name}_{exported.version}')
   _tell(found, console)
-  _check({f'{name}, {title}': answer for name, answers in found.items() for title, answer in answers.items()}, work)
+  check_answers({f'{name}, {title}': answer for name, answers in found.items() for title, answer in answers.items()}, work)
 
 
 def _export(exported: Exported, work: pathlib.Path, root: pathlib.Path, console: console_lib.Console) -> None:
@@ -106,7 +106,7 @@ def _export(exported: Exported, work: pathlib.Path, root: pathlib.Path, console:
                  f'--export_root={root}', '--breaking', f'--with_text={exported.text}'], work / f'logs/export_{exported.version}', _TIMEOUT)
 
 
-def _probe(python: str, arguments: Sequence[str], log: pathlib.Path) -> dict[str, Any]:
+def probe_environment(python: str, arguments: Sequence[str], log: pathlib.Path) -> dict[str, Any]:
   """What the probe finds; that it died, or could not be started, is a finding too."""
   try:
     return measure.ask([python, str(_PROBE), *arguments], log, _TIMEOUT, environment=_ENVIRONMENT)[0]
@@ -137,7 +137,7 @@ def cell(check: Mapping[str, Any] | None) -> str:
   return f'{check["distance"]:.1e}' if check['distance'] else 'same'
 
 
-def _check(answers: Mapping[str, Mapping[str, Any]], work: pathlib.Path) -> None:
+def check_answers(answers: Mapping[str, Mapping[str, Any]], work: pathlib.Path) -> None:
   """Raises RuntimesError for the faults in what probes found."""
   faults = [f'{where}: {name}: {fault}' for where, answer in answers.items() for name, check in answer['checks'].items() for fault in check['faults']]
   if faults:

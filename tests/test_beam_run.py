@@ -16,7 +16,7 @@ from export import beam_run
 @pytest.fixture
 def given(monkeypatch):
   def give(*words):
-    monkeypatch.setattr(command_line, '_others', list(words))
+    monkeypatch.setattr(command_line, 'others_flags', lambda: list(words))
     return beam_run.options().get_all_options()
   return give
 

@@ -41,7 +41,7 @@ def test_controls_leave_the_model_as_it_was_and_are_recorded(encoder_path, expec
 def test_a_control_that_is_not_noticed_refuses_the_certificate(encoder_path, expecting, monkeypatch, mistake):
   batch, expected = expecting
   exported = exported_lib.Exported(pathlib.Path(encoder_path), 'dict', widened=True)
-  monkeypatch.setattr(controls_lib, '_mistakes', lambda variables: iter([('nothing at all', mistake(variables))]))
+  monkeypatch.setattr(controls_lib, 'mistakes', lambda variables: iter([('nothing at all', mistake(variables))]))
   with pytest.raises(errors.ParityError, match='negative controls: a wrong model is not refused .nothing at all.'):
     controls_lib.run(exported, batch, expected.outputs)
 
@@ -79,7 +79,7 @@ def test_weights_that_float32_cannot_tell_apart_are_told_apart_in_float64(encode
 @pytest.mark.parametrize('in_training, fault', [
     (False, r'no parity .default/tokens/pooled_output is '), (True, 'default/tokens/pooled_output with training=True is ')])
 def test_another_default_of_the_encoder_is_refused(prove, module, monkeypatch, two_modes, in_training, fault):
-  encode, exportable = encoder_lib._Outlined.encode, encoder_lib.exportable
+  encode, exportable = encoder_lib.Outlined.encode, encoder_lib.exportable
   def wrong(self, inputs, training):
     outputs = encode(self, inputs, training)
     return dict(outputs, default=outputs['sequence_output'][:, 0]) if training or not in_training else outputs
@@ -91,7 +91,7 @@ def test_another_default_of_the_encoder_is_refused(prove, module, monkeypatch, t
       outputs = encoder_lib.traces(root, True).call(dict(zip(inputs, values, strict=True)), False)
       return {name: outputs[name] for name in ('pooled_output', 'sequence_output')} | {'default': outputs['pooled_output']}
     return root, {'serving_default': serving_default}
-  monkeypatch.setattr(encoder_lib._Outlined, 'encode', wrong)
+  monkeypatch.setattr(encoder_lib.Outlined, 'encode', wrong)
   monkeypatch.setattr(encoder_lib, 'exportable', changed)
   with pytest.raises(errors.ParityError, match=fault):
     prove(module, mlm=False)
@@ -187,7 +187,7 @@ def two_modes(monkeypatch):
   monkeypatch.setattr(encoder_lib, 'traced', lambda call, specs, modes_differ: traced(call, specs, True))
 
 
-@pytest.mark.parametrize('dropout', [False, True])
+@pytest.mark.parametrize('dropout', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_variable_that_is_frozen_in_training_alone_is_refused(prove, make_module, monkeypatch, two_modes, dropout):
   class Frozen(networks.AlbertEncoder):
     def __call__(self, inputs, training=False):
@@ -200,7 +200,7 @@ def test_a_variable_that_is_frozen_in_training_alone_is_refused(prove, make_modu
     prove(make_module(**(DROPOUT if dropout else {})), mlm=False)
 
 
-@pytest.mark.parametrize('wrong', ['layer outputs detached', 'sop head detached'])
+@pytest.mark.parametrize('wrong', [pytest.param('layer outputs detached', marks=pytest.mark.slow), 'sop head detached'])
 def test_an_output_that_does_not_train_the_encoder_is_refused(prove, module, wrong):
   with wrong_conversions.WRONG_CONVERSIONS[wrong](), pytest.raises(errors.ParityError, match='the gradient is stopped at .*StopGradient'):
     prove(module)

@@ -61,7 +61,7 @@ def _request(texts, module, history, place, **changes):
 
 @pytest.fixture
 def one_worker(monkeypatch):
-  monkeypatch.setattr('converters.command_line._others', ['--direct_num_workers=1'])
+  monkeypatch.setattr('converters.command_line.others_flags', lambda: ['--direct_num_workers=1'])
 
 
 @pytest.fixture(scope='module')
@@ -662,9 +662,9 @@ def test_a_message_is_what_is_expected_or_none(damage, message):
 
 
 def test_workers_of_the_embedded_runner_share_one_process(monkeypatch):
-  monkeypatch.setattr('converters.command_line._others', [])
+  monkeypatch.setattr('converters.command_line.others_flags', lambda: [])
   options = beam_run.options()
-  assert run_lib._in_one_process(options) == run_lib._workers(options) == len(os.sched_getaffinity(0))
-  monkeypatch.setattr('converters.command_line._others', ['--runner=FlinkRunner', '--direct_num_workers=3'])
+  assert run_lib.workers_of_a_process(options) == run_lib.workers_of_a_run(options) == len(os.sched_getaffinity(0))
+  monkeypatch.setattr('converters.command_line.others_flags', lambda: ['--runner=FlinkRunner', '--direct_num_workers=3'])
   options = beam_run.options()
-  assert run_lib._in_one_process(options) == 1 and run_lib._workers(options) == 3
+  assert run_lib.workers_of_a_process(options) == 1 and run_lib.workers_of_a_run(options) == 3

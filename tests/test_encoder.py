@@ -53,8 +53,8 @@ def test_training_defaults_to_false_and_may_be_positional(loaded, inputs):
 
 
 @pytest.mark.parametrize('dropout', [dict(hidden_dropout=0.3), dict(attention_dropout=0.5)], ids=['hidden', 'attention'])
-def test_dropout_is_applied_in_training_only(make_module, prove, inputs, dropout):
-  path, _ = prove(make_module(**dropout))
+def test_dropout_is_applied_in_training_only(make_module, tmp_path, inputs, dropout):
+  path, _ = releases.save_encoder(make_module(**dropout), tmp_path)
   loaded = tf.saved_model.load(str(path))
   for call in (loaded, loaded.sop, loaded.mlm):
     given = dict(inputs, masked_lm_positions=tf.constant([[1], [0]])) if call is loaded.mlm else inputs
@@ -109,8 +109,8 @@ def test_sop_log_probs_are_log_probabilities(loaded, inputs):
   np.testing.assert_allclose(np.exp(outputs['sop_log_probs']).sum(axis=1), [1, 1], rtol=1e-6)
 
 
-def test_without_heads(make_module, prove, inputs):
-  path, _ = prove(make_module(mlm=False, sop=False))
+def test_without_heads(make_module, tmp_path, inputs):
+  path, _ = releases.save_encoder(make_module(mlm=False, sop=False), tmp_path)
   loaded = tf.saved_model.load(str(path))
   assert not hasattr(loaded, 'mlm') and not hasattr(loaded, 'sop')
   assert loaded(inputs)['pooled_output'].shape == (2, 16)

@@ -69,7 +69,7 @@ def test_the_first_layer_alone(exported, batch):
   alone = exported.first_layer(batch)
   assert list(alone) == ['tokens/layer_0']
   np.testing.assert_allclose(alone['tokens/layer_0'], whole['tokens/layer_0'], atol=1e-6)
-  encoder = exported._functions['tokens', False]
+  encoder = exported.functions['tokens', False]
   part, _ = function_graph.upto(encoder, encoder.pack(encoder.outputs)['encoder_outputs'][0])
   def blocks(graph):
     return sum(node.name.startswith('block/') and 'f' in node.attr for node in graph.node)
@@ -81,9 +81,9 @@ def test_the_encoder_is_run_once_for_all_that_call_it(exported, batch, config, s
   # Differentiating changes the graphs of what is differentiated.
   exported.gradient(batch_lib.make_scalar(config, source.parts))
   called = []
-  call = exported_lib.Exported._call
-  monkeypatch.setattr(exported_lib.Exported, '_call', lambda self, signature, *args: called.append(signature) or call(self, signature, *args))
-  monkeypatch.setattr(exported._loaded, 'signatures', {})  # to run it would fail
+  call = exported_lib.Exported.call
+  monkeypatch.setattr(exported_lib.Exported, 'call', lambda self, signature, *args: called.append(signature) or call(self, signature, *args))
+  monkeypatch.setattr(exported.loaded, 'signatures', {})  # to run it would fail
   again = exported.outputs(batch, ['tokens', 'mlm', 'sop', 'serving_default'])
   assert called == ['tokens'] and list(again) == list(expected)
   for name, value in again.items():

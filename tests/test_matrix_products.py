@@ -30,7 +30,7 @@ def _encoder(**changes):
 
 def _outlined(encoder):
   """What is exported of it."""
-  return encoder_lib._Outlined(types.SimpleNamespace(encoder=encoder, config=types.SimpleNamespace(hidden_size=_SIZES['hidden_size'])))
+  return encoder_lib.Outlined(types.SimpleNamespace(encoder=encoder, config=types.SimpleNamespace(hidden_size=_SIZES['hidden_size'])))
 
 
 def _inputs(batch, length):

@@ -146,6 +146,6 @@ def test_products_in_blocks(shape):
   kernel = rng.standard_normal(shape, np.float32)
   for x in (rng.standard_normal((3, shape[0])), rng.standard_normal((2, 3, shape[0]))):
     for blocks in (kernel, kernel.T.copy().T):
-      result = reference._matmul(x, blocks)
+      result = reference.matmul(x, blocks)
       assert result.dtype == np.float64
       np.testing.assert_allclose(result, x @ kernel.astype(np.float64), rtol=0, atol=1e-11)

@@ -161,10 +161,10 @@ def test_cells():
 
 
 def test_an_environment_that_fails_is_told_and_is_no_pass(tmp_path):
-  answer = runtimes._probe(sys.executable, ['--nothing'], tmp_path / 'log')
+  answer = runtimes.probe_environment(sys.executable, ['--nothing'], tmp_path / 'log')
   with pytest.raises(runtimes.RuntimesError, match=r'tensorflow-9: start: .*the following arguments are required.*see .*logs'):
-    runtimes._check({'tensorflow-9': answer}, tmp_path)
-  runtimes._check({'tensorflow-9': {'checks': {'load': {'faults': []}}}}, tmp_path)
+    runtimes.check_answers({'tensorflow-9': answer}, tmp_path)
+  runtimes.check_answers({'tensorflow-9': {'checks': {'load': {'faults': []}}}}, tmp_path)
 
 
 def test_no_environment_at_all_is_refused(python_module, tmp_path):

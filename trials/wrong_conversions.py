@@ -50,12 +50,12 @@ def _change_model(change: Callable[[albert_lib.Albert], None]) -> Any:
 
 def _change_layers(change: Callable[[Any], None]) -> Any:
   """Changes the layers of each encoder after the export has given them its own calls."""
-  init = encoder_lib._Outlined.__init__
+  init = encoder_lib.Outlined.__init__
 
   def wrong(self: Any, albert: albert_lib.Albert) -> None:
     init(self, albert)
     change(self.encoder)
-  return mock.patch.object(encoder_lib._Outlined, '__init__', wrong)
+  return mock.patch.object(encoder_lib.Outlined, '__init__', wrong)
 
 
 def _change_product(name: str, change: Callable[[Any, Any], Any]) -> Any:
@@ -178,11 +178,11 @@ def _halve_in_training() -> Any:
 
 def _change_outputs(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
   """Changes the encoder's outputs."""
-  encode = encoder_lib._Outlined.encode
+  encode = encoder_lib.Outlined.encode
 
   def wrong(self: Any, inputs: Any, training: bool) -> dict[str, Any]:
     return change(dict(encode(self, inputs, training)))
-  return mock.patch.object(encoder_lib._Outlined, 'encode', wrong)
+  return mock.patch.object(encoder_lib.Outlined, 'encode', wrong)
 
 
 def _detach_layers(outputs: dict[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def run(request: Request, console: console_lib.Console) -> None:
       start = time.monotonic()
       # Elsewhere than in this process, nobody knows how far the workers are.
       total = pieces if beam_run.is_embedded(options) else None
-      with console.step(f'compare on {_workers(options)} workers', total=total) as advance, _followed(job, advance):
+      with console.step(f'compare on {workers_of_a_run(options)} workers', total=total) as advance, _followed(job, advance):
         beam_run.run(lambda p: pipeline.build(job, patterns, place, p), options)
       seconds = time.monotonic() - start
       found = json.loads(places.read(place))
@@ -80,7 +80,7 @@ def run(request: Request, console: console_lib.Console) -> None:
     raise errors.RunError('interrupted: no results were written, run it again') from None
   finally:
     models.close()
-  results = _results(found, request, record, preprocessor, seconds, _workers(options), job.workers)
+  results = _results(found, request, record, preprocessor, seconds, workers_of_a_run(options), job.workers)
   faults = verdict.faults(results)
   results['verdict'] = '; '.join(faults) or 'Source and export are as close as they may be, in every line.'
   if not faults and (missed := [head for head in job.signatures if not {*source_side.HEADS[head]} <= results['outputs'].keys()]):
@@ -123,13 +123,13 @@ def _job(request: Request, options: Any) -> tuple[Any, dict[str, Any], str]:
       raise errors.GoldenError(f'{preprocessor} was not made from the SentencePiece model of {request.source}: give its preprocessor with '
                                '--preprocessor_release')
     heads = {weight_map.Part.ENCODER, *(weight_map.Part(head) for head in record['heads'])}
-    workers = _in_one_process(options)
+    workers = workers_of_a_process(options)
     job = models.Job(
         name=uuid.uuid4().hex, source=_absolute(request.source), reading=request.reading, digest=source.digest, release=_absolute(request.release),
         preprocessor=_absolute(preprocessor), interface=record['interface'], signatures=tuple(source_graph.signatures(heads & source.provable)),
         hidden=source.config.hidden_size, words=source.config.vocab_size, version=int(companion['release'].rpartition('/')[2]),
         seq_length=request.seq_length, batch_tokens=request.batch_tokens, trust=request.trust, workers=workers,
-        threads=request.threads or (max(1, len(os.sched_getaffinity(0)) // _workers(options)) if _workers(options) > workers else 0), keep=request.worst)
+        threads=request.threads or (max(1, len(os.sched_getaffinity(0)) // workers_of_a_run(options)) if workers_of_a_run(options) > workers else 0), keep=request.worst)
     return job, record, companion['release']
 
 
@@ -153,8 +153,8 @@ def _absolute(path: str) -> str:
   return path if '://' in path else os.path.abspath(path)
 
 
-def _workers(options: Any) -> int:
-  """As far as it is known here."""
+def workers_of_a_run(options: Any) -> int:
+  """Number of workers of a run, as far as the options say: 1 for a runner elsewhere that is given none."""
   from apache_beam.options import pipeline_options
   given = options.view_as(pipeline_options.DirectOptions)
   if not beam_run.is_embedded(options):
@@ -162,9 +162,9 @@ def _workers(options: Any) -> int:
   return given.direct_num_workers or len(os.sched_getaffinity(0))
 
 
-def _in_one_process(options: Any) -> int:
+def workers_of_a_process(options: Any) -> int:
   """Number of workers that share a process of the runner: the embedded runner's workers are threads of this process."""
-  return _workers(options) if beam_run.is_embedded(options) else 1
+  return workers_of_a_run(options) if beam_run.is_embedded(options) else 1
 
 
 @contextlib.contextmanager

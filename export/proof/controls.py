@@ -43,7 +43,7 @@ def run(exported: exported_lib.Exported, batch: batch_lib.Batch, expected: Mappi
     looks = looks[1:]
   bound = parity.CONTROL_FACTOR * parity.OUTPUT_BOUND
   result = dict[str, float]()
-  for name, changes in _mistakes(exported.variables):
+  for name, changes in mistakes(exported.variables):
     before = [(variable, variable.numpy()) for variable, _ in changes]
     try:
       for variable, value in changes:
@@ -62,7 +62,7 @@ def run(exported: exported_lib.Exported, batch: batch_lib.Batch, expected: Mappi
   return result
 
 
-def _mistakes(variables: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[Any, np.ndarray]]]]:
+def mistakes(variables: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[Any, np.ndarray]]]]:
   """Each mistake with the variables that it changes, and to what."""
   block = 'transformer'
 

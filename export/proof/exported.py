@@ -28,7 +28,9 @@ class Exported:
   """An exported encoder, loaded from its files.
 
   Attributes:
-    variables: the encoder's, by name.
+    loaded: the loaded SavedModel.
+    variables: the encoder's variables, by name.
+    functions: the functions of 'tokens', 'mlm' and 'sop', by name and training mode.
   """
 
   def __init__(self, path: pathlib.Path, interface: str, widened: bool = False):
@@ -44,16 +46,16 @@ class Exported:
       ParityError: it cannot be widened; names the operation.
     """
     if not widened:
-      self._loaded = artifact.load(path)
+      self.loaded = artifact.load(path)
     else:
       artifact.check(path)
       with _in_float64(path):
-        self._loaded = widen.load(path)
+        self.loaded = widen.load(path)
     self._path, self._interface, self._widened = path, interface, widened
-    self.variables = {_name(v): v for v in self._loaded.variables}
+    self.variables = {_name(v): v for v in self.loaded.variables}
     # Read now: differentiation changes the functions' graphs.
-    self._functions = _functions({name: self._piece(name) for name in ('tokens', *_HEADS) if name == 'tokens' or hasattr(self._loaded, name)})
-    served = self._loaded.signatures.get('serving_default')
+    self.functions = _functions({name: self._piece(name) for name in ('tokens', *_HEADS) if name == 'tokens' or hasattr(self.loaded, name)})
+    served = self.loaded.signatures.get('serving_default')
     self._signature = None if served is None else function_graph.Function.of(served)
     self._first_layer: Callable[[Mapping[str, Any]], list[Any]] | None = None
 
@@ -78,7 +80,7 @@ class Exported:
     for signature in (s for s in signatures if s != 'serving_default'):
       values = self._head(signature, batch, encoded) if encoded is not None else None
       if values is None:
-        values = self._call(signature, batch, training)
+        values = self.call(signature, batch, training)
       if signature == 'tokens' and not training:
         encoded = values
       result |= self._named(signature, values)
@@ -109,7 +111,7 @@ class Exported:
 
   def modes_are_one(self, signature: str) -> bool:
     """Whether the training mode of 'tokens', 'mlm' or 'sop' does nothing but call the other mode, as its graph says."""
-    calm, training = (self._functions.get((signature, mode)) for mode in (False, True))
+    calm, training = (self.functions.get((signature, mode)) for mode in (False, True))
     return calm is not None and training is not None and _only_calls(training, calm)
 
   def _named(self, signature: str, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -125,7 +127,7 @@ class Exported:
     Returns:
       That layer, as `outputs` gives it. Empty for a model without layer outputs, or if the inputs cannot be matched by name.
     """
-    encoder = self._functions.get(('tokens', False))
+    encoder = self.functions.get(('tokens', False))
     if self._interface == 'list' or encoder is None or not encoder.named:
       return {}
     if self._first_layer is None:
@@ -148,11 +150,11 @@ class Exported:
     with as_it_stands(), self._running(), tf.GradientTape(watch_accessed_variables=False) as tape:
       variables = self._piece(scalar.signature).trainable_variables
       tape.watch(variables)
-      outputs = self._call(scalar.signature, scalar.batch, scalar.training)
+      outputs = self.call(scalar.signature, scalar.batch, scalar.training)
       value = _scalar(outputs, {name: f for name, f in scalar.factors.items() if name != 'sop_log_probs'})
       derivatives = dict(zip(map(_name, variables), tape.gradient(value, variables), strict=True))
     if 'sop_log_probs' in scalar.factors:
-      head = {_name(v): v for v in self._loaded.sop.trainable_variables if _name(v) not in derivatives}
+      head = {_name(v): v for v in self.loaded.sop.trainable_variables if _name(v) not in derivatives}
       derivatives |= zip(head, self._gradient_of_sop_head(scalar, list(head.values())), strict=True)
     without = [name for name in derivatives if derivatives[name] is None]
     if without:
@@ -162,7 +164,7 @@ class Exported:
   def _gradient_of_sop_head(self, scalar: batch_lib.Scalar, variables: list[Any]) -> list[Any]:
     """Differentiates by the head's own variables, without going back through the encoder for a second time."""
     import tensorflow as tf
-    calm, head = (self._functions.get(('sop', training)) for training in (False, scalar.training))
+    calm, head = (self.functions.get(('sop', training)) for training in (False, scalar.training))
     if calm is not None and head is not None and _only_calls(head, calm):
       head = calm
     if head is None or not head.named:
@@ -184,7 +186,7 @@ class Exported:
   def _served(self, batch: batch_lib.Batch, encoded: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """Runs the signature; or takes from what the encoder has given for the same batch, if all that the signature does is to call it."""
     import tensorflow as tf
-    served, encoder, given = self._signature, self._functions.get(('tokens', False)), _tensors(batch)
+    served, encoder, given = self._signature, self.functions.get(('tokens', False)), _tensors(batch)
     passed_on = function_graph.passed_on(served, encoder) if served and encoder and encoded is not None else None
     if served and encoder and passed_on is not None:
       theirs, ours = (list(function.values(given).values()) for function in (served, encoder))
@@ -194,7 +196,7 @@ class Exported:
     if served is None:
       return {}
     with as_it_stands(), self._running():
-      return self._loaded.signatures['serving_default'](**given)
+      return self.loaded.signatures['serving_default'](**given)
 
   def _head(self, signature: str, batch: batch_lib.Batch, encoded: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Runs a head on what the encoder has given for the same batch, if the head begins by calling that very function.
@@ -208,7 +210,7 @@ class Exported:
       The outputs, as `_call` would give them; None for a head that is made otherwise.
     """
     import tensorflow as tf
-    encoder, head = (self._functions.get((name, False)) for name in ('tokens', signature))
+    encoder, head = (self.functions.get((name, False)) for name in ('tokens', signature))
     if encoder is None or head is None:
       return None
     given = {**_tensors(batch), 'masked_lm_positions': tf.constant(batch.masked_lm_positions)}
@@ -223,14 +225,14 @@ class Exported:
       return head.pack(function_graph.runner(function_graph.after(head, call, theirs | results), head.outputs)(theirs | results))
 
   def _piece(self, signature: str) -> Any:
-    return self._loaded if signature == 'tokens' else getattr(self._loaded, signature)
+    return self.loaded if signature == 'tokens' else getattr(self.loaded, signature)
 
-  def _call(self, signature: str, batch: batch_lib.Batch, training: bool) -> Mapping[str, Any]:
+  def call(self, signature: str, batch: batch_lib.Batch, training: bool) -> Mapping[str, Any]:
     import tensorflow as tf
     inputs = _tensors(batch)
     with as_it_stands(), self._running():
       if self._interface == 'list':
-        return dict(zip(_OUTPUTS, self._loaded(list(inputs.values()), training=training), strict=False))
+        return dict(zip(_OUTPUTS, self.loaded(list(inputs.values()), training=training), strict=False))
       if signature == 'mlm':
         inputs['masked_lm_positions'] = tf.constant(batch.masked_lm_positions)
       return self._piece(signature)(inputs, training=training)

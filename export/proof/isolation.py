@@ -91,8 +91,8 @@ def means() -> str:
   'bubblewrap': everything but one directory read-only, no network, no sight of other processes. 'namespaces': no network, no other
   process' memory or messages. 'none'.
   """
-  for name, launcher in _launchers(pathlib.Path(tempfile.gettempdir())).items():
-    if not launcher or (shutil.which(launcher[0]) and _works(launcher)):
+  for name, launcher in _launchers(_anywhere()).items():
+    if not launcher or works(name):
       return name
   raise AssertionError('the last one always works')
 
@@ -106,7 +106,15 @@ def _launchers(writable: pathlib.Path) -> dict[str, list[str]]:
   }
 
 
-def _works(launcher: Sequence[str]) -> bool:
+def _anywhere() -> pathlib.Path:
+  return pathlib.Path(tempfile.gettempdir())
+
+
+def works(name: str) -> bool:
+  """Whether a result of `means` other than 'none' works on this machine."""
+  launcher = _launchers(_anywhere())[name]
+  if shutil.which(launcher[0]) is None:
+    return False
   try:
     return subprocess.run([*launcher, 'true'], capture_output=True, timeout=10).returncode == 0
   except (OSError, subprocess.SubprocessError):

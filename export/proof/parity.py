@@ -181,7 +181,7 @@ def compare_derivative(row: weight_map.Row, config: config_lib.AlbertConfig, exp
   shape = weight_map.shape(row.shape, config)
   size = math.prod(shape)
   fitting = [np.broadcast_to(np.float64(0), size), *(other.reshape(-1) for other in others if other.size == size)]
-  found = iter(_distances(expected.pieces(row.name, shape), fitting))
+  found = iter(distances(expected.pieces(row.name, shape), fitting))
   return [next(found), *(next(found) if other.size == size else Distance(math.nan, math.nan) for other in others)]
 
 
@@ -195,7 +195,7 @@ def larger(one: float, other: float) -> float:
   return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)
 
 
-def _distances(pieces: Iterable[np.ndarray], others: Sequence[np.ndarray]) -> list[Distance]:
+def distances(pieces: Iterable[np.ndarray], others: Sequence[np.ndarray]) -> list[Distance]:
   """Distances of flat arrays from one that comes in pieces; the next pieces are computed while threads compare."""
   totals, start, waiting = [_Sum() for _ in others], 0, collections.deque[list[futures.Future[_Sum]]]()
 

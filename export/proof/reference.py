@@ -295,8 +295,8 @@ def _mlm(tensor: Tensor, x: np.ndarray) -> tuple[np.ndarray, Back]:
   def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
     gradient.add_product('embeddings.word', _flat(dy), _flat(y))
     gradient.add_sum('mlm.output_bias', _flat(dy))
-    return dense_back(gelu_back(norm_back(_matmul(dy, table), gradient), gradient), gradient)
-  return _matmul(y, table.T) + tensor('mlm.output_bias'), back
+    return dense_back(gelu_back(norm_back(matmul(dy, table), gradient), gradient), gradient)
+  return matmul(y, table.T) + tensor('mlm.output_bias'), back
 
 
 def _sop(tensor: Tensor, pooled: np.ndarray) -> tuple[np.ndarray, Back]:
@@ -316,7 +316,7 @@ def _flat(x: np.ndarray) -> np.ndarray:
   return x.reshape(-1, x.shape[-1])
 
 
-def _matmul(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def matmul(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
   """[..., in] times [in, out], of the same dtype or of a smaller one -> [..., out] of the first's."""
   if kernel.dtype == x.dtype:
     return x @ kernel
@@ -346,8 +346,8 @@ def _dense(tensor: Tensor, name: str, x: np.ndarray, kept: int | None = None) ->
   def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
     gradient.add_product(f'{name}.kernel', _flat(own), _flat(dy))
     gradient.add_sum(f'{name}.bias', _flat(dy))
-    return _matmul(dy, kernel.T)
-  return _matmul(x, kernel) + tensor(f'{name}.bias'), back
+    return matmul(dy, kernel.T)
+  return matmul(x, kernel) + tensor(f'{name}.bias'), back
 
 
 def _norm(tensor: Tensor, name: str, x: np.ndarray, kept: int | None = None) -> tuple[np.ndarray, Back]:

@@ -225,7 +225,9 @@ class _Wrong:
     return getattr(self._source, attribute)
 
 
-@pytest.mark.parametrize('name', ['attention.query.kernel', 'attention.value.kernel', 'attention.output.kernel', 'pooler.kernel'])
+@pytest.mark.parametrize('name', [
+    'attention.query.kernel', *(pytest.param(name, marks=pytest.mark.slow) for name in ('attention.value.kernel', 'attention.output.kernel')),
+    'pooler.kernel'])
 def test_34_square_kernel_transposed(prove, module, monkeypatch, name):
   build = albert.build
 
