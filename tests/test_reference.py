@@ -7,13 +7,13 @@ import tensorflow as tf
 from converters import source as source_lib
 from converters import weight_map
 from export.proof import batch as batch_lib
-from export.proof import expected
+from export.proof import expected as expected_lib
 from export.proof import parity
 from export.proof import reference
 
 
 def _reference(source, batch):
-  return expected.Expected(source, source.parts, batch, batch_lib.make_scalar(source.config, source.parts))
+  return expected_lib.Expected(source, source.parts, batch, batch_lib.make_scalar(source.config, source.parts))
 
 
 @pytest.mark.parametrize('changes', [{}, dict(embedding_size=16), dict(num_attention_heads=1, type_vocab_size=3, seed=5)],
@@ -68,7 +68,7 @@ def test_kernels_in_pieces_come_to_the_same(source, monkeypatch):
   monkeypatch.setattr(reference, '_PIECE', 40)
   monkeypatch.setattr(reference, '_ROWS', 5)
   monkeypatch.setattr(reference, '_COLUMNS', 3)
-  monkeypatch.setattr(expected, '_SMALL', 0)
+  monkeypatch.setattr(expected_lib, '_SMALL', 0)
   pieces = _reference(source, batch)
   np.testing.assert_allclose(pieces.outputs['sequence_output'], whole.outputs['sequence_output'], atol=1e-12)
   for row in weight_map.rows(source.config, source.parts):
