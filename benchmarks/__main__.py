@@ -27,10 +27,10 @@ from benchmarks import releases
 from benchmarks import results as results_lib
 from benchmarks import sizes as sizes_lib
 from benchmarks import unit as unit_lib
-from converters import command_line
-from converters import config as config_lib
+from converters import albert_config
+from converters import cli
 from converters import errors
-from export import console as console_lib
+from export.ui import console as console_lib
 
 _SIZES = flags.DEFINE_list('sizes', list(sizes_lib.PUBLISHED), f'Of {", ".join(sizes_lib.SMALL + sizes_lib.PUBLISHED)}.')
 _ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often everything is measured; each turns the order round.', lower_bound=1)
@@ -159,9 +159,9 @@ def _prepare(bench: unit_lib.Bench, size: str, results: results_lib.Results) -> 
     with bench.console.step(f'{step} for Hugging Face'), _failing(bench, results, figures.HUGGING_FACE, step):
       measure.run([sys.executable, '-m', 'converters', f'--source={module}', '--to=huggingface', f'--output={bench.hugging_face(size)}'],
                   bench.log('weights', size), bench.timeout)
-  config = config_lib.read(module / 'assets/albert_config.json')
+  config = albert_config.read(module / 'assets/albert_config.json')
   results.values['sizes'][size] = {'parameters': sizes_lib.parameters(config), 'module_bytes': releases.size_of(module)}
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  cli.run(main)

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from converters import config as config_lib
+from converters import albert_config
 
 # How TensorFlow can multiply tokens, of rows, with a kernel.
 WAYS: dict[str, Callable[[Any, Any], Any]] = {
@@ -15,7 +15,7 @@ WAYS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def make_kernels(config: config_lib.AlbertConfig) -> list[tf.Variable]:
+def make_kernels(config: albert_config.AlbertConfig) -> list[tf.Variable]:
   """Those of a layer, random, which leave a tensor about as large as it was."""
   width, inner = config.hidden_size, config.intermediate_size
   shapes = [*[(width, width)] * 4, (width, inner), (inner, width)]

@@ -17,7 +17,7 @@ import tensorflow_hub as hub
 from benchmarks import encoders
 from benchmarks import kernel_products
 from benchmarks import timing
-from converters import config as config_lib
+from converters import albert_config
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
   parser.add_argument('encoder')
   parser.add_argument('module', type=pathlib.Path)
   arguments = parser.parse_args()
-  config = config_lib.read(arguments.module / 'assets/albert_config.json')
+  config = albert_config.read(arguments.module / 'assets/albert_config.json')
   prefix = f'{arguments.encoder}/variables/variables'
   names = [name for name, dtype in tf.train.load_checkpoint(prefix).get_variable_to_dtype_map().items() if dtype == tf.float32]
   figures = {'load': timing.timed(lambda: tf.raw_ops.RestoreV2(

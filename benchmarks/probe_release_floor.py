@@ -16,13 +16,13 @@ import time
 
 import threadpoolctl
 
-from converters import command_line
+from converters import cli
 from converters import source as source_lib
 from converters import weight_map
-from export.proof import certificate
-from export.proof import expected
-from export.proof import exported
-from export.proof import source_run
+from export.reference import outputs as reference_outputs
+from export.source import process as source_process
+from export.validation import encoder_certificate
+from export.validation import exported_encoder
 
 _PARTS = frozenset(weight_map.Part)
 
@@ -33,31 +33,31 @@ def main() -> None:
   parser.add_argument('module')
   parser.add_argument('directory', type=pathlib.Path)
   arguments = parser.parse_args()
-  command_line.set_environment()  # as a release does
+  cli.set_environment()  # as a release does
   with source_lib.open_source(arguments.module) as source:
     print(json.dumps({'cpu': _DO[arguments.part](source, arguments.directory)}))
 
 
 def _saving(source: source_lib.Source, directory: pathlib.Path) -> float:
-  from converters import albert
-  from export import encoder
-  from export import package
-  from export import preprocessing
-  from export import saved_model
-  live, signatures = preprocessing.exportable(source.sp_model, 3)
+  from converters import build_encoder
+  from export.model import encoder
+  from export.model import preprocessor as preprocessor_model
+  from export.model import saved_model
+  from export.release import archive as release_archive
+  live, signatures = preprocessor_model.exportable(source.sp_model, 3)
   saved_model.write(live, signatures, directory / 'preprocessor')
   sp_model_file = directory / source.sp_model_name
   sp_model_file.write_bytes(source.sp_model)
-  live, signatures = encoder.exportable(albert.build(source, _PARTS), str(sp_model_file))
+  live, signatures = encoder.exportable(build_encoder.build(source, _PARTS), str(sp_model_file))
   saved_model.write(live, signatures, directory / 'encoder')
   for name in ('preprocessor', 'encoder'):
-    package.pack(directory / name, directory / f'{name}.tar.gz')
+    release_archive.pack(directory / name, directory / f'{name}.tar.gz')
   return time.process_time()
 
 
 def _source(source: source_lib.Source, directory: pathlib.Path) -> float:
-  batch, scalar, signatures = certificate.given(source, _PARTS)
-  with source_run.start(source.path, batch, signatures, scalar) as run:
+  batch, scalar, signatures = encoder_certificate.given(source, _PARTS)
+  with source_process.start(source.path, batch, signatures, scalar) as run:
     run.outputs()
     run.gradient()
   usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -65,18 +65,18 @@ def _source(source: source_lib.Source, directory: pathlib.Path) -> float:
 
 
 def _reference(source: source_lib.Source, directory: pathlib.Path) -> float:
-  batch, scalar, _ = certificate.given(source, _PARTS)
+  batch, scalar, _ = encoder_certificate.given(source, _PARTS)
   before = time.process_time()
   with threadpoolctl.threadpool_limits(1, 'blas'):  # as a release does it
-    expected.Expected(source, _PARTS, batch, scalar)
+    reference_outputs.Expected(source, _PARTS, batch, scalar)
   return time.process_time() - before
 
 
 def _export(source: source_lib.Source, directory: pathlib.Path) -> float:
-  batch, scalar, signatures = certificate.given(source, _PARTS)
+  batch, scalar, signatures = encoder_certificate.given(source, _PARTS)
   import tensorflow  # noqa: F401  (`saving` has it already)
   before = time.process_time()
-  encoder = exported.Exported(directory / 'encoder', 'dict')
+  encoder = exported_encoder.Exported(directory / 'encoder', 'dict')
   encoder.outputs(batch, [*signatures, 'serving_default'])
   encoder.gradient(scalar)
   return time.process_time() - before

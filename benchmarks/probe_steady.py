@@ -20,7 +20,7 @@ from benchmarks import encoders
 from benchmarks import kernel_products
 from benchmarks import sizes
 from benchmarks import timing
-from converters import config as config_lib
+from converters import albert_config
 
 _MATMUL = 4096  # rows and columns
 _LAYERS = 4  # of which products are run: the others are taken to take as long
@@ -32,7 +32,7 @@ def main() -> None:
   parser.add_argument('paths', nargs='+')
   parser.add_argument('--seconds', type=float, default=timing.SECONDS, help='for each, at every shape')
   arguments = parser.parse_args()
-  config = config_lib.read(arguments.module / 'assets/albert_config.json')
+  config = albert_config.read(arguments.module / 'assets/albert_config.json')
   loaded = [hub.load(path) for path in arguments.paths]
   kernels = kernel_products.make_kernels(config)
   matrix = tf.random.stateless_normal([_MATMUL, _MATMUL], [0, 0])

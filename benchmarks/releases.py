@@ -5,8 +5,8 @@ import pathlib
 import shutil
 
 from benchmarks import measure
-from converters import config as config_lib
-from converters import encoder_yaml
+from converters import albert_config
+from converters.writers import encoder_yaml
 
 # What tf-models' and hub.KerasLayer's users set: they are Keras 2.
 TENSORFLOW = {'TF_USE_LEGACY_KERAS': '1', 'TF_CPP_MIN_LOG_LEVEL': '3'}
@@ -53,7 +53,7 @@ def tf_models(python: str, module: pathlib.Path, root: pathlib.Path, log: pathli
   clear(root)
   config_path = module / 'assets/albert_config.json'
   encoder_config = root / encoder_yaml.NAME
-  encoder_config.write_text(encoder_yaml.text(config_lib.read(config_path)), encoding='utf-8')
+  encoder_config.write_text(encoder_yaml.text(albert_config.read(config_path)), encoding='utf-8')
   sp_model = next(module.glob('assets/*.model'))
   paths = Paths(root, root / 'encoder', root / 'preprocessor')
   commands = {

@@ -9,7 +9,7 @@ from absl import flags
 
 from benchmarks import page
 from benchmarks import results as results_lib
-from converters import command_line
+from converters import cli
 
 _OUTPUT = flags.DEFINE_string('output', 'benchmarks/results', 'Directory with results.json, for the table and the plots.')
 
@@ -21,4 +21,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  cli.run(main)

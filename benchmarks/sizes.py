@@ -1,6 +1,6 @@
 """What a model's sizes alone say: parameters, and floating-point operations of a forward pass."""
 
-from converters import config as config_lib
+from converters import albert_config
 from converters import weight_map
 
 # Published, and so those that there are goals for; and small ones, to try a benchmark itself.
@@ -8,12 +8,12 @@ PUBLISHED = ('base', 'large', 'xlarge', 'xxlarge')
 SMALL = ('tiny', 'demo')
 
 
-def parameters(config: config_lib.AlbertConfig) -> int:
+def parameters(config: albert_config.AlbertConfig) -> int:
   """Of the encoder and both heads."""
   return weight_map.parameters(config, weight_map.Part)
 
 
-def forward_flops(config: config_lib.AlbertConfig, batch: int, length: int) -> int:
+def forward_flops(config: albert_config.AlbertConfig, batch: int, length: int) -> int:
   """Operations of all matrix products of the encoder and its pooler, a multiplication and an addition being two."""
   hidden = config.hidden_size
   attention = 2 * length * hidden  # scores, and what they weigh
@@ -22,7 +22,7 @@ def forward_flops(config: config_lib.AlbertConfig, batch: int, length: int) -> i
   return kernel_flops(config, batch, length) + 2 * batch * (length * token + hidden * hidden)
 
 
-def kernel_flops(config: config_lib.AlbertConfig, batch: int, length: int) -> int:
+def kernel_flops(config: albert_config.AlbertConfig, batch: int, length: int) -> int:
   """Of the products with the layers' kernels alone."""
   hidden = config.hidden_size
   projections = 4 * hidden * hidden + 2 * hidden * config.intermediate_size  # query, key, value, output; feed-forward

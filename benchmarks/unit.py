@@ -16,9 +16,9 @@ from benchmarks import page_cache
 from benchmarks import releases
 from benchmarks import results as results_lib
 from benchmarks import timing
-from converters import config as config_lib
+from converters import albert_config
 from converters import errors
-from export import console as console_lib
+from export.ui import console as console_lib
 
 # Two right implementations of the same weights are closer than this.
 _MOST_APART = 1e-4
@@ -76,7 +76,7 @@ class Unit:
     self._order = contestants
     self._name = f'{size}_{number}'
     self._values = results.start_unit(size, number, contestants)
-    self._config = config_lib.read(bench.module(size) / 'assets/albert_config.json')
+    self._config = albert_config.read(bench.module(size) / 'assets/albert_config.json')
     self._made: dict[str, releases.Paths] = {}
 
   def run(self) -> None:

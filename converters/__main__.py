@@ -14,12 +14,12 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from converters import command_line
+from converters import cli
 from converters import errors
-from converters import scratch
 from converters import source as source_lib
 from converters import source_flags
-from converters import to_hugging_face
+from converters.io import temp_dirs
+from converters.writers import hugging_face as hugging_face_writer
 
 flags.adopt_module_key_flags(source_flags)  # so that --help shows them
 _SOURCE = flags.DEFINE_string(
@@ -27,7 +27,7 @@ _SOURCE = flags.DEFINE_string(
     'a hub handle (https://tfhub.dev/google/albert_large/3).', required=True)
 _TO = flags.DEFINE_enum('to', None, ['huggingface', 'checkpoint'], 'The format to convert to.', required=True)
 _ARCHITECTURE = flags.DEFINE_enum(
-    'architecture', None, to_hugging_face.ARCHITECTURES, 'For --to=huggingface: the class of Transformers whose '
+    'architecture', None, hugging_face_writer.ARCHITECTURES, 'For --to=huggingface: the class of Transformers whose '
     'layout to write. What it does not hold is left out. Default: AlbertForPreTraining if the source has both heads, else AlbertModel.')
 _OUTPUT = flags.DEFINE_string('output', None, 'The directory to make. It must not exist.', required=True)
 
@@ -56,24 +56,24 @@ def main() -> None:
 
 def _write(source: source_lib.Source, directory: pathlib.Path) -> list[str]:
   if _TO.value == 'huggingface':
-    return to_hugging_face.write(source, directory, architecture=_ARCHITECTURE.value)
-  from converters import to_checkpoint
-  return to_checkpoint.write(source, directory)
+    return hugging_face_writer.write(source, directory, architecture=_ARCHITECTURE.value)
+  from converters.writers import tf2_checkpoint
+  return tf2_checkpoint.write(source, directory)
 
 
 @contextlib.contextmanager
 def _appearing(output: pathlib.Path) -> Iterator[pathlib.Path]:
   """A directory to write in, which becomes `output` if nothing fails, and is gone otherwise."""
   try:
-    with scratch.directory(f'.{output.name}.', output.parent) as place:
+    with temp_dirs.directory(f'.{output.name}.', output.parent) as place:
       made = place / 'model'
       made.mkdir()
       yield made
-      command_line.finish()  # from here on nothing is taken back
+      cli.finish()  # from here on nothing is taken back
       made.rename(output)
   except OSError as e:
     raise errors.PublishError(f'{output} cannot be written ({e.strerror or e}): give another --output') from e
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  cli.run(main)

@@ -10,13 +10,13 @@ from typing import Protocol
 
 import numpy as np
 
-from converters import archive
-from converters import config as config_lib
-from converters import digest
+from converters import albert_config as albert_config_lib
 from converters import errors
-from converters import files
-from converters import scratch
 from converters import weight_map
+from converters.io import archive
+from converters.io import digest
+from converters.io import source_files
+from converters.io import temp_dirs
 
 
 class Source(Protocol):
@@ -37,7 +37,7 @@ class Source(Protocol):
   """
   handle: str
   path: pathlib.Path
-  config: config_lib.AlbertConfig
+  config: albert_config_lib.AlbertConfig
   format: str
   graph: pathlib.Path | None
   parts: frozenset[weight_map.Part]
@@ -109,11 +109,11 @@ def open_source(handle: str, reading: Reading = Reading()) -> Iterator[Source]:
   Raises:
     SourceError: naming the file and what to do.
   """
-  from converters import hub_handle  # imports TensorFlow, as the next ones do
+  from converters.io import hub_download  # imports TensorFlow, as the next ones do
   check_handle(handle)
   with contextlib.ExitStack() as stack:
     if '://' in handle:
-      path = hub_handle.resolve(handle, reading.caps, _objection, reading.sha256)
+      path = hub_download.resolve(handle, reading.caps, _objection, reading.sha256)
     elif os.path.isdir(handle):
       path = pathlib.Path(handle)
       if reading.sha256 is not None:
@@ -121,25 +121,25 @@ def open_source(handle: str, reading: Reading = Reading()) -> Iterator[Source]:
     else:
       if reading.sha256 is not None:
         digest.check(handle, digest.of_file(handle), reading.sha256)
-      path = stack.enter_context(scratch.directory('albert_source_'))
+      path = stack.enter_context(temp_dirs.directory('albert_source_'))
       archive.unpack(handle, path, reading.caps, _objection)
     yield _opened(handle, path, reading.albert_config, packed='://' in handle or not os.path.isdir(handle))
 
 
 def _place(path: pathlib.Path) -> pathlib.Path:
   """Where a source's files are: in a directory, or in the only one in it, as the authors pack theirs."""
-  from converters import hugging_face
-  from converters import tf1_checkpoint
+  from converters.readers import hugging_face
+  from converters.readers import tf1_checkpoint
   if (path / 'saved_model.pb').exists():
     return path
-  return next((place for place in (path, *files.only_directory(path)) if tf1_checkpoint.is_in(place) or hugging_face.is_in(place)), path)
+  return next((place for place in (path, *source_files.only_directory(path)) if tf1_checkpoint.is_in(place) or hugging_face.is_in(place)), path)
 
 
 def _opened(handle: str, path: pathlib.Path, albert_config: str | None, packed: bool) -> Source:
   """The source in a directory, of the format that the files there are of. What was packed is there in that format alone."""
-  from converters import hugging_face
-  from converters import tf1_checkpoint
-  from converters import tf1_hub
+  from converters.readers import hugging_face
+  from converters.readers import tf1_checkpoint
+  from converters.readers import tf1_hub
 
   def check(objection: Callable[[str], str | None]) -> None:
     for name in sorted(file.relative_to(path).as_posix() for file in path.rglob('*') if packed and file.is_file()):
@@ -164,8 +164,8 @@ def _opened(handle: str, path: pathlib.Path, albert_config: str | None, packed: 
 
 def _objection(name: str) -> str | None:
   """What is wrong with a file of that name in an archive whose format is not known yet; None if nothing is."""
-  from converters import hugging_face
-  from converters import tf1_checkpoint
-  from converters import tf1_hub
+  from converters.readers import hugging_face
+  from converters.readers import tf1_checkpoint
+  from converters.readers import tf1_hub
   others = (tf1_checkpoint.objection, hugging_face.objection)
   return None if any(objection(name) is None for objection in others) else tf1_hub.objection(name)

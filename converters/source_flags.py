@@ -4,9 +4,9 @@ import re
 
 from absl import flags
 
-from converters import archive
 from converters import errors
 from converters import source as source_lib
+from converters.io import archive
 
 _CAPS = archive.Caps()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from converters import config as config_lib
+from converters import albert_config
 from converters import errors
 
 
@@ -82,7 +82,7 @@ class Row:
     """What the tensor is called in a format."""
     return self.tf1 if stored is Format.TF1 else self.hugging_face
 
-  def stored_shape(self, stored: Format, config: config_lib.AlbertConfig) -> tuple[int, ...]:
+  def stored_shape(self, stored: Format, config: albert_config.AlbertConfig) -> tuple[int, ...]:
     """The tensor's shape in a format."""
     canonical = shape(self.shape, config)
     transposed = stored is Format.HUGGING_FACE and self.hugging_face_transform is Transform.TRANSPOSE
@@ -183,19 +183,19 @@ _ROWS: tuple[Row, ...] = (
 # fmt: on
 
 
-def rows(config: config_lib.AlbertConfig, parts: Iterable[Part]) -> tuple[Row, ...]:
+def rows(config: albert_config.AlbertConfig, parts: Iterable[Part]) -> tuple[Row, ...]:
   """The rows of a model of `parts`. An embedding as wide as the hidden size is not projected, in either format."""
   wanted = set(parts)
   projected = config.embedding_size != config.hidden_size
   return tuple(r for r in _ROWS if r.part in wanted and (projected or not r.name.startswith('embeddings.projection.')))
 
 
-def parameters(config: config_lib.AlbertConfig, parts: Iterable[Part]) -> int:
+def parameters(config: albert_config.AlbertConfig, parts: Iterable[Part]) -> int:
   """Number of parameters in the parts of a model."""
   return sum(math.prod(shape(row.shape, config)) for row in rows(config, parts))
 
 
-def shape(symbols: str, config: config_lib.AlbertConfig) -> tuple[int, ...]:
+def shape(symbols: str, config: albert_config.AlbertConfig) -> tuple[int, ...]:
   """'H N D' -> (1024, 16, 64) for ALBERT-large."""
   return tuple(int(s) if s.isdigit() else config.dimensions[s] for s in symbols.split())
 
@@ -207,7 +207,7 @@ def parts_in(names: Iterable[str], stored: Format = Format.TF1) -> set[Part]:
 
 
 def check_source(
-    config: config_lib.AlbertConfig,
+    config: albert_config.AlbertConfig,
     parts: Iterable[Part],
     tensors: Mapping[str, tuple[tuple[int, ...], Any]],
     ignored: Container[str] = frozenset(),
@@ -243,7 +243,7 @@ def check_source(
 
 
 def check_model(
-    config: config_lib.AlbertConfig,
+    config: albert_config.AlbertConfig,
     parts: Iterable[Part],
     created: Iterable[tuple[str, tuple[int, ...]]],
 ) -> None:

@@ -16,25 +16,25 @@ import typing
 
 from absl import flags
 
-from converters import command_line
+from converters import cli
 from converters import errors
 from converters import source as source_lib
 from converters import source_flags
-from export import catalog as catalog_lib
-from export import console as console_lib
-from export import plan
-from export import profile as profile_lib
-from export import publish
-from export import request as request_lib
-from export import signature
-from export import tree as tree_lib
-from export import trust_flags
-from export.proof import source_run
+from export.release import catalog as catalog_lib
+from export.release import dry_run
+from export.release import request as request_lib
+from export.release import signature
+from export.source import policy_flags
+from export.source import process as source_process
+from export.store import publish
+from export.store import tree as tree_lib
+from export.ui import console as console_lib
+from export.ui import trace
 
 if typing.TYPE_CHECKING:
-  from export import release as release_lib
+  from export.release import pipeline as release_pipeline
 
-for _module in (source_flags, trust_flags):
+for _module in (source_flags, policy_flags):
   flags.adopt_module_key_flags(_module)  # so that --help shows them
 _SOURCE = flags.DEFINE_string(
     'source', None, 'A TF1 Hub module, a checkpoint in the authors\' format, or a model of Hugging Face Transformers: a directory or a .tar.gz; '
@@ -84,25 +84,25 @@ def main() -> None:
   source_lib.check_handle(request.source)
   if request.sign_key is not None:
     signature.check_private_key(request.sign_key)
-  profile_path = command_line.file_path('--profile', _PROFILE.value)
+  profile_path = cli.file_path('--profile', _PROFILE.value)
   if profile_path is not None and profile_path == request.report:
     raise errors.UsageError(f'--profile and --report are both {profile_path}: give them two files')
-  profile = profile_lib.Profile()
+  profile = trace.Profile()
   console = console_lib.Console(profile)
   console.line(f'{release.path} from {request.source}')
   if _DRY_RUN.value:
-    plan.show(request, tree, console)
+    dry_run.show(request, tree, console)
     return
   # Importing TensorFlow takes seconds: only now that the flags are in order, and in both processes at once. A preprocessor has no source
   # graph to run.
   try:
-    with source_run.prepare(request.trust) if request.encoder is not None else contextlib.nullcontext() as child:
+    with source_process.prepare(request.trust) if request.encoder is not None else contextlib.nullcontext() as child:
       with console.step('import TensorFlow'):
-        from export import release as release_lib
+        from export.release import pipeline as release_pipeline
         if request.encoder is not None:
-          from export import encoder_pieces  # noqa: F401
+          from export.release import encoder_artifacts  # noqa: F401
       gc.freeze()  # what was imported stays: looking through it again and again takes time
-      outcome = release_lib.run(request, console, command_line.finish, child)
+      outcome = release_pipeline.run(request, console, cli.finish, child)
   finally:
     if profile_path is not None:  # of a release that fails, too
       _write_profile(profile, profile_path, console)
@@ -111,7 +111,7 @@ def main() -> None:
     console.line(f'\nReport: {request.report}')
 
 
-def _write_profile(profile: profile_lib.Profile, path: pathlib.Path, console: console_lib.Console) -> None:
+def _write_profile(profile: trace.Profile, path: pathlib.Path, console: console_lib.Console) -> None:
   try:
     profile.write(path)
     console.line(f'Profile: {path}')
@@ -120,11 +120,11 @@ def _write_profile(profile: profile_lib.Profile, path: pathlib.Path, console: co
 
 
 def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
-  model = command_line.check_name('--model', _MODEL.value)
-  publisher = catalog.publisher if _PUBLISHER.value is None else command_line.check_name('--publisher', _PUBLISHER.value)
+  model = cli.check_name('--model', _MODEL.value)
+  publisher = catalog.publisher if _PUBLISHER.value is None else cli.check_name('--publisher', _PUBLISHER.value)
   if not _EXPORT_ROOT.value:
     raise errors.UsageError('--export_root= is empty: give a directory')
-  if _VERSION.value is not None and not command_line.VERSION.fullmatch(str(_VERSION.value)):
+  if _VERSION.value is not None and not cli.VERSION.fullmatch(str(_VERSION.value)):
     raise errors.UsageError(f'--version={_VERSION.value}: versions are 1, 2, 3 and so on')
   newest = max(tree_lib.at(_EXPORT_ROOT.value).versions(f'{publisher}/{model}'), default=0)
   version = _VERSION.value or catalog.newest_version(model) or newest + 1
@@ -143,16 +143,16 @@ def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
     _check_no_flags_of_encoders(model)
     release = catalog.preprocessor(model, version, publisher=publisher, changes=changes)
   else:
-    command_line.check_preprocessor(_PREPROCESSOR.value)
+    cli.check_preprocessor(_PREPROCESSOR.value)
     release = encoder = catalog.encoder(
         model, version, publisher=publisher, interface=_IO.value, preprocessor=_PREPROCESSOR.value, changes=changes)
     if _WITH_TEXT.value:
       text = catalog.text(encoder)
-      if not command_line.NAME.fullmatch(text.name):
+      if not cli.NAME.fullmatch(text.name):
         raise errors.UsageError(f'--with_text with --model={model}: {text.name} is too long a name, give a shorter one')
   return request_lib.Request(
-      release, source, _EXPORT_ROOT.value, source_flags.reading(), trust_flags.trust(), _MLM.value, _SOP.value, _BREAKING.value,
-      command_line.file_path('--report', _REPORT.value),
+      release, source, _EXPORT_ROOT.value, source_flags.reading(), policy_flags.trust(), _MLM.value, _SOP.value, _BREAKING.value,
+      cli.file_path('--report', _REPORT.value),
       pathlib.Path(_SIGN_KEY.value) if _SIGN_KEY.value is not None else None, catalog.collection, text)
 
 
@@ -166,7 +166,7 @@ def _check_no_flags_of_encoders(model: str) -> None:
 
 
 def _summarize(console: console_lib.Console, tree: tree_lib.Tree, request: request_lib.Request,
-               outcome: 'release_lib.Outcome') -> None:
+               outcome: 'release_pipeline.Outcome') -> None:
   paths = [path for release in outcome.published for path in (release, *tree.beside(release))]
   console.table('Published', ['path', 'size'], [[f'{tree.root}/{path}', console_lib.size(tree.size(path))] for path in paths])
   for kept in outcome.kept:
@@ -179,4 +179,4 @@ def _summarize(console: console_lib.Console, tree: tree_lib.Tree, request: reque
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  cli.run(main)

@@ -11,10 +11,10 @@ import pathlib
 
 from absl import flags
 
-from converters import command_line
+from converters import cli
 from converters import errors
-from export import catalog as catalog_lib
-from export import console as console_lib
+from export.release import catalog as catalog_lib
+from export.ui import console as console_lib
 
 _MODEL = flags.DEFINE_string('model', None, 'The encoder to add a version of, as albert_en_large.')
 _CHANGE = flags.DEFINE_multi_string('change', None, 'What is new in this version. Give it once for every change.')
@@ -40,7 +40,7 @@ def main() -> None:
     raise errors.UsageError('--change= is empty: say what is new in this version')
   before = catalog.entry(name, newest)
   entry = {'interface': _IO.value or before['interface'], 'preprocessor': _PREPROCESSOR.value or before['preprocessor']}
-  command_line.check_preprocessor(_PREPROCESSOR.value)
+  cli.check_preprocessor(_PREPROCESSOR.value)
   if _BREAKING.value or entry['interface'] != before['interface']:
     entry['breaking'] = True
   entry['changes'] = changes
@@ -60,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  cli.run(main)

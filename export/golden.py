@@ -19,18 +19,18 @@ import sys
 
 from absl import flags
 
-from converters import command_line
+from converters import cli
 from converters import errors
 from converters import source as source_lib
 from converters import source_flags
-from export import catalog
-from export import console as console_lib
-from export import integrity
-from export import tree
-from export import trust_flags
 from export.corpus import corpus_flags
+from export.release import catalog
+from export.release import integrity
+from export.source import policy_flags
+from export.store import tree
+from export.ui import console as console_lib
 
-for _module in (source_flags, trust_flags, corpus_flags):
+for _module in (source_flags, policy_flags, corpus_flags):
   flags.adopt_module_key_flags(_module)  # so that --help shows them
 _RECORD = flags.DEFINE_bool('record', False, 'Write --golden from --source.')
 _CHECK = flags.DEFINE_bool('check', False, 'Compare --release with --golden.')
@@ -67,18 +67,18 @@ def _record(handle: str, path: pathlib.Path, console: console_lib.Console) -> No
   if version is not None and version not in catalog.PREPROCESSOR_VERSIONS:
     raise errors.UsageError(f'--preprocessor={version}: there are versions {", ".join(map(str, catalog.PREPROCESSOR_VERSIONS))}')
   source_lib.check_handle(handle)
-  from export.proof import golden as golden_lib
+  from export.validation import golden_file
   with source_lib.open_source(handle, source_flags.reading()) as source, console.step(f'record {path}'):
     if version is None:
-      golden = golden_lib.of_source(source, trust_flags.trust())
+      golden = golden_file.of_source(source, policy_flags.trust())
     else:
-      golden = golden_lib.of_sp_model(source.sp_model, source.sp_model_digest, version)
+      golden = golden_file.of_sp_model(source.sp_model, source.sp_model_digest, version)
   try:
-    moved = golden_lib.moved(golden_lib.read(path), golden) if path.exists() else None
+    moved = golden_file.moved(golden_file.read(path), golden) if path.exists() else None
   except (errors.GoldenError, KeyError, TypeError, ValueError, AttributeError):  # about to be replaced, whatever it was
     moved = None
   try:
-    golden_lib.write(golden, path)
+    golden_file.write(golden, path)
   except OSError as e:
     raise errors.GoldenError(f'cannot write {path} ({e.strerror}): give another --golden') from e
   if moved is None:
@@ -91,31 +91,31 @@ def _record(handle: str, path: pathlib.Path, console: console_lib.Console) -> No
 
 def _check(release: pathlib.Path, path: pathlib.Path, console: console_lib.Console) -> None:
   record = integrity.read_record(release)
-  from export.proof import golden as golden_lib
-  golden = golden_lib.read(path)
+  from export.validation import golden_file
+  golden = golden_file.read(path)
   with console.step(f'compare {record["release"]} with {path}'):
-    result = golden_lib.check(release, record, golden)
+    result = golden_file.check(release, record, golden)
   if isinstance(result, int):
     console.line(f'{result} ids are the same')
   else:
     if left_out := golden['outputs'].keys() - result.keys():
       console.line(f'not in the release, and not compared: {", ".join(sorted(left_out))}')
     console.table('In float64: relative distance to the golden values', ['output', 'distance', 'bound'], [
-        [name, f'{distance:.1e}', f'{golden_lib.BOUND:.0e}'] for name, distance in result.items()])
+        [name, f'{distance:.1e}', f'{golden_file.BOUND:.0e}'] for name, distance in result.items()])
 
 
 def _compare(corpus: list[str], console: console_lib.Console) -> None:
-  from export import beam_run
+  from export.beam import runner as beam_runner
   from export.corpus import run
   request = run.Request(
-      corpus=tuple(corpus), source=_given('--source', _SOURCE.value), reading=source_flags.reading(), trust=trust_flags.trust(),
+      corpus=tuple(corpus), source=_given('--source', _SOURCE.value), reading=source_flags.reading(), trust=policy_flags.trust(),
       release=_given('--release', _RELEASE.value), preprocessor_release=corpus_flags.PREPROCESSOR_RELEASE.value,
       output=_given('--output', corpus_flags.OUTPUT.value), seq_length=corpus_flags.SEQ_LENGTH.value, batch_tokens=corpus_flags.BATCH_TOKENS.value,
       worst=corpus_flags.WORST.value, threads=corpus_flags.THREADS.value)
-  with beam_run.own_temporary_files():
+  with beam_runner.own_temporary_files():
     run.run(request, console)
 
 
 if __name__ == '__main__':
   # Only a corpus goes through Apache Beam, whose flags are not known here.
-  command_line.run(main, others=any(word.lstrip('-').partition('=')[0] == 'corpus' for word in sys.argv[1:] if word.startswith('-')))
+  cli.run(main, others=any(word.lstrip('-').partition('=')[0] == 'corpus' for word in sys.argv[1:] if word.startswith('-')))

@@ -11,11 +11,11 @@ import socket
 import waitress
 from absl import flags
 
-from converters import command_line
+from converters import cli
 from converters import errors
-from export import console as console_lib
-from export import host
-from export import tree as tree_lib
+from export.host import web_app
+from export.store import tree as tree_lib
+from export.ui import console as console_lib
 
 _EXPORT_ROOT = flags.DEFINE_string(
     'export_root', 'dist', 'Root of the release tree. A directory, or what tf.io.gfile knows (gs://bucket/models).')
@@ -45,9 +45,9 @@ def main() -> None:
     console.line(f'  http://{place}:{listener.getsockname()[1]}/{model}/{tree.versions(model)[-1]}')
   # Who sends half a request, or reads half an answer, holds no thread: the server waits for all of them at once. It returns when
   # it is interrupted, which is how it is meant to end.
-  waitress.serve(host.Host(tree), sockets=[listener], threads=8, channel_timeout=60, ident=None, _quiet=True)
+  waitress.serve(web_app.Host(tree), sockets=[listener], threads=8, channel_timeout=60, ident=None, _quiet=True)
   console.line('stopped')
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  cli.run(main)

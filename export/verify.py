@@ -19,19 +19,19 @@ from typing import Any
 
 from absl import flags
 
-from converters import command_line
+from converters import cli
 from converters import errors
 from converters import source as source_lib
 from converters import source_flags
 from converters import weight_map
-from export import console as console_lib
-from export import integrity
-from export import report as report_lib
-from export import signature
-from export import tree
-from export import trust_flags
+from export.release import integrity
+from export.release import signature
+from export.source import policy_flags
+from export.store import tree
+from export.ui import console as console_lib
+from export.ui import html_report
 
-for _module in (source_flags, trust_flags):
+for _module in (source_flags, policy_flags):
   flags.adopt_module_key_flags(_module)  # so that --help shows them
 _RELEASE = flags.DEFINE_string('release', None, 'Directory of the published version, as dist/tensorflow/albert_en_large/2.')
 _SOURCE = flags.DEFINE_string(
@@ -44,7 +44,7 @@ _REPORT = flags.DEFINE_string('report', None, 'An HTML file to write, with the r
 def main() -> None:
   if not _RELEASE.value:
     raise errors.UsageError('--release= is empty: give the directory of a published version')
-  report = command_line.file_path('--report', _REPORT.value)
+  report = cli.file_path('--report', _REPORT.value)
   public_key = pathlib.Path(_PUBLIC_KEY.value) if _PUBLIC_KEY.value is not None else None
   if public_key is not None:
     signature.check_public_key(public_key)
@@ -72,22 +72,22 @@ def _verify(release: pathlib.Path, public_key: pathlib.Path | None, report: path
       check = {'preprocessor': _check_preprocessor, 'encoder': _check_encoder, 'text': _check_text}[record['kind']]
       check(release, record, source, console)
   if report:
-    report_lib.write(record, report)
+    html_report.write(record, report)
     console.line(f'Report: {report}')
 
 
 def _check_preprocessor(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source,
                         console: console_lib.Console) -> None:
-  from export.proof import token_parity
+  from export.validation import preprocessor_certificate
   if record['source']['sp_model']['digest'] != source.sp_model_digest:
     raise errors.IntegrityError(f'{release} was made from another SentencePiece model than {source.handle} has: give its source')
   with console.step('compare with the source'):
-    tokens = token_parity.check(release, source.sp_model, int(release.name))
+    tokens = preprocessor_certificate.check(release, source.sp_model, int(release.name))
   console.line(f'{tokens} tokens are the same')
 
 
 def _check_text(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console) -> None:
-  from export.proof import text_parity
+  from export.validation import text_certificate
   _compare_weights(release, record, source, console)
   parts = []
   with contextlib.ExitStack() as stack:
@@ -108,7 +108,7 @@ def _check_text(release: pathlib.Path, record: dict[str, Any], source: source_li
       check(part, of_part, source, console)
       parts.append(part)
     with console.step('compare text to vectors'):
-      certificate = text_parity.check(release, parts[0], parts[1], int(parts[0].name), source.config)
+      certificate = text_certificate.check(release, parts[0], parts[1], int(parts[0].name), source.config)
   fresh, recorded = certificate.as_json()['outputs'], record['certificate']['outputs']
   if fresh.keys() != recorded.keys() or not all(
       _alike(check[figure]['rms'], recorded[name][figure]['rms']) for name, check in fresh.items() for figure in ('control', 'allowed')):
@@ -118,9 +118,9 @@ def _check_text(release: pathlib.Path, record: dict[str, Any], source: source_li
 
 
 def _check_encoder(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console) -> None:
-  from export.proof import certificate as certificate_lib
+  from export.validation import encoder_certificate
   parts = _compare_weights(release, record, source, console)
-  with certificate_lib.examine(source, parts, trust_flags.trust()) as examination:
+  with encoder_certificate.examine(source, parts, policy_flags.trust()) as examination:
     certificate = examination.certify(release, record['interface'], console.step)
   fresh, recorded = certificate.as_json(), record['certificate']
   for group in ('outputs', 'gradient', 'controls'):
@@ -165,4 +165,4 @@ def _alike(one: float, other: float) -> bool:
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  cli.run(main)

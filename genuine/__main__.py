@@ -20,9 +20,9 @@ from typing import Any
 from absl import flags
 
 from benchmarks import measure
-from converters import command_line
+from converters import cli
 from converters import errors
-from export import console as console_lib
+from export.ui import console as console_lib
 from genuine import comparison
 
 _PYTHON = flags.DEFINE_string('python', None, 'Python of the environment of requirements/genuine.txt.', required=True)
@@ -111,7 +111,7 @@ def _prepare(work: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
   """Makes the vocabulary, under the name that it has in modules, and the texts to tokenize."""
   from export.demo import tf1_module
   from export.demo import vocabulary
-  from export.proof import token_parity
+  from export.validation import preprocessor_certificate
   lines = vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()
   inputs = work / 'inputs'
   inputs.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def _prepare(work: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     sp_model.write_bytes(vocabulary.train(lines, tf1_module.SIZES[_SIZE.value]['vocab_size']))
   else:
     shutil.copyfile(pathlib.Path(_SP_MODEL.value).expanduser(), sp_model)
-  texts.write_text(json.dumps([*token_parity.texts(4), *lines[:300]]), encoding='utf-8')
+  texts.write_text(json.dumps([*preprocessor_certificate.texts(4), *lines[:300]]), encoding='utf-8')
   return sp_model, texts
 
 
@@ -152,4 +152,4 @@ def _pack(directory: pathlib.Path, output: pathlib.Path, name: str) -> None:
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  cli.run(main)

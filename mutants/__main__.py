@@ -18,10 +18,10 @@ from concurrent import futures
 
 from absl import flags
 
-from converters import command_line
+from converters import cli
 from converters import errors
-from converters import scratch
-from export import console as console_lib
+from converters.io import temp_dirs
+from export.ui import console as console_lib
 from mutants import mutations as mutations_lib
 
 _ONLY = flags.DEFINE_list('only', [], 'Names of mutations. Default: all.')
@@ -82,7 +82,7 @@ def main() -> None:
   for m in chosen:
     if (count := (_ROOT / m.path).read_text(encoding='utf-8').count(m.old)) != 1:
       raise MutantsError(f'{m.path}: {count} places for mutation {m.name} (not 1); correct mutants/mutations.py')
-  with scratch.directory('albert_mutants_') as place:
+  with temp_dirs.directory('albert_mutants_') as place:
     copies = [_Copy(place / str(number)) for number in range(_WORKERS.value)]
     if _BASELINE.value:
       unchanged = {m.tests: mutations_lib.Mutation(m.tests, m.path, '', '', m.tests) for m in chosen}
@@ -116,4 +116,4 @@ def _run(mutations: list[mutations_lib.Mutation], copies: list[_Copy], right: in
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  cli.run(main)

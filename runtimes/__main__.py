@@ -18,10 +18,10 @@ from absl import flags
 
 from benchmarks import measure
 from benchmarks import sizes
-from converters import command_line
+from converters import cli
 from converters import errors
-from export import console as console_lib
-from export import integrity
+from export.release import integrity
+from export.ui import console as console_lib
 
 _ENVIRONMENTS = flags.DEFINE_list('environments', None, 'Directories of virtual environments with TensorFlow and TF-Text.', required=True)
 _SIZE = flags.DEFINE_enum('size', 'demo', [*sizes.SMALL, *sizes.PUBLISHED], 'Of the modules that are exported.')
@@ -145,4 +145,4 @@ def check_answers(answers: Mapping[str, Mapping[str, Any]], work: pathlib.Path) 
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  cli.run(main)

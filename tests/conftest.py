@@ -29,18 +29,18 @@ from support import shared
 from support import source_runs
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from converters import config as config_lib
+from converters import albert_config
 from converters import errors
 from converters import source as source_lib
 from converters import weight_map
-from export import trust as trust_lib
 from export.demo import tf1_module
 from export.demo import vocabulary
-from export.proof import batch as batch_lib
-from export.proof import certificate
-from export.proof import expected
-from export.proof import source_graph
-from export.proof import source_run
+from export.reference import outputs as reference_outputs
+from export.source import graph as source_graph
+from export.source import policy as source_policy
+from export.source import process as source_process
+from export.validation import encoder_certificate
+from export.validation import inputs as proof_inputs
 
 # For MirroredStrategy: two devices on any machine. Only possible before TensorFlow's first operation.
 tf.config.set_logical_device_configuration(
@@ -153,41 +153,41 @@ def recorded_child(source_results) -> source_runs.RecordedChild:
 @pytest.fixture(scope='session')
 def ran(module, source_results) -> source_runs.Recorded:
   """Results of the module's own graph."""
-  with source_lib.open_source(str(module)) as opened, certificate.examine(
+  with source_lib.open_source(str(module)) as opened, encoder_certificate.examine(
       opened, opened.parts, child=source_runs.RecordedChild(source_results)) as examination:
     return examination.run
 
 
 @pytest.fixture
 def config(module):
-  return config_lib.read(module / 'assets/albert_config.json')
+  return albert_config.read(module / 'assets/albert_config.json')
 
 
 @pytest.fixture
 def batch(config):
-  return batch_lib.make(config)
+  return proof_inputs.make(config)
 
 
 @pytest.fixture
 def start_run(config, batch):
   """A function that starts running signatures of a module."""
-  def run(module, signatures=tuple(source_graph.SIGNATURES), batch=batch, trust=trust_lib.Trust()):
+  def run(module, signatures=tuple(source_graph.SIGNATURES), batch=batch, trust=source_policy.Trust()):
     parts = {part for part in weight_map.Part if source_graph.signatures([part])[0] in signatures}
-    return source_run.start(module, batch, signatures, batch_lib.make_scalar(config, parts), trust)
+    return source_process.start(module, batch, signatures, proof_inputs.make_scalar(config, parts), trust)
   return run
 
 
 @pytest.fixture
 def examination(source, ran):
-  return certificate.Examination(source, source.parts, ran)
+  return encoder_certificate.Examination(source, source.parts, ran)
 
 
 @pytest.fixture(scope='session')
 def expecting(module):
   """A batch, and the reference's results for it."""
   with source_lib.open_source(str(module)) as opened:
-    batch, scalar, _ = certificate.given(opened, opened.parts)
-    return batch, expected.Expected(opened, opened.parts, batch, scalar)
+    batch, scalar, _ = encoder_certificate.given(opened, opened.parts)
+    return batch, reference_outputs.Expected(opened, opened.parts, batch, scalar)
 
 
 @pytest.fixture

@@ -8,16 +8,16 @@ import threading
 
 import pytest
 
-from converters import command_line
+from converters import cli
 from converters import errors
-from export import beam_run
+from export.beam import runner as beam_runner
 
 
 @pytest.fixture
 def given(monkeypatch):
   def give(*words):
-    monkeypatch.setattr(command_line, 'others_flags', lambda: list(words))
-    return beam_run.options().get_all_options()
+    monkeypatch.setattr(cli, 'others_flags', lambda: list(words))
+    return beam_runner.options().get_all_options()
   return give
 
 
@@ -68,9 +68,9 @@ def test_a_pipeline_that_fails_says_why_in_one_line(given, capfd):
   given()
   hook = threading.excepthook
   with pytest.raises(errors.RunError, match=r'the pipeline failed \(ValueError: three is too many.*\): see the runner') as caught:
-    beam_run.run(lambda p: p | beam.Create([1, 2, 3]) | beam.Map(_raise), beam_run.options())
+    beam_runner.run(lambda p: p | beam.Create([1, 2, 3]) | beam.Map(_raise), beam_runner.options())
   with pytest.raises(errors.RunError, match=r'the pipeline failed \(SourceError: three is too many'):  # not converters.errors.SourceError
-    beam_run.run(lambda p: p | beam.Create([1, 2, 3]) | beam.Map(_raise, errors.SourceError), beam_run.options())
+    beam_runner.run(lambda p: p | beam.Create([1, 2, 3]) | beam.Map(_raise, errors.SourceError), beam_runner.options())
   threading.excepthook = hook
   assert '\n' not in str(caught.value) and capfd.readouterr() == ('', '')
 
@@ -78,8 +78,8 @@ def test_a_pipeline_that_fails_says_why_in_one_line(given, capfd):
 def test_a_pipeline_runs_in_as_many_workers_as_asked_for(given, tmp_path):
   import apache_beam as beam
   given('--direct_num_workers=3')
-  beam_run.run(lambda p: p | beam.Create(range(9)) | beam.Reshuffle() | beam.Map(lambda n: (threading.get_ident(), n))
-               | beam.Map(str) | beam.io.WriteToText(str(tmp_path / 'lines')), beam_run.options())
+  beam_runner.run(lambda p: p | beam.Create(range(9)) | beam.Reshuffle() | beam.Map(lambda n: (threading.get_ident(), n))
+               | beam.Map(str) | beam.io.WriteToText(str(tmp_path / 'lines')), beam_runner.options())
   lines = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines()]
   pairs = [tuple(map(int, line.strip('()').split(','))) for line in lines]
   assert sorted(n for _, n in pairs) == list(range(9)) and len({thread for thread, _ in pairs}) == 3
@@ -89,11 +89,11 @@ def test_nothing_temporary_stays(tmp_path, monkeypatch):
   """Nor of a run that was killed, once there is another one."""
   monkeypatch.setenv('TMPDIR', str(tmp_path))
   monkeypatch.setattr(tempfile, 'tempdir', None)
-  code = ('import os, tempfile\nfrom export import beam_run\n'
-          'with beam_run.own_temporary_files():\n  tempfile.mkdtemp()\n  os.kill(os.getpid(), 9)')
+  code = ('import os, tempfile\nfrom export.beam import runner\n'
+          'with runner.own_temporary_files():\n  tempfile.mkdtemp()\n  os.kill(os.getpid(), 9)')
   assert subprocess.run([sys.executable, '-c', code]).returncode == -9
   left, = tmp_path.glob('albert_beam_*')
-  with beam_run.own_temporary_files():
+  with beam_runner.own_temporary_files():
     assert not left.exists() and tempfile.gettempdir() == os.environ['TMPDIR'] != str(tmp_path)
     tempfile.mkdtemp()
   assert not list(tmp_path.iterdir()) and tempfile.gettempdir() == os.environ['TMPDIR'] == str(tmp_path)

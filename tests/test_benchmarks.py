@@ -26,8 +26,8 @@ from benchmarks import results as results_lib
 from benchmarks import sizes
 from benchmarks import timing
 from benchmarks import unit as unit_lib
-from converters import config as config_lib
-from export import console as console_lib
+from converters import albert_config
+from export.ui import console as console_lib
 
 # What is measured are processes as users start them.
 pytestmark = pytest.mark.real_processes
@@ -111,7 +111,7 @@ def test_numbers(value, text):
 
 
 def test_operations_of_a_forward_pass():
-  config = config_lib.AlbertConfig(vocab_size=10, embedding_size=2, hidden_size=4, num_hidden_layers=3, num_attention_heads=2,
+  config = albert_config.AlbertConfig(vocab_size=10, embedding_size=2, hidden_size=4, num_hidden_layers=3, num_attention_heads=2,
                                    intermediate_size=8, max_position_embeddings=16, type_vocab_size=2, hidden_dropout_prob=0,
                                    attention_probs_dropout_prob=0)
   # By hand, for two rows of 5 tokens. A layer: four products [10, 4] by [4, 4] are 640 multiplications, and two of [10, 4] by [4, 8] and
@@ -123,7 +123,7 @@ def test_operations_of_a_forward_pass():
 
 
 def test_parameters(module):
-  config = config_lib.read(module / 'assets/albert_config.json')
+  config = albert_config.read(module / 'assets/albert_config.json')
   # Tables of words, positions and types; layer norm; projection; block; pooler; heads.
   v, p, e, h, i = 200, 128, 8, 16, 24
   block = 4 * (h * h + h) + (h * i + i) + (i * h + h) + 4 * h
@@ -276,7 +276,7 @@ def test_probes_of_steady_calls(module, encoder_path, preprocessor_path, ask):
   assert len(answer['figures']) == 2
   for found in (*answer['figures'], answer['products']):
     assert set(found) == {'steady_1x16', 'steady_1x128', 'steady_8x128', 'matmul_flops', 'inference_flops'} and all(v > 0 for v in found.values())
-  config = config_lib.read(module / 'assets/albert_config.json')
+  config = albert_config.read(module / 'assets/albert_config.json')
   assert [found['inference_flops'] * found['steady_8x128'] for found in (*answer['figures'], answer['products'])] == pytest.approx(
       [sizes.forward_flops(config, 8, 128)] * 2 + [sizes.kernel_flops(config, 8, 128)])
   answer = ask('benchmarks.probe_preprocessor', preprocessor_path, preprocessor_path, '--seconds=0')
@@ -286,7 +286,7 @@ def test_probes_of_steady_calls(module, encoder_path, preprocessor_path, ask):
 @pytest.mark.parametrize('way', sorted(kernel_products.WAYS))
 def test_a_floor_has_all_products(module, what_runs, way):
   """Graph rewriting leaves out what nobody needs."""
-  config = config_lib.read(module / 'assets/albert_config.json')
+  config = albert_config.read(module / 'assets/albert_config.json')
   call = kernel_products.products(kernel_products.make_kernels(config), 2, (1, 4), way)
   assert len([name for name, op in what_runs(call) if op.endswith(('MatMul', 'MatMulV2', 'Einsum'))]) == 2 * 6
 
@@ -584,8 +584,8 @@ def test_memory_for_what_is_needed(tmp_path, monkeypatch):
 def test_the_code_has_a_digest(tmp_path, monkeypatch):
   assert machine.code() == machine.code()
   monkeypatch.setattr(measure, 'ROOT', tmp_path)
-  (tmp_path / 'export/proof').mkdir(parents=True)
-  path = tmp_path / 'export/proof/module.py'
+  (tmp_path / 'export/model').mkdir(parents=True)
+  path = tmp_path / 'export/model/module.py'
   path.write_text('one')
   before = machine.code()
   path.write_text('two')

@@ -7,10 +7,10 @@ import re
 import markdown_it
 import pytest
 
-from export import catalog
-from export import collection
-from export import model_card
-from export import tree
+from export.release import catalog
+from export.release import collection
+from export.release import model_card
+from export.store import tree
 
 MODELS = [f'tensorflow/albert_en_demo{kind}/{version}' for kind in ('', '_preprocess', '_text') for version in (1, 2, 3, 4)
           if (kind, version) != ('_text', 1)]

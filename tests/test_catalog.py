@@ -5,7 +5,7 @@ import difflib
 import pytest
 
 from converters import errors
-from export import catalog as catalog_lib
+from export.release import catalog as catalog_lib
 
 TEXT = catalog_lib.PATH.read_text(encoding='utf-8')
 

@@ -15,11 +15,11 @@ from support import trees
 from converters import errors
 from converters import source as source_lib
 from converters import weight_map
-from export import encoder as encoder_lib
-from export.proof import certificate
-from export.proof import controls as controls_lib
-from export.proof import exported as exported_lib
-from export.proof import parity
+from export.model import encoder as encoder_lib
+from export.validation import encoder_certificate
+from export.validation import exported_encoder
+from export.validation import negative_controls
+from export.validation import parity
 from trials import wrong_conversions
 
 DROPOUT = dict(hidden_dropout=0.1, attention_dropout=0.1)
@@ -27,9 +27,9 @@ DROPOUT = dict(hidden_dropout=0.1, attention_dropout=0.1)
 
 def test_controls_leave_the_model_as_it_was_and_are_recorded(encoder_path, expecting):
   batch, expected = expecting
-  exported = exported_lib.Exported(pathlib.Path(encoder_path), 'dict', widened=True)
+  exported = exported_encoder.Exported(pathlib.Path(encoder_path), 'dict', widened=True)
   before = exported.outputs(batch, ['tokens'])
-  controls = controls_lib.run(exported, batch, expected.outputs)
+  controls = negative_controls.run(exported, batch, expected.outputs)
   assert sorted(controls) == ['layer norms swapped', 'query and key swapped', 'value kernel transposed', 'word embedding shifted by a row']
   assert all(distance > 1e6 * parity.OUTPUT_BOUND for distance in controls.values())
   after = exported.outputs(batch, ['tokens'])
@@ -40,10 +40,10 @@ def test_controls_leave_the_model_as_it_was_and_are_recorded(encoder_path, expec
     (variables['pooler_transform/bias'], variables['pooler_transform/bias'].numpy() + 1e-7)]], ids=['none', 'too small'])
 def test_a_control_that_is_not_noticed_refuses_the_certificate(encoder_path, expecting, monkeypatch, mistake):
   batch, expected = expecting
-  exported = exported_lib.Exported(pathlib.Path(encoder_path), 'dict', widened=True)
-  monkeypatch.setattr(controls_lib, 'mistakes', lambda variables: iter([('nothing at all', mistake(variables))]))
+  exported = exported_encoder.Exported(pathlib.Path(encoder_path), 'dict', widened=True)
+  monkeypatch.setattr(negative_controls, 'mistakes', lambda variables: iter([('nothing at all', mistake(variables))]))
   with pytest.raises(errors.ParityError, match='negative controls: a wrong model is not refused .nothing at all.'):
-    controls_lib.run(exported, batch, expected.outputs)
+    negative_controls.run(exported, batch, expected.outputs)
 
 
 def test_weights_that_hide_mistakes_are_refused(release, own_module, source, monkeypatch):
@@ -62,7 +62,7 @@ def test_weights_that_hide_mistakes_are_refused(release, own_module, source, mon
 
 def test_weights_that_float32_cannot_tell_apart_are_told_apart_in_float64(encoder_path, examination, monkeypatch):
   """A few units in the last place of one weight, of which float32 sees nothing."""
-  load = exported_lib.Exported.__init__
+  load = exported_encoder.Exported.__init__
   def moved(self, path, interface, widened=False):
     load(self, path, interface, widened)
     if widened:
@@ -70,7 +70,7 @@ def test_weights_that_float32_cannot_tell_apart_are_told_apart_in_float64(encode
       value = kernel.numpy()
       value[3, 5] *= 1 + 1e-6
       kernel.assign(value)
-  monkeypatch.setattr(exported_lib.Exported, '__init__', moved)
+  monkeypatch.setattr(exported_encoder.Exported, '__init__', moved)
   with pytest.raises(errors.ParityError, match="layer_2 is [^;]* from the source's graph in float64, more than 1e-09") as caught:
     examination.certify(pathlib.Path(encoder_path), 'dict')
   assert 'in float32' not in str(caught.value)
@@ -123,11 +123,11 @@ def test_a_signature_that_computes_something_else_is_refused(prove, module, monk
 @pytest.mark.parametrize('output', ['serving_default/pooled_output', 'serving_default/sequence_output', 'default/tokens/pooled_output',
                                     'default/mlm/pooled_output', 'sop/layer_1'])
 def test_signature_and_default_are_compared(encoder_path, examination, monkeypatch, output):
-  outputs = exported_lib.Exported.outputs
+  outputs = exported_encoder.Exported.outputs
   def changed(self, batch, signatures, training=False):
     result = outputs(self, batch, signatures, training)
     return result | {output: result[output] + np.float32(1e-3)} if output in result else result
-  monkeypatch.setattr(exported_lib.Exported, 'outputs', changed)
+  monkeypatch.setattr(exported_encoder.Exported, 'outputs', changed)
   with pytest.raises(errors.ParityError, match=f'no parity .{output} is '):
     examination.certify(pathlib.Path(encoder_path), 'dict')
 
@@ -161,11 +161,11 @@ def test_record_has_the_certificate_of_every_output_and_layer(released):
 
 def test_a_model_that_trains_otherwise_is_refused(encoder_path, examination, monkeypatch):
   # Right outputs, wrong derivatives by one weight.
-  gradient = exported_lib.Exported.gradient
+  gradient = exported_encoder.Exported.gradient
   def wrong(self, scalar):
     result, outputs = gradient(self, scalar)
     return result | {name: result[name] * 0.99 for name in ['transformer/self_attention/query/kernel']}, outputs
-  monkeypatch.setattr(exported_lib.Exported, 'gradient', wrong)
+  monkeypatch.setattr(exported_encoder.Exported, 'gradient', wrong)
   with pytest.raises(errors.ParityError, match=r'the derivative by attention.query.kernel is [^;]*; the derivative by attention.query.kernel is [^;]*\) in'):
     examination.certify(pathlib.Path(encoder_path), 'dict')
 
@@ -175,7 +175,7 @@ def test_a_variable_without_a_gradient_is_refused(prove, module, monkeypatch):
   from official.nlp.modeling import layers
   call = layers.OnDeviceEmbedding.call
   monkeypatch.setattr(layers.OnDeviceEmbedding, 'call', lambda self, inputs: tf.stop_gradient(call(self, inputs)))
-  monkeypatch.setattr(exported_lib.Exported, 'stopped_gradients', lambda self: [])  # which would refuse it before
+  monkeypatch.setattr(exported_encoder.Exported, 'stopped_gradients', lambda self: [])  # which would refuse it before
   with pytest.raises(errors.ParityError, match='no gradient by (word_embeddings|type_embeddings)/embeddings'):
     prove(module, mlm=False)
 
@@ -194,7 +194,7 @@ def test_a_variable_that_is_frozen_in_training_alone_is_refused(prove, make_modu
       outputs = super().__call__(inputs, training=training)
       return {k: tf.nest.map_structure(lambda v: v * 0 + tf.stop_gradient(v), o) for k, o in outputs.items()} if training else outputs
   monkeypatch.setattr(networks, 'AlbertEncoder', Frozen)
-  monkeypatch.setattr(exported_lib.Exported, 'stopped_gradients', lambda self: [])  # which would refuse it before
+  monkeypatch.setattr(exported_encoder.Exported, 'stopped_gradients', lambda self: [])  # which would refuse it before
   fault = 'the gradient by .* is zero, infinite or NaN with training=True' if dropout else 'the derivative by .* is '
   with pytest.raises(errors.ParityError, match=fault):
     prove(make_module(**(DROPOUT if dropout else {})), mlm=False)
@@ -227,17 +227,17 @@ def test_another_training_mode_is_refused_with_dropout(prove, make_module, monke
 
 
 def test_too_few_layers_are_refused(encoder_path, examination, monkeypatch):
-  outputs = exported_lib.Exported.outputs
+  outputs = exported_encoder.Exported.outputs
   def fewer(self, *args, **kwargs):
     return {name: value for name, value in outputs(self, *args, **kwargs).items() if name != 'tokens/layer_1'}
-  monkeypatch.setattr(exported_lib.Exported, 'outputs', fewer)
+  monkeypatch.setattr(exported_encoder.Exported, 'outputs', fewer)
   with pytest.raises(errors.ParityError, match='layer_1 is missing in the export'):
     examination.certify(pathlib.Path(encoder_path), 'dict')
 
 
 def test_a_gradient_that_the_source_lacks_is_refused(encoder_path, source, ran):
   without = {name: value for name, value in ran.given_gradient.items() if name != 'bert/pooler/dense/bias'}
-  examination = certificate.Examination(source, source.parts, dataclasses.replace(ran, given_gradient=without))
+  examination = encoder_certificate.Examination(source, source.parts, dataclasses.replace(ran, given_gradient=without))
   with pytest.raises(errors.ParityError, match='no gradient by bert/pooler/dense/bias'):
     examination.certify(pathlib.Path(encoder_path), 'dict')
 
@@ -256,7 +256,7 @@ def test_dropout_is_in_the_training_mode_alone(with_dropout, batch):
   path = with_dropout / 'tensorflow/albert_en_tiny/2'
   record = trees.record(path)['certificate']
   assert record['dropout'] is True and len(record['gradient']) == 32
-  exported = exported_lib.Exported(path, 'dict')
+  exported = exported_encoder.Exported(path, 'dict')
   first, second = (exported.outputs(batch, ['tokens'], training=True)['tokens/layer_0'] for _ in range(2))
   assert parity.distance(first, second).rms > 0.1
 
@@ -282,7 +282,7 @@ def test_dropout_that_is_not_the_configs_is_refused(prove, make_module, monkeypa
 
 
 def test_a_large_model_is_examined_one_side_after_the_other(encoder_path, examination, monkeypatch):
-  monkeypatch.setattr(certificate, '_SMALL', 0)
+  monkeypatch.setattr(encoder_certificate, '_SMALL', 0)
   steps = []
   result = examination.certify(pathlib.Path(encoder_path), 'dict', lambda name: steps.append(name) or contextlib.nullcontext())
   assert steps.index('run the export in float32') < steps.index('wait for the source') < steps.index('widen the export')
@@ -291,8 +291,8 @@ def test_a_large_model_is_examined_one_side_after_the_other(encoder_path, examin
 
 @pytest.mark.parametrize('call', ['mlm/pooled_output', 'sop/sequence_output', 'mlm/mlm_logits'])
 def test_an_output_that_one_call_lacks_is_refused(encoder_path, examination, monkeypatch, call):
-  outputs = exported_lib.Exported.outputs
-  monkeypatch.setattr(exported_lib.Exported, 'outputs', lambda self, *args, **kwargs: {
+  outputs = exported_encoder.Exported.outputs
+  monkeypatch.setattr(exported_encoder.Exported, 'outputs', lambda self, *args, **kwargs: {
       name: value for name, value in outputs(self, *args, **kwargs).items() if name != call})
   with pytest.raises(errors.ParityError, match=f'{call} is missing in the export'):
     examination.certify(pathlib.Path(encoder_path), 'dict')

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 from support import craft
 
-from converters import checkpoint_index
 from converters import errors
-from converters import wire_format
+from converters.io import protobuf_wire
+from converters.readers import checkpoint_index
 
 
 def test_index_is_read_like_tensorflow_reads_it(encoder_path):
@@ -37,4 +37,4 @@ def test_cut_index_is_refused(encoder_path, tmp_path, position):
 @pytest.mark.parametrize('message', [b'\x0a\x03ab', b'\x0d\x01\x02\x03', b'\x09\x01\x02', b'\x0a\x01a\x12\x7f'])
 def test_field_that_is_cut_off_is_refused(message):
   with pytest.raises(ValueError, match='a field that is cut off'):
-    list(wire_format.fields(message))
+    list(protobuf_wire.fields(message))

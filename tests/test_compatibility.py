@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from converters import errors
-from export import compatibility
+from export.release import compatibility
 
 ENCODER, PREPROCESSOR, TEXT = 'tensorflow/albert_en_demo', 'tensorflow/albert_en_demo_preprocess', 'tensorflow/albert_en_demo_text'
 Trace = compatibility.Trace

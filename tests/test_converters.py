@@ -10,10 +10,10 @@ import yaml
 from official.nlp.configs import encoders
 from support import commands
 
-from converters import albert as albert_lib
-from converters import encoder_yaml
+from converters import build_encoder
 from converters import source as source_lib
 from converters import weight_map
+from converters.writers import encoder_yaml
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_to_checkpoint(convert, module, tmp_path):
   # As official.nlp.tasks do it.
   status.expect_partial().assert_existing_objects_matched()
   with source_lib.open_source(str(module)) as source:
-    right = albert_lib.build(source, [weight_map.Part.ENCODER]).encoder
+    right = build_encoder.build(source, [weight_map.Part.ENCODER]).encoder
   assert len(fresh.variables) == len(right.variables) > 20
   for ours, theirs in zip(fresh.variables, right.variables, strict=True):
     assert ours.name == theirs.name and bool(tf.reduce_all(ours == theirs)), ours.name

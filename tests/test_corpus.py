@@ -24,10 +24,8 @@ import tensorflow as tf
 
 from converters import errors
 from converters import source as source_lib
-from export import beam_run
-from export import console as console_lib
-from export import places
-from export import trust as trust_lib
+from export.beam import filesystems
+from export.beam import runner as beam_runner
 from export.corpus import child as child_lib
 from export.corpus import comparison
 from export.corpus import lines as lines_lib
@@ -36,8 +34,10 @@ from export.corpus import protocol
 from export.corpus import run as run_lib
 from export.corpus import summary as summary_lib
 from export.corpus import verdict
-from export.proof import isolation
-from export.proof import token_parity
+from export.source import policy as source_policy
+from export.source import sandbox
+from export.ui import console as console_lib
+from export.validation import preprocessor_certificate
 
 SENTENCES = pathlib.Path('assets/demo/corpus.txt').read_bytes().splitlines()
 
@@ -46,7 +46,7 @@ SENTENCES = pathlib.Path('assets/demo/corpus.txt').read_bytes().splitlines()
 def texts(tmp_path_factory):
   """A directory with awkward lines, plain and packed."""
   directory = tmp_path_factory.mktemp('texts')
-  awkward = [text.replace('\n', ' ').encode()[:2000] for text in token_parity.texts(4)]
+  awkward = [text.replace('\n', ' ').encode()[:2000] for text in preprocessor_certificate.texts(4)]
   (directory / 'plain.txt').write_bytes(b'\r\n'.join([*SENTENCES, b'', b'no \xff UTF-8 \xc3', b' \t ', b'1,000 of <b>them</b>']))
   (directory / 'packed.txt.gz').write_bytes(gzip.compress(b'\n'.join(awkward)) + gzip.compress(b'\n' + b'\n'.join(SENTENCES[:40]) + b'\n'))
   return directory
@@ -54,14 +54,14 @@ def texts(tmp_path_factory):
 
 def _request(texts, module, history, place, **changes):
   request = run_lib.Request(
-      corpus=(f'{texts}/*.txt,{texts}/*.gz', f'{texts}/plain*'), source=str(module), reading=source_lib.Reading(), trust=trust_lib.Trust(),
+      corpus=(f'{texts}/*.txt,{texts}/*.gz', f'{texts}/plain*'), source=str(module), reading=source_lib.Reading(), trust=source_policy.Trust(),
       release=str(history / 'tensorflow/albert_en_demo/4'), preprocessor_release=None, output=str(place), seq_length=64, batch_tokens=512, worst=5, threads=1)
   return dataclasses.replace(request, **changes)
 
 
 @pytest.fixture
 def one_worker(monkeypatch):
-  monkeypatch.setattr('converters.command_line.others_flags', lambda: ['--direct_num_workers=1'])
+  monkeypatch.setattr('converters.cli.others_flags', lambda: ['--direct_num_workers=1'])
 
 
 @pytest.fixture(scope='module')
@@ -79,7 +79,7 @@ def test_a_corpus_on_the_command_line(command, texts):
   assert process.returncode == 0, process.stderr
   assert sorted(path.name for path in output.iterdir()) == ['README.md', 'index.html', 'results.json']
   results = json.loads((output / 'results.json').read_text())
-  awkward = len(token_parity.texts(4))
+  awkward = len(preprocessor_certificate.texts(4))
   assert results['lines'] == len(SENTENCES) + 4 + awkward + 40 and results['passed']  # a file that two patterns match counts once
   assert results['different'] == results['unoriginal'] == results['not_compared'] == 0 and results['blank'] == 4 and results['cut'] > 2
   assert list(results['outputs']) == ['pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs']
@@ -285,7 +285,7 @@ def test_every_line_before_a_break_is_compared(tmp_path):
 def test_what_one_piece_cannot_read_is_its_fault(tmp_path, monkeypatch):
   """A file system fails at some time, and not at a place: the other pieces know nothing of it."""
   (tmp_path / 'a.gz').write_bytes(_packed('.gz', b'\n'.join(SENTENCES * 40)))
-  opened = places.opened
+  opened = filesystems.opened
 
   class Failing(io.BufferedReader):
     def read(self, size=-1):
@@ -317,16 +317,16 @@ def test_lines_that_are_too_long_are_named_once_each_and_the_others_compared(tmp
 @pytest.mark.parametrize('place', ['ram://corpus', 'file://', ''])
 def test_files_are_anywhere(tmp_path, place):
   directory = place if place.startswith('ram') else f'{place}{tmp_path}'
-  places.make(f'{directory}/deep')
+  filesystems.make(f'{directory}/deep')
   for name in ('a.txt', 'b.txt', 'c.md'):
-    places.write(f'{directory}/deep/{name}', b'one\ntwo')
-  places.write(f'{directory}/deep/a.txt', b'three')  # in place of what is there
-  found = places.matched(f'{directory}/deep/*.txt')
+    filesystems.write(f'{directory}/deep/{name}', b'one\ntwo')
+  filesystems.write(f'{directory}/deep/a.txt', b'three')  # in place of what is there
+  found = filesystems.matched(f'{directory}/deep/*.txt')
   assert [(path.rpartition('/')[2], size) for path, size in found] == [('a.txt', 5), ('b.txt', 7)]
   assert [line.content for piece in lines_lib.pieces(*found[1]) for line in lines_lib.read(piece)] == [b'one', b'two']
-  assert places.read(found[0][0]) == b'three'
-  places.remove(found[0][0])
-  assert len(places.matched(f'{directory}/deep/*.txt')) == 1 and not list(tmp_path.rglob('*.unfinished'))
+  assert filesystems.read(found[0][0]) == b'three'
+  filesystems.remove(found[0][0])
+  assert len(filesystems.matched(f'{directory}/deep/*.txt')) == 1 and not list(tmp_path.rglob('*.unfinished'))
 
 
 def test_a_file_has_one_path_however_it_is_spelled(tmp_path, monkeypatch):
@@ -335,9 +335,9 @@ def test_a_file_has_one_path_however_it_is_spelled(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   spellings = ['texts/a.txt', './texts/*', f'{tmp_path}/texts/a.txt', f'file://{tmp_path}/texts/a.*', 'texts/deep/../a.txt', '../*/texts/a.txt']
   right = [(f'{tmp_path}/texts/a.txt', 1)]  # whoever opens it may be in another directory
-  assert [places.matched(pattern) for pattern in spellings] == [right] * len(spellings)
+  assert [filesystems.matched(pattern) for pattern in spellings] == [right] * len(spellings)
   (tmp_path / 'link').symlink_to(tmp_path / 'texts/deep')
-  assert places.matched('link/../a.txt') == places.matched(f'{tmp_path}/link/../a.txt') == right
+  assert filesystems.matched('link/../a.txt') == filesystems.matched(f'{tmp_path}/link/../a.txt') == right
 
 
 # Comparing.
@@ -537,8 +537,8 @@ def recipe(tmp_path, monkeypatch):
       import os, sys, time
       import numpy as np
       from export.corpus import child, protocol
-      from export.proof import isolation
-      isolation.die_with_parent()
+      from export.source import sandbox
+      sandbox.die_with_parent()
       output = protocol.own_output()
       print('chatter')
       if child.job(sys.argv[1])['model'] == 'refused':
@@ -563,7 +563,7 @@ def recipe(tmp_path, monkeypatch):
         protocol.write(output, {'x': arrays['x'] * (1 if what != 4 else 1.0)}, {'pid': os.getpid()})
       '''))
   monkeypatch.syspath_prepend(str(tmp_path))
-  limits = isolation.Limits(1 << 33, 1000, 1 << 20)
+  limits = sandbox.Limits(1 << 33, 1000, 1 << 20)
   return child_lib.Recipe('talker', {'model': 'm', 'mark': str(tmp_path / 'mark')}, 1, False, limits, 30)
 
 
@@ -629,8 +629,8 @@ def test_a_process_outlives_the_thread_that_asked_first_and_not_its_parent(recip
 import sys, time; sys.path[:0] = {sys.path!r}
 import numpy as np
 from export.corpus import child
-from export.proof import isolation
-c = child.Child(child.{recipe!r}.__class__(**{dataclasses.asdict(dataclasses.replace(recipe, limits=None))!r} | dict(limits=isolation.{recipe.limits!r})))
+from export.source import sandbox
+c = child.Child(child.{recipe!r}.__class__(**{dataclasses.asdict(dataclasses.replace(recipe, limits=None))!r} | dict(limits=sandbox.{recipe.limits!r})))
 print(c.ask(dict(x=np.zeros([2, 3], np.int32)), dict(what=0), dict(x=(np.int32, (2, 3))))[1]['pid'], flush=True)
 time.sleep(60)
 '''.replace(f'child.{recipe!r}.__class__', 'child.Recipe')
@@ -662,9 +662,9 @@ def test_a_message_is_what_is_expected_or_none(damage, message):
 
 
 def test_workers_of_the_embedded_runner_share_one_process(monkeypatch):
-  monkeypatch.setattr('converters.command_line.others_flags', lambda: [])
-  options = beam_run.options()
+  monkeypatch.setattr('converters.cli.others_flags', lambda: [])
+  options = beam_runner.options()
   assert run_lib.workers_of_a_process(options) == run_lib.workers_of_a_run(options) == len(os.sched_getaffinity(0))
-  monkeypatch.setattr('converters.command_line.others_flags', lambda: ['--runner=FlinkRunner', '--direct_num_workers=3'])
-  options = beam_run.options()
+  monkeypatch.setattr('converters.cli.others_flags', lambda: ['--runner=FlinkRunner', '--direct_num_workers=3'])
+  options = beam_runner.options()
   assert run_lib.workers_of_a_process(options) == 1 and run_lib.workers_of_a_run(options) == 3

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_hub as hub
 from tensorflow.core.protobuf import saved_model_pb2
 
-from converters import digest
+from converters.io import digest
 
 
 def test_has_the_files_of_the_format(module):

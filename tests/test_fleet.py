@@ -14,12 +14,12 @@ from support import commands
 from support import trees
 
 from converters import errors
-from export import beam_run
-from export import catalog as catalog_lib
-from export import tree as tree_lib
+from export.beam import runner as beam_runner
 from export.fleet import own_process
 from export.fleet import pipeline
 from export.fleet import plan as plan_lib
+from export.release import catalog as catalog_lib
+from export.store import tree as tree_lib
 
 _HEAD = '''publisher: acme
 collection: {name: small, title: Small models., language: en}
@@ -145,7 +145,7 @@ def run_pipeline(tmp_path, monkeypatch):
     monkeypatch.setattr(own_process, 'run', lambda arguments, catalog: release(list(arguments)))
     _, plan = _levels(catalog, root=tmp_path / 'dist', **more)
     job = pipeline.Job(str(tmp_path / 'dist'), (catalog.read_text(),), ('--trust_source',), retries)
-    beam_run.run(lambda p: pipeline.build(job, plan.levels, str(tmp_path / 'outcomes.json'), p), beam_run.options())
+    beam_runner.run(lambda p: pipeline.build(job, plan.levels, str(tmp_path / 'outcomes.json'), p), beam_runner.options())
     return {outcome.path: outcome for outcome in pipeline.read(str(tmp_path / 'outcomes.json'))}
   return run
 

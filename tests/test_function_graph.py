@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export.proof import batch as batch_lib
-from export.proof import exported as exported_lib
-from export.proof import function_graph
+from export.graphs import functions as graph_functions
+from export.validation import exported_encoder
+from export.validation import inputs as proof_inputs
 
 SPEC = tf.TensorSpec([None], tf.float32)
 
@@ -22,7 +22,7 @@ def target():
 
 def _passed_on(target, call):
   traced = tf.function(call, autograph=False).get_concrete_function(SPEC, SPEC)
-  return function_graph.passed_on(function_graph.Function.of(traced), function_graph.Function.of(target))
+  return graph_functions.passed_on(graph_functions.Function.of(traced), graph_functions.Function.of(target))
 
 
 def test_arguments_and_results_that_are_passed_on(target):
@@ -61,7 +61,7 @@ def test_another_function_is_not_the_target(target):
 
 @pytest.fixture
 def exported(encoder_path):
-  return exported_lib.Exported(pathlib.Path(encoder_path), 'dict')
+  return exported_encoder.Exported(pathlib.Path(encoder_path), 'dict')
 
 
 def test_the_first_layer_alone(exported, batch):
@@ -70,7 +70,7 @@ def test_the_first_layer_alone(exported, batch):
   assert list(alone) == ['tokens/layer_0']
   np.testing.assert_allclose(alone['tokens/layer_0'], whole['tokens/layer_0'], atol=1e-6)
   encoder = exported.functions['tokens', False]
-  part, _ = function_graph.upto(encoder, encoder.pack(encoder.outputs)['encoder_outputs'][0])
+  part, _ = graph_functions.upto(encoder, encoder.pack(encoder.outputs)['encoder_outputs'][0])
   def blocks(graph):
     return sum(node.name.startswith('block/') and 'f' in node.attr for node in graph.node)
   assert (blocks(part), blocks(encoder.graph)) == (1, 3)
@@ -79,10 +79,10 @@ def test_the_first_layer_alone(exported, batch):
 def test_the_encoder_is_run_once_for_all_that_call_it(exported, batch, config, source, monkeypatch):
   expected = exported.outputs(batch, ['tokens', 'mlm', 'sop', 'serving_default'])
   # Differentiating changes the graphs of what is differentiated.
-  exported.gradient(batch_lib.make_scalar(config, source.parts))
+  exported.gradient(proof_inputs.make_scalar(config, source.parts))
   called = []
-  call = exported_lib.Exported.call
-  monkeypatch.setattr(exported_lib.Exported, 'call', lambda self, signature, *args: called.append(signature) or call(self, signature, *args))
+  call = exported_encoder.Exported.call
+  monkeypatch.setattr(exported_encoder.Exported, 'call', lambda self, signature, *args: called.append(signature) or call(self, signature, *args))
   monkeypatch.setattr(exported.loaded, 'signatures', {})  # to run it would fail
   again = exported.outputs(batch, ['tokens', 'mlm', 'sop', 'serving_default'])
   assert called == ['tokens'] and list(again) == list(expected)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export import integrity
+from export.release import integrity
 from genuine import comparison
 
 FIXTURES = pathlib.Path(__file__).parent / 'genuine'

@@ -13,9 +13,9 @@ from support import shared
 
 from converters import errors
 from converters import source as source_lib
-from export import catalog
-from export import integrity
-from export.proof import golden as golden_lib
+from export.release import catalog
+from export.release import integrity
+from export.validation import golden_file
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 # As `make golden` makes them: interface version to what the module has.
@@ -23,21 +23,21 @@ MODULES = {1: dict(seed=1, mlm=False, sop=False), 2: dict(seed=2, sop=False), 3:
 
 
 def _check(path, golden):
-  return golden_lib.check(path, integrity.read_record(path), golden)
+  return golden_file.check(path, integrity.read_record(path), golden)
 
 
 @pytest.mark.parametrize('version', [*(pytest.param(version, marks=pytest.mark.slow) for version in (1, 2)), 3])
 def test_every_interface_version_gives_the_golden_outputs(make_module, release, version):
   path, _ = release(make_module(**MODULES[version]), version=version, interface='list' if version == 1 else 'dict')
-  distances = _check(path, golden_lib.read(GOLDEN / f'interface_{version}.json'))
+  distances = _check(path, golden_file.read(GOLDEN / f'interface_{version}.json'))
   assert list(distances) == ['pooled_output', 'sequence_output', *(['mlm_logits'] if version > 1 else []), *(['sop_log_probs'] if version > 2 else [])]
 
 
 @pytest.mark.parametrize('version', catalog.PREPROCESSOR_VERSIONS)
 def test_every_preprocessor_version_gives_the_golden_ids(demo, release, version):
   path, _ = release.preprocessor(demo, version)
-  assert _check(path, golden_lib.read(GOLDEN / f'preprocessor_{version}.json')) > 10_000
-  other = golden_lib.read(GOLDEN / f'preprocessor_{version % 4 + 1}.json')
+  assert _check(path, golden_file.read(GOLDEN / f'preprocessor_{version}.json')) > 10_000
+  other = golden_file.read(GOLDEN / f'preprocessor_{version % 4 + 1}.json')
   with pytest.raises(errors.GoldenError, match=f'is of version {version % 4 + 1} of the contract, not of {version}'):
     _check(path, other)
 
@@ -64,9 +64,9 @@ def test_demo_on_the_command_line(demo, tmp_path, python_module):
   # Recorded again, nothing has moved; recorded over another, all has.
   again = tmp_path / 'golden.json'
   shutil.copy(GOLDEN / 'albert_en_demo.json', again)
-  before = golden_lib.read(again)
+  before = golden_file.read(again)
   assert run('export.golden', '--record', f'--source={demo}', f'--golden={again}').returncode == 0
-  for name, values in golden_lib.read(again)['outputs'].items():  # on another processor, in the last digits
+  for name, values in golden_file.read(again)['outputs'].items():  # on another processor, in the last digits
     np.testing.assert_allclose(values, before['outputs'][name], rtol=0, atol=1e-12)
   shutil.copy(GOLDEN / 'interface_3.json', again)
   moved = run('export.golden', '--record', f'--source={demo}', f'--golden={again}').stdout
@@ -89,24 +89,24 @@ def test_flags_that_cannot_be_meant(flags, message):
 def golden(module):
   """Of the release that most tests share."""
   with source_lib.open_source(str(module)) as source:
-    return golden_lib.of_source(source)
+    return golden_file.of_source(source)
 
 
 @pytest.fixture
 def written(golden, tmp_path):
-  golden_lib.write(golden, tmp_path / 'golden.json')
+  golden_file.write(golden, tmp_path / 'golden.json')
   return tmp_path / 'golden.json'
 
 
 def test_file_is_the_same_every_time_and_reads_back(golden, written, module, encoder_path):
-  assert golden_lib.read(written) == golden
+  assert golden_file.read(written) == golden
   content = written.read_bytes()
   with source_lib.open_source(str(module)) as source:
-    golden_lib.write(golden_lib.of_source(source), written)
+    golden_file.write(golden_file.of_source(source), written)
   assert written.read_bytes() == content and len(content) < 20_000
   assert max(map(len, content.splitlines())) < 2_000
   assert len(_check(pathlib.Path(encoder_path), golden)) == 4
-  assert golden_lib.moved(golden, golden) == []
+  assert golden_file.moved(golden, golden) == []
 
 
 def _changed(golden, change):
@@ -128,7 +128,7 @@ def test_one_value_that_moved_fails(golden, encoder_path, name):
   wrong = _moved(golden, name, 1e-6)
   with pytest.raises(errors.ParityError, match=f'no parity with the golden file .{name} is '):
     _check(pathlib.Path(encoder_path), wrong)
-  assert [what for what, _ in golden_lib.moved(golden, wrong)] == [name]
+  assert [what for what, _ in golden_file.moved(golden, wrong)] == [name]
 
 
 @pytest.mark.parametrize('change', [
@@ -177,18 +177,18 @@ def test_broken_files_fail(written, content, fault):
   written.write_text(content(before))
   assert written.read_text() != before
   with pytest.raises(errors.GoldenError, match=fault):
-    golden_lib.read(written)
+    golden_file.read(written)
 
 
 def test_no_file_and_no_record_fail(tmp_path):
   with pytest.raises(errors.GoldenError, match='no golden file .*missing.json .No such file'):
-    golden_lib.read(tmp_path / 'missing.json')
+    golden_file.read(tmp_path / 'missing.json')
 
 
 def test_nan_in_the_release_fails(golden, encoder_path, monkeypatch):
-  from export.proof import exported
-  outputs = exported.Exported.outputs
-  monkeypatch.setattr(exported.Exported, 'outputs', lambda self, *args: {n: v * np.float32(np.nan) for n, v in outputs(self, *args).items()})
+  from export.validation import exported_encoder
+  outputs = exported_encoder.Exported.outputs
+  monkeypatch.setattr(exported_encoder.Exported, 'outputs', lambda self, *args: {n: v * np.float32(np.nan) for n, v in outputs(self, *args).items()})
   with pytest.raises(errors.ParityError, match='pooled_output is nan'):
     _check(pathlib.Path(encoder_path), golden)
 
@@ -201,16 +201,16 @@ def test_a_model_from_text_to_vectors_has_none(text_path, golden):
 def test_other_ids_fail(preprocessor_path, sp_model):
   path = pathlib.Path(preprocessor_path)
   digest = integrity.read_record(path)['source']['sp_model']['digest']
-  golden = golden_lib.of_sp_model(sp_model, digest, 3)
+  golden = golden_file.of_sp_model(sp_model, digest, 3)
   assert _check(path, golden) > 10_000
   golden['texts'][0]['ids'][0] += 1
   with pytest.raises(errors.ParityError, match="no parity .ids .* in the preprocessor for 'The bridge"):
     _check(path, golden)
-  golden = golden_lib.of_sp_model(sp_model, digest, 3)
+  golden = golden_file.of_sp_model(sp_model, digest, 3)
   golden['special_tokens']['mask_id'] = 5
   with pytest.raises(errors.ParityError, match='special tokens'):
     _check(path, golden)
-  golden = golden_lib.of_sp_model(sp_model, digest, 3)
+  golden = golden_file.of_sp_model(sp_model, digest, 3)
   golden['texts'].pop()
   with pytest.raises(errors.GoldenError, match='stale texts'):
     _check(path, golden)
@@ -223,4 +223,4 @@ def test_a_source_whose_calls_disagree_is_not_recorded(own_module):
     output.name = f'{tanh.input[0]}:0'
   modules.edit_graph(own_module, edit)
   with source_lib.open_source(str(own_module)) as source, pytest.raises(errors.ParityError, match='mlm/pooled_output is .* from the reference'):
-    golden_lib.of_source(source)
+    golden_file.of_source(source)

@@ -24,8 +24,8 @@ import tensorflow_text  # noqa: F401  (registers the preprocessor's operations)
 import waitress.server
 import werkzeug.test
 
-from export import host
-from export import tree
+from export.host import web_app
+from export.store import tree
 
 ENCODER, PREPROCESSOR = 'tensorflow/albert_en_demo', 'tensorflow/albert_en_demo_preprocess'
 
@@ -38,14 +38,14 @@ def client(history, tmp_path_factory):
   root = tmp_path_factory.mktemp('host') / 'dist'
   root.symlink_to(history)
   root.with_name('secret').write_text(SECRET)
-  return werkzeug.test.Client(host.Host(tree.at(root)))
+  return werkzeug.test.Client(web_app.Host(tree.at(root)))
 
 
 @pytest.fixture(scope='module')
 def address(history):
   """Of a server on this machine, as export.serve starts it."""
   listener = socket.create_server(('127.0.0.1', 0))
-  server = waitress.server.create_server(host.Host(tree.at(history)), sockets=[listener], threads=2, channel_timeout=60)
+  server = waitress.server.create_server(web_app.Host(tree.at(history)), sockets=[listener], threads=2, channel_timeout=60)
   thread = threading.Thread(target=server.run, daemon=True)
   thread.start()
   yield f'http://127.0.0.1:{listener.getsockname()[1]}'
@@ -159,7 +159,7 @@ def test_it_only_reads(client, method):
 def own(history, tmp_path):
   """A tree that a test may damage, and a client of its host."""
   root = pathlib.Path(shutil.copytree(history, tmp_path / 'dist'))
-  return root, werkzeug.test.Client(host.Host(tree.at(root)))
+  return root, werkzeug.test.Client(web_app.Host(tree.at(root)))
 
 
 def test_a_version_that_is_half_there_is_not_served(own):

@@ -11,8 +11,8 @@ from safetensors import numpy as safetensors_numpy
 
 from converters import errors
 from converters import source as source_lib
-from converters import to_hugging_face
 from converters import weight_map
+from converters.writers import hugging_face as hugging_face_writer
 
 
 def write(module, directory, architecture=None, parts=None):
@@ -20,7 +20,7 @@ def write(module, directory, architecture=None, parts=None):
   with source_lib.open_source(str(module)) as source:
     if parts is not None:
       source.parts = frozenset(parts)
-    left = to_hugging_face.write(source, directory, architecture=architecture)
+    left = hugging_face_writer.write(source, directory, architecture=architecture)
   return directory, left
 
 

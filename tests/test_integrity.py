@@ -11,11 +11,11 @@ import tarfile
 
 import pytest
 
-from converters import checkpoint_index
 from converters import errors
-from export import integrity
-from export import package
-from export.proof import certificate
+from converters.readers import checkpoint_index
+from export.release import archive as release_archive
+from export.release import integrity
+from export.validation import encoder_certificate
 
 DATA = 'variables/variables.data-00000-of-00001'
 WARMUP = 'assets.extra/tf_serving_warmup_requests'
@@ -43,11 +43,11 @@ def _record_anew(release):
   """Makes files, archive and record agree again: what somebody does who wants a change not to be seen."""
   archive = release.with_name(release.name + '.tar.gz')
   archive.unlink()
-  tar_sha256 = package.pack(release, archive).tar_sha256
+  tar_sha256 = release_archive.pack(release, archive).tar_sha256
 
   def edit(record):
-    record['files'] = {name: vars(digest) for name, digest in package.digests(release).items()}
-    record['archive'] = vars(package.digest(archive)) | {'tar_sha256': tar_sha256}
+    record['files'] = {name: vars(digest) for name, digest in release_archive.digests(release).items()}
+    record['archive'] = vars(release_archive.digest(archive)) | {'tar_sha256': tar_sha256}
 
   _edit_record(release, edit)
 
@@ -132,7 +132,7 @@ def test_archive_with_another_order_is_named(published):
     for path in sorted(published.rglob('*'), reverse=True):
       if path.is_file():
         tar.add(path, path.relative_to(published).as_posix())
-  _edit_record(published, lambda record: record['archive'].update(vars(package.digest(archive))))
+  _edit_record(published, lambda record: record['archive'].update(vars(release_archive.digest(archive))))
   with pytest.raises(errors.IntegrityError, match='the tar in 2.tar.gz has changed'):
     _check(published)
 
@@ -359,12 +359,12 @@ def test_command_line_fails_on_a_changed_byte_and_on_wrong_flags(published):
 
 
 def test_what_changes_after_it_was_verified_is_not_published(release, module, monkeypatch):
-  certify = certificate.Examination.certify
+  certify = encoder_certificate.Examination.certify
   def meddled(self, path, *args, **kwargs):
     result = certify(self, path, *args, **kwargs)
     variables = path / 'variables/variables.index'
     variables.write_bytes(variables.read_bytes())  # the same, but somebody is at work there
     return result
-  monkeypatch.setattr(certificate.Examination, 'certify', meddled)
+  monkeypatch.setattr(encoder_certificate.Examination, 'certify', meddled)
   with pytest.raises(errors.IntegrityError, match='files of tensorflow/albert_en_tiny/2 changed while they were compared'):
     release(module)

@@ -16,8 +16,8 @@ from test_hugging_face import write
 
 from converters import source as source_lib
 from export.demo import vocabulary
-from export.proof import original_rule
-from export.proof import token_parity
+from export.reference import tokenizer as reference_tokenizer
+from export.validation import preprocessor_certificate
 
 _PARTS = {'AlbertModel': ['encoder'], 'AlbertForMaskedLM': ['encoder', 'mlm'], 'AlbertForPreTraining': ['encoder', 'mlm', 'sop']}
 # float32 rounding of three small layers on values of about 1, by two libraries.
@@ -93,14 +93,14 @@ def test_tokenizer_gives_the_same_ids(ask, module, config, sp_model, tmp_path):
   directory, _ = write(module, tmp_path / 'albert')
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
   characters = [f'a{chr(code)}b' for code in range(0x20, 0x3000) if unicodedata.category(chr(code)) != 'Cn']
-  texts = ['The bridge was closed.', *token_parity.TEXTS, *vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()[:300], *characters]
+  texts = ['The bridge was closed.', *preprocessor_certificate.TEXTS, *vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()[:300], *characters]
   answer = ask('tokenize', directory=str(directory), texts=texts)
   assert answer['mask'] == 4 and answer['pad'] == 0 and answer['longest'] == config.max_position_embeddings
-  first = processor.encode(original_rule.normalized(texts[0]))
+  first = processor.encode(reference_tokenizer.normalized(texts[0]))
   assert answer['pair']['input_ids'] == [2, *first, 3, *first, 3]
   assert answer['pair']['token_type_ids'] == [0] * (len(first) + 2) + [1] * (len(first) + 1)
   different = [text for text, ids in zip(texts, answer['ids'], strict=True)
-               if not token_parity.equally_likely(processor, ids, processor.encode(original_rule.normalized(text)))]
+               if not preprocessor_certificate.equally_likely(processor, ids, processor.encode(reference_tokenizer.normalized(text)))]
   assert different == ['[CLS] is text here, and so is <pad>']  # as in every tokenizer of Transformers
 
 

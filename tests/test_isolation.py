@@ -8,19 +8,19 @@ import sys
 import pytest
 
 from converters import errors
-from export import trust as trust_lib
-from export.proof import isolation
+from export.source import policy as source_policy
+from export.source import sandbox
 
 pytestmark = pytest.mark.real_processes
 
-LIMITS = isolation.Limits(memory=1 << 30, cpu_seconds=1, file_bytes=1 << 20)
+LIMITS = sandbox.Limits(memory=1 << 30, cpu_seconds=1, file_bytes=1 << 20)
 
 
 def _python(code, *, limits=True, writable=None):
   if limits:
-    code = f'from export.proof import isolation; isolation.{LIMITS!r}.apply()\n{code}'
-  return subprocess.run(isolation.command([sys.executable, '-c', code], writable) if writable else [sys.executable, '-c', code],
-                        capture_output=True, text=True, env=isolation.environment() | {'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)})
+    code = f'from export.source import sandbox; sandbox.{LIMITS!r}.apply()\n{code}'
+  return subprocess.run(sandbox.command([sys.executable, '-c', code], writable) if writable else [sys.executable, '-c', code],
+                        capture_output=True, text=True, env=sandbox.environment() | {'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)})
 
 
 @pytest.mark.parametrize('code, fault', [
@@ -41,7 +41,7 @@ def test_no_core_is_dumped():
   assert process.stdout == '(0, 0)\n', process.stderr
 
 
-@pytest.mark.parametrize('trust', [trust_lib.Trust(memory_gib=1), trust_lib.Trust(cpu_seconds=1)], ids=['memory', 'time'])
+@pytest.mark.parametrize('trust', [source_policy.Trust(memory_gib=1), source_policy.Trust(cpu_seconds=1)], ids=['memory', 'time'])
 def test_a_source_that_needs_more_is_refused(module, start_run, trust):
   # TensorFlow alone takes more. Where memory ends, parsing the graph may be what fails.
   with start_run(module, trust=trust) as run, pytest.raises(
@@ -54,15 +54,15 @@ def test_a_source_that_needs_more_is_refused(module, start_run, trust):
 def test_credentials_are_not_handed_on(monkeypatch):
   monkeypatch.setenv('AWS_SECRET_ACCESS_KEY', 'x')
   monkeypatch.setenv('TF_NUM_INTEROP_THREADS', '4')
-  assert 'AWS_SECRET_ACCESS_KEY' not in isolation.environment() and isolation.environment()['TF_NUM_INTEROP_THREADS'] == '4'
+  assert 'AWS_SECRET_ACCESS_KEY' not in sandbox.environment() and sandbox.environment()['TF_NUM_INTEROP_THREADS'] == '4'
 
 
 @pytest.mark.parametrize('means', ['bubblewrap', 'namespaces', 'none'])
 def test_every_means_runs_what_it_is_given(tmp_path, monkeypatch, means):
   """Where the platform has it: nothing outside is written, nobody is reached, and a death by signal shows."""
-  if means != 'none' and not isolation.works(means):
+  if means != 'none' and not sandbox.works(means):
     pytest.skip(f'{means} does not work on this machine')
-  monkeypatch.setattr(isolation, 'means', lambda: means)
+  monkeypatch.setattr(sandbox, 'means', lambda: means)
   work, outside = tmp_path / 'work', tmp_path / 'outside'
   work.mkdir()
   process = _python(f'open({str(work / "x")!r}, "w").write("y")', writable=work, limits=False)
@@ -77,5 +77,5 @@ def test_every_means_runs_what_it_is_given(tmp_path, monkeypatch, means):
 
 
 def test_what_ended_a_process():
-  statuses = {0: 0, 1: 0, isolation.REFUSED: 0, -9: 9, 128 + 24: 24}
-  assert {status: isolation.signal_of(status) for status in statuses} == statuses
+  statuses = {0: 0, 1: 0, sandbox.REFUSED: 0, -9: 9, 128 + 24: 24}
+  assert {status: sandbox.signal_of(status) for status in statuses} == statuses

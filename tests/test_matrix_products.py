@@ -9,7 +9,7 @@ import tf_keras
 from official.modeling import activations
 from official.nlp.modeling import networks
 
-from export import encoder as encoder_lib
+from export.model import encoder as encoder_lib
 
 _INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
 _SIZES = dict(vocab_size=50, embedding_width=8, hidden_size=24, num_layers=2, num_attention_heads=3, max_sequence_length=16, intermediate_size=40,

@@ -16,12 +16,12 @@ import sentencepiece as spm
 import tensorflow as tf
 
 from converters import errors
-from export import original_text
-from export import preprocessing
-from export import saved_model
 from export.demo import vocabulary
-from export.proof import original_rule
-from export.proof import token_parity
+from export.model import preprocessor as preprocessor_model
+from export.model import pretraining_tokenization
+from export.model import saved_model
+from export.reference import tokenizer as reference_tokenizer
+from export.validation import preprocessor_certificate
 
 # Without those of private use, which are all alike.
 ASSIGNED = [c for c in map(chr, range(0x110000)) if unicodedata.category(c) not in ('Cn', 'Co', 'Cs')]
@@ -40,7 +40,7 @@ def _with_pieces(model, pieces):
 
 
 def _saved(model, version, path):
-  saved_model.write(*preprocessing.exportable(model, version), path)
+  saved_model.write(*preprocessor_model.exportable(model, version), path)
   return path
 
 
@@ -72,7 +72,7 @@ def loaded(path):
 
 @pytest.fixture(scope='module')
 def normalize():
-  graph = tf.function(original_text.normalize, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+  graph = tf.function(pretraining_tokenization.normalize, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
   return lambda texts: [text.decode() for text in graph(tf.constant(texts, tf.string)).numpy()]
 
 
@@ -85,16 +85,16 @@ def _differences(texts, actual, expected):
 def test_every_assigned_character_becomes_what_the_rule_says(normalize, form):
   assert len(ASSIGNED) > 140_000
   texts = [form.format(c, c) for c in ASSIGNED]
-  assert not _differences(texts, normalize(texts), list(map(original_rule.normalized, texts)))
+  assert not _differences(texts, normalize(texts), list(map(reference_tokenizer.normalized, texts)))
 
 
 @pytest.mark.parametrize('form', ['{}', 'a{}b'])
 def test_every_assigned_character_has_the_ids_of_the_rule(loaded, processor, form):
   texts = [form.format(c) for c in ASSIGNED]
-  pieces = processor.encode(list(map(original_rule.normalized, texts)), out_type=str)
-  expected = [original_rule.cut(processor, one) for one in pieces]
+  pieces = processor.encode(list(map(reference_tokenizer.normalized, texts)), out_type=str)
+  expected = [reference_tokenizer.cut(processor, one) for one in pieces]
   assert not _differences(texts, loaded.tokenize(tf.constant(texts)).to_list(), expected)
-  assert expected[:500] == [original_rule.ids(processor, text) for text in texts[:500]]
+  assert expected[:500] == [reference_tokenizer.ids(processor, text) for text in texts[:500]]
   comma = processor.piece_to_id(',')
   assert sum(comma in ids for ids in expected) > 10  # U+1F101 and the nine after it are a digit and a comma
 
@@ -102,29 +102,29 @@ def test_every_assigned_character_has_the_ids_of_the_rule(loaded, processor, for
 def test_private_and_unassigned_characters_and_noncharacters(loaded, processor, normalize):
   points = [0xE000, 0xF8FF, 0xF0000, 0x10FFFD, 0x378, 0x1FFFC, 0xE0FFF, 0xFDD0, 0xFDEF, *(plane << 16 | n for plane in range(17) for n in (0xFFFE, 0xFFFF))]
   texts = [form.format(chr(point)) for form in ('{}', 'a{}b', '{0}{0} Σ{0}', 'Α{}Σ') for point in points]
-  assert normalize(texts) == list(map(original_rule.normalized, texts))
-  assert loaded.tokenize(tf.constant(texts)).to_list() == [original_rule.ids(processor, text) for text in texts]
+  assert normalize(texts) == list(map(reference_tokenizer.normalized, texts))
+  assert loaded.tokenize(tf.constant(texts)).to_list() == [reference_tokenizer.ids(processor, text) for text in texts]
 
 
 @pytest.mark.parametrize('number', range(4))
 def test_long_texts_of_every_kind(loaded, processor, normalize, number):
   rng = random.Random(number)
-  awkward = [*token_parity.texts(4), *map(str, range(990, 1010)), *PIECES]
+  awkward = [*preprocessor_certificate.texts(4), *map(str, range(990, 1010)), *PIECES]
   parts = [*rng.sample(ASSIGNED, 20_000), *(rng.choice(awkward) for _ in range(40)), *(rng.choice([' ', 'Σ', '1,', 'a', 'É', '\t\n', '\u200d', ',']) for _ in range(10_000))]
   rng.shuffle(parts)
   text = ''.join(parts)
-  assert normalize([text]) == [original_rule.normalized(text)]
-  actual, expected = loaded.tokenize(tf.constant([text, 'a'])).to_list()[0], original_rule.ids(processor, text)
-  assert actual == expected or token_parity.equally_likely(processor, actual, expected)
+  assert normalize([text]) == [reference_tokenizer.normalized(text)]
+  actual, expected = loaded.tokenize(tf.constant([text, 'a'])).to_list()[0], reference_tokenizer.ids(processor, text)
+  assert actual == expected or preprocessor_certificate.equally_likely(processor, actual, expected)
 
 
 def test_a_sigma_ends_a_word_or_does_not(normalize):
   # Beside each other in a batch, too: what the next text begins with is none of a text's business.
   letters = ['Σ', 'A', 'σ', '1', ' ', '\u0301', '\u0345', '\u00ad', "'", 'Ϲ', '\u02b0', '𝚺']
   texts = [''.join(one) for length in range(5) for one in itertools.product(letters, repeat=length)]
-  assert not _differences(texts, normalize(texts), list(map(original_rule.normalized, texts)))
+  assert not _differences(texts, normalize(texts), list(map(reference_tokenizer.normalized, texts)))
   for first in ('Σ', "'Σ", 'Σ1', 'AΣ'):
-    assert normalize([first, 'A']) == [original_rule.normalized(first), 'a']
+    assert normalize([first, 'A']) == [reference_tokenizer.normalized(first), 'a']
   assert normalize(['ΟΔΥΣΣΕΎΣ', 'Σ', 'ΑΣ\u0301', 'ΑΣ\u00adΑ', 'ς σ']) == ['οδυσσευς', 'σ', 'ας', 'ασ\u00adα', 'ς σ']
 
 
@@ -133,7 +133,7 @@ def test_white_space_is_what_python_takes_for_it(normalize):
   assert len(spaces) > 20 and '\x1c' in spaces and '\u200b' not in spaces
   letters = [*spaces, 'a', '\u200b', '\u00a8', '\u0301']
   texts = [''.join(one) for length in range(4) for one in itertools.product(letters, repeat=length)]
-  assert not _differences(texts, normalize(texts), list(map(original_rule.normalized, texts)))
+  assert not _differences(texts, normalize(texts), list(map(reference_tokenizer.normalized, texts)))
   assert normalize([' a \x1c\x85 b\u3000', '\u2028', 'a\u00a8b \u00a8']) == ['a b', '', 'a b  ']
 
 
@@ -146,14 +146,14 @@ BROKEN = [
 
 def test_what_is_no_utf8_is_replaced(loaded, processor, normalize):
   texts = [broken.decode(errors='replace') for broken in BROKEN]
-  assert normalize(BROKEN) == list(map(original_rule.normalized, texts))
-  assert loaded.tokenize(tf.constant(BROKEN)).to_list() == [original_rule.ids(processor, text) for text in texts]
+  assert normalize(BROKEN) == list(map(reference_tokenizer.normalized, texts))
+  assert loaded.tokenize(tf.constant(BROKEN)).to_list() == [reference_tokenizer.ids(processor, text) for text in texts]
 
 
 def test_nothing_and_nul(loaded, processor, normalize):
   for texts in ([], [''], ['', ''], ['', 'a', ''], ['\x00'], ['a\x00b', '\x00\x00', ' \x00 '], [' '], ['\u0301'], ['', '\u0301', ' ']):
-    assert normalize(texts) == list(map(original_rule.normalized, texts))
-    assert loaded.tokenize(tf.constant(texts, tf.string)).to_list() == [original_rule.ids(processor, text) for text in texts]
+    assert normalize(texts) == list(map(reference_tokenizer.normalized, texts))
+    assert loaded.tokenize(tf.constant(texts, tf.string)).to_list() == [reference_tokenizer.ids(processor, text) for text in texts]
     assert loaded(tf.constant(texts, tf.string))['input_word_ids'].shape == (len(texts), 128)
 
 
@@ -173,21 +173,21 @@ def test_a_comma_after_a_digit_is_a_piece_of_its_own(loaded, processor):
   texts = [''.join(one) for length in range(6) for one in itertools.product('0125 7,', repeat=length)]
   texts += [f'{sign}{number:,}{sign}' for number in (*range(0, 3000, 7), 10**9, 570_000, 57) for sign in ('', ' ', 'x', ',', '٣')]
   for text, ids in zip(texts, loaded.tokenize(tf.constant(texts)).to_list(), strict=True):
-    expected = original_rule.ids(processor, text)
-    assert ids == expected or token_parity.equally_likely(processor, ids, expected), text
+    expected = reference_tokenizer.ids(processor, text)
+    assert ids == expected or preprocessor_certificate.equally_likely(processor, ids, expected), text
 
 
 def test_a_vocabulary_without_such_pieces(sp_model, tmp_path):
   lines = [''.join(c for c in line if not c.isdigit()) for line in vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()]
   model = vocabulary.train(lines, 150)
-  assert len(original_text.commas(model).ids) == 1
-  assert token_parity.check(_saved(model, 4, tmp_path / 'model'), model, 4) > 10_000
+  assert len(pretraining_tokenization.commas(model).ids) == 1
+  assert preprocessor_certificate.check(_saved(model, 4, tmp_path / 'model'), model, 4) > 10_000
 
 
 def test_a_vocabulary_without_comma_is_refused():
   lines = [line.replace(',', '') for line in vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()]
   with pytest.raises(errors.VocabularyError, match="',' is no piece .* give --preprocessor=NAME/3"):
-    preprocessing.exportable(vocabulary.train(lines, 150), 4)
+    preprocessor_model.exportable(vocabulary.train(lines, 150), 4)
 
 
 def test_ordinary_text_keeps_its_ids_and_packing_is_the_same(loaded, published):
@@ -214,8 +214,8 @@ def test_its_graph(path, published, rich):
 
 
 def test_the_same_model_gives_the_same_table(monkeypatch):
-  one = original_text.table()
-  other = original_text.table.__wrapped__()
+  one = pretraining_tokenization.table()
+  other = pretraining_tokenization.table.__wrapped__()
   assert one.whitespace == other.whitespace
   for field in ('page', 'row', 'starts', 'values'):
     assert np.array_equal(getattr(one, field), getattr(other, field))
@@ -226,34 +226,34 @@ def test_the_same_model_gives_the_same_table(monkeypatch):
 def test_it_works_in_a_process_without_this_project(path, processor, tmp_path):
   program = ('import json, sys\nimport tensorflow as tf\nimport tensorflow_text\nloaded = tf.saved_model.load(sys.argv[1])\n'
              'print(json.dumps(loaded.tokenize(tf.constant(json.loads(sys.argv[2]))).to_list()))\n')
-  texts = [text for text in original_rule.TEXTS if '\x00' not in text]
+  texts = [text for text in reference_tokenizer.TEXTS if '\x00' not in text]
   run = subprocess.run([sys.executable, '-I', '-c', program, str(path), json.dumps(texts)], capture_output=True, text=True, cwd=tmp_path, check=True)
   for text, ids in zip(texts, json.loads(run.stdout.splitlines()[-1]), strict=True):
-    expected = original_rule.ids(processor, text)
-    assert ids == expected or token_parity.equally_likely(processor, ids, expected), text
+    expected = reference_tokenizer.ids(processor, text)
+    assert ids == expected or preprocessor_certificate.equally_likely(processor, ids, expected), text
 
 
 def test_in_an_input_pipeline(loaded):
-  texts = list(token_parity.texts(4))
+  texts = list(preprocessor_certificate.texts(4))
   data = tf.data.Dataset.from_tensor_slices(texts).batch(5).map(loaded, num_parallel_calls=2)
   assert np.array_equal(np.concatenate([batch['input_word_ids'] for batch in data]), loaded(tf.constant(texts))['input_word_ids'])
 
 
-def _ascii_space(table=original_text.table):
+def _ascii_space(table=pretraining_tokenization.table):
   return dataclasses.replace(table(), whitespace=r'\s+')
 
 
-def _o_for_e(table=original_text.table):
+def _o_for_e(table=pretraining_tokenization.table):
   values = table().values
-  return dataclasses.replace(table(), values=np.where(values % original_text._KIND == ord('e'), values + ord('o') - ord('e'), values))
+  return dataclasses.replace(table(), values=np.where(values % pretraining_tokenization._KIND == ord('e'), values + ord('o') - ord('e'), values))
 
 
-def _no_comma(model, commas=original_text.commas):
+def _no_comma(model, commas=pretraining_tokenization.commas):
   return dataclasses.replace(commas(model), values=np.where(commas(model).values == commas(model).values[-1], 5, commas(model).values))
 
 
 def _plain_sigma(values):
-  points = values - values // original_text._KIND * original_text._KIND
+  points = values - values // pretraining_tokenization._KIND * pretraining_tokenization._KIND
   return tf.where(tf.equal(points, ord('Σ')), ord('σ'), points)
 
 
@@ -272,14 +272,14 @@ WRONG = {
 def test_what_is_wrong_is_noticed_when_it_is_exported(rich, tmp_path, monkeypatch, fault):
   name, wrong = WRONG[fault]
   with monkeypatch.context() as patch:
-    patch.setattr(original_text, name, wrong)
+    patch.setattr(pretraining_tokenization, name, wrong)
     saved = _saved(rich, 4, tmp_path / 'model')
   with pytest.raises(errors.ParityError, match='no parity .ids '):
-    token_parity.check(saved, rich, 4)
+    preprocessor_certificate.check(saved, rich, 4)
 
 
 def test_versions_are_told_apart(path, published, rich):
-  assert token_parity.check(pathlib.Path(path), rich, 4) > token_parity.check(published, rich, 3)
+  assert preprocessor_certificate.check(pathlib.Path(path), rich, 4) > preprocessor_certificate.check(published, rich, 3)
   for saved, version in ((path, 3), (published, 4)):
     with pytest.raises(errors.ParityError, match='no parity .ids '):
-      token_parity.check(saved, rich, version)
+      preprocessor_certificate.check(saved, rich, version)

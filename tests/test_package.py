@@ -8,7 +8,7 @@ import pytest
 from isal import igzip
 
 from converters import errors
-from export import package
+from export.release import archive as release_archive
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def model(tmp_path):
 
 
 def test_root_of_the_archive_is_the_model_directory(model, tmp_path):
-  package.pack(model, tmp_path / '2.tar.gz')
+  release_archive.pack(model, tmp_path / '2.tar.gz')
   with tarfile.open(tmp_path / '2.tar.gz') as tar:
     members = {m.name: m for m in tar}
     assert list(members) == ['.', 'saved_model.pb', 'variables', 'variables/variables.index']
@@ -32,37 +32,37 @@ def test_root_of_the_archive_is_the_model_directory(model, tmp_path):
 
 
 def test_owner_mode_time_and_order_do_not_matter(model, tmp_path):
-  first = package.pack(model, tmp_path / 'one.tar.gz')
+  first = release_archive.pack(model, tmp_path / 'one.tar.gz')
   os.chmod(model / 'saved_model.pb', 0o600)
   os.utime(model / 'saved_model.pb', (1, 1))
   (model / 'variables' / 'variables.index').unlink()
   (model / 'variables' / 'variables.index').write_bytes(b'index')
-  assert package.pack(model, tmp_path / 'two.tar.gz') == first
+  assert release_archive.pack(model, tmp_path / 'two.tar.gz') == first
   assert (tmp_path / 'one.tar.gz').read_bytes() == (tmp_path / 'two.tar.gz').read_bytes()
 
 
 def test_digests_are_those_of_archive_tar_and_files(model, tmp_path):
   counted = []
-  packed = package.pack(model, tmp_path / '2.tar.gz', counted.append)
+  packed = release_archive.pack(model, tmp_path / '2.tar.gz', counted.append)
   archive = (tmp_path / '2.tar.gz').read_bytes()
   tar = igzip.decompress(archive)
   assert packed.tar_sha256 == hashlib.sha256(tar).hexdigest()
   assert sum(counted) == len(tar)
-  assert packed.archive == package.Digest(len(archive), hashlib.sha256(archive).hexdigest())
-  assert packed.files == package.digests(model)
+  assert packed.archive == release_archive.Digest(len(archive), hashlib.sha256(archive).hexdigest())
+  assert packed.files == release_archive.digests(model)
 
 
 def test_digests_name_every_file(model):
-  assert package.digests(model) == {
-      'saved_model.pb': package.Digest(5000, hashlib.sha256(b'graph' * 1000).hexdigest()),
-      'variables/variables.index': package.Digest(5, hashlib.sha256(b'index').hexdigest()),
+  assert release_archive.digests(model) == {
+      'saved_model.pb': release_archive.Digest(5000, hashlib.sha256(b'graph' * 1000).hexdigest()),
+      'variables/variables.index': release_archive.Digest(5, hashlib.sha256(b'index').hexdigest()),
   }
 
 
 def test_an_existing_archive_is_not_overwritten(model, tmp_path):
   (tmp_path / '2.tar.gz').write_bytes(b'')
   with pytest.raises(FileExistsError):
-    package.pack(model, tmp_path / '2.tar.gz')
+    release_archive.pack(model, tmp_path / '2.tar.gz')
 
 
 @pytest.mark.parametrize('name', ['notes.txt', 'assets/more/x', 'variables/checkpoint', 'assets.extra/deep/er', '.hidden', 'saved_model.pb.bak', 'variables/sub/x'])
@@ -70,14 +70,14 @@ def test_only_what_a_hub_host_allows_is_packed(model, tmp_path, name):
   (model / name).parent.mkdir(parents=True, exist_ok=True)
   (model / name).write_text('')
   with pytest.raises(errors.PublishError, match='is nothing that the archive of a model may hold'):
-    package.pack(model, tmp_path / '2.tar.gz')
+    release_archive.pack(model, tmp_path / '2.tar.gz')
   assert not (tmp_path / '2.tar.gz').exists()
 
 
 def test_a_link_is_not_packed(model, tmp_path):
   (model / 'fingerprint.pb').symlink_to(model / 'saved_model.pb')
   with pytest.raises(errors.PublishError, match='fingerprint.pb in '):
-    package.pack(model, tmp_path / '2.tar.gz')
+    release_archive.pack(model, tmp_path / '2.tar.gz')
 
 
 def test_everything_a_hub_host_allows_is_packed(model, tmp_path):
@@ -85,6 +85,6 @@ def test_everything_a_hub_host_allows_is_packed(model, tmp_path):
   for name in allowed:
     (model / name).parent.mkdir(exist_ok=True)
     (model / name).write_text(name)
-  package.pack(model, tmp_path / '2.tar.gz')
+  release_archive.pack(model, tmp_path / '2.tar.gz')
   with tarfile.open(tmp_path / '2.tar.gz') as tar:
     assert set(allowed) < set(tar.getnames())

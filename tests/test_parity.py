@@ -7,12 +7,12 @@ import pytest
 from support import modules
 from support import trees
 
-from converters import albert as albert_lib
+from converters import build_encoder
 from converters import errors
 from converters import weight_map
-from export import saved_model
-from export.proof import parity
-from export.proof import source_graph
+from export.model import saved_model
+from export.source import graph as source_graph
+from export.validation import parity
 
 MASK = np.array([[1, 1, 1], [1, 0, 0]])
 
@@ -118,12 +118,12 @@ _QUICK = {'token types swapped', 'mlm bias reversed', 'sop classes swapped'}
 
 @pytest.mark.parametrize('wrong', [None, *(name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in WRONG)])
 def test_weights_in_the_wrong_place_fail(source, examination, monkeypatch, tmp_path, wrong):
-  from export import encoder
+  from export.model import encoder
   rows = {r.name: r for r in weight_map.rows(source.config, source.parts)}
   read = source.tensor
   if wrong:
     monkeypatch.setattr(source, 'tensor', lambda row: WRONG[wrong](read, row, rows))
-  albert = albert_lib.build(source, source.parts)
+  albert = build_encoder.build(source, source.parts)
   (tmp_path / 'sp.model').write_bytes(source.sp_model)
   saved_model.write(*encoder.exportable(albert, str(tmp_path / 'sp.model')), tmp_path / 'model')
   monkeypatch.undo()

@@ -6,9 +6,9 @@ import pytest
 from support import commands
 
 from converters import errors
-from converters import tf1_hub
-from export import integrity
-from export import signature
+from converters.readers import tf1_hub
+from export.release import integrity
+from export.release import signature
 
 pytestmark = pytest.mark.real_processes
 
@@ -26,7 +26,7 @@ def test_nothing_that_an_encoder_needs_is_touched(release, module, monkeypatch):
 
 
 def test_a_process_that_makes_one_starts_no_other_and_imports_no_tf_models(module, python_module, tmp_path):
-  code = ('from export.proof import source_run; source_run.prepare = None; import sys; sys.argv = ["export", "--model=albert_en_demo_preprocess", f"--source={sys.argv[1]}", "--version=3"]; import runpy\n'
+  code = ('from export.source import process; process.prepare = None; import sys; sys.argv = ["export", "--model=albert_en_demo_preprocess", f"--source={sys.argv[1]}", "--version=3"]; import runpy\n'
           'try:\n  runpy.run_module("export", run_name="__main__")\n'
           'finally:\n  print("imported", [name for name in sys.modules if name.split(".")[0] == "official"])')
   process = commands.run([*python_module('export')[:1], '-c', code, str(module)], cwd=tmp_path)

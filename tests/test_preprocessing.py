@@ -12,9 +12,9 @@ import tensorflow_text  # noqa: F401  (registers the ops)
 from official.nlp.modeling.layers import text_layers
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export import catalog
-from export import preprocessing
-from export import saved_model
+from export.model import preprocessor as preprocessor_model
+from export.model import saved_model
+from export.release import catalog
 
 TEXTS = [
     'Is this the Road to the mill?', 'CAFÉ naïve 1,200 (or £3.50) – "so"', '', '   ', '\t\n', 'straße ﬁnal Ǆ',
@@ -107,7 +107,7 @@ def test_seq_length_defaults_to_128_and_may_be_a_tensor(loaded):
 
 @pytest.mark.parametrize('version', catalog.PREPROCESSOR_VERSIONS)
 def test_versions(tmp_path, sp_model, version):
-  saved_model.write(*preprocessing.exportable(sp_model, version), tmp_path / 'model')
+  saved_model.write(*preprocessor_model.exportable(sp_model, version), tmp_path / 'model')
   loaded = tf.saved_model.load(str(tmp_path / 'model'))
   special = {name: int(value) for name, value in loaded.tokenize.get_special_tokens_dict().items()}
   expected = dict(padding_id=0, start_of_sequence_id=2, end_of_segment_id=3, mask_id=4)

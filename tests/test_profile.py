@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from export import profile as profile_lib
+from export.ui import trace as trace_lib
 
 
 def _spans(profile):
@@ -16,7 +16,7 @@ def _spans(profile):
 
 
 def test_what_is_inside_is_noted_even_if_it_fails():
-  profile = profile_lib.Profile()
+  profile = trace_lib.Profile()
   with pytest.raises(ValueError), profile.span('outer'):
     with profile.span('inner'):
       sum(range(200_000))
@@ -29,7 +29,7 @@ def test_what_is_inside_is_noted_even_if_it_fails():
 
 
 def test_threads_have_tracks_of_their_own():
-  profile = profile_lib.Profile()
+  profile = trace_lib.Profile()
   def work():
     with profile.span('beside'):
       pass
@@ -42,11 +42,11 @@ def test_threads_have_tracks_of_their_own():
 
 
 def test_another_process_is_on_the_same_clock(tmp_path):
-  profile = profile_lib.Profile()
+  profile = trace_lib.Profile()
   with profile.span('before'):
     pass
-  code = ('import pathlib, sys; from export import profile\n'
-          'p = profile.Profile()\n'
+  code = ('import pathlib, sys; from export.ui import trace\n'
+          'p = trace.Profile()\n'
           'with p.span("child"): pass\n'
           'p.save(pathlib.Path(sys.argv[1]))')
   subprocess.run([sys.executable, '-c', code, str(tmp_path / 'child.json')], check=True)
@@ -66,7 +66,7 @@ def test_another_process_is_on_the_same_clock(tmp_path):
     *(json.dumps([dict(name='x', process=1, thread='t', start=0.0, seconds=0.0, thread_seconds=0.0, process_seconds=0.0, peak_bytes=0) | wrong])
       for wrong in (dict(start='a'), dict(seconds=float('nan')), dict(process=True), dict(peak_bytes=1.5), dict(more=1)))])
 def test_what_another_process_saved_is_not_trusted(tmp_path, text):
-  profile = profile_lib.Profile()
+  profile = trace_lib.Profile()
   (tmp_path / 'child.json').write_text(text)
   profile.load(tmp_path / 'child.json')
   os.mkfifo(tmp_path / 'pipe')

@@ -10,7 +10,7 @@ import pytest
 from support import trees
 
 from converters import errors
-from export import publish
+from export.store import publish
 
 ENCODER, COMPANION = 'tensorflow/albert/2', 'tensorflow/albert_preprocess/1'
 

@@ -6,14 +6,14 @@ import tensorflow as tf
 
 from converters import source as source_lib
 from converters import weight_map
-from export.proof import batch as batch_lib
-from export.proof import expected as expected_lib
-from export.proof import parity
-from export.proof import reference
+from export.reference import albert as reference_albert
+from export.reference import outputs as reference_outputs
+from export.validation import inputs as proof_inputs
+from export.validation import parity
 
 
 def _reference(source, batch):
-  return expected_lib.Expected(source, source.parts, batch, batch_lib.make_scalar(source.config, source.parts))
+  return reference_outputs.Expected(source, source.parts, batch, proof_inputs.make_scalar(source.config, source.parts))
 
 
 @pytest.mark.parametrize('changes', [{}, dict(embedding_size=16), dict(num_attention_heads=1, type_vocab_size=3, seed=5)],
@@ -21,7 +21,7 @@ def _reference(source, batch):
 def test_agrees_with_the_tf1_graph(make_module, changes):
   module = make_module(**changes)
   with source_lib.open_source(str(module)) as source:
-    batch = batch_lib.make(source.config)
+    batch = proof_inputs.make(source.config)
     right = _reference(source, batch)
   loaded = tf.saved_model.load(str(module), tags=[])
   inputs = {name: tf.constant(value) for name, value in batch.for_source.items()}
@@ -49,11 +49,11 @@ def test_float32_evaluations_are_as_far_off_as_float32_is(expecting, ran, batch)
 
 
 def test_padding_and_other_rows_do_not_matter(source):
-  batch = batch_lib.make(source.config)
+  batch = proof_inputs.make(source.config)
   together, rows = _reference(source, batch), np.nonzero(batch.input_mask)[0]
   for number in range(4):
     length = int(batch.input_mask[number].sum())
-    alone = batch_lib.Batch(*(v[number:number + 1, :length] for v in (batch.input_word_ids, batch.input_mask, batch.input_type_ids)),
+    alone = proof_inputs.Batch(*(v[number:number + 1, :length] for v in (batch.input_word_ids, batch.input_mask, batch.input_type_ids)),
                          batch.masked_lm_positions[number:number + 1])
     single = _reference(source, alone)
     np.testing.assert_allclose(single.outputs['sequence_output'], together.outputs['sequence_output'][rows == number], atol=1e-12)
@@ -61,14 +61,14 @@ def test_padding_and_other_rows_do_not_matter(source):
 
 
 def test_kernels_in_pieces_come_to_the_same(source, monkeypatch):
-  batch = batch_lib.make(source.config)
+  batch = proof_inputs.make(source.config)
   whole = _reference(source, batch)
   right = {row.name: np.concatenate([*whole.gradient.pieces(row.name, weight_map.shape(row.shape, source.config))])
            for row in weight_map.rows(source.config, source.parts)}
-  monkeypatch.setattr(reference, '_PIECE', 40)
-  monkeypatch.setattr(reference, '_ROWS', 5)
-  monkeypatch.setattr(reference, '_COLUMNS', 3)
-  monkeypatch.setattr(expected_lib, '_SMALL', 0)
+  monkeypatch.setattr(reference_albert, '_PIECE', 40)
+  monkeypatch.setattr(reference_albert, '_ROWS', 5)
+  monkeypatch.setattr(reference_albert, '_COLUMNS', 3)
+  monkeypatch.setattr(reference_outputs, '_SMALL', 0)
   pieces = _reference(source, batch)
   np.testing.assert_allclose(pieces.outputs['sequence_output'], whole.outputs['sequence_output'], atol=1e-12)
   for row in weight_map.rows(source.config, source.parts):
@@ -83,13 +83,13 @@ def test_gradient_is_the_slope_of_the_forward_pass(make_module, changes):
   with source_lib.open_source(str(make_module(**changes))) as source:
     rows = weight_map.rows(source.config, source.parts)
     weights = {row.name: source.tensor(row).astype(np.float64) for row in rows}
-    scalar = batch_lib.make_scalar(source.config, source.parts)
+    scalar = proof_inputs.make_scalar(source.config, source.parts)
     batch, factors = scalar.batch, scalar.factors
-    longer = batch_lib.make(source.config)
-    own, other = (reference.Inputs(b.input_word_ids, b.input_mask, b.input_type_ids) for b in (batch, longer))
+    longer = proof_inputs.make(source.config)
+    own, other = (reference_albert.Inputs(b.input_word_ids, b.input_mask, b.input_type_ids) for b in (batch, longer))
 
   def run(tensor, inputs):
-    return reference.encode_and_differentiate(
+    return reference_albert.encode_and_differentiate(
         tensor, source.config, inputs, own, batch.masked_lm_positions, factors)
 
   def value(changed, head_only):
@@ -97,8 +97,8 @@ def test_gradient_is_the_slope_of_the_forward_pass(make_module, changes):
     sequence = np.zeros((*batch.input_mask.shape, source.config.hidden_size))
     sequence[batch.input_mask.astype(bool)] = layers[-1]
     if head_only:
-      return (reference.sop_log_probs(changed.__getitem__, pooled) * factors['sop_log_probs']).sum()
-    logits = reference.mlm_logits(changed.__getitem__, sequence, batch.masked_lm_positions)
+      return (reference_albert.sop_log_probs(changed.__getitem__, pooled) * factors['sop_log_probs']).sum()
+    logits = reference_albert.mlm_logits(changed.__getitem__, sequence, batch.masked_lm_positions)
     return sum((one * factors[name]).sum() for name, one in (
         ('pooled_output', pooled), ('sequence_output', sequence), ('mlm_logits', logits)))
 
@@ -114,22 +114,22 @@ def test_gradient_is_the_slope_of_the_forward_pass(make_module, changes):
 
 
 def test_every_weight_counts(source):
-  batch = batch_lib.make(source.config)
-  scalar = batch_lib.make_scalar(source.config, source.parts)
+  batch = proof_inputs.make(source.config)
+  scalar = proof_inputs.make_scalar(source.config, source.parts)
   rows = weight_map.rows(source.config, source.parts)
   weights = {row.name: source.tensor(row) for row in rows}
 
   def outputs(changed=None):
     def tensor(name):
       return weights[name] * np.float32(1.01) + np.float32(0.01) if name == changed else weights[name]
-    inputs, other = (reference.Inputs(b.input_word_ids, b.input_mask, b.input_type_ids) for b in (batch, scalar.batch))
-    layers, pooled, _ = reference.encode_and_differentiate(
+    inputs, other = (reference_albert.Inputs(b.input_word_ids, b.input_mask, b.input_type_ids) for b in (batch, scalar.batch))
+    layers, pooled, _ = reference_albert.encode_and_differentiate(
         tensor, source.config, inputs, other, scalar.batch.masked_lm_positions, scalar.factors)
     sequence = np.zeros((*batch.input_mask.shape, source.config.hidden_size))
     sequence[batch.input_mask.astype(bool)] = layers[-1]
     return np.concatenate([v.ravel() for v in (
-        layers[-1], pooled, reference.mlm_logits(tensor, sequence, batch.masked_lm_positions),
-        reference.sop_log_probs(tensor, pooled))])
+        layers[-1], pooled, reference_albert.mlm_logits(tensor, sequence, batch.masked_lm_positions),
+        reference_albert.sop_log_probs(tensor, pooled))])
 
   right = outputs()
   for row in rows:
@@ -146,6 +146,6 @@ def test_products_in_blocks(shape):
   kernel = rng.standard_normal(shape, np.float32)
   for x in (rng.standard_normal((3, shape[0])), rng.standard_normal((2, 3, shape[0]))):
     for blocks in (kernel, kernel.T.copy().T):
-      result = reference.matmul(x, blocks)
+      result = reference_albert.matmul(x, blocks)
       assert result.dtype == np.float64
       np.testing.assert_allclose(result, x @ kernel.astype(np.float64), rtol=0, atol=1e-11)

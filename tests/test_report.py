@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from converters import errors
-from export import proof_text
-from export import report
+from export.ui import html_report
+from export.ui import proof_text
 
 _VOID = {'meta', 'br', 'line', 'circle', 'polyline', 'i/'}
 
@@ -48,7 +48,7 @@ class _Page(html.parser.HTMLParser):
 
 
 def test_page_shows_what_the_record_holds(record):
-  page = _Page(report.page(record))
+  page = _Page(html_report.page(record))
   text = ' '.join(' '.join(page.text).split())
   certificate = record['certificate']
   for name in (*certificate['controls'], *certificate['gradient'], *record['libraries'], record['release'], record['source']['digest'],
@@ -64,7 +64,7 @@ def test_page_shows_what_the_record_holds(record):
 
 
 def test_plot_has_every_layer_inside_the_picture(record):
-  page = _Page(report.page(record))
+  page = _Page(html_report.page(record))
   _, _, width, height = map(float, next(e for tag, e in page.elements if tag == 'svg')['viewbox'].split())
   lines = [e['points'] for tag, e in page.elements if tag == 'polyline']
   assert len(lines) == 3
@@ -85,7 +85,7 @@ def test_plot_has_every_layer_inside_the_picture(record):
 
 
 def test_nothing_is_fetched_and_nothing_is_run(record):
-  page = report.page(record)
+  page = html_report.page(record)
   assert not re.search(r'https?:|src=|href=|url\(|@import|<script', page)
 
 
@@ -93,24 +93,24 @@ def test_text_of_a_record_is_text(record):
   hostile = json.loads(json.dumps(record))
   hostile['release'] = hostile['weights'][0]['source'] = '<script>alert(1)</script>'
   hostile['libraries']['"><img src=x>'] = '<b>'
-  page = report.page(hostile)
+  page = html_report.page(hostile)
   assert '<script' not in page and '<img' not in page and '&lt;script&gt;' in page
 
 
 def test_list_interface_and_preprocessor_have_their_pages(released, release, module, record):
   path, _ = release(module, version=1, interface='list')
-  page = report.page(json.loads(path.with_name('1.release.json').read_text()))
+  page = html_report.page(json.loads(path.with_name('1.release.json').read_text()))
   assert '<svg' not in page and 'sequence_output' in page
   preprocessor = json.loads((released.root / 'tensorflow/albert_en_tiny_preprocess/3.release.json').read_text())
-  assert f'{preprocessor["certificate"]["tokens"]["values"]:,} tokens' in ' '.join(_Page(report.page(preprocessor)).text)
+  assert f'{preprocessor["certificate"]["tokens"]["values"]:,} tokens' in ' '.join(_Page(html_report.page(preprocessor)).text)
   one = json.loads(json.dumps(record))
   one['certificate']['outputs'] = {n: c for n, c in one['certificate']['outputs'].items() if n not in ('layer_1', 'layer_2')}
-  assert _Page(report.page(one))  # a model of a single layer
+  assert _Page(html_report.page(one))  # a model of a single layer
 
 
 def test_text_has_its_page(text_path):
   record = json.loads(pathlib.Path(f'{text_path}.release.json').read_text())
-  page = _Page(report.page(record))
+  page = _Page(html_report.page(record))
   text = ' '.join(' '.join(page.text).split())
   certificate = record['certificate']
   for word in (record['encoder'], record['preprocessor'], f'{certificate["texts"]} awkward texts', 'serving_default/sequence_output', 'layer_2',
@@ -119,7 +119,7 @@ def test_text_has_its_page(text_path):
   assert {e['id'] for _, e in page.elements if 'id' in e} == {'texts', 'ledger', 'environment'}
   del certificate['outputs']['layer_0']['control']
   with pytest.raises(errors.IntegrityError, match='holds no such certificate'):
-    report.page(record)
+    html_report.page(record)
 
 
 def test_commands_write_it(encoder_path, tmp_path, python_module, record):
@@ -127,7 +127,7 @@ def test_commands_write_it(encoder_path, tmp_path, python_module, record):
     return subprocess.run(python_module('export.verify', f'--release={encoder_path}', *flags), capture_output=True, text=True)
 
   done = verify(f'--report={tmp_path / "report.html"}')
-  assert done.returncode == 0 and (tmp_path / 'report.html').read_text() == report.page(record)
+  assert done.returncode == 0 and (tmp_path / 'html_report.html').read_text() == html_report.page(record)
   for path in ('', tmp_path, tmp_path / 'missing/report.html'):
     refused = verify(f'--report={path}')
     assert refused.returncode == 2 and refused.stderr.startswith(f'error: --report={path}: '), refused.stderr
@@ -140,7 +140,7 @@ def test_a_record_without_its_certificate_is_refused(record, tmp_path, key):
   if key == 'outputs':
     broken['certificate']['outputs'] = {'layer_0': {}}
   with pytest.raises(errors.IntegrityError, match='the record of tensorflow/albert_en_tiny/2 holds no such certificate'):
-    report.write(broken, tmp_path / 'report.html')
+    html_report.write(broken, tmp_path / 'html_report.html')
   assert not list(tmp_path.iterdir())
 
 
@@ -150,8 +150,8 @@ BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', '
 @pytest.mark.skipif(BROWSER is None, reason='no Chromium here')
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_a_browser_draws_it(record, tmp_path, scheme):
-  page, picture = tmp_path / 'report.html', tmp_path / 'report.png'
-  report.write(record, page)
+  page, picture = tmp_path / 'html_report.html', tmp_path / 'html_report.png'
+  html_report.write(record, page)
   flags = ['--force-dark-mode', '--blink-settings=preferredColorScheme=0'] if scheme == 'dark' else []
   subprocess.run([BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--window-size=1000,1600', *flags,
                   f'--user-data-dir={tmp_path / "profile"}', f'--screenshot={picture}', page.as_uri()],

@@ -12,8 +12,8 @@ from support import commands
 from support import releases
 
 from converters import errors
-from export import integrity
-from export import signature
+from export.release import integrity
+from export.release import signature
 
 ENCODER, PREPROCESSOR, TEXT = 'tensorflow/albert_en_demo/3', 'tensorflow/albert_en_demo_preprocess/3', 'tensorflow/albert_en_demo_text/3'
 

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export import slim_graph
-from export.proof import graph_file
+from export.graphs import graph_defs
+from export.model import prune_graph
 
 
 class _Model(tf.Module):
@@ -71,7 +71,7 @@ def models(tmp_path_factory):
     tf.saved_model.save(_Model(), str(path))
     message = saved_model_pb2.SavedModel.FromString((path / 'saved_model.pb').read_bytes())
     if name == 'slim':
-      slim_graph.slim(message)
+      prune_graph.slim(message)
       (path / 'saved_model.pb').write_bytes(message.SerializeToString())
     paths.append(path)
     messages.append(message)
@@ -122,7 +122,7 @@ def test_callers_wait_for_all_that_a_function_does(models):
   whole, slim = map(_functions, models[1])
   assert whole.keys() == slim.keys()
   for name, function in whole.items():
-    waited = {node.name for node in graph_file.ancestors(slim[name].node_def, slim[name].control_ret.values())}
+    waited = {node.name for node in graph_defs.ancestors(slim[name].node_def, slim[name].control_ret.values())}
     assert set(function.control_ret.values()) <= waited
     assert sorted(slim[name].control_ret) == sorted(slim[name].signature.control_output)
   save = next(name for name in whole if 'traced_save' in name)

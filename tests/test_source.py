@@ -14,11 +14,11 @@ import tensorflow as tf
 from support import craft
 from support import modules
 
-from converters import archive as archive_lib
-from converters import digest
 from converters import errors
 from converters import source as source_lib
 from converters import weight_map
+from converters.io import archive as archive_lib
+from converters.io import digest
 
 
 def _facts(handle, **reading):
@@ -120,9 +120,9 @@ def test_what_a_host_sends_is_unpacked_like_any_other_archive(own_module, tmp_pa
 
 
 def test_a_host_that_says_nothing_is_given_up(tmp_path, monkeypatch):
-  from converters import hub_handle
+  from converters.io import hub_download
   monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'cache'))
-  monkeypatch.setattr(hub_handle, '_SILENCE_SECONDS', 0.2)
+  monkeypatch.setattr(hub_download, '_SILENCE_SECONDS', 0.2)
   with socket.create_server(('127.0.0.1', 0)) as silent, pytest.raises(errors.SourceError, match='timed out.*google/albert_tiny/3: check the handle'):
     _facts(f'http://127.0.0.1:{silent.getsockname()[1]}/google/albert_tiny/3')
   assert socket.getdefaulttimeout() is None

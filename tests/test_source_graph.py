@@ -6,7 +6,7 @@ from support import modules
 from tensorflow.core.framework import variable_pb2
 
 from converters import errors
-from export.proof import source_graph
+from export.source import graph as source_graph
 
 ALL = tuple(source_graph.SIGNATURES)
 

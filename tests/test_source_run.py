@@ -11,9 +11,9 @@ from support import modules
 
 from converters import errors
 from converters import weight_map
-from export.proof import batch as batch_lib
-from export.proof import source_graph
-from export.proof import source_run
+from export.source import graph as source_graph
+from export.source import process as source_process
+from export.validation import inputs as proof_inputs
 
 ALL = tuple(source_graph.SIGNATURES)
 
@@ -49,7 +49,7 @@ def test_graph_that_is_refused_in_the_child_is_reported(own_module, start_run):
 
 
 def test_child_that_fails_is_an_error(module, batch, start_run):
-  too_long = batch_lib.Batch(*[np.ones((1, 129), np.int32)] * 3, batch.masked_lm_positions[:1])
+  too_long = proof_inputs.Batch(*[np.ones((1, 129), np.int32)] * 3, batch.masked_lm_positions[:1])
   with start_run(module, batch=too_long) as run, pytest.raises(
       errors.SourceError, match='running saved_model.pb in .* failed'):
     run.outputs()
@@ -74,7 +74,7 @@ def test_gives_the_derivatives_of_the_training_graph(module, config, start_run):
     run.outputs()
     gradient = dict(run.gradient())
   assert sorted(gradient) == sorted(row.tf1 for row in weight_map.rows(config, set(weight_map.Part)))
-  scalar = batch_lib.make_scalar(config, set(weight_map.Part))
+  scalar = proof_inputs.make_scalar(config, set(weight_map.Part))
   loaded = tf.saved_model.load(str(module), tags=['train'])
   with tf.GradientTape() as tape:
     tape.watch(loaded.variables)
@@ -101,10 +101,10 @@ def test_outputs_and_gradient_can_be_read_again(module, start_run):
 
 
 def test_child_that_is_dead_before_it_has_a_job_is_an_error(module, config, batch):
-  with source_run.prepare() as child:
+  with source_process.prepare() as child:
     os.kill(child.process.pid, signal.SIGKILL)
     child.process.wait()
-    run = child.run(module, batch, ALL, batch_lib.make_scalar(config, set(weight_map.Part)))
+    run = child.run(module, batch, ALL, proof_inputs.make_scalar(config, set(weight_map.Part)))
     with pytest.raises(errors.SourceError, match='failed .signal 9.'):
       run.outputs()
 

@@ -12,12 +12,12 @@ from support import trees
 from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import errors
-from export import compatibility
-from export import preprocessing
-from export import saved_model
-from export.proof import exported
-from export.proof import text_parity
-from export.proof import token_parity
+from export.model import preprocessor as preprocessor_model
+from export.model import saved_model
+from export.release import compatibility
+from export.validation import exported_encoder
+from export.validation import preprocessor_certificate
+from export.validation import text_certificate
 
 SENTENCES = ['The ferry was late.', 'A fox crossed the pond, and nobody saw it.', 'Soon.', '']
 
@@ -45,12 +45,12 @@ def test_what_it_offers(text_path):
 
 @pytest.mark.parametrize('training', [False, True])
 def test_gives_what_the_two_give_one_after_the_other(loaded, parts, training):
-  sentences = tf.constant([*SENTENCES, *token_parity.TEXTS])
-  with exported.as_it_stands():
+  sentences = tf.constant([*SENTENCES, *preprocessor_certificate.TEXTS])
+  with exported_encoder.as_it_stands():
     ours, theirs = loaded(sentences, training=training), parts[1](parts[0](sentences), training=training)
   assert ours.keys() == theirs.keys() and isinstance(ours['encoder_outputs'], list)
   tf.nest.map_structure(np.testing.assert_array_equal, ours, theirs)
-  assert ours['sequence_output'].shape == (27, preprocessing.DEFAULT_SEQ_LENGTH, 16)
+  assert ours['sequence_output'].shape == (27, preprocessor_model.DEFAULT_SEQ_LENGTH, 16)
 
 
 def test_training_defaults_to_false_and_may_be_positional(with_dropout):
@@ -139,7 +139,7 @@ def test_a_model_of_short_sequences_is_refused(make_module, refused):
 @pytest.fixture
 def changed_weights(monkeypatch):
   """Models from text to vectors are saved with other weights than their encoder."""
-  from export import text_encoder
+  from export.model import text_encoder
   made = text_encoder.exportable
 
   def wrong(preprocessor, encoder, *more):
@@ -157,7 +157,7 @@ def test_a_wrong_one_is_not_published(release, module, changed_weights):
 
 @pytest.mark.slow
 def test_one_with_other_weights_is_not_published_whatever_its_parity(release, module, monkeypatch, changed_weights):
-  monkeypatch.setattr(text_parity, 'check', lambda *arguments: text_parity.Certificate(0, {}, False))
+  monkeypatch.setattr(text_certificate, 'check', lambda *arguments: text_certificate.Certificate(0, {}, False))
   with pytest.raises(errors.IntegrityError, match="word_embeddings/embeddings is not the source's"):
     release(module, with_text=True)
   assert trees.leftovers(release.root) == []

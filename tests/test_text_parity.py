@@ -10,18 +10,18 @@ import sentencepiece as spm
 import tensorflow as tf
 from support import modules
 
-from converters import albert as albert_lib
-from converters import config as config_lib
+from converters import albert_config
+from converters import build_encoder
 from converters import errors
 from converters import source as source_lib
 from converters import weight_map
-from export import encoder as encoder_lib
-from export import integrity
-from export import preprocessing
-from export import saved_model
-from export import text_encoder
-from export.proof import text_parity
-from export.proof import token_parity
+from export.model import encoder as encoder_lib
+from export.model import preprocessor as preprocessor_model
+from export.model import saved_model
+from export.model import text_encoder
+from export.release import integrity
+from export.validation import preprocessor_certificate
+from export.validation import text_certificate
 
 
 @pytest.fixture(scope='module')
@@ -35,10 +35,10 @@ def make(module, sp_model, tmp_path, config):
   """A function that saves a model from text to vectors after something was changed in what it is made of."""
   def save(version=3, change=lambda root, encoder: None, encode=lambda preprocessor, encoder: None):
     with source_lib.open_source(str(module)) as source:
-      albert = albert_lib.build(source, {weight_map.Part.ENCODER})
+      albert = build_encoder.build(source, {weight_map.Part.ENCODER})
     (tmp_path / 'x.model').write_bytes(sp_model)
     encoder, _ = encoder_lib.exportable(albert, str(tmp_path / 'x.model'))
-    preprocessor, _ = preprocessing.exportable(sp_model, version)
+    preprocessor, _ = preprocessor_model.exportable(sp_model, version)
     encode(preprocessor, encoder)
     root, signatures = text_encoder.exportable(preprocessor, encoder, False)
     change(root, encoder)
@@ -48,10 +48,10 @@ def make(module, sp_model, tmp_path, config):
 
 
 def test_the_certificate_of_what_is_published(paths, config):
-  certificate = text_parity.check(*paths, 3, config)
+  certificate = text_certificate.check(*paths, 3, config)
   served = ['default', 'pooled_output', 'sequence_output']
   assert sorted(certificate.outputs) == sorted([*served, *(f'serving_default/{name}' for name in served), 'layer_0', 'layer_1', 'layer_2'])
-  assert certificate.texts == len(token_parity.TEXTS) and not certificate.dropout
+  assert certificate.texts == len(preprocessor_certificate.TEXTS) and not certificate.dropout
   for name, check in certificate.outputs.items():
     assert check.apart.largest == 0 and check.passes, name  # the same graph on the same numbers
     assert check.control.rms > 1000 * check.allowed.rms
@@ -61,7 +61,7 @@ def test_the_certificate_of_what_is_published(paths, config):
 
 
 def test_right_ones_pass(paths, make, config):
-  text_parity.check(make(), *paths[1:], 3, config)
+  text_certificate.check(make(), *paths[1:], 3, config)
 
 
 WRONG = {
@@ -92,63 +92,63 @@ def _without(encoder, name):
 def test_wrong_ones_fail(paths, make, config, case):
   changes, message = WRONG[case]
   with pytest.raises(errors.ParityError, match=f'no parity .*{message}.*in the model from text to vectors'):
-    text_parity.check(make(**changes), *paths[1:], 3, config)
+    text_certificate.check(make(**changes), *paths[1:], 3, config)
 
 
 def test_a_mode_that_does_not_fit_the_config_fails(paths, config, with_dropout):
-  dropping = config_lib.parse(vars(config) | {'hidden_dropout_prob': 0.1})
+  dropping = albert_config.parse(vars(config) | {'hidden_dropout_prob': 0.1})
   with pytest.raises(errors.ParityError, match='training=True is the same as training=False, but the config has dropout'):
-    text_parity.check(*paths, 3, dropping)
+    text_certificate.check(*paths, 3, dropping)
   made = [with_dropout / 'tensorflow' / model for model in ('albert_en_tiny_text/2', 'albert_en_tiny_preprocess/3', 'albert_en_tiny/2')]
   assert integrity.read_record(made[0])['certificate']['dropout']
   with pytest.raises(errors.ParityError, match='training=True is not the same as training=False, but the config has no dropout'):
-    text_parity.check(*made, 3, config)
+    text_certificate.check(*made, 3, config)
 
 
 def test_another_kind_of_model_fails(paths, config):
   with pytest.raises(errors.ParityError, match='it is not called as a model from text to vectors is: '):
-    text_parity.check(paths[2], *paths[1:], 3, config)
+    text_certificate.check(paths[2], *paths[1:], 3, config)
   with pytest.raises(errors.ParityError, match='it is not called as a model from text to vectors is: '):
-    text_parity.Text(paths[2]).served(['a'])
+    text_certificate.Text(paths[2]).served(['a'])
 
 
 def test_a_missing_output_is_named(paths, config, monkeypatch):
-  outputs = text_parity.Text.outputs
-  monkeypatch.setattr(text_parity.Text, 'outputs', lambda self, *given, **more: {
+  outputs = text_certificate.Text.outputs
+  monkeypatch.setattr(text_certificate.Text, 'outputs', lambda self, *given, **more: {
       name: value for name, value in outputs(self, *given, **more).items() if name != 'sequence_output'})
   with pytest.raises(errors.ParityError, match=r'no parity \(sequence_output is missing\)'):
-    text_parity.check(*paths, 3, config)
+    text_certificate.check(*paths, 3, config)
 
 
 def test_texts_that_say_nothing_fail(paths, config, monkeypatch):
-  monkeypatch.setattr(text_parity, 'texts', lambda version, rows: ('', '   '))
+  monkeypatch.setattr(text_certificate, 'texts', lambda version, rows: ('', '   '))
   with pytest.raises(errors.ParityError, match='sequence_output is the same for another text'):
-    text_parity.check(*paths, 3, config)
+    text_certificate.check(*paths, 3, config)
 
 
 def test_what_is_no_number_fails():
   right = np.random.default_rng(1).normal(size=[3, 4]).astype(np.float32)
-  assert text_parity.compare(right, right).passes
-  assert text_parity.compare(right + np.float32(1e-6), right).passes  # 16 units in the last place are 1.9e-6
+  assert text_certificate.compare(right, right).passes
+  assert text_certificate.compare(right + np.float32(1e-6), right).passes  # 16 units in the last place are 1.9e-6
   for wrong in (right + np.float32(4e-6), right * np.nan, right[:2], right[:0]):
-    assert not text_parity.compare(wrong, right).passes
+    assert not text_certificate.compare(wrong, right).passes
 
 
 def test_a_large_model_runs_few_texts(config):
   def rows(**sizes):
-    return text_parity.affordable(config_lib.parse(vars(config) | sizes))
-  assert rows() > len(text_parity.texts(4, 1000))
+    return text_certificate.affordable(albert_config.parse(vars(config) | sizes))
+  assert rows() > len(text_certificate.texts(4, 1000))
   assert rows(num_hidden_layers=12, hidden_size=768, num_attention_heads=12, intermediate_size=3072) == 4
   assert rows(num_hidden_layers=12, hidden_size=4096, num_attention_heads=64, intermediate_size=16384) == 2
   for version in (1, 4):
-    assert sorted(text_parity.texts(version, 1000)) == sorted(token_parity.texts(version))
-    assert '1,200' in text_parity.texts(version, 2)[0]
+    assert sorted(text_certificate.texts(version, 1000)) == sorted(preprocessor_certificate.texts(version))
+    assert '1,200' in text_certificate.texts(version, 2)[0]
 
 
 def test_the_least_there_can_be_tells_preprocessors_apart(sp_model):
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
-  few = text_parity.texts(4, 2)
-  assert [token_parity.ids(processor, text, 3) for text in few] != [token_parity.ids(processor, text, 4) for text in few]
+  few = text_certificate.texts(4, 2)
+  assert [preprocessor_certificate.ids(processor, text, 3) for text in few] != [preprocessor_certificate.ids(processor, text, 4) for text in few]
 
 
 def test_what_was_tampered_with_is_not_run(paths, tmp_path, monkeypatch, config):
@@ -156,4 +156,4 @@ def test_what_was_tampered_with_is_not_run(paths, tmp_path, monkeypatch, config)
   modules.edit_graph(path, lambda m: m.graph_def.library.function[0].node_def.add(name='hidden', op='ReadFile'), ['serve'])
   monkeypatch.setattr(tf.saved_model, 'load', None)
   with pytest.raises(errors.UntrustedGraphError, match="operation ReadFile at node 'hidden'"):
-    text_parity.Text(path)
+    text_certificate.Text(path)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from converters import errors
-from export.proof import token_parity
+from export.validation import preprocessor_certificate
 
 
 def test_every_kind_of_awkward_text_is_there():
-  texts = ''.join(token_parity.TEXTS)
-  assert '' in token_parity.TEXTS and any(t and not t.strip() for t in token_parity.TEXTS)
-  assert any(max(map(len, t.split()), default=0) >= 10_000 for t in token_parity.TEXTS)
+  texts = ''.join(preprocessor_certificate.TEXTS)
+  assert '' in preprocessor_certificate.TEXTS and any(t and not t.strip() for t in preprocessor_certificate.TEXTS)
+  assert any(max(map(len, t.split()), default=0) >= 10_000 for t in preprocessor_certificate.TEXTS)
   assert all(c in texts for c in '\u200b\u200d\ufeff\u0301é“”«»🙂½ﬁ\x00')
   assert '1,200' in texts
 
@@ -20,32 +20,32 @@ def test_every_kind_of_awkward_text_is_there():
 def test_either_of_two_equally_likely_segmentations_is_right(preprocessor_path, sp_model, monkeypatch):
   # This vocabulary has '0' and '00', and SentencePiece's versions cut '000' in two ways.
   path = pathlib.Path(preprocessor_path)
-  token_parity.check(path, sp_model, 3)
-  ids = token_parity.Preprocessor.ids
+  preprocessor_certificate.check(path, sp_model, 3)
+  ids = preprocessor_certificate.Preprocessor.ids
   def swapped(self, texts):
     return [[*reversed(one[:2]), *one[2:]] if text.startswith('The') else one for text, one in zip(texts, ids(self, texts), strict=True)]
-  monkeypatch.setattr(token_parity.Preprocessor, 'ids', swapped)
+  monkeypatch.setattr(preprocessor_certificate.Preprocessor, 'ids', swapped)
   with pytest.raises(errors.ParityError, match="no parity .ids .* in the preprocessor for 'The bridge"):
-    token_parity.check(path, sp_model, 3)
+    preprocessor_certificate.check(path, sp_model, 3)
 
 
 def test_preprocessor_with_another_model_fails(preprocessor_path, make_module):
   other = (make_module(vocab_size=150) / 'assets/30k-clean.model').read_bytes()
   with pytest.raises(errors.ParityError, match="no parity .* in the preprocessor for "):
-    token_parity.check(pathlib.Path(preprocessor_path), other, 3)
+    preprocessor_certificate.check(pathlib.Path(preprocessor_path), other, 3)
 
 
 @pytest.mark.parametrize('name', ['input_word_ids', 'input_mask', 'input_type_ids'])
 def test_wrong_packing_fails(preprocessor_path, sp_model, monkeypatch, name):
-  packed = token_parity.Preprocessor.packed
+  packed = preprocessor_certificate.Preprocessor.packed
   def wrong(self, texts):
     result = packed(self, texts)
     return result | {name: np.where(np.arange(128) == 127, 1 - result[name], result[name])}
-  monkeypatch.setattr(token_parity.Preprocessor, 'packed', wrong)
+  monkeypatch.setattr(preprocessor_certificate.Preprocessor, 'packed', wrong)
   with pytest.raises(errors.ParityError, match=f'no parity .{name} '):
-    token_parity.check(pathlib.Path(preprocessor_path), sp_model, 3)
+    preprocessor_certificate.check(pathlib.Path(preprocessor_path), sp_model, 3)
 
 
 def test_special_tokens_of_another_version_fail(preprocessor_path, sp_model):
   with pytest.raises(errors.ParityError, match='no parity .special tokens .*vocab_size'):
-    token_parity.check(pathlib.Path(preprocessor_path), sp_model, 2)
+    preprocessor_certificate.check(pathlib.Path(preprocessor_path), sp_model, 2)

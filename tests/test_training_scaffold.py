@@ -10,8 +10,8 @@ from official.nlp.configs import bert
 from official.nlp.configs import encoders
 
 from converters import source as source_lib
-from converters import to_checkpoint
 from converters import weight_map
+from converters.writers import tf2_checkpoint
 
 # What tf-models' tasks import for datasets and scores, which nothing here has: named, and never called.
 _NOT_INSTALLED = ('tensorflow_datasets', 'sklearn', 'seqeval', 'sacrebleu')
@@ -34,7 +34,7 @@ def written(make_module, tmp_path_factory):
   """A checkpoint's directory, the encoder's config as tf-models reads it, and two of the source's tensors."""
   directory = tmp_path_factory.mktemp('checkpoint') / 'albert'
   with source_lib.open_source(str(make_module())) as source:
-    to_checkpoint.write(source, directory)
+    tf2_checkpoint.write(source, directory)
     tensors = [source.tensor(row) for row in weight_map.rows(source.config, [weight_map.Part.ENCODER])
                if row.tf1.endswith(('word_embeddings', 'pooler/dense/bias'))]
   config = encoders.EncoderConfig(yaml.safe_load((directory / 'encoder.yaml').read_text()))

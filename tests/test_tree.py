@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 from converters import errors
-from export import catalog
-from export import collection
-from export import integrity
-from export import tree as tree_lib
+from export.release import catalog
+from export.release import collection
+from export.release import integrity
+from export.store import tree as tree_lib
 
 ENCODER, PREPROCESSOR, TEXT = 'tensorflow/albert_en_demo', 'tensorflow/albert_en_demo_preprocess', 'tensorflow/albert_en_demo_text'
 

@@ -8,7 +8,7 @@ from support import shared
 
 from export.demo import tf1_module
 from export.demo import weight_values
-from export.proof import parity
+from export.validation import parity
 from trials import summary
 from trials import trial
 from trials import wrong_conversions

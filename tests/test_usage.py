@@ -9,7 +9,7 @@ import tensorflow_hub as hub
 import tensorflow_text  # noqa: F401  (registers the preprocessor's operations)
 from official.nlp.tools import tokenization
 
-from export import saved_model
+from export.model import saved_model
 
 SENTENCES = ['The ferry was late.', 'A fox crossed the pond, and nobody saw it.', 'Soon.', 'Nothing is proved by one example.']
 LABELS = np.array([0, 1, 0, 1])

@@ -10,11 +10,11 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401  (registers the preprocessor's operations)
 from tensorflow_serving.apis import prediction_log_pb2
 
-from converters import config as config_lib
-from export import integrity
-from export import package
-from export import preprocessing
-from export import warmup
+from converters import albert_config
+from export.model import preprocessor as preprocessor_model
+from export.model import serving_warmup
+from export.release import archive as release_archive
+from export.release import integrity
 
 
 def _requests(path):
@@ -29,7 +29,7 @@ def _requests(path):
 def test_every_signature_has_a_request_that_it_takes(history, model):
   path = history / 'tensorflow' / model
   signatures = tf.saved_model.load(str(path)).signatures
-  requests = _requests(path / warmup.FILE)
+  requests = _requests(path / serving_warmup.FILE)
   assert sorted(request.model_spec.signature_name for request in requests) == sorted(signatures)
   for request in requests:
     assert request.model_spec.name == model.rpartition('/')[0]
@@ -43,12 +43,12 @@ def test_every_signature_has_a_request_that_it_takes(history, model):
     outputs = signature(**{name: tf.constant(value) for name, value in given.items()})
     assert {len(output) for output in outputs.values()} == {1}
     assert all(np.all(np.isfinite(output)) for output in outputs.values())
-    assert {value.shape for value in given.values()} == ({(1,)} if model.partition('/')[0].endswith(('_preprocess', '_text')) else {(1, preprocessing.DEFAULT_SEQ_LENGTH)})
+    assert {value.shape for value in given.values()} == ({(1,)} if model.partition('/')[0].endswith(('_preprocess', '_text')) else {(1, preprocessor_model.DEFAULT_SEQ_LENGTH)})
 
 
 def test_a_model_of_short_sequences_gets_a_short_request(config):
-  short = config_lib.parse(vars(config) | {'max_position_embeddings': 16})
-  inputs = warmup.of_encoder(short)['serving_default']
+  short = albert_config.parse(vars(config) | {'max_position_embeddings': 16})
+  inputs = serving_warmup.of_encoder(short)['serving_default']
   assert inputs['input_word_ids'].shape == (1, 16) and inputs['input_word_ids'].max() < 5
 
 
@@ -59,8 +59,8 @@ def test_the_same_requests_give_the_same_bytes(tmp_path):
     path.mkdir()
     # More inputs than a hash table has in order by chance.
     inputs = {f'input_{letter}': np.array([[1]], np.int32) for letter in string.ascii_lowercase[::order]}
-    warmup.write(path, 'albert_en_tiny', {'serving_default': inputs})
-    made.append((path / warmup.FILE).read_bytes())
+    serving_warmup.write(path, 'albert_en_tiny', {'serving_default': inputs})
+    made.append((path / serving_warmup.FILE).read_bytes())
   assert made[0] == made[1]
   places = [made[0].index(f'input_{letter}'.encode()) for letter in string.ascii_lowercase]
   assert places == sorted(places)
@@ -68,8 +68,8 @@ def test_the_same_requests_give_the_same_bytes(tmp_path):
 
 def test_it_is_in_archive_record_and_card(encoder_path, preprocessor_path):
   for path in map(pathlib.Path, (encoder_path, preprocessor_path)):
-    digest = package.digest(path / warmup.FILE)
-    assert integrity.read_record(path)['files'][warmup.FILE] == vars(digest)
+    digest = release_archive.digest(path / serving_warmup.FILE)
+    assert integrity.read_record(path)['files'][serving_warmup.FILE] == vars(digest)
     with tarfile.open(f'{path}.tar.gz') as tar:
-      assert tar.extractfile(warmup.FILE).read() == (path / warmup.FILE).read_bytes()
+      assert tar.extractfile(serving_warmup.FILE).read() == (path / serving_warmup.FILE).read_bytes()
     assert digest.sha256 in pathlib.Path(f'{path}.md').read_text()

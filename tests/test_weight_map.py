@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from converters import config as config_lib
+from converters import albert_config
 from converters import errors
 from converters import weight_map
 
 ALL = frozenset(weight_map.Part)
-LARGE = config_lib.parse(dict(
+LARGE = albert_config.parse(dict(
     vocab_size=30000, embedding_size=128, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16,
     intermediate_size=4096, max_position_embeddings=512, type_vocab_size=2, hidden_dropout_prob=0,
     attention_probs_dropout_prob=0))
@@ -32,7 +32,7 @@ def test_counts_the_parameters_of_albert_large():
 
 
 def test_every_transform_keeps_the_elements_and_has_an_inverse():
-  small = config_lib.AlbertConfig(11, 6, 8, 1, 2, 10, 7, 3, 0.0, 0.0)
+  small = albert_config.AlbertConfig(11, 6, 8, 1, 2, 10, 7, 3, 0.0, 0.0)
   for row in weight_map.rows(small, ALL):
     shape, target = weight_map.shape(row.shape, small), weight_map.shape(row.tf_models_shape, small)
     value = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
@@ -46,14 +46,14 @@ def test_every_transform_keeps_the_elements_and_has_an_inverse():
 
 
 def test_kernels_of_hugging_face_are_transposed_but_for_the_sentence_order_head():
-  small = config_lib.AlbertConfig(11, 6, 8, 1, 2, 10, 7, 3, 0.0, 0.0)
+  small = albert_config.AlbertConfig(11, 6, 8, 1, 2, 10, 7, 3, 0.0, 0.0)
   shapes = {row.name: row.stored_shape(weight_map.Format.HUGGING_FACE, small) for row in weight_map.rows(small, ALL)}
   assert shapes['feed_forward.intermediate.kernel'] == (10, 8) and shapes['embeddings.projection.kernel'] == (8, 6)
   assert shapes['mlm.transform.kernel'] == (6, 8) and shapes['sop.kernel'] == (2, 8) and shapes['embeddings.word'] == (11, 6)
 
 
 def test_heads_split_the_columns_of_query_and_the_rows_of_output():
-  small = config_lib.AlbertConfig(11, 6, 8, 1, 2, 10, 7, 3, 0.0, 0.0)
+  small = albert_config.AlbertConfig(11, 6, 8, 1, 2, 10, 7, 3, 0.0, 0.0)
   rows = {r.name: r for r in weight_map.rows(small, ALL)}
   kernel = np.arange(64.0).reshape(8, 8)
   query = rows['attention.query.kernel'].transform.apply(kernel, (8, 2, 4))
@@ -65,7 +65,7 @@ def test_heads_split_the_columns_of_query_and_the_rows_of_output():
 
 
 def test_an_embedding_as_wide_as_the_hidden_size_is_not_projected():
-  square = config_lib.AlbertConfig(11, 8, 8, 1, 2, 10, 7, 3, 0.0, 0.0)
+  square = albert_config.AlbertConfig(11, 8, 8, 1, 2, 10, 7, 3, 0.0, 0.0)
   assert not [r for r in weight_map.rows(square, ALL) if 'projection' in r.name]
   assert len(weight_map.rows(square, ALL)) == 30
 

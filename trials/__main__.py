@@ -16,11 +16,11 @@ import typing
 
 from absl import flags
 
-from converters import command_line
+from converters import cli
 from converters import errors
-from converters import scratch
-from export import console as console_lib
+from converters.io import temp_dirs
 from export.demo import weight_values
+from export.ui import console as console_lib
 
 if typing.TYPE_CHECKING:
   from trials import trial as trial_lib
@@ -45,7 +45,7 @@ def main() -> None:
   if unknown or not _REGIMES.value:
     raise errors.UsageError(f'--regimes={",".join(_REGIMES.value)}: unknown regime {unknown[0] if unknown else ""!r}; '
                             f'give names of {", ".join(weight_values.REGIMES)}')
-  output = command_line.file_path('--output', _OUTPUT.value)
+  output = cli.file_path('--output', _OUTPUT.value)
   trials: list[trial_lib.Trial] = []
   console = console_lib.Console()
   try:
@@ -57,7 +57,7 @@ def main() -> None:
   from trials import summary
   for table in summary.tables(trials):
     console.table(table.title, table.columns, table.rows)
-  if page := command_line.file_path('--page', _PAGE.value):
+  if page := cli.file_path('--page', _PAGE.value):
     page.write_text(summary.as_markdown(trials, _SIZE.value), encoding='utf-8')
   failed = [f'{t.regime}, seed {t.seed}, {t.wrong_conversion or "right conversion"}: {t.message or "accepted"}'
             for t in trials if t.failed]
@@ -73,7 +73,7 @@ def _run(trials: 'list[trial_lib.Trial]', console: console_lib.Console) -> None:
   from trials import wrong_conversions
   modules = trial_lib.Modules(_SIZE.value)
   wrong_seeds = max(1, round(_WRONG_SHARE.value * _SEEDS.value)) if _WRONG_SHARE.value else 0
-  with scratch.directory('albert_trials_') as directory:
+  with temp_dirs.directory('albert_trials_') as directory:
     for regime in _REGIMES.value:
       for seed in range(_SEEDS.value):
         written = dict[float, pathlib.Path]()
@@ -93,4 +93,4 @@ def _verdict(trial: 'trial_lib.Trial') -> str:
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  cli.run(main)

@@ -9,15 +9,15 @@ import time
 from typing import Any
 
 from converters import errors
-from converters import scratch
 from converters import source as source_lib
-from export import catalog as catalog_lib
-from export import console as console_lib
-from export import encoder_pieces
+from converters.io import temp_dirs
 from export.demo import tf1_module
 from export.demo import vocabulary
-from export.proof import certificate as certificate_lib
-from export.proof import source_run
+from export.release import catalog as catalog_lib
+from export.release import encoder_artifacts
+from export.source import process as source_process
+from export.ui import console as console_lib
+from export.validation import encoder_certificate
 from trials import wrong_conversions
 
 _NAME = 'albert_en_trial'
@@ -80,7 +80,7 @@ class Modules:
     tf1_module.write(path, spec, self._sp_model, vocabulary.as_text(self._sp_model))
 
 
-def run(module: pathlib.Path, regime: str, seed: int, wrong_conversion: str | None = None, child: source_run.Child | None = None) -> Trial:
+def run(module: pathlib.Path, regime: str, seed: int, wrong_conversion: str | None = None, child: source_process.Child | None = None) -> Trial:
   """Converts a module in this process, into a temporary directory, and compares the encoder with its source.
 
   Args:
@@ -97,14 +97,14 @@ def run(module: pathlib.Path, regime: str, seed: int, wrong_conversion: str | No
   certificate = None
   start = time.monotonic()
   with contextlib.ExitStack() as stack:
-    directory = stack.enter_context(scratch.directory('albert_trial_'))
+    directory = stack.enter_context(temp_dirs.directory('albert_trial_'))
     stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
     if wrong_conversion is not None:
       stack.enter_context(wrong_conversions.WRONG_CONVERSIONS[wrong_conversion]())
     try:
       source = stack.enter_context(source_lib.open_source(str(module)))
-      examination = stack.enter_context(certificate_lib.examine(source, source.parts, child=child))
-      encoder = encoder_pieces.Encoder(release, str(module), source, source.parts, examination, console_lib.Console())
+      examination = stack.enter_context(encoder_certificate.examine(source, source.parts, child=child))
+      encoder = encoder_artifacts.Encoder(release, str(module), source, source.parts, examination, console_lib.Console())
       encoder.save(directory)
       encoder.forget()
       certificate = encoder.prove(directory)

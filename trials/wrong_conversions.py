@@ -28,31 +28,31 @@ import tensorflow as tf
 import tf_keras
 from official.nlp.modeling import networks
 
-from converters import albert as albert_lib
-from export import encoder as encoder_lib
-from export import integrity
-from export import matrix_products
-from export.proof import artifact
+from converters import build_encoder
+from export.graphs import op_allow_list
+from export.model import encoder as encoder_lib
+from export.model import transformer_block
+from export.release import integrity
 
 WrongConversion = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
-def _change_model(change: Callable[[albert_lib.Albert], None]) -> Any:
+def _change_model(change: Callable[[build_encoder.Albert], None]) -> Any:
   """Changes each model after it is built and its weights' digests are recorded."""
-  build = albert_lib.build
+  build = build_encoder.build
 
-  def wrong(*args: Any, **kwargs: Any) -> albert_lib.Albert:
+  def wrong(*args: Any, **kwargs: Any) -> build_encoder.Albert:
     albert = build(*args, **kwargs)
     change(albert)
     return albert
-  return mock.patch.object(albert_lib, 'build', wrong)
+  return mock.patch.object(build_encoder, 'build', wrong)
 
 
 def _change_layers(change: Callable[[Any], None]) -> Any:
   """Changes the layers of each encoder after the export has given them its own calls."""
   init = encoder_lib.Outlined.__init__
 
-  def wrong(self: Any, albert: albert_lib.Albert) -> None:
+  def wrong(self: Any, albert: build_encoder.Albert) -> None:
     init(self, albert)
     change(self.encoder)
   return mock.patch.object(encoder_lib.Outlined, '__init__', wrong)
@@ -60,12 +60,12 @@ def _change_layers(change: Callable[[Any], None]) -> Any:
 
 def _change_product(name: str, change: Callable[[Any, Any], Any]) -> Any:
   """Changes the output of one dense layer of the block, given the layer and the output as rows."""
-  product = matrix_products._product
+  product = transformer_block._product
 
   def wrong(layer: Any, *args: Any, **kwargs: Any) -> Any:
     rows = product(layer, *args, **kwargs)
     return change(layer, rows) if layer.name == name else rows
-  return mock.patch.object(matrix_products, '_product', wrong)
+  return mock.patch.object(transformer_block, '_product', wrong)
 
 
 def _change_config(**changes: Callable[[Any], Any]) -> Any:
@@ -79,39 +79,39 @@ def _change_config(**changes: Callable[[Any], Any]) -> Any:
 
 @contextlib.contextmanager
 def _erf_gelu() -> Iterator[None]:
-  with (mock.patch.object(matrix_products, '_gelu', lambda x: 0.5 * x * (1 + tf.math.erf(x * math.sqrt(0.5)))),
-        mock.patch.object(artifact, 'OPERATIONS', artifact.OPERATIONS | {'Erf'})):
+  with (mock.patch.object(transformer_block, '_gelu', lambda x: 0.5 * x * (1 + tf.math.erf(x * math.sqrt(0.5)))),
+        mock.patch.object(op_allow_list, 'OPERATIONS', op_allow_list.OPERATIONS | {'Erf'})):
     yield
 
 
 @contextlib.contextmanager
 def _dropout_left_on() -> Iterator[None]:
-  call = matrix_products.MatrixProducts.call
+  call = transformer_block.MatrixProducts.call
 
   def wrong(self: Any, inputs: Any, adder: Any, kernels: Any, training: bool) -> Any:
     return call(self, inputs, adder, kernels, True)
   with (_change_config(dropout_rate=lambda rate: rate or 0.1, attention_dropout_rate=lambda rate: rate or 0.1),
-        mock.patch.object(matrix_products.MatrixProducts, 'call', wrong)):
+        mock.patch.object(transformer_block.MatrixProducts, 'call', wrong)):
     yield
 
 
 @contextlib.contextmanager
 def _rounded_to_bfloat16() -> Iterator[None]:
-  def change(albert: albert_lib.Albert) -> None:
+  def change(albert: build_encoder.Albert) -> None:
     for variable in _variables(albert):
       variable.assign(tf.cast(tf.cast(variable, tf.bfloat16), tf.float32))
   with _change_model(change), mock.patch.object(integrity, '_weights', lambda *args: iter(())):
     yield
 
 
-def _variables(albert: albert_lib.Albert) -> list[Any]:
+def _variables(albert: build_encoder.Albert) -> list[Any]:
   """Lists the model's float variables; a variable of two parts may be listed twice."""
   parts = [part for part in (albert.encoder, albert.mlm_head, albert.sop_head) if part is not None]
   return [variable for part in parts for variable in part.variables if variable.dtype.is_floating]
 
 
 def _epsilon(value: float) -> WrongConversion:
-  def change(albert: albert_lib.Albert) -> None:
+  def change(albert: build_encoder.Albert) -> None:
     for part in (albert.encoder, albert.mlm_head):
       for layer in part.submodules if part is not None else ():
         if isinstance(layer, tf_keras.layers.LayerNormalization):
@@ -168,12 +168,12 @@ def _halve_gradient(layer: Any, rows: Any) -> Any:
 
 
 def _halve_in_training() -> Any:
-  call = matrix_products.MatrixProducts.call
+  call = transformer_block.MatrixProducts.call
 
   def wrong(self: Any, inputs: Any, adder: Any, kernels: Any, training: bool) -> Any:
     output, kernels = call(self, inputs, adder, kernels, training)
     return (0.5 * output if training else output), kernels
-  return mock.patch.object(matrix_products.MatrixProducts, 'call', wrong)
+  return mock.patch.object(transformer_block.MatrixProducts, 'call', wrong)
 
 
 def _change_outputs(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
@@ -233,7 +233,7 @@ WRONG_CONVERSIONS: dict[str, WrongConversion] = {
     'value reversed in one head': lambda: _change_product('value', _reverse_first_head),
     'half the gradient of keys': lambda: _change_product('key', _halve_gradient),
     'rounded to bfloat16': _rounded_to_bfloat16,
-    'padding masked by -2': lambda: mock.patch.object(matrix_products, '_FAR_BELOW', -2.0),
+    'padding masked by -2': lambda: mock.patch.object(transformer_block, '_FAR_BELOW', -2.0),
     'dropout left on': _dropout_left_on,
     'dropout rates of 0.5': lambda: _change_config(dropout_rate=lambda rate: 0.5, attention_dropout_rate=lambda rate: 0.5),
     'half of each layer in training': _halve_in_training,

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from converters import errors
-from converters import scratch
+from converters.io import temp_dirs
 from export.corpus import protocol
-from export.proof import isolation
+from export.source import sandbox
 
 JOB = 'job.json'  # in the directory that both processes have
 _STDERR = 'stderr'
@@ -54,7 +54,7 @@ class Recipe:
   job: Mapping[str, Any]
   threads: int
   apart: bool
-  limits: isolation.Limits
+  limits: sandbox.Limits
   seconds: float
 
 
@@ -124,10 +124,10 @@ class Child:
 
   def _popen(self) -> subprocess.Popen[bytes]:
     recipe = self._recipe
-    directory = self._stack.enter_context(scratch.directory('albert_corpus_'))
+    directory = self._stack.enter_context(temp_dirs.directory('albert_corpus_'))
     (directory / JOB).write_text(json.dumps(dict(recipe.job)))
     command = [sys.executable, '-m', recipe.module, str(directory), json.dumps(dataclasses.asdict(recipe.limits))]
-    environment = (isolation.environment() if recipe.apart else dict(os.environ)) | {
+    environment = (sandbox.environment() if recipe.apart else dict(os.environ)) | {
         'TF_USE_LEGACY_KERAS': '1', 'TF_CPP_MIN_LOG_LEVEL': '3', 'TF_NUM_INTRAOP_THREADS': str(recipe.threads), 'TF_NUM_INTEROP_THREADS': '1',
         'OMP_NUM_THREADS': str(recipe.threads), 'TF_FORCE_GPU_ALLOW_GROWTH': 'true',  # several of them share a device
         'PYTHONWARNINGS': 'ignore', 'PYTHONDONTWRITEBYTECODE': '1',
@@ -135,7 +135,7 @@ class Child:
         'TMPDIR': str(directory),
         'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
     with open(directory / _STDERR, 'wb') as stderr:
-      process = subprocess.Popen(isolation.command(command, directory) if recipe.apart else command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+      process = subprocess.Popen(sandbox.command(command, directory) if recipe.apart else command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                  stderr=stderr, env=environment)
     self._directory = directory
     self._stack.callback(_over, process)
@@ -172,9 +172,9 @@ class Child:
     status = process.wait()
     lines = (self._directory / _STDERR).read_text(errors='replace').strip().splitlines() or ['it said nothing']
     self.close()
-    if status == isolation.REFUSED and not why:
+    if status == sandbox.REFUSED and not why:
       return errors.UntrustedGraphError(lines[-1])
-    number = isolation.signal_of(status)
+    number = sandbox.signal_of(status)
     if not why and 0 < number < 65:
       why = f'ended by signal {number} ({signal.Signals(number).name if number in set(signal.Signals) else "unknown"})'
     return Died(why or errors.without_class_path(lines[-1])[:500])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from converters import vocabulary
+from converters.readers import sentencepiece_model
 from export.corpus import child
 from export.corpus import export_side
 from export.corpus import lines as lines_lib
@@ -20,8 +20,8 @@ from export.corpus import models
 from export.corpus import protocol
 from export.corpus import source_side
 from export.corpus import summary as summary_lib
-from export.proof import original_rule
-from export.proof import token_parity
+from export.reference import tokenizer as reference_tokenizer
+from export.validation import preprocessor_certificate
 
 _STEP = 8  # batches are as long as a multiple of this
 _ROWS = 128  # lines of a batch, at most: each has logits of the whole vocabulary
@@ -29,7 +29,7 @@ _GIVE_UP = 3  # lines of a piece that end a model's process: then it is no matte
 _WHOLE = 128  # positions that a preprocessor packs to by itself
 _UNICODE = 4  # the version of the preprocessor from which on it says what becomes of what is no UTF-8
 
-_CLS, _SEP, _PAD = (vocabulary.SPECIAL_TOKENS[token] for token in ('[CLS]', '[SEP]', '<pad>'))
+_CLS, _SEP, _PAD = (sentencepiece_model.SPECIAL_TOKENS[token] for token in ('[CLS]', '[SEP]', '<pad>'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +59,8 @@ def compare(piece: lines_lib.Piece, pair: models.Pair) -> summary_lib.Summary:
       start = time.monotonic()
       for line in (line for line in window if line.content is None):
         _not_compared(result, summary_lib.Place(line.path, line.offset), f'begins a line of more than {lines_lib.LONGEST} bytes: break it, or leave it out')
-      rows = [Row(line, token_parity.ids(pair.processor, line.text, pair.job.version)) for line in window if line.content is not None]
-      result.unoriginal += sum(row.ids != original_rule.ids(pair.processor, row.line.text) for row in rows
+      rows = [Row(line, preprocessor_certificate.ids(pair.processor, line.text, pair.job.version)) for line in window if line.content is not None]
+      result.unoriginal += sum(row.ids != reference_tokenizer.ids(pair.processor, row.line.text) for row in rows
                                if pair.job.version < _UNICODE)
       result.took('rule', time.monotonic() - start)
       for length, batch in batches(rows, pair.job.seq_length, pair.job.batch_tokens):
@@ -210,7 +210,7 @@ class _Batch:
     unlike = []
     for number, row in enumerate(self._rows):
       is_right = actual[number] == row.ids
-      if not is_right and token_parity.equally_likely(self._pair.processor, actual[number], row.ids):
+      if not is_right and preprocessor_certificate.equally_likely(self._pair.processor, actual[number], row.ids):
         result.equally_likely += 1
         is_right = True
       packing = all(np.array_equal(ours[f'{place}{name}'][number], value[number])

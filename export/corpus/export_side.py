@@ -13,19 +13,19 @@ import numpy as np
 from export.corpus import child
 from export.corpus import protocol
 from export.corpus import source_side
-from export.proof import artifact
-from export.proof import isolation
+from export.graphs import op_allow_list
+from export.source import sandbox
 
 INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
 
 
 def run(directory: str, limits: str) -> None:
-  isolation.die_with_parent()
+  sandbox.die_with_parent()
   output = protocol.own_output()
   job = child.job(directory)
   import tensorflow as tf
   import tensorflow_text  # noqa: F401  (registers the ops)
-  preprocessor, encoder = artifact.load(pathlib.Path(job['preprocessor'])), artifact.load(pathlib.Path(job['model']))
+  preprocessor, encoder = op_allow_list.load(pathlib.Path(job['preprocessor'])), op_allow_list.load(pathlib.Path(job['model']))
   as_list = job['interface'] == 'list'
 
   def encode(signature: str, packed: dict[str, Any], positions: np.ndarray) -> dict[str, np.ndarray]:
@@ -65,4 +65,4 @@ def run(directory: str, limits: str) -> None:
 
 
 if __name__ == '__main__':
-  isolation.main(run)
+  sandbox.main(run)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 from typing import BinaryIO
 
-from export import places
+from export.beam import filesystems
 
 WINDOW = 512  # lines that are held at once, to make batches of those that are alike in length
 LONGEST = 1 << 20  # bytes of a line
@@ -95,7 +95,7 @@ def read(piece: Piece) -> Iterator[Line]:
     Unreadable: the file cannot be read further. That what is packed is broken, which all pieces find, is told by one.
   """
   try:
-    with places.opened(piece.path) as file:
+    with filesystems.opened(piece.path) as file:
       if unpacker := _unpacker(piece.path):
         with unpacker(file) as unpacked:
           yield from _stripe(functools.partial(_unpack, file, unpacked), piece)

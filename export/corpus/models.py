@@ -12,13 +12,13 @@ from collections.abc import Iterator
 
 import sentencepiece as spm
 
-from converters import command_line
+from converters import cli
 from converters import errors
 from converters import source as source_lib
-from export import tree
-from export import trust as trust_lib
 from export.corpus import child
-from export.proof import isolation
+from export.source import policy as source_policy
+from export.source import sandbox
+from export.store import tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Job:
   version: int
   seq_length: int
   batch_tokens: int
-  trust: trust_lib.Trust
+  trust: source_policy.Trust
   workers: int
   threads: int
   keep: int
@@ -73,7 +73,7 @@ class Pair:
     self.processor = spm.SentencePieceProcessor(model_proto=source.sp_model)
     threads = job.threads or max(1, len(os.sched_getaffinity(0)) // job.workers)
     # There is no end to the processor time that a corpus may take: in its place, an answer has its time.
-    unlimited = isolation.Limits(job.trust.memory_gib << 30, resource.RLIM_INFINITY, 1 << 20)
+    unlimited = sandbox.Limits(job.trust.memory_gib << 30, resource.RLIM_INFINITY, 1 << 20)
     self.source = child.Child(child.Recipe('export.corpus.source_side', {
         'model': str(source.path.absolute()), 'signatures': job.signatures, 'trusted': job.trust.graph}, threads, True, unlimited, job.trust.cpu_seconds))
     self.export = child.Child(child.Recipe('export.corpus.export_side', {
@@ -94,7 +94,7 @@ class _Models:
   def __init__(self, job: Job):
     self.finished = 0
     self._stack = contextlib.ExitStack()
-    command_line.set_environment()
+    cli.set_environment()
     source = self._stack.enter_context(source_lib.open_source(job.source, job.reading))
     if source.digest != job.digest:
       raise errors.SourceError(f'{job.source} is {source.digest} on a worker, and {job.digest} where it was started: give a place where all find the same')

@@ -8,7 +8,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from export import places
+from export.beam import filesystems
 from export.corpus import comparison
 from export.corpus import lines
 from export.corpus import models
@@ -18,7 +18,7 @@ from export.corpus import summary as summary_lib
 class _Pieces(beam.DoFn):
 
   def process(self, pattern: str) -> Iterator[lines.Piece]:
-    for path, size in places.matched(pattern):
+    for path, size in filesystems.matched(pattern):
       yield from lines.pieces(path, size)
 
 
@@ -82,4 +82,4 @@ def build(job: models.Job, patterns: Sequence[str], result: str, pipeline: beam.
 
 
 def _write(summary: summary_lib.Summary, path: str) -> None:
-  places.write(path, json.dumps(summary.as_json(), allow_nan=False).encode())
+  filesystems.write(path, json.dumps(summary.as_json(), allow_nan=False).encode())

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from converters import errors
-from converters import scratch
 from converters import source as source_lib
 from converters import weight_map
-from export import beam_run
-from export import console as console_lib
-from export import integrity
-from export import tree
-from export import trust as trust_lib
-from export.proof import source_graph
+from converters.io import temp_dirs
+from export.beam import runner as beam_runner
+from export.release import integrity
+from export.source import graph as source_graph
+from export.source import policy as source_policy
+from export.store import tree
+from export.ui import console as console_lib
 
 _LOOK_SECONDS = 1.0  # between two looks at how far it is
 
@@ -30,7 +30,7 @@ class Request:
   corpus: tuple[str, ...]
   source: str
   reading: source_lib.Reading
-  trust: trust_lib.Trust
+  trust: source_policy.Trust
   release: str
   preprocessor_release: str | None
   output: str
@@ -49,10 +49,10 @@ def run(request: Request, console: console_lib.Console) -> None:
     ParityError: source and export are further apart than they may be; the results are written then, too.
     RunError: the pipeline failed, or was interrupted.
   """
-  options = beam_run.options()
+  options = beam_runner.options()
   try:
     # These import Beam and boost-histogram.
-    from export import places
+    from export.beam import filesystems
     from export.corpus import models
     from export.corpus import page
     from export.corpus import pipeline
@@ -71,11 +71,11 @@ def run(request: Request, console: console_lib.Console) -> None:
     with _output(request.output, options) as place:
       start = time.monotonic()
       # Elsewhere than in this process, nobody knows how far the workers are.
-      total = pieces if beam_run.is_embedded(options) else None
+      total = pieces if beam_runner.is_embedded(options) else None
       with console.step(f'compare on {workers_of_a_run(options)} workers', total=total) as advance, _followed(job, advance):
-        beam_run.run(lambda p: pipeline.build(job, patterns, place, p), options)
+        beam_runner.run(lambda p: pipeline.build(job, patterns, place, p), options)
       seconds = time.monotonic() - start
-      found = json.loads(places.read(place))
+      found = json.loads(filesystems.read(place))
   except KeyboardInterrupt:
     raise errors.RunError('interrupted: no results were written, run it again') from None
   finally:
@@ -89,7 +89,7 @@ def run(request: Request, console: console_lib.Console) -> None:
   # What tells that all is there comes last.
   for name, text in (('index.html', page.html(results)), ('README.md', page.markdown(results)),
                      ('results.json', json.dumps(results, indent=1, allow_nan=False) + '\n')):
-    places.write(f'{request.output.rstrip("/")}/{name}', text.encode())
+    filesystems.write(f'{request.output.rstrip("/")}/{name}', text.encode())
   console.table('Differences between source and export', ['output', 'values', 'rms', 'allowed', '50 %', '99 %', '99.99 %', 'largest', 'allowed'],
                 page.rows(results))
   console.facts('Lines', page.counts(results))
@@ -144,7 +144,7 @@ def _followed(job: Any, advance: console_lib.Advance) -> Iterator[None]:
     advance(finished - told)
     told = finished
 
-  with beam_run.looking(look, _LOOK_SECONDS):
+  with beam_runner.looking(look, _LOOK_SECONDS):
     yield
 
 
@@ -157,40 +157,40 @@ def workers_of_a_run(options: Any) -> int:
   """Number of workers of a run, as far as the options say: 1 for a runner elsewhere that is given none."""
   from apache_beam.options import pipeline_options
   given = options.view_as(pipeline_options.DirectOptions)
-  if not beam_run.is_embedded(options):
+  if not beam_runner.is_embedded(options):
     return max(1, given.direct_num_workers or 1)
   return given.direct_num_workers or len(os.sched_getaffinity(0))
 
 
 def workers_of_a_process(options: Any) -> int:
   """Number of workers that share a process of the runner: the embedded runner's workers are threads of this process."""
-  return workers_of_a_run(options) if beam_run.is_embedded(options) else 1
+  return workers_of_a_run(options) if beam_runner.is_embedded(options) else 1
 
 
 @contextlib.contextmanager
 def _output(directory: str, options: Any) -> Iterator[str]:
   """Makes the directory for the results, and yields where to write what is found. If nothing is written there, nothing stays."""
-  from export import places
+  from export.beam import filesystems
   is_here = '://' not in directory.removeprefix('file://')
   path = pathlib.Path(directory.removeprefix('file://'))
   is_new = is_here and not path.exists()
-  places.make(directory)
+  filesystems.make(directory)
   found = f'{directory.rstrip("/")}/.found-{uuid.uuid4().hex}.json'
   try:
-    places.write(found, b'{}')  # what cannot be written is said before hours of work
-    if beam_run.is_embedded(options):
-      places.remove(found)
-      with scratch.directory('albert_corpus_') as temporary:
+    filesystems.write(found, b'{}')  # what cannot be written is said before hours of work
+    if beam_runner.is_embedded(options):
+      filesystems.remove(found)
+      with temp_dirs.directory('albert_corpus_') as temporary:
         yield str(temporary / 'found.json')
     else:  # where all workers can write
       yield os.path.abspath(found) if is_here and '://' not in found else found
   except BaseException:
-    places.remove(found)
+    filesystems.remove(found)
     if is_new:
       with contextlib.suppress(OSError):
         path.rmdir()
     raise
-  places.remove(found)
+  filesystems.remove(found)
 
 
 def _results(found: dict[str, Any], request: Request, record: dict[str, Any], preprocessor: str, seconds: float, workers: int,

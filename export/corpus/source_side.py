@@ -12,9 +12,9 @@ from typing import IO
 
 from export.corpus import child
 from export.corpus import protocol
-from export.proof import isolation
-from export.proof import source_graph
-from export.proof import source_session
+from export.source import graph as source_graph
+from export.source import sandbox
+from export.source import session as source_session
 
 # What is asked of the encoder, by turns: of each of these, the encoder's outputs too.
 HEADS = {'tokens': (), 'mlm': ('mlm_logits',), 'sop': ('sop_log_probs',)}
@@ -22,8 +22,8 @@ INPUTS = ('input_ids', 'input_mask', 'segment_ids', 'mlm_positions')
 
 
 def run(directory: str, limits: str) -> None:
-  isolation.die_with_parent()
-  isolation.Limits(**json.loads(limits)).apply()
+  sandbox.die_with_parent()
+  sandbox.Limits(**json.loads(limits)).apply()
   output = protocol.own_output()
   job = child.job(directory)
   module = pathlib.Path(job['model'])
@@ -58,4 +58,4 @@ def _calls(graph: source_graph.Reduced, session: Any) -> dict[str, tuple[list[st
 
 
 if __name__ == '__main__':
-  isolation.main(run)
+  sandbox.main(run)

@@ -10,7 +10,7 @@ import tempfile
 
 from absl import flags
 
-from converters import command_line
+from converters import cli
 from converters import errors
 from export.demo import weight_values
 
@@ -43,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  cli.run(main)

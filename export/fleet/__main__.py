@@ -19,19 +19,19 @@ from multiprocessing import util
 
 from absl import flags
 
-from converters import command_line
+from converters import cli
 from converters import errors
 from converters import source_flags
-from export import beam_run
-from export import catalog as catalog_lib
-from export import collection
-from export import console as console_lib
-from export import signature
-from export import tree as tree_lib
-from export import trust_flags
+from export.beam import runner as beam_runner
 from export.fleet import plan as plan_lib
+from export.release import catalog as catalog_lib
+from export.release import collection
+from export.release import signature
+from export.source import policy_flags
+from export.store import tree as tree_lib
+from export.ui import console as console_lib
 
-for _module in (source_flags, trust_flags):
+for _module in (source_flags, policy_flags):
   flags.adopt_module_key_flags(_module)  # so that --help shows them
 _CATALOG = flags.DEFINE_multi_string(
     'catalog', [str(catalog_lib.PATH)], 'A catalog of models, versions and their sources. Several publishers have one each: give it once '
@@ -56,7 +56,7 @@ def main() -> None:
   if _SIGN_KEY.value is not None:
     signature.check_private_key(pathlib.Path(_SIGN_KEY.value))
   source_flags.reading()  # so that what is wrong with them is said once
-  options = beam_run.options()
+  options = beam_runner.options()
   catalogs = [catalog_lib.Catalog(path) for path in _CATALOG.value]
   tree = tree_lib.at(_EXPORT_ROOT.value)
   plan = plan_lib.make(catalogs, tree, _WITH_TEXT.value)
@@ -82,10 +82,10 @@ def main() -> None:
   from export.fleet import pipeline
   job = pipeline.Job(tree.root, tuple(catalog.yaml for catalog in catalogs), _passed_on(), _RETRIES.value)
   util.get_temp_dir()  # multiprocessing makes it once, and removes it at the very end: after our own is gone
-  with beam_run.own_temporary_files(), _place(tree) as result:
+  with beam_runner.own_temporary_files(), _place(tree) as result:
     try:
       with console.step(f'release {len(tasks)} versions', total=len(tasks)) as advance, _followed(tree, tasks, advance):
-        beam_run.run(lambda p: pipeline.build(job, plan.levels, result, p), options)
+        beam_runner.run(lambda p: pipeline.build(job, plan.levels, result, p), options)
       outcomes = pipeline.read(result)
     except KeyboardInterrupt:
       raise errors.RunError('interrupted: what is published is complete, run it again for the rest') from None
@@ -111,7 +111,7 @@ def _check_temporary_directory() -> None:
 
 def _passed_on() -> tuple[str, ...]:
   """What `python -m export` is given besides the release: the flags that both have, as far as they were given here."""
-  names = [flag.name for module in (source_flags, trust_flags) for flag in flags.FLAGS.flags_by_module_dict()[module.__name__]]
+  names = [flag.name for module in (source_flags, policy_flags) for flag in flags.FLAGS.flags_by_module_dict()[module.__name__]]
   return tuple(flags.FLAGS[name].serialize() for name in (*names, 'sign_key') if flags.FLAGS[name].present)
 
 
@@ -122,12 +122,12 @@ def _place(tree: tree_lib.Tree) -> Iterator[str]:
     with tree.staging() as directory:
       yield str(directory / 'outcomes.json')
     return
-  from export import places  # imports Beam
+  from export.beam import filesystems  # imports Beam
   path = f'{tree.root}/.outcomes-{uuid.uuid4().hex}.json'
   try:
     yield path
   finally:
-    places.remove(path)
+    filesystems.remove(path)
 
 
 @contextlib.contextmanager
@@ -142,7 +142,7 @@ def _followed(tree: tree_lib.Tree, tasks: list[plan_lib.Task], advance: console_
           waiting.remove(path)
           advance(1)
 
-  with beam_run.looking(look, _LOOK_SECONDS):
+  with beam_runner.looking(look, _LOOK_SECONDS):
     yield
 
 
@@ -160,4 +160,4 @@ def _report(console: console_lib.Console, tasks: list[plan_lib.Task], outcomes: 
 
 
 if __name__ == '__main__':
-  command_line.run(main, others=True)
+  cli.run(main, others=True)

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from multiprocessing import context
 
-from converters import command_line
-from converters import scratch
+from converters import cli
+from converters.io import temp_dirs
 
 _PATIENCE_SECONDS = 30  # for a process that was asked to end: it takes back what it has begun
-_PRELOADED = ['export.__main__', 'export.encoder_pieces', 'export.release']
+_PRELOADED = ['export.__main__', 'export.release.encoder_artifacts', 'export.release.pipeline']
 
 _lock = threading.Lock()
 _running = dict[pathlib.Path, context.ForkServerProcess | None]()  # by the directory of each
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str], catalog: str) -> tuple[int, str]:
     (directory / 'catalog.yaml').write_text(catalog, encoding='utf-8')
     said = directory / 'stderr'
     said.touch()
-    command_line.set_environment()
+    cli.set_environment()
     forking = multiprocessing.get_context('forkserver')
     forking.set_forkserver_preload(_PRELOADED)
     process = forking.Process(target=_release, args=([*arguments, f'--catalog={directory / "catalog.yaml"}'], str(said)))
@@ -69,7 +69,7 @@ def run(arguments: Sequence[str], catalog: str) -> tuple[int, str]:
 def _directory() -> Iterator[pathlib.Path]:
   """A temporary directory, which `end_all` sees gone."""
   try:
-    with scratch.directory('albert_fleet_') as directory:
+    with temp_dirs.directory('albert_fleet_') as directory:
       with _lock:
         _running[directory] = None
       yield directory
@@ -101,7 +101,7 @@ def _release(arguments: Sequence[str], said: str) -> None:
   for number, path in ((0, os.devnull), (1, os.devnull), (2, said)):
     os.dup2(os.open(path, os.O_RDWR), number)
   sys.argv[1:] = arguments
-  command_line.run(importlib.import_module('export.__main__').main)
+  cli.run(importlib.import_module('export.__main__').main)
 
 
 def _end_with_parent() -> None:

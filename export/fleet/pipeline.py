@@ -11,10 +11,10 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.utils import retry
 
-from export import places
-from export import tree as tree_lib
+from export.beam import filesystems
 from export.fleet import own_process
 from export.fleet import plan as plan_lib
+from export.store import tree as tree_lib
 
 _FIRST_WAIT_SECONDS = 2.0  # before something is tried again; then twice that, and so on
 _WRONG_FLAGS = 2  # the exit status for what will not get better by trying
@@ -125,9 +125,9 @@ def build(job: Job, levels: Sequence[Sequence[plan_lib.Task]], result: str, pipe
 
 
 def _write(path: str, outcomes: list[Outcome]) -> None:
-  places.write(path, json.dumps([dataclasses.asdict(outcome) for outcome in outcomes]).encode())
+  filesystems.write(path, json.dumps([dataclasses.asdict(outcome) for outcome in outcomes]).encode())
 
 
 def read(path: str) -> list[Outcome]:
   """What a pipeline of `build` has written."""
-  return [Outcome(**outcome) for outcome in json.loads(places.read(path))]
+  return [Outcome(**outcome) for outcome in json.loads(filesystems.read(path))]

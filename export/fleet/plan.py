@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 
 from converters import errors
-from export import catalog as catalog_lib
-from export import tree as tree_lib
+from export.release import catalog as catalog_lib
+from export.store import tree as tree_lib
 
 
 @dataclasses.dataclass(frozen=True)

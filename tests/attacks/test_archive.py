@@ -9,10 +9,10 @@ import tarfile
 import pytest
 from support import craft
 
-from converters import archive as archive_lib
-from converters import digest
 from converters import errors
 from converters import source as source_lib
+from converters.io import archive as archive_lib
+from converters.io import digest
 
 
 def _refused_with(refused, module, path, message, **fields):

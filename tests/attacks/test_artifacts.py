@@ -15,8 +15,8 @@ from support import trees
 from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import errors
-from export.proof import artifact
-from export.proof import graph_file
+from export.graphs import graph_defs
+from export.graphs import op_allow_list
 
 
 def _scan(path, report):
@@ -51,11 +51,11 @@ def published(history, with_dropout):
 def test_operations_are_those_of_the_pinned_list(published):
   used = set()
   for path in published:
-    artifact.check(path)
-    used |= {node.op for node in graph_file.nodes(graph_file.read(path / 'saved_model.pb'))}
+    op_allow_list.check(path)
+    used |= {node.op for node in graph_defs.nodes(graph_defs.read(path / 'saved_model.pb'))}
   # Name by name: what is not used any more does not stay on the list.
-  assert used == artifact.OPERATIONS | artifact.SAVING
-  assert not used & artifact.FORMER
+  assert used == op_allow_list.OPERATIONS | op_allow_list.SAVING
+  assert not used & op_allow_list.FORMER
 
 
 def _edited(encoder_path, tmp_path, edit):
@@ -95,7 +95,7 @@ def test_a_release_that_was_tampered_with_is_not_run(encoder_path, tmp_path, mon
   path = _edited(encoder_path, tmp_path, edit)
   monkeypatch.setattr(tf.saved_model, 'load', None)  # nobody gets that far
   with pytest.raises(errors.UntrustedGraphError, match=message + '.* in .*saved_model.pb: .*fetch the release again'):
-    artifact.load(path)
+    op_allow_list.load(path)
 
 
 @pytest.mark.slow

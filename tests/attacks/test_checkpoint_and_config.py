@@ -10,11 +10,11 @@ import tensorflow as tf
 from support import craft
 from tensorflow.core.framework import types_pb2
 
-from converters import albert
-from converters import checkpoint_index
+from converters import build_encoder
 from converters import errors
 from converters import source as source_lib
 from converters import weight_map
+from converters.readers import checkpoint_index
 
 INDEX = 'variables/variables.index'
 KERNEL = 'bert/pooler/dense/kernel'
@@ -229,18 +229,18 @@ class _Wrong:
     'attention.query.kernel', *(pytest.param(name, marks=pytest.mark.slow) for name in ('attention.value.kernel', 'attention.output.kernel')),
     'pooler.kernel'])
 def test_34_square_kernel_transposed(prove, module, monkeypatch, name):
-  build = albert.build
+  build = build_encoder.build
 
   def wrong(source, *args, **kwargs):
     return build(_Wrong(source, lambda row: source.tensor(row).T.copy() if row.name == name else source.tensor(row)), *args, **kwargs)
 
-  monkeypatch.setattr(albert, 'build', wrong)
+  monkeypatch.setattr(build_encoder, 'build', wrong)
   with pytest.raises(errors.ParityError, match='no parity .*(pooled|sequence)_output is '):
     prove(module, mlm=False, sop=False)
 
 
 def test_34_query_and_key_swapped(prove, module, monkeypatch):
-  build = albert.build
+  build = build_encoder.build
   other = {'query': 'key', 'key': 'query'}
 
   def wrong(source, *args, **kwargs):
@@ -248,7 +248,7 @@ def test_34_query_and_key_swapped(prove, module, monkeypatch):
     swapped = {name: '.'.join(other.get(word, word) for word in name.split('.')) for name in rows}
     return build(_Wrong(source, lambda row: source.tensor(rows[swapped[row.name]])), *args, **kwargs)
 
-  monkeypatch.setattr(albert, 'build', wrong)
+  monkeypatch.setattr(build_encoder, 'build', wrong)
   with pytest.raises(errors.ParityError, match='no parity .*sequence_output is '):
     prove(module, mlm=False, sop=False)
 

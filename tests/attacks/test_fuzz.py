@@ -20,12 +20,12 @@ import pytest
 from hypothesis import strategies as st
 from support import craft
 
-from converters import archive as archive_lib
-from converters import checkpoint_index
-from converters import config as config_lib
+from converters import albert_config
 from converters import errors
-from converters import vocabulary
-from export import integrity
+from converters.io import archive as archive_lib
+from converters.readers import checkpoint_index
+from converters.readers import sentencepiece_model
+from export.release import integrity
 
 CHECKS = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large, hypothesis.HealthCheck.function_scoped_fixture,
           hypothesis.HealthCheck.large_base_example, hypothesis.HealthCheck.filter_too_much]
@@ -158,7 +158,7 @@ def test_fuzz_config(fuzz, module, tmp_path):
   def read(text):
     path.write_bytes(text)
     try:
-      config = config_lib.read(path)
+      config = albert_config.read(path)
     except errors.ConfigError as e:
       assert len(str(e)) < 3000
     else:
@@ -226,7 +226,7 @@ def test_fuzz_sentencepiece_model(fuzz, module):
 
   def read(model):
     try:
-      vocabulary.check(model, 200, 'x.model', text)
+      sentencepiece_model.check(model, 200, 'x.model', text)
     except errors.VocabularyError as e:
       assert len(str(e)) < 3000
 

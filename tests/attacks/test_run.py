@@ -19,11 +19,11 @@ from support import modules
 from support import trees
 
 from converters import errors
-from export import integrity
-from export import publish
-from export import trust as trust_lib
-from export.proof import exported
-from export.proof import golden as golden_lib
+from export.release import integrity
+from export.source import policy as source_policy
+from export.store import publish
+from export.validation import exported_encoder
+from export.validation import golden_file
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 ENCODER = 'tensorflow/albert_en_tiny'
@@ -233,13 +233,13 @@ def test_43_death_in_native_code(refused, own_module, quietly, tags):
   """The operation ends its process from within TensorFlow: with a signal, or as if all were well."""
   modules.edit_graph(own_module, _aborting(quietly), tags)
   refused(own_module, 'operation Abort', errors.UntrustedGraphError)
-  refused(own_module, 'no outputs .* from the graph|failed .signal' if quietly else 'running saved_model.pb in .* failed .signal 6.', trust=trust_lib.Trust(graph=True),
+  refused(own_module, 'no outputs .* from the graph|failed .signal' if quietly else 'running saved_model.pb in .* failed .signal 6.', trust=source_policy.Trust(graph=True),
           mlm=False, sop=False)
 
 
 def test_44_nan_on_both_sides(refused, module, examination, encoder_path, monkeypatch):
-  outputs = exported.Exported.outputs
-  monkeypatch.setattr(exported.Exported, 'outputs', lambda self, *args, **kwargs: {n: v * np.float32(np.nan) for n, v in outputs(self, *args, **kwargs).items()})
+  outputs = exported_encoder.Exported.outputs
+  monkeypatch.setattr(exported_encoder.Exported, 'outputs', lambda self, *args, **kwargs: {n: v * np.float32(np.nan) for n, v in outputs(self, *args, **kwargs).items()})
   for side in ('in_float32', 'in_float64'):
     monkeypatch.setattr(examination.run, side, {n: v * np.nan for n, v in getattr(examination.run, side).items()})
   with pytest.raises(errors.ParityError, match='no parity .*is nan'):
@@ -248,14 +248,14 @@ def test_44_nan_on_both_sides(refused, module, examination, encoder_path, monkey
 
 def test_44_empty_and_foreign_goldens(encoder_path, tmp_path):
   path = tmp_path / 'golden.json'
-  foreign = golden_lib.read(GOLDEN / 'interface_3.json')
+  foreign = golden_file.read(GOLDEN / 'interface_3.json')
   for change, message in (({'outputs': {}}, 'nothing to compare with'), ({}, 'the golden file is of sha256:')):
     path.write_text(json.dumps(foreign | change))
     with pytest.raises(errors.GoldenError, match=message):
-      golden_lib.check(pathlib.Path(encoder_path), integrity.read_record(pathlib.Path(encoder_path)), golden_lib.read(path))
+      golden_file.check(pathlib.Path(encoder_path), integrity.read_record(pathlib.Path(encoder_path)), golden_file.read(path))
   path.write_text('')
   with pytest.raises(errors.GoldenError, match='no golden file'):
-    golden_lib.read(path)
+    golden_file.read(path)
 
 
 @pytest.mark.parametrize('version, words', [

@@ -16,13 +16,13 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import errors
-from export import trust as trust_lib
-from export.proof import source_graph
+from export.source import graph as source_graph
+from export.source import policy as source_policy
 
 ALL = tuple(source_graph.SIGNATURES)
 GRAPHS = pytest.mark.parametrize('tags', [(), ('train',)], ids=['plain', 'train'])
 LOWER_CASE = 'Const'  # the node behind the output do_lower_case
-TRUSTED = trust_lib.Trust(graph=True)
+TRUSTED = source_policy.Trust(graph=True)
 
 
 def _edited(refused, module, edit, message, error=errors.SourceError, tags=(), **options):
@@ -231,7 +231,7 @@ def _in_nested_attribute(content):
 @GRAPHS
 @pytest.mark.parametrize('place', [_in_constant, _in_bytes, _in_attribute, _in_list, _in_numbers, _in_function_attribute, _in_nested_attribute])
 @pytest.mark.parametrize('kind', HIDDEN)
-@pytest.mark.parametrize('trust', [trust_lib.Trust(), TRUSTED], ids=['', 'trusted'])
+@pytest.mark.parametrize('trust', [source_policy.Trust(), TRUSTED], ids=['', 'trusted'])
 def test_19_hidden_graph(own_module, place, kind, tags, trust):
   path = modules.edit_graph(own_module, place(HIDDEN[kind]), tags)
   with pytest.raises(errors.UntrustedGraphError, match="a graph in attribute (value|_config) of (node|function) 'hidden/here' in .*saved_model.pb"):
@@ -307,7 +307,7 @@ def _functions(*calls):
 
 @GRAPHS
 @pytest.mark.parametrize('calls', [[('f', 'f')], [('f', 'g'), ('g', 'h'), ('h', 'f')], [('f', 'g'), ('g', 'g')]])
-@pytest.mark.parametrize('trust', [trust_lib.Trust(), TRUSTED], ids=['', 'trusted'])
+@pytest.mark.parametrize('trust', [source_policy.Trust(), TRUSTED], ids=['', 'trusted'])
 def test_21_recursive_functions(own_module, calls, tags, trust):
   path = modules.edit_graph(own_module, _functions(*calls), tags)
   with pytest.raises(errors.UntrustedGraphError, match="function '[fgh]' calls itself in .*saved_model.pb"):

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from converters import checkpoint_index
-from converters import wire_format
+from converters.io import protobuf_wire
+from converters.readers import checkpoint_index
 
 DATA = 'variables/variables.data-00000-of-00001'
 
@@ -86,7 +86,7 @@ def field(number: int, value: int | bytes) -> bytes:
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-  return wire_format.fields(message)
+  return protobuf_wire.fields(message)
 
 
 def index_pairs(path: pathlib.Path) -> list[tuple[bytes, bytes]]:

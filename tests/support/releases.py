@@ -7,13 +7,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from converters import source as source_lib
-from export import catalog as catalog_lib
-from export import console as console_lib
-from export import encoder_pieces
-from export import release as release_lib
-from export import request as request_lib
-from export import trust as trust_lib
-from export.proof import certificate
+from export.release import catalog as catalog_lib
+from export.release import encoder_artifacts
+from export.release import pipeline as release_pipeline
+from export.release import request as request_lib
+from export.source import policy as source_policy
+from export.ui import console as console_lib
+from export.validation import encoder_certificate
 from support import source_runs
 
 
@@ -30,7 +30,7 @@ class Release:
     self.source_results = source_results
     self.catalog = catalog_lib.Catalog()
 
-  def __call__(self, module, name='albert_en_tiny', version=2, mlm=None, sop=None, reading=source_lib.Reading(), trust=trust_lib.Trust(), breaking=False, report=None, sign_key=None,
+  def __call__(self, module, name='albert_en_tiny', version=2, mlm=None, sop=None, reading=source_lib.Reading(), trust=source_policy.Trust(), breaking=False, report=None, sign_key=None,
                with_text=False, **options):
     options.setdefault('preprocessor', 'albert_en_tiny_preprocess/3')
     encoder = self.catalog.encoder(name, version, **options)
@@ -47,7 +47,7 @@ class Release:
 
   def _run(self, request):
     child = source_runs.RecordedChild(self.source_results, request.trust) if self.source_results is not None else None
-    outcome = release_lib.run(request, console_lib.Console(), child=child)
+    outcome = release_pipeline.run(request, console_lib.Console(), child=child)
     return pathlib.Path(self.root) / request.release.path, outcome
 
 
@@ -64,15 +64,15 @@ def save_encoder(module, directory: pathlib.Path, child: source_runs.RecordedChi
     **options: attributes of the catalog's entry.
 
   Returns:
-    Path of the SavedModel, and the `certificate.Certificate`, None without proof.
+    Path of the SavedModel, and the `encoder_certificate.Certificate`, None without proof.
   """
   release = catalog_lib.Catalog().encoder('albert_en_tiny', version, **{'preprocessor': 'albert_en_tiny_preprocess/3', **options})
   request = request_lib.Request(release, str(module), directory, mlm=mlm, sop=sop)
   with contextlib.ExitStack() as stack:
     source = stack.enter_context(source_lib.open_source(str(module)))
     parts = request_lib.parts(request, source)
-    examination = stack.enter_context(certificate.examine(source, parts, child=child)) if prove else None
-    encoder = encoder_pieces.Encoder(release, str(module), source, parts, examination, console_lib.Console())
+    examination = stack.enter_context(encoder_certificate.examine(source, parts, child=child)) if prove else None
+    encoder = encoder_artifacts.Encoder(release, str(module), source, parts, examination, console_lib.Console())
     encoder.save(directory)
     encoder.forget()
     if prove:

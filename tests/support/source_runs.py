@@ -12,16 +12,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from export import profile as profile_lib
-from export import trust as trust_lib
-from export.proof import batch as batch_lib
-from export.proof import source_graph
-from export.proof import source_run
+from export.source import graph as source_graph
+from export.source import policy as source_policy
+from export.source import process as source_process
+from export.ui import trace
+from export.validation import inputs as proof_inputs
 
 
 @dataclasses.dataclass
 class Recorded:
-  """Results of a `source_run.Run` that has ended."""
+  """Results of a `source_process.Run` that has ended."""
   in_float32: dict[str, np.ndarray]
   in_float64: dict[str, np.ndarray]
   given_gradient: dict[str, np.ndarray]
@@ -36,24 +36,24 @@ class Recorded:
   def training_outputs(self):
     return self.in_training
 
-  def add_to(self, profile: profile_lib.Profile) -> None:
+  def add_to(self, profile: trace.Profile) -> None:
     """Adds nothing: no subprocess ran."""
 
 
 class RecordedChild:
-  """Takes the place of a `source_run.Child`: starts a subprocess only for a graph and inputs that are new in this session.
+  """Takes the place of a `source_process.Child`: starts a subprocess only for a graph and inputs that are new in this session.
 
   Args:
     directory: where the results are kept, for all workers of pytest-xdist.
     trust: limits of the graph and of its subprocess.
   """
 
-  def __init__(self, directory: pathlib.Path, trust: trust_lib.Trust = trust_lib.Trust()):
+  def __init__(self, directory: pathlib.Path, trust: source_policy.Trust = source_policy.Trust()):
     self._directory = directory
     self._trust = trust
 
-  def run(self, module: pathlib.Path, batch: batch_lib.Batch, signatures: Sequence[str], scalar: batch_lib.Scalar) -> Recorded:
-    """Returns the results of signatures of a module; see `source_run.Child.run`. Errors of the subprocess are raised here."""
+  def run(self, module: pathlib.Path, batch: proof_inputs.Batch, signatures: Sequence[str], scalar: proof_inputs.Scalar) -> Recorded:
+    """Returns the results of signatures of a module; see `source_process.Child.run`. Errors of the subprocess are raised here."""
     source_graph.check(module / 'saved_model.pb', self._trust.graph)
     digest = hashlib.sha256(pickle.dumps((batch, list(signatures), scalar, self._trust)))
     for path in sorted(path for path in (module / 'saved_model.pb', *(module / 'variables').iterdir())):
@@ -62,7 +62,7 @@ class RecordedChild:
     with open(path.with_suffix('.lock'), 'w') as lock:
       fcntl.flock(lock, fcntl.LOCK_EX)
       if not path.exists():
-        with source_run.start(module, batch, signatures, scalar, self._trust) as run:
+        with source_process.start(module, batch, signatures, scalar, self._trust) as run:
           recorded = Recorded(*run.outputs(), dict(run.gradient()), run.training_outputs())
           path.with_suffix('.new').write_bytes(pickle.dumps(recorded))
         path.with_suffix('.new').rename(path)

@@ -1,0 +1,1 @@
+"""Reading and unpacking of files from other people, downloads, and temporary directories. Knows no ALBERT."""

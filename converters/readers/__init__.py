@@ -1,0 +1,1 @@
+"""Readers of sources: what each format holds, checked before it is used."""

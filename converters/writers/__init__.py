@@ -1,0 +1,1 @@
+"""Writers of other weight formats, from canonical weights."""

@@ -1,0 +1,1 @@
+"""Serves a release tree over HTTP."""

@@ -1,0 +1,177 @@
+"""A release tree as a web site: what hub.load asks a host for, and pages for people. Reads only.
+
+GET /tensorflow/albert_en_large/2?tf-hub-format=compressed gives the archive (tensorflow.org/hub/hosting). Without the parameter
+the same address is the model's card, and below it .../2/certificate is its proof.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+import markdown_it
+import werkzeug.exceptions
+import werkzeug.routing
+from werkzeug.wrappers import Request
+from werkzeug.wrappers import Response
+from werkzeug.wsgi import wrap_file
+
+from converters import cli
+from converters import errors
+from export.release import assets_dir
+from export.release import collection as collection_lib
+from export.release import model_card
+from export.store import publish
+from export.store import tree as tree_lib
+from export.ui import console
+from export.ui import html_report
+
+_COMPRESSED = 'compressed'  # the only one of the protocol's formats that needs no storage service
+# Nothing in a page comes from elsewhere, and nothing in it is run.
+_HEADERS = {'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'; img-src data:",
+            'X-Content-Type-Options': 'nosniff', 'Referrer-Policy': 'no-referrer'}
+# A version is never changed.
+_FOR_EVER = 'public, max-age=31536000, immutable'
+_TYPES = {publish.ARCHIVE: 'application/gzip', publish.CARD: 'text/markdown', publish.RECORD: 'application/json',
+          publish.SIGNATURE: 'application/json', publish.RECORD_SIGNATURE: 'application/json'}
+
+
+class _Name(werkzeug.routing.BaseConverter):
+  regex = cli.NAME.pattern
+
+
+class _Version(werkzeug.routing.BaseConverter):
+  regex = cli.VERSION.pattern
+
+
+class _Suffix(werkzeug.routing.BaseConverter):
+  regex = '|'.join(re.escape(suffix) for suffix in sorted(publish.COMPANIONS, key=len, reverse=True))
+
+
+class Host:
+  """A WSGI application over a tree."""
+
+  def __init__(self, tree: tree_lib.Tree):
+    self._tree = tree
+    rule = werkzeug.routing.Rule
+    # Names and numbers only: what is no part of a published path matches no rule, and never gets near a file.
+    self._urls = werkzeug.routing.Map([
+        rule('/', endpoint=self._index),
+        rule('/<name:publisher>/collections/<name:name>/1', endpoint=self._collection),
+        rule('/<name:publisher>/<name:name>', endpoint=self._model),
+        rule('/<name:publisher>/<name:name>/<version:version>', endpoint=self._release),
+        rule('/<name:publisher>/<name:name>/<version:version>/certificate', endpoint=self._certificate),
+        rule('/<name:publisher>/<name:name>/<version:version><suffix:suffix>', endpoint=self._file),
+    ], converters={'name': _Name, 'version': _Version, 'suffix': _Suffix}, strict_slashes=False, merge_slashes=False)
+    self._pages = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(assets_dir.PATH / 'pages'), undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True,
+        lstrip_blocks=True)
+    self._pages.filters['size'] = console.size
+    # No HTML: a card's metadata are comments, and shown as what they are.
+    self._markdown = markdown_it.MarkdownIt('commonmark', {'html': False}).enable('table')
+
+  def __call__(self, environ: Any, start_response: Any) -> Any:
+    request = Request(environ)
+    try:
+      if request.method not in ('GET', 'HEAD'):
+        raise werkzeug.exceptions.MethodNotAllowed(['GET', 'HEAD'], 'This host only reads: use GET.')
+      endpoint, arguments = self._urls.bind_to_environ(environ).match()
+      response = endpoint(request, **arguments)
+    except werkzeug.exceptions.HTTPException as e:
+      response = self._fault(e)
+    except errors.AlbertHubError as e:
+      response = self._fault(werkzeug.exceptions.InternalServerError(str(e)))
+    response.headers.extend(_HEADERS)
+    return response(environ, start_response)
+
+  def _fault(self, fault: werkzeug.exceptions.HTTPException) -> Response:
+    response = fault.get_response()
+    if 300 <= response.status_code < 400:
+      return response
+    page = self._page('fault.html', title=f'{fault.code} {fault.name}', message=fault.description)
+    page.status_code = response.status_code
+    if 'Allow' in response.headers:
+      page.headers['Allow'] = response.headers['Allow']
+    return page
+
+  def _page(self, template: str, **facts: Any) -> Response:
+    return Response(self._pages.get_template(template).render(**facts), content_type='text/html; charset=utf-8')
+
+  def _index(self, request: Request) -> Response:
+    models = [self._row(model) for model in self._tree.models()]
+    return self._page('index.html', title='Models', root=self._tree.root, host=request.host_url, models=models, collections=self._tree.collections())
+
+  def _row(self, model: str) -> dict[str, Any]:
+    """What a list says of a model, from its newest version's record."""
+    versions = self._tree.versions(model)
+    newest = f'{model}/{versions[-1]}'
+    try:
+      record: Mapping[str, Any] = collection_lib.read_record(self._tree, newest)
+      return {'name': model, 'versions': versions, 'kind': str(record['kind']), 'size': int(record['archive']['size'])}
+    except (errors.IntegrityError, KeyError, TypeError, ValueError):  # one broken record does not take the others' page
+      return {'name': model, 'versions': versions, 'kind': 'without a record', 'size': None}
+
+  def _collection(self, request: Request, publisher: str, name: str) -> Response:
+    path = f'{publisher}/collections/{name}/1'
+    return self._card(request, self._read(path, publish.CARD), path, files=[], certificate=False)
+
+  def _model(self, request: Request, publisher: str, name: str) -> Response:
+    model = f'{publisher}/{name}'
+    if not self._tree.versions(model):
+      raise werkzeug.exceptions.NotFound(f'There is no model {model} here.')
+    if 'tf-hub-format' in request.args:
+      raise werkzeug.exceptions.NotFound(f'{model} is no version: ask for one of {", ".join(map(str, self._tree.versions(model)))}.')
+    return self._page('index.html', title=model, root=None, host=None, models=[self._row(model)], collections=[])
+
+  def _release(self, request: Request, publisher: str, name: str, version: str) -> Response:
+    release = self._published(publisher, name, version)
+    format_ = request.args.get('tf-hub-format')
+    if format_ == _COMPRESSED:
+      return self._file(request, publisher, name, version, publish.ARCHIVE)
+    if format_ is not None:
+      raise werkzeug.exceptions.BadRequest(f'tf-hub-format={format_}: this host gives {_COMPRESSED}. '
+                                           'Set TFHUB_MODEL_LOAD_FORMAT=COMPRESSED, which is the default.')
+    files = [(path, self._tree.size(path)) for path in self._tree.beside(release)]
+    return self._card(request, self._read(release, publish.CARD), release, files, certificate=True)
+
+  def _certificate(self, request: Request, publisher: str, name: str, version: str) -> Response:
+    release = self._published(publisher, name, version)
+    record = collection_lib.read_record(self._tree, release)
+    return Response(html_report.page(record, f'/{release}'), content_type='text/html; charset=utf-8')
+
+  def _file(self, request: Request, publisher: str, name: str, version: str, suffix: str) -> Response:
+    path = self._published(publisher, name, version) + suffix
+    try:
+      file = self._tree.open(path)
+    except FileNotFoundError:
+      raise werkzeug.exceptions.NotFound(f'There is no {path} here.') from None
+    size = self._tree.size(path)
+    response = Response(wrap_file(request.environ, file, 1 << 18), mimetype=_TYPES[suffix], direct_passthrough=True)
+    response.content_length = size
+    response.headers['Cache-Control'] = _FOR_EVER
+    if suffix == publish.ARCHIVE:
+      response.set_etag(collection_lib.read_record(self._tree, path.removesuffix(suffix))['archive']['sha256'])
+      response.headers['Content-Disposition'] = f'attachment; filename={name}-{version}{suffix}'
+    return response.make_conditional(request.environ, accept_ranges=True, complete_length=size)
+
+  def _card(self, request: Request, card: str, path: str, files: list[tuple[str, int]], certificate: bool) -> Response:
+    """A card as a page; links to models lead to this host's."""
+    card = card.replace(model_card.BASE_URL, request.host_url)
+    metadata = re.findall(r'^<!-- ([a-z-]+): (.*) -->$', card, re.MULTILINE)
+    body = self._markdown.render(re.sub(r'^<!-- .* -->\n', '', card, flags=re.MULTILINE))
+    return self._page('card.html', title=path, metadata=metadata, body=body, files=files, certificate=certificate)
+
+  def _published(self, publisher: str, name: str, version: str) -> str:
+    model = f'{publisher}/{name}'
+    versions = self._tree.versions(model)
+    if int(version) not in versions:
+      known = f': there are versions {", ".join(map(str, versions))}' if versions else ''
+      raise werkzeug.exceptions.NotFound(f'There is no {model}/{version} here{known}.')
+    return f'{model}/{version}'
+
+  def _read(self, path: str, suffix: str) -> str:
+    try:
+      with self._tree.open(path + suffix) as file:
+        return file.read().decode()
+    except FileNotFoundError:
+      raise werkzeug.exceptions.NotFound(f'There is no {path}{suffix} here.') from None

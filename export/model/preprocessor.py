@@ -1,0 +1,155 @@
+"""A SentencePiece model -> the preprocessing SavedModel: plain text in, the encoder's three tensors out.
+
+The contract is that of tensorflow/albert_en_preprocess/{1,2,3}: the same normalization (NFD, no diacritics, case
+folding), the same pieces, the same packing. Version 4 is this project's: the same calls, and the ids that the weights were
+trained with (export/model/pretraining_tokenization.py). Only core TensorFlow ops and TF-Text's SentencePiece and normalization ops
+go into the graph: TF-Text's own packing would bring an op that runtimes before TF-Text 2.16 do not have.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_text as text
+
+from converters.readers import sentencepiece_model
+from export.model import pretraining_tokenization
+from export.release import catalog
+
+DEFAULT_SEQ_LENGTH = catalog.SEQ_LENGTH
+
+
+def exportable(sp_model: bytes, version: int) -> tuple[Any, dict[str, Any]]:
+  """Makes the object to hand to `saved_model.write`.
+
+  Args:
+    sp_model: a serialized SentencePiece model with ALBERT's special tokens.
+    version: of the contract, 1 to 4. Versions 1 and 2 differ in what a graph may hold (no Assert from 2 on, and none here
+      in 1 either), 3 adds `vocab_size` to the special tokens, and 4 tokenizes as was done for the weights.
+
+  Returns:
+    The root object, and its signatures by name.
+
+    root(sentences), string [batch], returns a dict of int32 [batch, 128] `input_word_ids`, `input_mask` and
+    `input_type_ids`. root.tokenize(sentences) returns an int32 RaggedTensor [batch, (tokens)].
+    root.tokenize.get_special_tokens_dict() returns int32 scalars. root.bert_pack_inputs(segments, seq_length=128) packs
+    a list of one or two int32 RaggedTensors of ragged rank 1 or 2.
+
+  Raises:
+    VocabularyError: version 4 cannot be made of the model.
+  """
+  # One tokenizer, tracked once: every further one would put the whole SentencePiece model into the graph again.
+  tokenizer = text.SentencepieceTokenizer(model=sp_model, out_type=tf.int32)
+  special_tokens = {
+      'padding_id': sentencepiece_model.SPECIAL_TOKENS['<pad>'],
+      'start_of_sequence_id': sentencepiece_model.SPECIAL_TOKENS['[CLS]'],
+      'end_of_segment_id': sentencepiece_model.SPECIAL_TOKENS['[SEP]'],
+      'mask_id': sentencepiece_model.SPECIAL_TOKENS['[MASK]'],
+  }
+  if version >= 3:
+    special_tokens['vocab_size'] = int(tokenizer.vocab_size())
+
+  commas = pretraining_tokenization.commas(sp_model) if version >= 4 else None
+
+  sentences = tf.TensorSpec([None], tf.string, name='sentences')
+
+  @tf.function(input_signature=[sentences], autograph=False)
+  def tokenize(sentences):
+    if commas is not None:
+      return pretraining_tokenization.split_commas(tokenizer.tokenize(pretraining_tokenization.normalize(sentences)), commas)
+    return tokenizer.tokenize(_normalize(sentences))
+
+  @tf.function(input_signature=[], autograph=False)
+  def get_special_tokens_dict():
+    return {name: tf.constant(value, tf.int32) for name, value in special_tokens.items()}
+
+  @tf.function(input_signature=[sentences], autograph=False)
+  def preprocess(sentences):
+    return _pack([tokenize(sentences)], DEFAULT_SEQ_LENGTH)
+
+  def bert_pack_inputs(inputs, seq_length=DEFAULT_SEQ_LENGTH):
+    return _pack(inputs, seq_length)
+
+  pack = tf.function(bert_pack_inputs, autograph=False)
+  for ragged_rank in (1, 2):
+    segment = tf.RaggedTensorSpec([None] * (ragged_rank + 1), tf.int32, ragged_rank)
+    for segments in (1, 2):
+      pack.get_concrete_function([segment] * segments, seq_length=tf.TensorSpec([], tf.int32, name='seq_length'))
+
+  root = _callable(preprocess)
+  root.tokenize = _callable(tokenize)
+  root.tokenize.get_special_tokens_dict = get_special_tokens_dict
+  root.bert_pack_inputs = _callable(pack)
+  root.tokenizer = tokenizer
+  return root, {'serving_default': preprocess}
+
+
+def _normalize(sentences: Any) -> Any:
+  decomposed = text.normalize_utf8(sentences, 'NFD')
+  return text.case_fold_utf8(tf.strings.regex_replace(decomposed, r'\p{Mn}', ''))
+
+
+def _callable(function: Any) -> Any:
+  result = tf.__internal__.tracking.AutoTrackable()
+  result.__call__ = function
+  result.variables, result.trainable_variables, result.regularization_losses = [], [], []
+  return result
+
+
+def _pack(segments: Sequence[Any], seq_length: Any) -> dict[str, Any]:
+  """[CLS] a [SEP] or [CLS] a [SEP] b [SEP], cut to fit and padded.
+
+  Every output position looks up its own token, so this takes gathers and comparisons, and no ragged ops: those check
+  their row splits with Assert.
+
+  Args:
+    segments: one or two int32 RaggedTensors [batch, (tokens)] or [batch, (words), (tokens)].
+    seq_length: int32 scalar or int.
+
+  Returns:
+    The encoder's three inputs, int32 [batch, seq_length].
+  """
+  rows = [_rows(segment) for segment in segments]
+  # A reshape to the first segment's batch: else one row too few would be repeated, and an Assert is not wanted here.
+  rows = [(tf.reshape(start, tf.shape(rows[0][0])), tf.reshape(length, tf.shape(rows[0][0]))) for start, length in rows]
+  room = tf.maximum(seq_length - 1 - len(segments), 0)
+  kept = _share([length for _, length in rows], room)
+
+  # One table of all tokens, and for each position of the output where in it its own stands: most of the time is spent on what has
+  # the output's shape, so there is as little of that as possible.
+  cls, sep, pad = (sentencepiece_model.SPECIAL_TOKENS[token] for token in ('[CLS]', '[SEP]', '<pad>'))
+  table = tf.concat([*(segment.flat_values for segment in segments), [cls, sep, pad]], axis=0)
+  at_cls, at_sep, at_pad = (tf.size(table) - number for number in (3, 2, 1))
+  position = tf.range(seq_length)[tf.newaxis, :]
+  place, begin, before = [], tf.ones_like(rows[0][1]), 0  # where a segment's first token goes to, [batch, 1], and comes from
+  for segment, (start, _), length in zip(segments, rows, kept, strict=True):
+    end = begin + length
+    place.append((end, position + (before + start - begin)))
+    begin, before = end + 1, before + tf.size(segment.flat_values)
+  index = at_pad
+  for end, tokens in reversed(place):
+    index = tf.where(position < end, tokens, tf.where(tf.equal(position, end), at_sep, index))
+  word_ids = tf.gather(table, tf.where(tf.equal(position, 0), at_cls, index))
+  inside = position < begin  # of whatever is no padding, [batch, seq_length]
+  input_mask = tf.cast(inside, tf.int32)
+  if len(segments) == 1:
+    return {'input_word_ids': word_ids, 'input_mask': input_mask, 'input_type_ids': tf.fill(tf.shape(word_ids), 0)}
+  return {'input_word_ids': word_ids, 'input_mask': input_mask, 'input_type_ids': tf.cast(inside & (place[0][0] < position), tf.int32)}
+
+
+def _rows(segment: Any) -> tuple[Any, Any]:
+  """Where each row begins in the flat values, and how many tokens it has: int32 [batch, 1] each."""
+  splits = segment.row_splits
+  if segment.ragged_rank == 2:
+    splits = tf.gather(segment.values.row_splits, splits)
+  splits = tf.cast(splits, tf.int32)[:, tf.newaxis]
+  return splits[:-1], splits[1:] - splits[:-1]
+
+
+def _share(lengths: Sequence[Any], room: Any) -> list[Any]:
+  """How many tokens each segment keeps: as if they took turns, the first beginning, until `room` is full."""
+  if len(lengths) == 1:
+    return [tf.minimum(lengths[0], room)]
+  first, second = lengths
+  kept = tf.minimum(first, tf.maximum((room + 1) // 2, room - second))
+  return [kept, tf.minimum(second, room - kept)]

@@ -1,0 +1,415 @@
+"""ALBERT in NumPy, forwards and backwards: in float64 an independent witness, in float32 a measure of rounding.
+
+Written from the paper (arxiv.org/abs/1909.11942) and the canonical weights alone. It shares no code with AlbertEncoder, with
+the converters' way onto it, or with the TF1 graph that made modules have. Graphs hold their constants in float32: GELU's two, the
+layer norms' epsilon, the scale of attention. The reference uses the same rounded values.
+
+Each step returns its result and a function that takes a derivative back through it: from that by the result to that by the
+step's input, noting on the way those by the weights it used.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from concurrent import futures
+
+import numpy as np
+
+from converters import albert_config
+
+_EPSILON = float(np.float32(1e-12))  # of every layer norm
+_GELU_SCALE, _GELU_CUBE = float(np.float32(math.sqrt(2 / math.pi))), float(np.float32(0.044715))
+# Kernels are float32, and turned into float64 in pieces of this many rows and columns at most, where that is asked for. Larger ones are fresh
+# memory every time, which takes longer than the multiplication; and so does reading a few columns of each row.
+_ROWS, _COLUMNS = 512, 1024
+_FEWEST_COLUMNS = 256  # so that all processors have a part
+# A derivative is worked out so many numbers at a time, for the same reason.
+_PIECE = _ROWS * _COLUMNS
+
+Tensor = Callable[[str], np.ndarray]
+Float = type[np.float64] | type[np.float32]
+
+
+class Gradient:
+  """The derivatives of a scalar by all weights, kept as the factors that they are sums of products of.
+
+  Attributes:
+    terms: root mean square of the terms that cancel in a derivative, by canonical name, where they can be larger than it.
+  """
+
+  def __init__(self) -> None:
+    self._products = collections.defaultdict[str, list[tuple[np.ndarray, np.ndarray]]](list)
+    self._rows = collections.defaultdict[str, list[tuple[np.ndarray, np.ndarray]]](list)
+    self._sums: dict[str, np.ndarray] = {}
+    self.terms: dict[str, float] = {}
+
+  def add_product(self, name: str, left: np.ndarray, right: np.ndarray) -> None:
+    """Adds the transpose of left [n, in] times right [n, out]."""
+    self._products[name].append((left, right))
+
+  def add_rows(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+    """Adds values [n, width] at rows, int [n]."""
+    self._rows[name].append((rows, values))
+
+  def add_sum(self, name: str, values: np.ndarray) -> None:
+    """Adds the sum over n of values [n, width]."""
+    self._sums[name] = self._sums.get(name, 0) + values.sum(axis=0)
+
+  def pieces(self, name: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Works out the derivative by one weight of that shape, a few rows at a time: float64 in its canonical layout."""
+    left: np.ndarray | None = None
+    right: np.ndarray = np.empty(0)
+    if name in self._products:
+      left, right = (np.concatenate(factors) for factors in zip(*self._products[name], strict=True))
+    count = max(1, _PIECE // math.prod(shape[1:]))
+    for start in range(0, shape[0], count):
+      stop = min(start + count, shape[0])
+      piece = np.zeros((stop - start, *shape[1:]))
+      if left is not None:
+        np.matmul(left[:, start:stop].T, right, out=piece)
+      for rows, values in self._rows[name]:
+        here = (start <= rows) & (rows < stop)
+        np.add.at(piece, rows[here] - start, values[here])
+      if name in self._sums:
+        piece += self._sums[name][start:stop]
+      yield piece
+
+
+Back = Callable[[np.ndarray, Gradient], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+  """What dropout multiplies a unit by that it keeps: 1 / (1 - rate). The ways back know nothing of it.
+
+  Attributes:
+    hidden: factor of the embeddings, and of the outputs of attention and feed-forward.
+    attention: factor of the attention weights.
+  """
+  hidden: float = 1.0
+  attention: float = 1.0
+
+
+_NO_DROPOUT = Dropout()
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """A batch.
+
+  Attributes:
+    word_ids, mask, type_ids: int [batch, seq]; each row begins with a position that is not masked.
+  """
+  word_ids: np.ndarray
+  mask: np.ndarray
+  type_ids: np.ndarray
+
+
+def encode_and_differentiate(
+    tensor: Tensor, config: albert_config.AlbertConfig, inputs: Inputs, differentiated: Inputs, positions: np.ndarray,
+    factors: Mapping[str, np.ndarray], dtype: Float = np.float64) -> tuple[list[np.ndarray], np.ndarray, Gradient]:
+  """Runs the encoder on one batch, and differentiates a scalar of its outputs on another, going through the weights once for both.
+
+  Args:
+    tensor: gives a weight by its canonical name, float32 or float64, in canonical layout. Asked for the transformer block's once a layer.
+    config: the sizes.
+    inputs: the batch to run.
+    differentiated: the other one; the positions that are not masked come first in a row.
+    positions: int [batch, P] of that, for the masked language model, none of them masked.
+    factors: of the outputs for it: `pooled_output` [batch, H], `sequence_output` [batch, seq, H], and with the heads `mlm_logits`
+      [batch, P, V] and `sop_log_probs` [batch, 2]. The scalar is the sum of the outputs times these. The last is differentiated by the
+      head's own weights only.
+    dtype: what is computed in.
+
+  Returns:
+    The outputs of all layers for `inputs`, a list of L arrays [tokens, H] of that dtype, where tokens are the positions that are not masked, row by
+    row; the pooled output [batch, H]; and the derivatives of the scalar.
+  """
+  tokens = _tokens(differentiated)
+  count = len(tokens.row)
+  layers, backs = _forward(tensor, config, tokens.and_(_tokens(inputs)), count, dtype)
+  result = _backward(tensor, layers[-1][:count], backs, differentiated, positions, factors)
+  layers = [layer[count:] for layer in layers]
+  return layers, _pool(tensor, layers[-1], _first(inputs))[0], result
+
+
+def encode(tensor: Tensor, config: albert_config.AlbertConfig, inputs: Inputs, dtype: Float,
+           dropout: Dropout = _NO_DROPOUT) -> tuple[list[np.ndarray], np.ndarray]:
+  """Runs the encoder on a batch.
+
+  Args:
+    tensor: gives a weight by its canonical name, as for `encode_and_differentiate`.
+    config: the sizes.
+    inputs: the batch.
+    dtype: what is computed in.
+    dropout: factors of the units, all of which are kept.
+
+  Returns:
+    The outputs of all layers, a list of L arrays [tokens, H] of that dtype, where tokens are the positions that are not masked, row by row;
+    and the pooled output [batch, H].
+  """
+  layers, _ = _forward(tensor, config, _tokens(inputs), 0, dtype, dropout)
+  return layers, _pool(tensor, layers[-1], _first(inputs))[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tokens:
+  """Positions that are not masked; int [tokens] each.
+
+  Attributes:
+    words, positions, types: the three embeddings' ids.
+    row: a number for each row of a batch; those of a row see each other.
+  """
+  words: np.ndarray
+  positions: np.ndarray
+  types: np.ndarray
+  row: np.ndarray
+
+  def and_(self, other: '_Tokens') -> '_Tokens':
+    """These, and then those of another batch."""
+    later = dataclasses.replace(other, row=other.row + self.row.max(initial=-1) + 1)
+    return _Tokens(*(np.concatenate(pair) for pair in zip(_fields(self), _fields(later), strict=True)))
+
+
+def _fields(tokens: _Tokens) -> tuple[np.ndarray, ...]:
+  return tokens.words, tokens.positions, tokens.types, tokens.row
+
+
+def _tokens(inputs: Inputs) -> _Tokens:
+  row, position = np.nonzero(inputs.mask)
+  return _Tokens(inputs.word_ids[row, position], position, inputs.type_ids[row, position], row)
+
+
+def _forward(tensor: Tensor, config: albert_config.AlbertConfig, tokens: _Tokens, kept: int,
+             dtype: Float, dropout: Dropout = _NO_DROPOUT) -> tuple[list[np.ndarray], list[Back]]:
+  """The layers' outputs, and the ways back to the embeddings, for the first `kept` tokens: whole rows."""
+  x, back = _embed(tensor, config, tokens, kept, dtype, dropout)
+  layers, backs = [], [back]
+  for _ in range(config.num_hidden_layers):
+    x, back = _layer(tensor, config, x, tokens.row, kept, dropout)
+    layers.append(x)
+    backs.append(back)
+  return layers, backs
+
+
+def _backward(tensor: Tensor, x: np.ndarray, backs: list[Back], inputs: Inputs, positions: np.ndarray,
+              factors: Mapping[str, np.ndarray]) -> Gradient:
+  """From the last layer's output [tokens, H] through the heads and back."""
+  row, position = np.nonzero(inputs.mask)
+  first = _first(inputs)
+  result = Gradient()
+  dx = factors['sequence_output'][row, position].astype(x.dtype)
+  pooled, back = _pool(tensor, x, first)
+  dx += back(factors['pooled_output'].astype(x.dtype), result)
+  if 'mlm_logits' in factors:
+    where = first[:, np.newaxis] + positions
+    _, back = _mlm(tensor, x[where])
+    np.add.at(dx, where, back(factors['mlm_logits'].astype(x.dtype), result))
+  if 'sop_log_probs' in factors:
+    _sop(tensor, pooled)[1](factors['sop_log_probs'].astype(x.dtype), result)
+  for back in reversed(backs):
+    dx = back(dx, result)
+  return result
+
+
+def mlm_logits(tensor: Tensor, sequence_output: np.ndarray, positions: np.ndarray, dtype: Float = np.float64) -> np.ndarray:
+  """sequence_output [batch, seq, H], positions int [batch, P] -> [batch, P, V] of that dtype."""
+  x = np.take_along_axis(sequence_output.astype(dtype), positions[:, :, np.newaxis].astype(np.int64), axis=1)
+  return _mlm(tensor, x)[0]
+
+
+def sop_log_probs(tensor: Tensor, pooled_output: np.ndarray, dtype: Float = np.float64) -> np.ndarray:
+  """pooled_output [batch, H] -> [batch, 2] of that dtype."""
+  return _sop(tensor, pooled_output.astype(dtype))[0]
+
+
+def _first(inputs: Inputs) -> np.ndarray:
+  """Where each row of the batch begins among the tokens."""
+  return np.searchsorted(np.nonzero(inputs.mask)[0], np.arange(len(inputs.mask)))
+
+
+def _own(x: np.ndarray, kept: int | None) -> np.ndarray:
+  """The first tokens, as far as there is a way back for them, without the memory of the rest."""
+  return x if kept is None or kept == len(x) else x[:kept].copy()
+
+
+def _embed(tensor: Tensor, config: albert_config.AlbertConfig, tokens: _Tokens, kept: int, dtype: Float,
+           dropout: Dropout) -> tuple[np.ndarray, Back]:
+  tables = {'embeddings.word': tokens.words, 'embeddings.position': tokens.positions, 'embeddings.token_type': tokens.types}
+  x = sum(tensor(name)[ids].astype(dtype) for name, ids in tables.items())
+  x, norm_back = _norm(tensor, 'embeddings.norm', x, kept)
+  x = x * dtype(dropout.hidden)
+  project_back = None
+  if config.embedding_size != config.hidden_size:
+    x, project_back = _dense(tensor, 'embeddings.projection', x, kept)
+
+  def back(dx: np.ndarray, gradient: Gradient) -> np.ndarray:
+    dx = norm_back(project_back(dx, gradient) if project_back else dx, gradient)
+    for name, ids in tables.items():
+      gradient.add_rows(name, ids[:kept], dx)
+    return dx
+  return x, back
+
+
+def _layer(tensor: Tensor, config: albert_config.AlbertConfig, x: np.ndarray, row: np.ndarray, kept: int,
+           dropout: Dropout) -> tuple[np.ndarray, Back]:
+  attended, attention_back = _attention(tensor, config, x, row, kept, dropout.attention)
+  middle, middle_back = _norm(tensor, 'attention.norm', x + attended * x.dtype.type(dropout.hidden), kept)
+  inner, inner_back = _dense(tensor, 'feed_forward.intermediate', middle, kept)
+  inner, gelu_back = _gelu(inner, kept)
+  outer, outer_back = _dense(tensor, 'feed_forward.output', inner, kept)
+  y, norm_back = _norm(tensor, 'feed_forward.norm', middle + outer * x.dtype.type(dropout.hidden), kept)
+
+  def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
+    d = norm_back(dy, gradient)
+    d = middle_back(d + inner_back(gelu_back(outer_back(d, gradient), gradient), gradient), gradient)
+    return d + attention_back(d, gradient)
+  return y, back
+
+
+def _pool(tensor: Tensor, x: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, Back]:
+  y, dense_back = _dense(tensor, 'pooler', x[first])
+  pooled = np.tanh(y)
+
+  def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
+    dx = np.zeros_like(x)
+    gradient.terms['pooler.kernel'] = float(np.sqrt(np.mean(np.square(x[first].T @ dy))))
+    gradient.terms['pooler.bias'] = float(np.sqrt(np.mean(np.square(dy.sum(axis=0)))))
+    dx[first] = dense_back(dy * (1 - pooled * pooled), gradient)
+    return dx
+  return pooled, back
+
+
+def _mlm(tensor: Tensor, x: np.ndarray) -> tuple[np.ndarray, Back]:
+  """x [..., H] -> logits [..., V]."""
+  y, dense_back = _dense(tensor, 'mlm.transform', x)
+  y, gelu_back = _gelu(y)
+  y, norm_back = _norm(tensor, 'mlm.norm', y)
+  table = tensor('embeddings.word')
+
+  def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
+    gradient.add_product('embeddings.word', _flat(dy), _flat(y))
+    gradient.add_sum('mlm.output_bias', _flat(dy))
+    return dense_back(gelu_back(norm_back(matmul(dy, table), gradient), gradient), gradient)
+  return matmul(y, table.T) + tensor('mlm.output_bias'), back
+
+
+def _sop(tensor: Tensor, pooled: np.ndarray) -> tuple[np.ndarray, Back]:
+  kernel = tensor('sop.kernel').astype(pooled.dtype)  # [2, H]
+  logits = pooled @ kernel.T + tensor('sop.bias')
+  log_probs = logits - np.logaddexp(logits[:, :1], logits[:, 1:])
+
+  def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
+    d = dy - np.exp(log_probs) * dy.sum(axis=-1, keepdims=True)
+    gradient.add_product('sop.kernel', d, pooled)
+    gradient.add_sum('sop.bias', d)
+    return d @ kernel
+  return log_probs, back
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+  return x.reshape(-1, x.shape[-1])
+
+
+def matmul(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+  """[..., in] times [in, out], of the same dtype or of a smaller one -> [..., out] of the first's."""
+  if kernel.dtype == x.dtype:
+    return x @ kernel
+  result = np.zeros((*x.shape[:-1], kernel.shape[1]), x.dtype)
+  width = min(_COLUMNS, max(_FEWEST_COLUMNS, math.ceil(kernel.shape[1] / (os.cpu_count() or 1))))
+
+  def multiply(start: int) -> None:
+    columns = slice(start, start + width)
+    for row in range(0, kernel.shape[0], _ROWS):
+      rows = slice(row, row + _ROWS)
+      result[..., columns] += x[..., rows] @ kernel[rows, columns].astype(x.dtype)
+  # By threads that sleep when there is nothing for them, as those of a linear algebra library do not.
+  for _ in _threads().map(multiply, range(0, kernel.shape[1], width)):
+    pass
+  return result
+
+
+@functools.cache
+def _threads() -> futures.ThreadPoolExecutor:
+  return futures.ThreadPoolExecutor(os.cpu_count(), 'reference')
+
+
+def _dense(tensor: Tensor, name: str, x: np.ndarray, kept: int | None = None) -> tuple[np.ndarray, Back]:
+  kernel = tensor(f'{name}.kernel')
+  own = _own(x, kept)
+
+  def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
+    gradient.add_product(f'{name}.kernel', _flat(own), _flat(dy))
+    gradient.add_sum(f'{name}.bias', _flat(dy))
+    return matmul(dy, kernel.T)
+  return matmul(x, kernel) + tensor(f'{name}.bias'), back
+
+
+def _norm(tensor: Tensor, name: str, x: np.ndarray, kept: int | None = None) -> tuple[np.ndarray, Back]:
+  centred = x - x.mean(axis=-1, keepdims=True)
+  deviation = np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + _EPSILON)
+  normal = centred / deviation
+  gamma = tensor(f'{name}.gamma')
+  own, own_deviation = _own(normal, kept), _own(deviation, kept)
+
+  def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
+    gradient.add_sum(f'{name}.gamma', _flat(dy * own))
+    gradient.add_sum(f'{name}.beta', _flat(dy))
+    d = dy * gamma
+    return (d - d.mean(axis=-1, keepdims=True) - own * (d * own).mean(axis=-1, keepdims=True)) / own_deviation
+  return normal * gamma + tensor(f'{name}.beta'), back
+
+
+def _gelu(x: np.ndarray, kept: int | None = None) -> tuple[np.ndarray, Back]:
+  """The tanh approximation."""
+  scale, cube = _GELU_SCALE, _GELU_CUBE
+  t = np.tanh(scale * (x + cube * x * x * x))
+  own, own_t = _own(x, kept), _own(t, kept)
+
+  def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
+    return dy * 0.5 * (1 + own_t + own * (1 - own_t * own_t) * scale * (1 + 3 * cube * own * own))
+  return 0.5 * x * (1 + t), back
+
+
+def _attention(tensor: Tensor, config: albert_config.AlbertConfig, x: np.ndarray, row: np.ndarray, kept: int,
+               dropout: float) -> tuple[np.ndarray, Back]:
+  """x [tokens, H], each token of which belongs to a row -> the same. A masked position gets no weight at all: the original's
+  -10000 comes to that in float32 and in float64, as exp(-10000) is 0 in both."""
+  heads = config.num_attention_heads
+  scale, x_width = float(np.float32(1 / math.sqrt(config.hidden_size // heads))), x.shape[1]
+  parts, part_backs = {}, {}
+  for part in ('query', 'key', 'value'):
+    y, part_backs[part] = _dense(tensor, f'attention.{part}', x, kept)
+    parts[part] = y.reshape(len(x), heads, -1)
+  query, key, value = parts['query'], parts['key'], parts['value']
+  parts = {part: _own(y, kept) for part, y in parts.items()}
+  context = np.empty_like(query)
+  weights = {}
+  for number in np.unique(row):
+    own = row == number
+    scores = np.einsum('qhd,khd->hqk', query[own], key[own]) * scale
+    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    shares = exponentials / exponentials.sum(axis=-1, keepdims=True) * x.dtype.type(dropout)
+    context[own] = np.einsum('hqk,khd->qhd', shares, value[own])
+    if own[:kept].any():
+      weights[number] = shares
+  y, output_back = _dense(tensor, 'attention.output', context.reshape(len(x), -1), kept)
+
+  def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
+    query, key, value = parts['query'], parts['key'], parts['value']
+    d_context = output_back(dy, gradient).reshape(query.shape)
+    d = {part: np.empty_like(y) for part, y in parts.items()}
+    for number, w in weights.items():
+      own = row[:kept] == number
+      d['value'][own] = np.einsum('hqk,qhd->khd', w, d_context[own])
+      d_weights = np.einsum('qhd,khd->hqk', d_context[own], value[own])
+      d_scores = scale * w * (d_weights - (w * d_weights).sum(axis=-1, keepdims=True))
+      d['query'][own] = np.einsum('hqk,khd->qhd', d_scores, key[own])
+      d['key'][own] = np.einsum('hqk,qhd->khd', d_scores, query[own])
+    return sum((part_backs[part](d[part].reshape(kept, -1), gradient) for part in parts), np.zeros((kept, x_width), x.dtype))
+  return y, back

@@ -1,0 +1,307 @@
+"""Runs the allowed part of a TF1 Hub module's graph, in a process of its own, to learn what it computes.
+
+A fault in native code ends the child and not the export. The child runs beside what its parent does meanwhile, under limits, and apart
+from the machine as far as the platform can. It can be started before there is anything to run: importing TensorFlow takes seconds.
+
+  python -m export.source.process WORK_DIRECTORY LIMITS
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from converters import errors
+from converters.io import temp_dirs
+from export.source import graph as source_graph
+from export.source import policy as source_policy
+from export.source import sandbox
+from export.source import session as source_session
+from export.ui import trace
+from export.validation import inputs as proof_inputs
+
+
+class Run:
+  """A source graph being run in a child process."""
+
+  def __init__(self, module: pathlib.Path, process: subprocess.Popen[bytes], directory: pathlib.Path, limits: sandbox.Limits):
+    self._module = module
+    self._limits = limits
+    self.process = process
+    self.directory = directory
+
+  def outputs(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Waits for the outputs, and returns them in float32 and in float64: 'tokens/pooled_output' and so on, and the layers as 'tokens/layer_0'.
+
+    Raises:
+      UntrustedGraphError: the graph was not run.
+      SourceError: it was, and failed, or killed its process.
+    """
+    path = self.directory / _OUTPUTS
+    if not path.exists() and self.process.stdout.read(1) != _READY:  # type: ignore[union-attr]
+      self._finish()
+    with self._reading(), self._load(path) as outputs:
+      return _group(outputs, _FLOAT32), _group(outputs, _FLOAT64)
+
+  def gradient(self) -> Mapping[str, np.ndarray]:
+    """Waits for the end, and returns the float64 derivatives of the scalar by TF1 variable name, each in its variable's shape.
+
+    They are read one at a time, when they are asked for. A variable on which the scalar does not depend has none.
+
+    Raises:
+      UntrustedGraphError, SourceError: as `outputs` does.
+    """
+    self._finish()
+    with self._reading():
+      return _Arrays(self.directory / _GRADIENT, self._load)
+
+  def training_outputs(self) -> dict[str, np.ndarray]:
+    """Waits for the end, and returns the float64 outputs of the training graph for the scalar's batch, as `outputs` names them.
+
+    Dropout keeps every unit: see `widen`.
+
+    Raises:
+      UntrustedGraphError, SourceError: as `outputs` does.
+    """
+    self._finish()
+    with self._reading(), self._load(self.directory / _TRAINING) as outputs:
+      return dict(outputs)
+
+  def add_to(self, profile: trace.Profile) -> None:
+    """Adds what the child did to a profile, once it has given its outputs and its gradient."""
+    profile.load(self.directory / _PROFILE)
+
+  def _load(self, path: pathlib.Path) -> Any:
+    with self._reading():
+      return np.load(path, mmap_mode='r', allow_pickle=False)
+
+  @contextlib.contextmanager
+  def _reading(self) -> Iterator[None]:
+    """What the child has left need not be there, or whole, however it ended."""
+    try:
+      yield
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as e:
+      raise errors.SourceError(f'no outputs ({e}) from the graph of {self._module}: try again') from e
+
+  def _finish(self) -> None:
+    """Waits for the child's end; raises if that is not a good one."""
+    status = self.process.wait()
+    if status == 0:
+      return
+    lines = (self.directory / _STDERR).read_text(errors='replace').strip().splitlines() or ['nothing on stderr']
+    if status == sandbox.REFUSED:
+      raise errors.UntrustedGraphError(lines[-1])
+    number = sandbox.signal_of(status)
+    cause = f'signal {number}' if number else lines[-1]
+    raise errors.SourceError(f'running saved_model.pb in {self._module} failed ({cause}): fetch the module again; if it needs more than '
+                             f'{self._limits.memory >> 30} GiB or {self._limits.cpu_seconds} s, raise --max_run_gib or --max_run_seconds')
+
+
+class _Arrays(Mapping[str, np.ndarray]):
+  """Arrays that `_save` wrote, mapped into memory when they are asked for.
+
+  An .npz would have a checksum of every byte taken, on both sides.
+  """
+
+  def __init__(self, directory: pathlib.Path, load: Callable[[pathlib.Path], np.ndarray]):
+    self._load = load
+    self._paths = {name: directory / f'{number}.npy' for number, name in enumerate(json.loads((directory / _NAMES).read_text()))}
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    return self._load(self._paths[name])
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._paths)
+
+  def __len__(self) -> int:
+    return len(self._paths)
+
+
+def _group(arrays: Mapping[str, np.ndarray], group: str) -> dict[str, np.ndarray]:
+  return {name.removeprefix(f'{group}/'): arrays[name] for name in arrays if name.startswith(f'{group}/')}
+
+
+def _save(directory: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+  directory.mkdir()
+  for number, value in enumerate(arrays.values()):
+    np.save(directory / f'{number}.npy', value)
+  (directory / _NAMES).write_text(json.dumps(list(arrays)))
+
+
+class Child:
+  """A process that has TensorFlow, and waits for a graph to run; from `prepare`."""
+
+  def __init__(self, process: subprocess.Popen[bytes], directory: pathlib.Path, trust: source_policy.Trust):
+    self.process = process
+    self.directory = directory
+    self._trust = trust
+
+  def run(self, module: pathlib.Path, batch: proof_inputs.Batch, signatures: Sequence[str], scalar: proof_inputs.Scalar) -> Run:
+    """Has it run signatures of a module. It does so once.
+
+    Args:
+      module: the module's directory.
+      batch: the inputs.
+      signatures: names of `source_graph.SIGNATURES`, each in the module.
+      scalar: what to differentiate, in the metagraph of its mode.
+
+    Raises:
+      UntrustedGraphError: it may not be run.
+    """
+    source_graph.check(module / 'saved_model.pb', self._trust.graph)
+    inputs = {f'batch/{key}': value for key, value in batch.for_source.items()}
+    inputs |= {f'scalar/{key}': value for key, value in scalar.batch.for_source.items()}
+    inputs |= {f'factors/{key}': value for key, value in scalar.factors.items()}
+    np.savez(self.directory / _INPUTS, **dict[str, Any](inputs))
+    weights = sum(path.stat().st_size for path in (module / 'variables').iterdir())
+    # What is written are outputs, and the derivatives by each weight, in float64.
+    limits = dataclasses.replace(_limits(self._trust), file_bytes=4 * weights + (1 << 28))
+    job = {'module': str(module.absolute()), 'tags': _TRAINING_TAGS if scalar.training else [], 'signatures': list(signatures),
+           'trusted': self._trust.graph, 'limits': dataclasses.asdict(limits)}
+    (self.directory / _JOB).write_text(json.dumps(job))
+    stdin = self.process.stdin
+    assert stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # the child is dead, which `Run.outputs` reports
+      stdin.write(_READY)
+      stdin.close()
+    return Run(module, self.process, self.directory, limits)
+
+
+@contextlib.contextmanager
+def prepare(trust: source_policy.Trust = source_policy.Trust()) -> Iterator[Child]:
+  """Starts a process that can run one graph. It is gone when the context ends.
+
+  Args:
+    trust: how far that graph is trusted.
+  """
+  with temp_dirs.directory('albert_parity_') as directory, contextlib.ExitStack() as stack:
+    limits = json.dumps(dataclasses.asdict(_limits(trust)))
+    command = sandbox.command([sys.executable, '-m', __name__, str(directory), limits], directory)
+    environment = sandbox.environment() | {
+        'TF_CPP_MIN_LOG_LEVEL': '3', 'PYTHONWARNINGS': 'ignore', 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p),
+        'PYTHONDONTWRITEBYTECODE': '1', 'TMPDIR': str(directory)}
+    stderr = stack.enter_context(open(directory / _STDERR, 'wb'))
+    process = stack.enter_context(subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment))
+    stack.callback(process.kill)
+    yield Child(process, directory, trust)
+
+
+@contextlib.contextmanager
+def start(module: pathlib.Path, batch: proof_inputs.Batch, signatures: Sequence[str], scalar: proof_inputs.Scalar,
+          trust: source_policy.Trust = source_policy.Trust()) -> Iterator[Run]:
+  """Prepares a process and has it run signatures of a module at once: see `Child.run`."""
+  with prepare(trust) as child:
+    yield child.run(module, batch, signatures, scalar)
+
+
+def _limits(trust: source_policy.Trust) -> sandbox.Limits:
+  """Before it is known what will be run: no file larger than all memory."""
+  return sandbox.Limits(trust.memory_gib << 30, trust.cpu_seconds, trust.memory_gib << 30)
+
+
+# Files in the directory that both processes work in.
+_JOB, _INPUTS, _OUTPUTS, _GRADIENT, _STDERR, _PROFILE = 'job.json', 'inputs.npz', 'outputs.npz', 'gradient', 'stderr', 'profile.json'
+_TRAINING = 'training.npz'
+_NAMES = 'names.json'  # of the arrays in such a directory
+_FLOAT32, _FLOAT64 = 'float32', 'float64'  # groups of outputs
+_TRAINING_TAGS = ['train']
+_READY = b'.'  # to the child: the job is written; from it: the outputs are
+
+
+def _run(work_directory: str, limits: str) -> None:
+  directory = pathlib.Path(work_directory)
+  sandbox.die_with_parent()
+  sandbox.Limits(**json.loads(limits)).apply()
+  profile = trace.Profile()
+  with profile.span('import TensorFlow'):
+    import tensorflow as tf  # noqa: F401
+  if sys.stdin.buffer.read(1) != _READY:
+    return  # there will be no job
+  job = json.loads((directory / _JOB).read_text())
+  sandbox.Limits(**job['limits']).apply()
+  module = pathlib.Path(job['module'])
+  with np.load(directory / _INPUTS, allow_pickle=False) as npz:
+    inputs = dict(npz)
+  with profile.span('check the graph'):
+    checked = source_graph.check(module / 'saved_model.pb', job['trusted'])
+    graph = source_graph.reduced(checked, job['signatures'])
+  with profile.span('run the signatures'):
+    outputs = {f'{group}/{name}': value for group in (_FLOAT32, _FLOAT64)
+               for name, value in _outputs(graph, module, inputs, 'batch', group == _FLOAT64).items()}
+    np.savez(directory / 'unfinished.npz', **dict[str, Any](outputs))
+  (directory / 'unfinished.npz').rename(directory / _OUTPUTS)
+  sys.stdout.buffer.write(_READY)
+  sys.stdout.buffer.flush()
+  with profile.span('differentiate'):
+    graph = source_graph.reduced(checked, job['signatures'], job['tags'])
+    gradient, training = _gradient(graph, module, inputs)
+    if job['tags'] != _TRAINING_TAGS:
+      graph = source_graph.reduced(checked, job['signatures'], _TRAINING_TAGS)
+      training = _outputs(graph, module, inputs, 'scalar', widened=True)
+  with profile.span('hand the gradient over'):
+    np.savez(directory / _TRAINING, **dict[str, Any](training))
+    _save(directory / _GRADIENT, gradient)
+  profile.save(directory / _PROFILE)
+
+
+def _outputs(graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray], group: str,
+             widened: bool) -> dict[str, np.ndarray]:
+  with _session(graph, module, inputs, group, widened) as session:
+    return _flat(session.run(graph.outputs))
+
+
+def _flat(outputs: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  return {f'{signature}/{name}': value for signature, values in outputs.items() for name, value in values.items()}
+
+
+def _gradient(graph: source_graph.Reduced, module: pathlib.Path,
+              inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """The derivatives by variable name, and the outputs of the same graph; in float64."""
+  import tensorflow as tf
+  factors = {key.removeprefix('factors/'): value.astype(np.float64) for key, value in inputs.items() if key.startswith('factors/')}
+  with _session(graph, module, inputs, 'scalar', widened=True) as session:
+    def scalar(signature: str, names: Sequence[str]) -> Any:
+      outputs = {name: session.graph.get_tensor_by_name(graph.outputs[signature][name]) for name in names}
+      return tf.add_n([tf.reduce_sum(tf.reshape(value, [-1]) * factors[name].ravel()) for name, value in outputs.items()])
+
+    def derivatives(scalar: Any, handles: Sequence[str]) -> dict[str, Any]:
+      # Each variable is used once a layer: summed in pairs, its derivatives are not all held at once.
+      values = tf.gradients(scalar, [session.graph.get_tensor_by_name(handle) for handle in handles],
+                            aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE)
+      return {handle: tf.convert_to_tensor(value) for handle, value in zip(handles, values, strict=True) if value is not None}
+
+    signature = 'mlm' if 'mlm_logits' in factors else 'tokens'
+    handles = [variable.handle for variable in graph.variables]
+    results = derivatives(scalar(signature, [name for name in factors if name != 'sop_log_probs']), handles)
+    if 'sop_log_probs' in factors:
+      results |= derivatives(scalar('sop', ['sop_log_probs']), [handle for handle in handles if handle not in results])
+    derivatives_of_variables, outputs = session.run((results, graph.outputs))
+    return source_session.whole(graph, derivatives_of_variables), _flat(outputs)
+
+
+@contextlib.contextmanager
+def _session(graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray], group: str, widened: bool) -> Iterator[Any]:
+  """A session with the graph, its variables, and a group of the inputs in the place of its placeholders."""
+  import tensorflow as tf
+  config = tf.compat.v1.ConfigProto()
+  # For a single run, rewriting a graph takes longer than what it saves.
+  config.graph_options.rewrite_options.disable_meta_optimizer = True
+  given = {tensor: inputs[f'{group}/{key}'] for tensors in graph.inputs.values() for key, tensor in tensors.items()}
+  with source_session.start(graph, module, given, config, widened) as session:
+    yield session
+
+
+if __name__ == '__main__':
+  sandbox.main(_run)

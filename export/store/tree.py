@@ -1,0 +1,278 @@
+"""An export root as what it holds: models, their versions, and the files of each; on this machine or where tf.io.gfile reaches.
+
+On this machine a release is published by renaming (export/store/publish.py). Elsewhere there is nothing like it: files are copied, each
+release's saved_model.pb last, and a version is published once that is there.
+"""
+
+import contextlib
+import os
+import pathlib
+import re
+import urllib.parse
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import BinaryIO
+from typing import Protocol
+
+from converters import cli
+from converters import errors
+from converters.io import temp_dirs
+from export.release import catalog as catalog_lib
+from export.store import publish
+
+
+class Tree(Protocol):
+  """A release tree.
+
+  Attributes:
+    root: where it is, as the user wrote it.
+  """
+  root: str
+
+  def models(self) -> list[str]:
+    """All there are, as 'tensorflow/albert_en_large', sorted."""
+
+  def collections(self) -> list[str]:
+    """All whose card is there, as 'tensorflow/collections/albert/1', sorted."""
+
+  def versions(self, model: str) -> list[int]:
+    """The published versions of a model, ascending; none of one that is not there."""
+
+  def open(self, name: str) -> BinaryIO:
+    """Opens a file, as 'tensorflow/albert_en_large/2.md'.
+
+    Raises:
+      FileNotFoundError: it is not there.
+    """
+
+  def size(self, name: str) -> int:
+    """Of a file, or of all files in a directory, in bytes."""
+
+  def beside(self, release: str) -> list[str]:
+    """What stands beside a release's directory, as 'tensorflow/albert_en_large/2.md', sorted."""
+
+  def local(self, release: str) -> contextlib.AbstractContextManager[pathlib.Path]:
+    """A directory on this machine with a release's content, with the same files beside it."""
+
+  def staging(self) -> contextlib.AbstractContextManager[pathlib.Path]:
+    """A new directory to make releases in; gone when the context ends."""
+
+  def publish(self, staged: pathlib.Path, releases: Sequence[str]) -> list[str]:
+    """Moves releases from a staging directory into the tree, as `publish.publish`."""
+
+  def write(self, name: str, text: Callable[[], str]) -> None:
+    """Writes a file that belongs to no release, in place of one that is there; on this machine, nobody publishes meanwhile."""
+
+
+def at(root: str | os.PathLike[str]) -> Tree:
+  """The tree at an export root: a directory, or what tf.io.gfile knows ('gs://bucket/models').
+
+  Raises:
+    UsageError: it names no place.
+  """
+  text = os.fspath(root)
+  if text.startswith('file://'):
+    text = urllib.parse.unquote(urllib.parse.urlsplit(text).path)
+  if '://' not in text:
+    return _Local(text)
+  if not text.partition('://')[2].strip('/'):
+    raise errors.UsageError(f'--export_root={text} names no place: give one, as gs://bucket/models')
+  return _Remote(text.rstrip('/'))
+
+
+@contextlib.contextmanager
+def release_at(path: str) -> Iterator[pathlib.Path]:
+  """A published version on this machine, from its path in any tree: 'dist/tensorflow/albert_en_large/2', 'gs://...'."""
+  if '://' not in path.removeprefix('file://'):
+    yield pathlib.Path(path.removeprefix('file://')).resolve()
+    return
+  root, model, version = path.rstrip('/').rsplit('/', 2)
+  with at(root).local(f'{model}/{version}') as local:
+    yield local
+
+
+def beside(path: str, other: str) -> str:
+  """The path of another published version of the same tree.
+
+  Args:
+    path: of one, as `release_at` takes it.
+    other: the other one, as 'tensorflow/albert_en_large/2'.
+  """
+  if '://' not in path.removeprefix('file://'):
+    path = os.fspath(pathlib.Path(path.removeprefix('file://')).resolve())
+  return f'{path.rstrip("/").rsplit("/", 3)[0]}/{other}'
+
+
+def holds(tree: Tree, release: str) -> bool:
+  """Whether a version is published, as 'tensorflow/albert_en_large/2'."""
+  model, _, version = release.rpartition('/')
+  return int(version) in tree.versions(model)
+
+
+def predecessor(tree: Tree, release: catalog_lib.Release) -> int | None:
+  """The newest published version below a release; none for one that is published too, and is only kept."""
+  versions = tree.versions(release.model)
+  return max((v for v in versions if v < release.version), default=None) if release.version not in versions else None
+
+
+class _Local:
+
+  def __init__(self, root: str):
+    self.root = root
+    self._path = pathlib.Path(root)
+
+  def models(self) -> list[str]:
+    found = [f'{publisher}/{model}' for publisher in publish.entries(self._path, cli.NAME)
+             for model in publish.entries(self._path / publisher, cli.NAME)]
+    return sorted(name for name in found if self.versions(name))
+
+  def versions(self, model: str) -> list[int]:
+    return publish.versions(self._path / model)
+
+  def collections(self) -> list[str]:
+    return sorted(path.relative_to(self._path).as_posix().removesuffix(publish.CARD)
+                  for path in self._path.glob(f'*/collections/*/1{publish.CARD}'))
+
+  def open(self, name: str) -> BinaryIO:
+    return open(self._path / name, 'rb')
+
+  def size(self, name: str) -> int:
+    path = self._path / name
+    return sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob('*')) if p.is_file())
+
+  def beside(self, release: str) -> list[str]:
+    return sorted(f'{release}{suffix}' for suffix in publish.COMPANIONS if (self._path / (release + suffix)).is_file())
+
+  @contextlib.contextmanager
+  def local(self, release: str) -> Iterator[pathlib.Path]:
+    yield self._path / release
+
+  def staging(self) -> contextlib.AbstractContextManager[pathlib.Path]:
+    return publish.staging(self._path)
+
+  def publish(self, staged: pathlib.Path, releases: Sequence[str]) -> list[str]:
+    return publish.publish(self._path, staged, list(releases))
+
+  def write(self, name: str, text: Callable[[], str]) -> None:
+    publish.replace(self._path, name, text)
+
+
+class _Remote:
+
+  def __init__(self, root: str):
+    import tensorflow as tf  # takes seconds, and only such roots need it
+    self.root = root
+    self._gfile = tf.io.gfile
+    self._errors = tf.errors.OpError
+    self._missing = tf.errors.NotFoundError
+
+  def models(self) -> list[str]:
+    found = [f'{publisher}/{model}' for publisher in self._names('') for model in self._names(publisher)]
+    return sorted(name for name in found if self.versions(name))
+
+  def versions(self, model: str) -> list[int]:
+    names = self._names(model, cli.VERSION)
+    with self._told('read'):
+      return sorted(int(name) for name in names if self._gfile.exists(self._at(f'{model}/{name}/saved_model.pb')))
+
+  def collections(self) -> list[str]:
+    found = [f'{publisher}/collections/{name}/1' for publisher in self._names('') for name in self._names(f'{publisher}/collections')]
+    return sorted(name for name in found if self.beside(name))
+
+  def _names(self, directory: str, pattern: re.Pattern[str] = cli.NAME) -> list[str]:
+    with self._told('read'):
+      try:
+        names = self._gfile.listdir(self._at(directory))
+      except self._missing:
+        return []
+    return [name.rstrip('/') for name in names if pattern.fullmatch(name.rstrip('/'))]
+
+  def open(self, name: str) -> BinaryIO:
+    with self._told('read'):
+      if not self._gfile.exists(self._at(name)) or self._gfile.isdir(self._at(name)):
+        raise FileNotFoundError(self._at(name))
+    return self._gfile.GFile(self._at(name), 'rb')
+
+  def size(self, name: str) -> int:
+    with self._told('read'):
+      paths = [path for _, path in self._files(name)] if self._gfile.isdir(self._at(name)) else [self._at(name)]
+      return sum(self._gfile.stat(path).length for path in paths)
+
+  def beside(self, release: str) -> list[str]:
+    with self._told('read'):
+      return sorted(f'{release}{suffix}' for suffix in publish.COMPANIONS if self._gfile.exists(self._at(release + suffix)))
+
+  @contextlib.contextmanager
+  def local(self, release: str) -> Iterator[pathlib.Path]:
+    with temp_dirs.directory('albert_release_') as temporary:
+      target = temporary / release
+      target.parent.mkdir(parents=True, exist_ok=True)
+      with self._told('read'):
+        for relative, path in self._files(release):
+          (target / relative).parent.mkdir(parents=True, exist_ok=True)
+          self._gfile.copy(path, os.fspath(target / relative))
+        for name in self.beside(release):
+          self._gfile.copy(self._at(name), os.fspath(temporary / name))
+      yield target
+
+  @contextlib.contextmanager
+  def staging(self) -> Iterator[pathlib.Path]:
+    with temp_dirs.directory('albert_release_') as temporary:
+      yield temporary
+
+  def publish(self, staged: pathlib.Path, releases: Sequence[str]) -> list[str]:
+    publish.check_new(self.root, releases, self.versions)
+    fresh = [r for r in releases if not holds(self, r)]
+    for kept in (r for r in releases if r not in fresh):
+      with self.local(kept) as published:
+        publish.check_same(kept, self.root, published, staged / kept)
+    written: list[str] = []
+    try:
+      with self._told('write'):
+        for release in fresh:
+          for stale in self._everything(release):  # of a copy that was broken off
+            self._gfile.remove(stale)
+          inside = sorted((p for p in (staged / release).rglob('*') if p.is_file()), key=lambda p: (p.name == 'saved_model.pb', p))
+          for source in (*publish.companions(staged / release), *inside):
+            name = source.relative_to(staged).as_posix()
+            self._gfile.makedirs(self._at(name).rpartition('/')[0])
+            written.append(name)
+            self._gfile.copy(os.fspath(source), self._at(name), overwrite=True)
+    except BaseException:
+      for name in reversed(written):
+        with contextlib.suppress(self._errors):
+          self._gfile.remove(self._at(name))
+      raise
+    return fresh
+
+  def write(self, name: str, text: Callable[[], str]) -> None:
+    content = text()
+    with self._told('write'):
+      self._gfile.makedirs(self._at(name).rpartition('/')[0])
+      with self._gfile.GFile(self._at(name), 'w') as file:
+        file.write(content)
+
+  def _at(self, name: str) -> str:
+    return f'{self.root}/{name}' if name else self.root
+
+  def _files(self, directory: str) -> Iterator[tuple[str, str]]:
+    """The files below a directory: relative path and full path."""
+    top = self._at(directory)
+    for place, _, names in self._gfile.walk(top):
+      for name in names:
+        path = f'{place.rstrip("/")}/{name}'
+        # TensorFlow's ram:// takes '2.md' beside '2' for '.md' in it.
+        if self._gfile.exists(path):
+          yield path.removeprefix(top).lstrip('/'), path
+
+  def _everything(self, release: str) -> list[str]:
+    """The paths of all files of a release, and of those beside it."""
+    return [*(path for _, path in self._files(release)), *map(self._at, self.beside(release))]
+
+  @contextlib.contextmanager
+  def _told(self, verb: str) -> Iterator[None]:
+    try:
+      yield
+    except self._errors as e:
+      raise errors.PublishError(f'cannot {verb} in {self.root} ({e.message or type(e).__name__}): check --export_root and the rights there') from e

@@ -1,0 +1,1 @@
+"""Output for people: terminal, report page, trace, and sentences on a proof."""

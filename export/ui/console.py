@@ -1,0 +1,104 @@
+"""What a person sees: one line a step with its time, a progress bar on a terminal, a table at the end."""
+
+import contextlib
+import os
+import sys
+import time
+import typing
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+import rich.box
+import rich.console
+import rich.progress
+import rich.table
+
+from export.ui import proof_text
+from export.ui import trace
+
+if typing.TYPE_CHECKING:
+  from export.validation import text_certificate as text_certificate_lib
+
+Advance = Callable[[int], None]
+
+
+def size(count: int) -> str:
+  """A number of bytes for people."""
+  return f'{count / 1e6:,.2f} MB' if count >= 1e5 else f'{count / 1e3:,.1f} kB'
+
+
+class _Console(rich.console.Console):
+
+  def on_broken_pipe(self) -> None:
+    """Nobody reads any more: that ends the printing, and not the export."""
+    self.quiet = True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Console:
+  """Prints to standard output."""
+
+  def __init__(self, profile: trace.Profile | None = None) -> None:
+    """`profile` notes the steps."""
+    self.profile = profile or trace.Profile()
+    # Not a terminal: as wide as it takes, so that paths stay whole.
+    self._console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
+
+  def line(self, text: str) -> None:
+    self._console.print(text, markup=False)
+
+  @contextlib.contextmanager
+  def step(self, name: str, total: int | None = None, detail: Callable[[], str] = lambda: '') -> Iterator[Advance]:
+    """Times a step.
+
+    Args:
+      name: what is being done.
+      total: how much there is to do, for a bar on a terminal; None without one.
+      detail: called at the end, for a word on the outcome.
+
+    Yields:
+      A function to call with how much more is done.
+    """
+    start = time.monotonic()
+    columns = (rich.progress.TextColumn('  {task.description:<44}'), rich.progress.BarColumn(bar_width=30),
+               rich.progress.TaskProgressColumn())
+    # Not a terminal: no bar, and no blank line where one would have been.
+    with rich.progress.Progress(*columns, console=self._console, transient=True,
+                                disable=not self._console.is_terminal) as progress, self.profile.span(name):
+      task = progress.add_task(name, total=total)
+      yield lambda amount: progress.advance(task, amount)
+    self.line(f'  {name:<44}{time.monotonic() - start:7.1f} s   {detail()}'.rstrip())
+
+  def table(self, title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for number, column in enumerate(columns):
+      table.add_column(column, justify='left' if number == 0 else 'right', overflow='fold')
+    for row in rows:
+      table.add_row(*row)
+    self.line(f'\n{title}')
+    self._console.print(table, soft_wrap=False)
+
+  def facts(self, title: str, rows: Iterable[tuple[str, str] | list[str]]) -> None:
+    """Prints names and what there is to say of them, both as long as they take."""
+    self.line(f'\n{title}')
+    for name, value in rows:
+      self.line(f'  {name:<44} {value}')
+
+  def certificate(self, certificate: Mapping[str, Any]) -> None:
+    """Prints an encoder's certificate, in the form in which it is recorded."""
+    self.line(f'\n{proof_text.sentence(certificate)}')
+    self.table('In float32: distance to float64, relative to the root mean square (rms, at most)', ['output', 'source', 'export', 'allowed'], [
+        [name, *('-' if d is None else f'{d["rms"]:.1e}  {d["largest"]:.1e}' for d in (check['float32'][side] for side in ('source', 'export', 'allowed')))]
+        for name, check in certificate['outputs'].items() if not name.startswith('layer_')])
+    self.line('Dropout: in the training mode only' if certificate['dropout'] else 'No dropout: both modes are the same')
+    self.table('Negative controls: wrong conversions, refused in float64', ['control', 'distance', 'at least'], [
+        [name, f'{distance:.1e}', f'{certificate["bounds"]["controls"]:.0e}'] for name, distance in certificate['controls'].items()])
+
+  def text_certificate(self, certificate: 'text_certificate_lib.Certificate') -> None:
+    self.table(f'From text to vectors, {certificate.texts} texts: distance to preprocessor and encoder one after the other', [
+        'output', 'model', 'allowed', 'another text'], [
+            [name, f'{c.apart.rms:.1e}  {c.apart.largest:.1e}', f'{c.allowed.rms:.1e}  {c.allowed.largest:.1e}', f'{c.control.rms:.1e}']
+            for name, c in certificate.outputs.items() if not name.startswith('layer_')])

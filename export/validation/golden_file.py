@@ -1,0 +1,244 @@
+"""Golden files: what a source computes, and which ids a text has, kept to compare an artifact with later and without the source.
+
+A file is JSON with one row of values a line, the same bytes for the same source, and names the digest of what it is of.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import sentencepiece as spm
+import threadpoolctl
+
+from converters import albert_config
+from converters import errors
+from converters import source as source_lib
+from export.reference import outputs as reference_outputs
+from export.source import policy as source_policy
+from export.source import process as source_process
+from export.validation import encoder_certificate
+from export.validation import exported_encoder
+from export.validation import inputs as proof_inputs
+from export.validation import parity
+from export.validation import preprocessor_certificate
+
+_FORMAT = 2  # 1 held float32 outputs
+_SEED = 2
+BOUND = parity.OUTPUT_BOUND  # of relative distances in float64
+# Logits are kept for this many words, spread over the vocabulary.
+_WORDS = 64
+_KEPT = (('tokens', 'pooled_output'), ('tokens', 'sequence_output'), ('mlm', 'mlm_logits'), ('sop', 'sop_log_probs'))
+_RECORD_AGAIN = 'record it again with python -m export.golden --record'
+
+
+def of_source(source: source_lib.Source, trust: source_policy.Trust = source_policy.Trust()) -> dict[str, Any]:
+  """Runs a source's graph in float64, or the reference if it has none, and makes the golden file of its outputs.
+
+  Returns:
+    The content: `source`, its digest; `inputs`, int32 [2, 6] each; and for each of `outputs` a list of rows: float64 values at the
+    positions that are not padding.
+
+  Raises:
+    ParityError: the source does not compute an ALBERT with these weights.
+    UntrustedGraphError: its graph may not be run.
+  """
+  parts = source.parts & source.provable
+  batch = _batch(source.config)
+  _, scalar, signatures = encoder_certificate.given(source, parts)
+  with threadpoolctl.threadpool_limits(1, 'blas'):
+    expected = reference_outputs.Expected(source, parts, batch, scalar).outputs
+  if source.graph is None:
+    theirs = {f'{signature}/{name}': expected[name].reshape(-1, expected[name].shape[-1]) for signature, name in _KEPT if name in expected}
+  else:
+    with source_process.start(source.path, batch, signatures, scalar, trust) as run:
+      theirs = _tables(run.outputs()[1], batch)
+  faults = [f'{call} is {distance:.1e} from the reference in float64, more than {parity.OUTPUT_BOUND:.0e}' for call, value in theirs.items()
+            if not (distance := parity.relative(value, expected[call.rpartition('/')[2]]).rms) <= parity.OUTPUT_BOUND]
+  if faults:
+    raise errors.ParityError(f'no parity ({"; ".join(faults)}) in the source against its own weights: the source is no ALBERT')
+  outputs = {name: value.tolist() for name, value in _kept(theirs).items()}
+  return {'format': _FORMAT, 'kind': 'encoder', 'source': source.digest, 'inputs': _inputs(batch), 'outputs': outputs}
+
+
+def of_sp_model(sp_model: bytes, digest: str, version: int) -> dict[str, Any]:
+  """Makes the golden file of the ids that awkward texts have.
+
+  Args:
+    sp_model: the SentencePiece model.
+    digest: its, 'sha256:...'.
+    version: of the preprocessor's contract.
+
+  Raises:
+    ParityError: TF-Text's ids are not SentencePiece's.
+  """
+  import tensorflow_text
+  processor = spm.SentencePieceProcessor(model_proto=sp_model)
+  # Of two segmentations that are equally likely, the one that artifacts choose.
+  awkward = preprocessor_certificate.texts(version)
+  chosen = tensorflow_text.SentencepieceTokenizer(model=sp_model).tokenize([preprocessor_certificate.normalized(t, version) for t in awkward]).to_list()
+  texts = []
+  for text, tokens in zip(awkward, chosen, strict=True):
+    ids = preprocessor_certificate.finished(processor, tokens, version)
+    if not preprocessor_certificate.equally_likely(processor, ids, preprocessor_certificate.ids(processor, text, version)):
+      raise errors.ParityError(f'SentencePiece and TF-Text give other ids for {text[:100]!r}: use the locked versions')
+    texts.append({'text': text, 'ids': ids})
+  return {'format': _FORMAT, 'kind': 'preprocessor', 'source': digest, 'version': version,
+          'special_tokens': preprocessor_certificate.special_tokens(version, processor.vocab_size()), 'texts': texts}
+
+
+def write(golden: Mapping[str, Any], path: pathlib.Path) -> None:
+  """Writes a file: ASCII, so that what cannot be seen in a text is spelled out."""
+  text = json.dumps(golden, indent=1, allow_nan=False)
+  # Lists of numbers on one line each. (A string holds no line feed.)
+  text = re.sub(r'\[\n[^\[\]{}"]*\]', lambda found: ' '.join(found.group().split()), text)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(text + '\n', encoding='ascii')
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a file.
+
+  Raises:
+    GoldenError: it is missing, no golden file, empty, of another format, or holds what is no number.
+  """
+  def refuse(constant: str) -> None:
+    raise errors.GoldenError(f'{constant} among the values in {path}: {_RECORD_AGAIN}')
+
+  try:
+    golden = json.loads(path.read_text(encoding='ascii'), parse_constant=refuse)
+    stale = golden['format'] != _FORMAT
+    entries = golden['outputs' if golden['kind'] == 'encoder' else 'texts']
+    golden['source'], golden['inputs' if golden['kind'] == 'encoder' else 'special_tokens']
+  except OSError as e:
+    raise errors.GoldenError(f'no golden file {path} ({e.strerror}): {_RECORD_AGAIN}') from e
+  except (ValueError, KeyError, TypeError, RecursionError) as e:
+    raise errors.GoldenError(f'{path} is no golden file ({type(e).__name__}: {e}): {_RECORD_AGAIN}') from e
+  if stale:
+    raise errors.GoldenError(f'format {golden["format"]} instead of {_FORMAT} in {path}: {_RECORD_AGAIN}')
+  if not entries:
+    raise errors.GoldenError(f'nothing to compare with in {path}: {_RECORD_AGAIN}')
+  return golden
+
+
+def check(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, float] | int:
+  """Holds a published release against a golden file.
+
+  Args:
+    release: its directory.
+    record: its record, which says what it was made from.
+    golden: from `read`.
+
+  Returns:
+    The relative distances in float64 by output; or for a preprocessor, the number of ids compared.
+
+  Raises:
+    GoldenError: the golden file is of another source, of another kind, or stale.
+    ParityError: the release differs.
+  """
+  if record['kind'] == 'text':
+    raise errors.GoldenError(f'{release} goes from text to vectors, and golden files are of encoders and preprocessors: check the two that it is '
+                             'made of')
+  if record['kind'] != golden['kind']:
+    raise errors.GoldenError(f'the golden file is of kind {golden["kind"]}, and {release} holds another kind of model: give its own')
+  digest = record['source']['digest'] if record['kind'] == 'encoder' else record['source']['sp_model']['digest']
+  if digest != golden['source']:
+    raise errors.GoldenError(f'the golden file is of {golden["source"]}, and {release} was made from {digest}: give its own')
+  try:
+    return (_check_encoder if record['kind'] == 'encoder' else _check_preprocessor)(release, record, golden)
+  except (KeyError, TypeError, AttributeError) as e:
+    raise errors.GoldenError(f'the golden file of {golden["source"]} is broken ({type(e).__name__}: {e}): {_RECORD_AGAIN}') from e
+
+
+def outputs(release: pathlib.Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Runs a published encoder in float64 on the inputs of golden files.
+
+  Args:
+    release: its directory.
+    record: its record.
+
+  Returns:
+    Tables by output name: what is by position without padding, and logits of some words.
+  """
+  batch = _batch(albert_config.parse(record['config']))
+  exported = exported_encoder.Exported(release, record['interface'], widened=True)
+  return _kept(_tables(exported.outputs(batch, ['tokens', *record['heads']]), batch))
+
+
+def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, float]:
+  if golden['inputs'] != _inputs(_batch(albert_config.parse(record['config']))):
+    raise errors.GoldenError(f'stale inputs in the golden file of {golden["source"]}: {_RECORD_AGAIN}')
+  ours = outputs(release, record)
+  faults, distances = [], {}
+  for name, value in ours.items():
+    if name not in golden['outputs']:
+      faults.append(f'{name} is not in the golden file')
+      continue
+    try:
+      right = np.array(golden['outputs'][name], np.float64)
+    except (ValueError, TypeError) as e:
+      raise errors.GoldenError(f'{name} is no table of numbers ({e}) in the golden file of {golden["source"]}: {_RECORD_AGAIN}') from e
+    if right.shape != value.shape:
+      faults.append(f'{name} has shape {list(value.shape)} instead of {list(right.shape)}')
+      continue
+    distances[name] = parity.relative(value, right).rms
+    if not distances[name] <= parity.OUTPUT_BOUND:
+      faults.append(f'{name} is {distances[name]:.1e} from the golden values in float64, more than {parity.OUTPUT_BOUND:.0e}')
+  if faults:
+    raise errors.ParityError(f'no parity with the golden file ({"; ".join(faults)}) in {release}: this is not what was exported')
+  return distances
+
+
+def _check_preprocessor(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> int:
+  version = int(record['release'].rpartition('/')[2])
+  if version != golden['version']:
+    raise errors.GoldenError(f'the golden file is of version {golden["version"]} of the contract, not of {version} of {release}: give its own')
+  texts = {entry['text']: entry['ids'] for entry in golden['texts']}
+  if list(texts) != list(preprocessor_certificate.texts(version)):
+    raise errors.GoldenError(f'stale texts in the golden file of {golden["source"]}: {_RECORD_AGAIN}')
+  preprocessor_certificate.compare(preprocessor_certificate.Preprocessor(release), texts, golden['special_tokens'])
+  return sum(map(len, texts.values()))
+
+
+def moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """What is not the same in two golden files, as name and difference."""
+  if before.get('kind') != after['kind']:
+    return [('everything', 'another kind of file')]
+  changes = [(key, f'{before.get(key)} -> {after.get(key)}') for key in ('source', 'version', 'special_tokens')
+             if before.get(key) != after.get(key)]
+  if before.get('inputs') != after.get('inputs'):
+    changes.append(('inputs', 'others'))
+  old, new = before.get('outputs', {}), after.get('outputs', {})
+  for name in dict.fromkeys((*old, *new)):
+    if old.get(name) == new.get(name):
+      continue
+    one, other = (np.array(side[name]) if name in side else np.zeros(0) for side in (old, new))
+    by = parity.distance(one, other)
+    changes.append((name, f'by {by}' if one.shape == other.shape else f'shape {list(one.shape)} -> {list(other.shape)}'))
+  old, new = ({entry['text']: entry['ids'] for entry in side.get('texts', ())} for side in (before, after))
+  changes += [(json.dumps(text)[:40], 'other ids' if text in old and text in new else 'gone' if text in old else 'new')
+              for text in dict.fromkeys((*old, *new)) if old.get(text) != new.get(text)]
+  return changes
+
+
+def _batch(config: albert_config.AlbertConfig) -> proof_inputs.Batch:
+  return proof_inputs.make(config, proof_inputs.SHORT_LENGTH, _SEED).first(proof_inputs.SHORT_ROWS)
+
+
+def _inputs(batch: proof_inputs.Batch) -> dict[str, list[list[int]]]:
+  return {name: getattr(batch, name).tolist() for name in ('input_word_ids', 'input_mask', 'input_type_ids', 'masked_lm_positions')}
+
+
+def _tables(outputs: Mapping[str, np.ndarray], batch: proof_inputs.Batch) -> dict[str, np.ndarray]:
+  """Outputs as tables, by call: what is by position, without padding."""
+  return {call: parity.packed(value, batch.input_mask, call.rpartition('/')[2]).reshape(-1, value.shape[-1]) for call, value in outputs.items()}
+
+
+def _kept(tables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The tables that a golden file keeps, by output name: one call of each output, no layers, and logits of some words."""
+  kept = {name: tables[f'{signature}/{name}'] for signature, name in _KEPT if f'{signature}/{name}' in tables}
+  if 'mlm_logits' in kept:
+    kept['mlm_logits'] = kept['mlm_logits'][:, ::max(1, kept['mlm_logits'].shape[-1] // _WORDS)]
+  return kept

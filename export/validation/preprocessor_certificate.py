@@ -1,0 +1,187 @@
+"""Compares an exported preprocessor with a plain-Python statement of its version's rule: the published one, or that of the weights' training."""
+
+import math
+import operator
+import pathlib
+import unicodedata
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import sentencepiece as spm
+
+from converters import errors
+from converters.readers import sentencepiece_model
+from export.graphs import op_allow_list
+from export.reference import tokenizer as reference_tokenizer
+
+_SEQ_LENGTH = 128  # of the published preprocessors, unless another is asked for
+_ORIGINAL = 4  # the first version with the rule that the weights were trained with
+
+# Every kind of text the published normalization treats in a way of its own, and what breaks tokenizers.
+TEXTS = (
+    'The bridge was closed, and the ferry was late.',
+    'CAFÉ au lait: naïve, 1,200 boats (or 3.5)!',
+    '  spaces\tand\nlines  ',
+    'Straße, ﬁnale, Ωmega and 東京',
+    '“quotes” – dashes — £3 or €4 …',
+    '[CLS] is text here, and so is <pad>',
+    '',
+    '   ',
+    'e\u0301 and \u00e9 are one letter in two forms, \u1e9b\u0323 in three',
+    '1,000,000 people, 12, 3,4,5 and ٣,٤',
+    '\'single\' "double" «angle» „low“ ‚low‘ `back`',
+    'an emoji 🙂, a family 👩‍👩‍👧, a flag 🇳🇴, a skin 👍🏽',
+    'zero\u200bwidth, non\u200djoiner, byte\ufeffmark, soft\u00adhyphen, right\u200fto left',
+    'no\u00a0break, thin\u2009space, ideographic\u3000space, line\u2028separator',
+    'ＦＵＬＬ ｗｉｄｔｈ, ½, ², ™, Ⅷ, ㎏',
+    'İstanbul, ıI, ǅ, ΣΑΣ, Ǆ',
+    'हिन्दी, ภาษาไทย, العَرَبِيَّة, עִבְרִית, 한국어',
+    'control\x01 \x7f characters and a nul\x00 one',
+    '▁ is what SentencePiece marks a space with',
+    'private \ue000, unassigned \u0378, last \U0010ffff, replaced \ufffd',
+    'a' * 10_000,
+    'ab,' * 3_334,
+    'Many words. ' * 200,
+)
+
+# Default_Ignorable_Code_Point of the Unicode Character Database (DerivedCoreProperties.txt, version 15.1): zero-width characters,
+# soft hyphen, variation selectors and the like.
+_IGNORABLE = tuple(range(first, last + 1) for first, last in (
+    (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x200B, 0x200F),
+    (0x202A, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164), (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8),
+    (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF)))
+
+
+def texts(version: int) -> tuple[str, ...]:
+  """What a version of the contract is compared on."""
+  return TEXTS + reference_tokenizer.TEXTS if version >= _ORIGINAL else TEXTS
+
+
+def normalized(sentence: str, version: int) -> str:
+  """A text as the rule of a version hands it to SentencePiece.
+
+  Up to version 3: canonical decomposition, no marks, case folding.
+  """
+  if version >= _ORIGINAL:
+    return reference_tokenizer.normalized(sentence)
+  decomposed = unicodedata.normalize('NFD', sentence)
+  plain = ''.join(c for c in decomposed if unicodedata.category(c) != 'Mn')
+  # TF-Text's case folding is ICU's NFKC_Casefold, which leaves out what is ignorable by default, before and after folding.
+  folded = unicodedata.normalize('NFKC', unicodedata.normalize('NFKC', _visible(plain)).casefold())
+  return _visible(folded)
+
+
+def ids(processor: spm.SentencePieceProcessor, sentence: str, version: int) -> list[int]:
+  """The ids of a version's rule."""
+  if version >= _ORIGINAL:
+    return reference_tokenizer.ids(processor, sentence)
+  return processor.encode(normalized(sentence, version))
+
+
+def finished(processor: spm.SentencePieceProcessor, tokens: list[int], version: int) -> list[int]:
+  """The ids of a version's rule, of those that SentencePiece gives for the text that it is handed."""
+  return reference_tokenizer.cut(processor, map(processor.id_to_piece, tokens)) if version >= _ORIGINAL else tokens
+
+
+def equally_likely(processor: spm.SentencePieceProcessor, one: list[int], other: list[int]) -> bool:
+  """Whether two lists of ids are the same text, cut in two ways that SentencePiece scores the same.
+
+  '0' and '00', or '00' and '0': which of them it is differs between its versions.
+  """
+  pieces = [''.join(map(processor.id_to_piece, tokens)) for tokens in (one, other)]
+  scores = [sum(map(processor.get_score, tokens)) for tokens in (one, other)]
+  return pieces[0] == pieces[1] and math.isclose(*scores, rel_tol=1e-6)
+
+
+def special_tokens(version: int, vocab_size: int) -> dict[str, int]:
+  """What `get_special_tokens_dict` gives in a version of the contract."""
+  tokens = sentencepiece_model.SPECIAL_TOKENS
+  result = {'padding_id': tokens['<pad>'], 'start_of_sequence_id': tokens['[CLS]'], 'end_of_segment_id': tokens['[SEP]'],
+            'mask_id': tokens['[MASK]']}
+  return result | {'vocab_size': vocab_size} if version >= 3 else result
+
+
+class Preprocessor:
+  """An exported preprocessor, loaded from its files."""
+
+  def __init__(self, path: pathlib.Path):
+    import tensorflow_text  # noqa: F401  (registers the ops)
+    self._loaded = op_allow_list.load(path)
+
+  def ids(self, texts: Sequence[str]) -> list[list[int]]:
+    import tensorflow as tf
+    return self._loaded.tokenize(tf.constant(texts)).to_list()
+
+  def packed(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """The encoder's inputs, int32 [batch, 128] each."""
+    import tensorflow as tf
+    return {name: value.numpy() for name, value in self._loaded(tf.constant(texts)).items()}
+
+  def special_tokens(self) -> dict[str, int]:
+    return {name: int(value) for name, value in self._loaded.tokenize.get_special_tokens_dict().items()}
+
+
+def check(path: pathlib.Path, sp_model: bytes, version: int) -> int:
+  """Loads an exported preprocessor and compares it with a plain-Python statement of its version's rule.
+
+  Args:
+    path: the SavedModel.
+    sp_model: the SentencePiece model it was made from.
+    version: of the contract.
+
+  Returns:
+    The number of tokens compared.
+
+  Raises:
+    ParityError: naming the first text whose ids differ, or whose packing does.
+  """
+  processor = spm.SentencePieceProcessor(model_proto=sp_model)
+
+  expected = {text: ids(processor, text, version) for text in texts(version)}
+  compare(Preprocessor(path), expected, special_tokens(version, processor.vocab_size()),
+          lambda one, other: equally_likely(processor, one, other))
+  return sum(map(len, expected.values()))
+
+
+def compare(preprocessor: Preprocessor, expected: dict[str, list[int]], special: dict[str, int],
+            same: Callable[[list[int], list[int]], bool] = operator.eq) -> None:
+  """Holds a preprocessor against ids by text, and special tokens.
+
+  Args:
+    preprocessor: the model.
+    expected: the ids by text.
+    special: the special tokens.
+    same: whether two lists of ids for a text are both right.
+
+  Raises:
+    ParityError: naming what differs.
+  """
+  def differs(what: str, actual: Any, right: Any, text: str) -> errors.ParityError:
+    return errors.ParityError(f'no parity ({what} {_short(actual)} instead of {_short(right)}) in the preprocessor for {_short(text)}: '
+                              'this is a fault of the conversion')
+
+  if preprocessor.special_tokens() != special:
+    raise differs('special tokens', preprocessor.special_tokens(), special, 'all text')
+  texts = list(expected)
+  packed = preprocessor.packed(texts)
+  for number, (text, actual) in enumerate(zip(texts, preprocessor.ids(texts), strict=True)):
+    right = expected[text]
+    if not same(actual, right):
+      raise differs('ids', actual, right, text)
+    kept = [special['start_of_sequence_id'], *actual[:_SEQ_LENGTH - 2], special['end_of_segment_id']]
+    padding = [special['padding_id']] * (_SEQ_LENGTH - len(kept))
+    for name, row in (('input_word_ids', kept + padding), ('input_mask', [1] * len(kept) + [0] * len(padding)),
+                      ('input_type_ids', [0] * _SEQ_LENGTH)):
+      if packed[name][number].tolist() != row:
+        raise differs(name, packed[name][number].tolist(), row, text)
+
+
+def _visible(text: str) -> str:
+  return ''.join(c for c in text if not any(ord(c) in ignorable for ignorable in _IGNORABLE))
+
+
+def _short(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 200 else f'{text[:100]} ... {text[-60:]}'
