@@ -17,7 +17,7 @@ from converters import errors
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# What users have: taken before this process sets anything for its own TensorFlow, as command_line.run does.
+# What users have: taken before this process sets anything for its own TensorFlow, as cli.run does.
 _ENVIRONMENT = dict(os.environ)
 _SAMPLE_SECONDS = 0.1
 _PAGE = os.sysconf('SC_PAGE_SIZE')

@@ -292,12 +292,12 @@ def test_what_one_piece_cannot_read_is_its_fault(tmp_path, monkeypatch):
       if self.tell() > 100:
         raise OSError(5, 'Input/output error')
       return super().read(size)
-  monkeypatch.setattr(lines_lib.places, 'opened', lambda path: Failing(io.FileIO(path)))
+  monkeypatch.setattr(lines_lib.filesystems, 'opened', lambda path: Failing(io.FileIO(path)))
   for stripe in (0, 1):  # one of them is the one whose line comes next
     failed = comparison.compare(lines_lib.Piece(str(tmp_path / 'a.gz'), stripe=stripe, stripes=2), _Fake())
     assert failed.not_compared == 1 and 'Input/output error' in failed.faults[0].why
   for where in ('/nowhere/a.gz', '/nowhere/a.txt'):
-    monkeypatch.setattr(lines_lib.places, 'opened', opened)
+    monkeypatch.setattr(lines_lib.filesystems, 'opened', opened)
     assert comparison.compare(lines_lib.Piece(where, 0, 9, stripe=3, stripes=4), _Fake()).not_compared == 1
 
 
@@ -361,7 +361,7 @@ class _Fake:
     if 'text' not in arrays:
       return {name: np.zeros(shape, np.float32) for name, (_, shape) in expected.items()}, {'microseconds': 5, 'memory': 7}
     texts = [arrays['text'].tobytes()[begin:end].decode('utf-8', 'replace') for begin, end in itertools.pairwise([0, *arrays['ends'].tolist()])]
-    ids = [comparison.token_parity.ids(self.processor, text, 4) for text in texts]
+    ids = [comparison.preprocessor_certificate.ids(self.processor, text, 4) for text in texts]
     ours = {'ids': np.array([i for row in ids for i in row], np.int32), 'splits': np.cumsum([0, *map(len, ids)])}
     for prefix, length in (('', figures['length']), ('whole/', 128)):
       ours |= {prefix + name: value for name, value in comparison.packed(ids, length).items()}
@@ -543,7 +543,7 @@ def recipe(tmp_path, monkeypatch):
       print('chatter')
       if child.job(sys.argv[1])['model'] == 'refused':
         print('node x is not allowed', file=sys.stderr)
-        sys.exit(isolation.REFUSED)
+        sys.exit(sandbox.REFUSED)
       if child.job(sys.argv[1])['model'] == 'starved':
         sys.exit('some.package.MemoryError: 5 GiB')
       if child.job(sys.argv[1])['model'] == 'broken':

@@ -25,7 +25,7 @@ JOB = 'job.json'  # in the directory that both processes have
 _STDERR = 'stderr'
 TRIES = 3
 
-# The system sends a child's end after that of the *thread* that started it (isolation.die_with_parent), and Beam's threads come and go:
+# The system sends a child's end after that of the *thread* that started it (sandbox.die_with_parent), and Beam's threads come and go:
 # this one stays.
 _starter = futures.ThreadPoolExecutor(1, 'starter')
 

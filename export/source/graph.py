@@ -1,7 +1,7 @@
 """What of a TF1 Hub module's graph may be run.
 
 A module from elsewhere is a program. It is run only if every operation in it is on the allow-list below, or the user trusts it. A reduced
-copy is run: the operations that the requested signatures depend on. Nothing in a module restores its variables: `source_session` assigns
+copy is run: the operations that the requested signatures depend on. Nothing in a module restores its variables: `session` assigns
 them from the checkpoint, by name. tensorflow_hub's exporter writes no SaverDef, and a saver in a module would be one more program.
 """
 
