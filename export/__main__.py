@@ -20,6 +20,7 @@ from converters import cli
 from converters import errors
 from converters import source as source_lib
 from converters import source_flags
+from export import spec
 from export.release import catalog as catalog_lib
 from export.release import dry_run
 from export.release import request as request_lib
@@ -137,7 +138,7 @@ def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
   if _CHANGE.value and not all(change.strip() for change in _CHANGE.value):
     raise errors.UsageError('--change= is empty: say what is new')
   changes = [' '.join(change.split()) for change in _CHANGE.value or []]
-  release: catalog_lib.Release
+  release: spec.Release
   text = None
   if catalog.is_preprocessor(model):
     _check_no_flags_of_encoders(model)

@@ -23,8 +23,8 @@ from converters import cli
 from converters import errors
 from converters import source as source_lib
 from converters import source_flags
+from export import spec
 from export.corpus import corpus_flags
-from export.release import catalog
 from export.release import integrity
 from export.source import policy_flags
 from export.store import tree
@@ -64,8 +64,8 @@ def _given(flag: str, value: str | None) -> str:
 
 def _record(handle: str, path: pathlib.Path, console: console_lib.Console) -> None:
   version = _PREPROCESSOR.value
-  if version is not None and version not in catalog.PREPROCESSOR_VERSIONS:
-    raise errors.UsageError(f'--preprocessor={version}: there are versions {", ".join(map(str, catalog.PREPROCESSOR_VERSIONS))}')
+  if version is not None and version not in spec.PREPROCESSOR_VERSIONS:
+    raise errors.UsageError(f'--preprocessor={version}: there are versions {", ".join(map(str, spec.PREPROCESSOR_VERSIONS))}')
   source_lib.check_handle(handle)
   from export.validation import golden_file
   with source_lib.open_source(handle, source_flags.reading()) as source, console.step(f'record {path}'):

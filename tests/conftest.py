@@ -35,12 +35,12 @@ from converters import source as source_lib
 from converters import weight_map
 from export.demo import tf1_module
 from export.demo import vocabulary
+from export.reference import inputs as proof_inputs
 from export.reference import outputs as reference_outputs
 from export.source import graph as source_graph
 from export.source import policy as source_policy
 from export.source import process as source_process
 from export.validation import encoder_certificate
-from export.validation import inputs as proof_inputs
 
 # For MirroredStrategy: two devices on any machine. Only possible before TensorFlow's first operation.
 tf.config.set_logical_device_configuration(

@@ -7,7 +7,7 @@ import pytest
 
 from converters import albert_config
 from converters import weight_map
-from export.validation import inputs as proof_inputs
+from export.reference import inputs as proof_inputs
 
 
 def _config(**changes):

@@ -16,6 +16,7 @@ from converters import errors
 from converters import source as source_lib
 from converters import weight_map
 from export.model import encoder as encoder_lib
+from export.reference import measures
 from export.validation import encoder_certificate
 from export.validation import exported_encoder
 from export.validation import negative_controls
@@ -258,7 +259,7 @@ def test_dropout_is_in_the_training_mode_alone(with_dropout, batch):
   assert record['dropout'] is True and len(record['gradient']) == 32
   exported = exported_encoder.Exported(path, 'dict')
   first, second = (exported.outputs(batch, ['tokens'], training=True)['tokens/layer_0'] for _ in range(2))
-  assert parity.distance(first, second).rms > 0.1
+  assert measures.distance(first, second).rms > 0.1
 
 
 @pytest.mark.parametrize('changes, made, fault', [

@@ -14,8 +14,8 @@ from support import craft
 from support import modules
 from support import trees
 
-from export.release import archive as release_archive
 from export.release import catalog as catalog_lib
+from export.store import digests
 from export.store import publish
 
 
@@ -31,8 +31,8 @@ def test_what_it_prints_and_records(export, module, tmp_path):
   root = tmp_path / 'here' / 'tensorflow'
   for model, version in (('albert_en_tiny', 2), ('albert_en_tiny_text', 2), ('albert_en_tiny_preprocess', 3)):
     record = json.loads((root / model / f'{version}.release.json').read_text())
-    assert record['files'] == {n: vars(d) for n, d in release_archive.digests(root / model / str(version)).items()}
-    packed = release_archive.digests(root / model)[f'{version}.tar.gz']
+    assert record['files'] == {n: vars(d) for n, d in digests.of_directory(root / model / str(version)).items()}
+    packed = digests.of_directory(root / model)[f'{version}.tar.gz']
     assert (record['archive']['size'], record['archive']['sha256']) == (packed.size, packed.sha256)
     assert record['libraries']['tensorflow-text']
   assert record['release'] == 'tensorflow/albert_en_tiny_preprocess/3'

@@ -9,8 +9,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import errors
 from export.graphs import widen
+from export.reference import measures
 from export.validation import exported_encoder
-from export.validation import parity
 
 
 def test_widened_it_computes_the_same_in_float64(encoder_path, batch, expecting):
@@ -23,8 +23,8 @@ def test_widened_it_computes_the_same_in_float64(encoder_path, batch, expecting)
     assert value.dtype == np.float64 and in_float32[name].dtype == np.float32
     output = name.rpartition('/')[2]
     right = expected.outputs[output]
-    assert parity.relative(parity.packed(value, batch.input_mask, output), right).rms < 1e-14, name
-    assert 1e-9 < parity.relative(parity.packed(in_float32[name], batch.input_mask, output), right).rms < 1e-5, name
+    assert measures.relative(measures.packed(value, batch.input_mask, output), right).rms < 1e-14, name
+    assert 1e-9 < measures.relative(measures.packed(in_float32[name], batch.input_mask, output), right).rms < 1e-5, name
 
 
 def test_nothing_of_float32_is_left_in_a_widened_model(encoder_path, tmp_path):

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from export.graphs import functions as graph_functions
+from export.reference import inputs as proof_inputs
 from export.validation import exported_encoder
-from export.validation import inputs as proof_inputs
 
 SPEC = tf.TensorSpec([None], tf.float32)
 

@@ -13,7 +13,7 @@ from support import shared
 
 from converters import errors
 from converters import source as source_lib
-from export.release import catalog
+from export import spec
 from export.release import integrity
 from export.validation import golden_file
 
@@ -33,7 +33,7 @@ def test_every_interface_version_gives_the_golden_outputs(make_module, release, 
   assert list(distances) == ['pooled_output', 'sequence_output', *(['mlm_logits'] if version > 1 else []), *(['sop_log_probs'] if version > 2 else [])]
 
 
-@pytest.mark.parametrize('version', catalog.PREPROCESSOR_VERSIONS)
+@pytest.mark.parametrize('version', spec.PREPROCESSOR_VERSIONS)
 def test_every_preprocessor_version_gives_the_golden_ids(demo, release, version):
   path, _ = release.preprocessor(demo, version)
   assert _check(path, golden_file.read(GOLDEN / f'preprocessor_{version}.json')) > 10_000

@@ -15,6 +15,7 @@ from converters import errors
 from converters.readers import checkpoint_index
 from export.release import archive as release_archive
 from export.release import integrity
+from export.store import digests
 from export.validation import encoder_certificate
 
 DATA = 'variables/variables.data-00000-of-00001'
@@ -46,8 +47,8 @@ def _record_anew(release):
   tar_sha256 = release_archive.pack(release, archive).tar_sha256
 
   def edit(record):
-    record['files'] = {name: vars(digest) for name, digest in release_archive.digests(release).items()}
-    record['archive'] = vars(release_archive.digest(archive)) | {'tar_sha256': tar_sha256}
+    record['files'] = {name: vars(digest) for name, digest in digests.of_directory(release).items()}
+    record['archive'] = vars(digests.of_file(archive)) | {'tar_sha256': tar_sha256}
 
   _edit_record(release, edit)
 
@@ -132,7 +133,7 @@ def test_archive_with_another_order_is_named(published):
     for path in sorted(published.rglob('*'), reverse=True):
       if path.is_file():
         tar.add(path, path.relative_to(published).as_posix())
-  _edit_record(published, lambda record: record['archive'].update(vars(release_archive.digest(archive))))
+  _edit_record(published, lambda record: record['archive'].update(vars(digests.of_file(archive))))
   with pytest.raises(errors.IntegrityError, match='the tar in 2.tar.gz has changed'):
     _check(published)
 

@@ -9,6 +9,7 @@ from isal import igzip
 
 from converters import errors
 from export.release import archive as release_archive
+from export.store import digests
 
 
 @pytest.fixture
@@ -48,14 +49,14 @@ def test_digests_are_those_of_archive_tar_and_files(model, tmp_path):
   tar = igzip.decompress(archive)
   assert packed.tar_sha256 == hashlib.sha256(tar).hexdigest()
   assert sum(counted) == len(tar)
-  assert packed.archive == release_archive.Digest(len(archive), hashlib.sha256(archive).hexdigest())
-  assert packed.files == release_archive.digests(model)
+  assert packed.archive == digests.Digest(len(archive), hashlib.sha256(archive).hexdigest())
+  assert packed.files == digests.of_directory(model)
 
 
 def test_digests_name_every_file(model):
-  assert release_archive.digests(model) == {
-      'saved_model.pb': release_archive.Digest(5000, hashlib.sha256(b'graph' * 1000).hexdigest()),
-      'variables/variables.index': release_archive.Digest(5, hashlib.sha256(b'index').hexdigest()),
+  assert digests.of_directory(model) == {
+      'saved_model.pb': digests.Digest(5000, hashlib.sha256(b'graph' * 1000).hexdigest()),
+      'variables/variables.index': digests.Digest(5, hashlib.sha256(b'index').hexdigest()),
   }
 
 

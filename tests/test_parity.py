@@ -11,6 +11,7 @@ from converters import build_encoder
 from converters import errors
 from converters import weight_map
 from export.model import saved_model
+from export.reference import measures
 from export.source import graph as source_graph
 from export.validation import parity
 
@@ -19,31 +20,31 @@ MASK = np.array([[1, 1, 1], [1, 0, 0]])
 
 def test_distance_is_relative_to_the_root_mean_square():
   expected = np.array([3.0, -4.0, 0.0, 5.0])
-  assert parity.rms(expected) == pytest.approx(math.sqrt(12.5))
-  found = parity.relative(expected + np.array([0, 0, 0, 1e-3]), expected)
+  assert measures.rms(expected) == pytest.approx(math.sqrt(12.5))
+  found = measures.relative(expected + np.array([0, 0, 0, 1e-3]), expected)
   assert found.rms == pytest.approx(5e-4 / math.sqrt(12.5)) and found.largest == pytest.approx(1e-3 / math.sqrt(12.5))
-  assert parity.relative(np.zeros(3), np.zeros(3)) == parity.Distance(0, 0)
-  assert parity.relative(np.full(3, 1e-100), np.zeros(3)).rms == math.inf
+  assert measures.relative(np.zeros(3), np.zeros(3)) == measures.Distance(0, 0)
+  assert measures.relative(np.full(3, 1e-100), np.zeros(3)).rms == math.inf
 
 
 @pytest.mark.parametrize('actual', [np.full(4, np.nan), np.array([1, 2, 3, np.inf]), np.zeros(3), np.zeros(0)])
 def test_what_is_no_number_or_of_another_size_is_within_nothing(actual):
-  found = parity.relative(actual, np.arange(4.0))
-  assert not found.rms <= 1e300 and not found.within(parity.Distance(1e300, 1e300))
-  assert math.isnan(parity.larger(math.nan, 1.0)) and math.isnan(parity.larger(1.0, math.nan))
+  found = measures.relative(actual, np.arange(4.0))
+  assert not found.rms <= 1e300 and not found.within(measures.Distance(1e300, 1e300))
+  assert math.isnan(measures.larger(math.nan, 1.0)) and math.isnan(measures.larger(1.0, math.nan))
 
 
 def test_padding_is_left_out_of_what_is_by_position():
   value = np.arange(30.0).reshape(2, 3, 5)
   kept = np.concatenate([value[0].ravel(), value[1, 0]])
   for shaped in (value, value.reshape(6, 5)):
-    assert np.array_equal(parity.packed(shaped, MASK, 'sequence_output'), kept) and np.array_equal(parity.packed(shaped, MASK, 'layer_7'), kept)
-  assert parity.packed(value, MASK, 'mlm_logits').size == 30
+    assert np.array_equal(measures.packed(shaped, MASK, 'sequence_output'), kept) and np.array_equal(measures.packed(shaped, MASK, 'layer_7'), kept)
+  assert measures.packed(value, MASK, 'mlm_logits').size == 30
 
 
 @pytest.mark.parametrize('rms, largest, within', [(1, 2, True), (0, 2, True), (1.1, 2, False), (1, 2.1, False), (np.nan, 0, False), (0, np.nan, False)])
 def test_both_figures_of_a_distance_are_within_another(rms, largest, within):
-  assert parity.Distance(rms, largest).within(parity.Distance(1, 2)) == within
+  assert measures.Distance(rms, largest).within(measures.Distance(1, 2)) == within
 
 
 def test_figures_are_rounded_to_two_digits_everywhere():
@@ -75,7 +76,7 @@ def test_derivatives_are_compared_in_pieces(source):
   wrong = right.copy()
   wrong[7, 3] += 1e-3
   zero, same, other, short = parity.compare_derivative(row, source.config, _Gradient(right), [right, wrong, right[:-1]])
-  assert zero.rms == pytest.approx(parity.rms(right)) and same == parity.Distance(0, 0)
+  assert zero.rms == pytest.approx(measures.rms(right)) and same == measures.Distance(0, 0)
   assert other.rms == pytest.approx(1e-3 / 16) and other.largest == pytest.approx(1e-3) and math.isnan(short.rms)
 
 
@@ -85,11 +86,11 @@ def test_distances_of_arrays_in_pieces(where):
   whole, others = rng.standard_normal(12), [rng.standard_normal(12) for _ in range(2)]
   whole[where] = -100.0
   pieces = [whole[start:start + 2].reshape(1, 2) for start in range(0, 12, 2)]
-  for found, other in zip(parity.distances(iter(pieces), others), others, strict=True):
-    right = parity.distance(other, whole)
+  for found, other in zip(measures.distances(iter(pieces), others), others, strict=True):
+    right = measures.distance(other, whole)
     assert (found.rms, found.largest) == pytest.approx((right.rms, right.largest)) and right.largest > 95
   others[1][where] = np.nan
-  assert np.isnan([parity.distances(iter(pieces), others)[1].rms, parity.distances(iter(pieces), others)[1].largest]).all()
+  assert np.isnan([measures.distances(iter(pieces), others)[1].rms, measures.distances(iter(pieces), others)[1].largest]).all()
 
 
 def _swapped(one, other):

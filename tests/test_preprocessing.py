@@ -12,9 +12,9 @@ import tensorflow_text  # noqa: F401  (registers the ops)
 from official.nlp.modeling.layers import text_layers
 from tensorflow.core.protobuf import saved_model_pb2
 
+from export import spec
 from export.model import preprocessor as preprocessor_model
 from export.model import saved_model
-from export.release import catalog
 
 TEXTS = [
     'Is this the Road to the mill?', 'CAFÉ naïve 1,200 (or £3.50) – "so"', '', '   ', '\t\n', 'straße ﬁnal Ǆ',
@@ -105,7 +105,7 @@ def test_seq_length_defaults_to_128_and_may_be_a_tensor(loaded):
   assert loaded.bert_pack_inputs([segment], seq_length=1)['input_word_ids'].numpy().tolist() == [[2]]
 
 
-@pytest.mark.parametrize('version', catalog.PREPROCESSOR_VERSIONS)
+@pytest.mark.parametrize('version', spec.PREPROCESSOR_VERSIONS)
 def test_versions(tmp_path, sp_model, version):
   saved_model.write(*preprocessor_model.exportable(sp_model, version), tmp_path / 'model')
   loaded = tf.saved_model.load(str(tmp_path / 'model'))

@@ -7,9 +7,9 @@ import tensorflow as tf
 from converters import source as source_lib
 from converters import weight_map
 from export.reference import albert as reference_albert
+from export.reference import inputs as proof_inputs
+from export.reference import measures
 from export.reference import outputs as reference_outputs
-from export.validation import inputs as proof_inputs
-from export.validation import parity
 
 
 def _reference(source, batch):
@@ -42,7 +42,7 @@ def test_float32_evaluations_are_as_far_off_as_float32_is(expecting, ran, batch)
   in_float32, _ = ran.outputs()
   assert expected.float32.keys() == expected.outputs.keys()
   for name, distance in expected.float32.items():
-    source = parity.relative(parity.packed(in_float32[f'tokens/{name}'], batch.input_mask, name), expected.outputs[name]) if (
+    source = measures.relative(measures.packed(in_float32[f'tokens/{name}'], batch.input_mask, name), expected.outputs[name]) if (
         f'tokens/{name}' in in_float32) else None
     assert 1e-8 < distance.rms <= distance.largest < 1e-4
     assert source is None or 0.05 < distance.rms / source.rms < 50

@@ -11,9 +11,9 @@ from support import modules
 
 from converters import errors
 from converters import weight_map
+from export.reference import inputs as proof_inputs
 from export.source import graph as source_graph
 from export.source import process as source_process
-from export.validation import inputs as proof_inputs
 
 ALL = tuple(source_graph.SIGNATURES)
 

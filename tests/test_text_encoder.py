@@ -12,8 +12,8 @@ from support import trees
 from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import errors
+from export.graphs import checkpoint_keys
 from export.model import preprocessor as preprocessor_model
-from export.model import saved_model
 from export.release import compatibility
 from export.validation import exported_encoder
 from export.validation import preprocessor_certificate
@@ -117,7 +117,7 @@ def test_everything_is_in_the_graph_once(text_path, history, sp_model):
 
 
 def test_it_holds_the_encoders_weights_and_no_heads(text_path):
-  assert set(saved_model.checkpoint_keys(pathlib.Path(text_path))) == {v.name.removesuffix(':0') for v in tf.saved_model.load(text_path).variables}
+  assert set(checkpoint_keys.read(pathlib.Path(text_path))) == {v.name.removesuffix(':0') for v in tf.saved_model.load(text_path).variables}
   record = trees.record(pathlib.Path(text_path))
   encoder = trees.record(pathlib.Path(text_path).parents[1] / 'albert_en_demo/3')
   digests = {weight['source']: weight['sha256'] for weight in encoder['weights']}

@@ -13,8 +13,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 from converters import albert_config
 from export.model import preprocessor as preprocessor_model
 from export.model import serving_warmup
-from export.release import archive as release_archive
 from export.release import integrity
+from export.store import digests
 
 
 def _requests(path):
@@ -68,7 +68,7 @@ def test_the_same_requests_give_the_same_bytes(tmp_path):
 
 def test_it_is_in_archive_record_and_card(encoder_path, preprocessor_path):
   for path in map(pathlib.Path, (encoder_path, preprocessor_path)):
-    digest = release_archive.digest(path / serving_warmup.FILE)
+    digest = digests.of_file(path / serving_warmup.FILE)
     assert integrity.read_record(path)['files'][serving_warmup.FILE] == vars(digest)
     with tarfile.open(f'{path}.tar.gz') as tar:
       assert tar.extractfile(serving_warmup.FILE).read() == (path / serving_warmup.FILE).read_bytes()

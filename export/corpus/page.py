@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from export.release import assets_dir
+from export import assets_dir
 
 _WIDTH, _HEIGHT = 900, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 885, 12, 252

@@ -8,7 +8,7 @@ from typing import Any
 
 import sentencepiece as spm
 
-from export.release import assets_dir
+from export import assets_dir
 
 CORPUS = assets_dir.PATH / 'demo' / 'corpus.txt'
 

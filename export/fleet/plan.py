@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 
 from converters import errors
+from export import spec
 from export.release import catalog as catalog_lib
 from export.store import tree as tree_lib
 
@@ -60,11 +61,11 @@ def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree, with_text
   newest, newest_encoder = dict[str, str](), dict[str, str]()  # task of each model so far
   versions = functools.cache(tree.versions)  # of a model, and not of each of its versions: the tree may be far away
   for number, catalog in enumerate(catalogs):
-    releases: list[catalog_lib.Release] = [catalog.preprocessor(model, int(version))
+    releases: list[spec.Release] = [catalog.preprocessor(model, int(version))
                                            for model, version in (name.split('/') for name in catalog.preprocessors)]
     releases += [catalog.encoder(model, version) for model in catalog.encoders for version in catalog.versions(model)]
     for release in releases:  # versions of a model are in ascending order
-      text = catalog.text(release) if with_text and isinstance(release, catalog_lib.EncoderRelease) and release.interface == 'dict' else None
+      text = catalog.text(release) if with_text and isinstance(release, spec.EncoderRelease) and release.interface == 'dict' else None
       paths = [r.path for r in (release, text) if r is not None]
       if twice := seen.intersection(paths):
         raise errors.UsageError(f'{min(twice)} is in two of the catalogs: give each model and publisher once')
@@ -82,7 +83,7 @@ def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree, with_text
       else:
         # What a published encoder's text model fails of need not trouble the next encoder.
         below = [newest_encoder[release.model]] if missing is release and release.model in newest_encoder else []
-        needs = (*below, *([release.preprocessor.path] if isinstance(release, catalog_lib.EncoderRelease) else []))
+        needs = (*below, *([release.preprocessor.path] if isinstance(release, spec.EncoderRelease) else []))
         before = [newest[release.model]] if release.model in newest else []
         makes = tuple(r.path for r in (release, text) if r is not None)
         tasks[missing.path] = Task(missing.path, _arguments(release, text), number, tuple(dict.fromkeys((*before, *needs))), needs, makes)
@@ -98,7 +99,7 @@ def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree, with_text
       for path, task in tasks.items()})), left_out)
 
 
-def _arguments(release: catalog_lib.Release, text: catalog_lib.TextRelease | None) -> tuple[str, ...]:
+def _arguments(release: spec.Release, text: spec.TextRelease | None) -> tuple[str, ...]:
   """What to give `python -m export` for a release, and for its model from text to vectors if there is to be one."""
   # That a version breaks with the one before was reviewed with the catalog.
   breaking = ('--breaking',) if any(r is not None and r.version in r.breaking for r in (release, text)) else ()

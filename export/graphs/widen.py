@@ -16,7 +16,7 @@ import numpy as np
 
 from converters import errors
 from converters.io import temp_dirs
-from export.model import saved_model as saved_model_lib
+from export.graphs import checkpoint_keys
 
 _LARGEST_RANDOM = 1 - 2.0**-53
 
@@ -57,7 +57,7 @@ def load(path: pathlib.Path) -> Any:
     # Without the checkpoint: to write it in float64 and to read it again takes longer than to assign it.
     loaded = tf.saved_model.load(os.fspath(directory / 'model'), options=tf.saved_model.LoadOptions(experimental_skip_checkpoint=True))
   reader = tf.train.load_checkpoint(os.fspath(path / 'variables' / 'variables'))
-  keys = saved_model_lib.checkpoint_keys(path)
+  keys = checkpoint_keys.read(path)
   heads = [getattr(loaded, name) for name in ('mlm', 'sop') if hasattr(loaded, name)]
   for variable in {id(v): v for v in (*loaded.variables, *(v for head in heads for v in head.variables))}.values():
     name = variable.name.removesuffix(':0')

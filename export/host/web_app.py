@@ -18,7 +18,7 @@ from werkzeug.wsgi import wrap_file
 
 from converters import cli
 from converters import errors
-from export.release import assets_dir
+from export import assets_dir
 from export.release import collection as collection_lib
 from export.release import model_card
 from export.store import publish

@@ -13,10 +13,10 @@ import tensorflow as tf
 import tensorflow_text as text
 
 from converters.readers import sentencepiece_model
+from export import spec
 from export.model import pretraining_tokenization
-from export.release import catalog
 
-DEFAULT_SEQ_LENGTH = catalog.SEQ_LENGTH
+DEFAULT_SEQ_LENGTH = spec.SEQ_LENGTH
 
 
 def exportable(sp_model: bytes, version: int) -> tuple[Any, dict[str, Any]]:

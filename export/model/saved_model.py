@@ -8,7 +8,6 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2
 from tensorflow.core.protobuf import saved_model_pb2
-from tensorflow.core.protobuf import trackable_object_graph_pb2
 from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
 
 from export.model import prune_graph
@@ -49,13 +48,6 @@ def _drop_random_uuid(path: pathlib.Path) -> None:
     content.update((path / part).read_bytes())
   fingerprint.uuid = str(int.from_bytes(content.digest()[:8], 'big'))
   file.write_bytes(fingerprint.SerializeToString(deterministic=True))
-
-
-def checkpoint_keys(path: pathlib.Path) -> dict[str, str]:
-  """Where a SavedModel's checkpoint has each variable: checkpoint key by variable name."""
-  reader = tf.train.load_checkpoint(os.fspath(path / 'variables' / 'variables'))
-  graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor('_CHECKPOINTABLE_OBJECT_GRAPH'))
-  return {a.full_name: a.checkpoint_key for node in graph.nodes for a in node.attributes if a.full_name}
 
 
 def ops(path: pathlib.Path) -> set[str]:

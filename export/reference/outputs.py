@@ -8,8 +8,8 @@ import numpy as np
 from converters import source as source_lib
 from converters import weight_map
 from export.reference import albert as reference_albert
-from export.validation import inputs as proof_inputs
-from export.validation import parity
+from export.reference import inputs as proof_inputs
+from export.reference import measures
 
 _SMALL = 1 << 25  # values: 268 MB as float64
 # In float32: one as the weights are, the others with biases and layer norms moved by a unit in the last place, at random, at every use.
@@ -68,7 +68,7 @@ class Expected:
     layers, pooled, self.gradient = reference_albert.encode_and_differentiate(
         exact, source.config, inputs, _inputs(scalar.batch), scalar.batch.masked_lm_positions, scalar.factors)
     self.outputs = _outputs(exact, parts, batch, layers, pooled, np.float64)
-    self.float32 = dict[str, parity.Distance]()
+    self.float32 = dict[str, measures.Distance]()
     random = np.random.default_rng(0)
 
     def moved(name: str) -> np.ndarray:
@@ -80,8 +80,8 @@ class Expected:
       source_of_weights = moved if number else weight
       outputs = _outputs(source_of_weights, parts, batch, *reference_albert.encode(source_of_weights, source.config, inputs, np.float32), np.float32)
       for name, value in outputs.items():
-        distance = parity.relative(value, self.outputs[name])
-        self.float32[name] = distance.worst(self.float32.get(name, parity.Distance(float(_ULP), float(_ULP))))
+        distance = measures.relative(value, self.outputs[name])
+        self.float32[name] = distance.worst(self.float32.get(name, measures.Distance(float(_ULP), float(_ULP))))
     self.training = dict[str, np.ndarray]()
     if source.config.has_dropout:
       dropout = reference_albert.Dropout(*(1 / (1 - rate) for rate in (source.config.hidden_dropout_prob, source.config.attention_probs_dropout_prob)))

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import io
-import os
 import pathlib
 import re
 import tarfile
@@ -13,31 +12,13 @@ from typing import Any
 from isal import igzip
 
 from converters import errors
-from converters.io import digest as digest_lib
+from export.store import digests
 
 # What a SavedModel is made of (tensorflow.org/hub/hosting): a host refuses an archive with anything else in it.
 _DIRECTORIES = ('assets', 'assets.extra', 'variables')
 _FILE = re.compile(r'saved_model\.pb|fingerprint\.pb|keras_metadata\.pb|assets(\.extra)?/[^/]+|variables/variables\.(index|data-\d{5}-of-\d{5})')
 
 _PIECE = 1 << 20  # bytes that are read at once
-
-
-@dataclasses.dataclass(frozen=True)
-class Digest:
-  """Size in bytes and SHA-256, in hex, of a file."""
-  size: int
-  sha256: str
-
-
-def digests(directory: pathlib.Path) -> dict[str, Digest]:
-  """Digests of all files below a directory, by relative path, in sorted order."""
-  files = sorted(p for p in directory.rglob('*') if p.is_file())
-  return {path.relative_to(directory).as_posix(): digest(path) for path in files}
-
-
-def digest(path: pathlib.Path) -> Digest:
-  """The digest of one file."""
-  return Digest(path.stat().st_size, digest_lib.of_file(path))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +30,8 @@ class Packed:
     archive: the archive itself.
     tar_sha256: SHA-256, in hex, of the tar inside. Unlike the compressed bytes, it does not depend on the compressor.
   """
-  files: dict[str, Digest]
-  archive: Digest
+  files: dict[str, digests.Digest]
+  archive: digests.Digest
   tar_sha256: str
 
 
@@ -88,8 +69,8 @@ def pack(directory: pathlib.Path, archive: pathlib.Path, progress: Callable[[int
           with open(path, 'rb') as content:
             reader = HashingReader(content)
             tar.addfile(member, reader)
-          files[name] = Digest(member.size, reader.sha256.hexdigest())
-  return Packed(files, Digest(compressed.tell(), compressed.sha256.hexdigest()), tee.sha256.hexdigest())
+          files[name] = digests.Digest(member.size, reader.sha256.hexdigest())
+  return Packed(files, digests.Digest(compressed.tell(), compressed.sha256.hexdigest()), tee.sha256.hexdigest())
 
 
 def _normalized(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -148,19 +129,3 @@ class HashingReader:
     while self._position < position and self.read(min(_PIECE, position - self._position)):
       pass
     return self._position
-
-
-def settle(directory: pathlib.Path) -> None:
-  """Fixes the modes of everything below a directory, whatever the umask, and has it all on disk."""
-  for path in sorted([directory, *directory.rglob('*')]):
-    os.chmod(path, 0o755 if path.is_dir() else 0o644)
-    sync(path)
-
-
-def sync(path: pathlib.Path) -> None:
-  """Has a file's content, or a directory's entries, on disk."""
-  handle = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(handle)
-  finally:
-    os.close(handle)

@@ -8,10 +8,10 @@ from typing import Any
 from typing import Protocol
 
 from converters import source as source_lib
+from export import spec
 from export.model import preprocessor as preprocessor_model
 from export.model import saved_model
 from export.model import serving_warmup
-from export.release import catalog as catalog_lib
 from export.ui import console as console_lib
 from export.validation import preprocessor_certificate
 
@@ -28,7 +28,7 @@ class Piece(Protocol):
   certificate: Any
 
   @property
-  def release(self) -> catalog_lib.Release: ...
+  def release(self) -> spec.Release: ...
 
   def save(self, staged: pathlib.Path) -> dict[str, Any]:
     """Saves it below a staging directory.
@@ -57,7 +57,7 @@ class Piece(Protocol):
 class Preprocessor:
   """A preprocessor."""
 
-  def __init__(self, release: catalog_lib.Release, source: source_lib.Source, console: console_lib.Console):
+  def __init__(self, release: spec.Release, source: source_lib.Source, console: console_lib.Console):
     self.release = release
     self.live: Any = None
     self.certificate: dict[str, Any] = {}

@@ -15,73 +15,10 @@ import ruamel.yaml
 import ruamel.yaml.nodes
 
 from converters import errors
-from export.release import assets_dir
+from export import assets_dir
+from export import spec
 
 PATH = assets_dir.PATH / 'catalog.yaml'
-# Of the contract of albert_en_preprocess: which versions there are to make. 1 to 3 were published before.
-PREPROCESSOR_VERSIONS = (1, 2, 3, 4)
-# ... and how many ids it gives for each text, if nothing else is asked for.
-SEQ_LENGTH = 128
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Release:
-  """One version of one model.
-
-  Attributes:
-    publisher, name, version: 'tensorflow', 'albert_en_large', 2.
-    changes: by version, up to this one, what was new in it.
-    breaking: the versions among them that code written for the one before may not work with.
-    language, dataset: for the card.
-  """
-  publisher: str
-  name: str
-  version: int
-  changes: dict[int, list[str]]
-  breaking: frozenset[int] = frozenset()
-  language: str
-  dataset: tuple[str, ...] = ()
-
-  @property
-  def model(self) -> str:
-    """Its model, below the export root and on a hub host: 'tensorflow/albert_en_large'."""
-    return f'{self.publisher}/{self.name}'
-
-  @property
-  def path(self) -> str:
-    """Where it goes below the export root, and on a hub host: 'tensorflow/albert_en_large/2'."""
-    return f'{self.model}/{self.version}'
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderRelease(Release):
-  """One version of an encoder.
-
-  Attributes:
-    interface: 'dict' or 'list', as the catalog explains them.
-    preprocessor: its companion.
-  """
-  interface: str
-  preprocessor: Release
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TextRelease(Release):
-  """One version of a model from text to vectors: an encoder and its preprocessor in one.
-
-  Attributes:
-    encoder: what it is made of, together with that one's preprocessor.
-  """
-  encoder: EncoderRelease
-
-
-@dataclasses.dataclass(frozen=True)
-class Collection:
-  """What the models of a publisher are published together as: its name, 'albert', one line about it, and its language."""
-  name: str
-  title: str
-  language: str
-
 
 class Catalog:
   """The content of a catalog file.
@@ -109,8 +46,8 @@ class Catalog:
     return self._content['publisher']
 
   @property
-  def collection(self) -> Collection:
-    return Collection(**self._content['collection'])
+  def collection(self) -> spec.Collection:
+    return spec.Collection(**self._content['collection'])
 
   @property
   def encoders(self) -> list[str]:
@@ -144,7 +81,7 @@ class Catalog:
     return dict(self._content['encoders'][name]['versions'][version])
 
   def encoder(self, name: str, version: int, *, publisher: str | None = None, interface: str | None = None,
-              preprocessor: str | None = None, changes: list[str] | None = None) -> EncoderRelease:
+              preprocessor: str | None = None, changes: list[str] | None = None) -> spec.EncoderRelease:
     """What a version of an encoder is: what the arguments say, else the catalog, else a new model's defaults.
 
     Args:
@@ -175,13 +112,13 @@ class Catalog:
     companion_name, _, companion_version = companion.partition('/')
     history = {v: e['changes'] for v, e in sorted(versions.items()) if v < version}
     history[version] = changes or entry.get('changes') or ['Initial release.']
-    return EncoderRelease(
+    return spec.EncoderRelease(
         publisher=publisher, name=name, version=version, changes=history, breaking=_breaking(versions, version),
         language=model['language'], dataset=tuple(model.get('dataset', ())),
         interface=interface or entry.get('interface', 'dict'),
         preprocessor=self._preprocessor(publisher, companion_name, int(companion_version)))
 
-  def preprocessor(self, name: str, version: int, *, publisher: str | None = None, changes: list[str] | None = None) -> Release:
+  def preprocessor(self, name: str, version: int, *, publisher: str | None = None, changes: list[str] | None = None) -> spec.Release:
     """What a version of a preprocessor is: as the companion of an encoder that names it.
 
     Args:
@@ -199,7 +136,7 @@ class Catalog:
     release = self._preprocessor(publisher or self.publisher, name, version)
     return dataclasses.replace(release, changes=release.changes | {version: changes}) if changes else release
 
-  def text(self, encoder: EncoderRelease) -> TextRelease:
+  def text(self, encoder: spec.EncoderRelease) -> spec.TextRelease:
     """What the model from text to vectors is that is published together with an encoder, under its version.
 
     Its history is that of the encoder and the preprocessor: versions with lists are left out, since there is no such model of them.
@@ -227,7 +164,7 @@ class Catalog:
     if before is not None and (encoder.version in encoder.breaking or self._other_ids(
         before['preprocessor'], f'{encoder.preprocessor.name}/{encoder.preprocessor.version}')):
       breaking.add(encoder.version)
-    return TextRelease(
+    return spec.TextRelease(
         publisher=encoder.publisher, name=name, version=encoder.version, changes=changes, breaking=frozenset(breaking),
         language=encoder.language, dataset=encoder.dataset, encoder=encoder)
 
@@ -242,11 +179,11 @@ class Catalog:
     versions = versions or next(iter(self._content['encoders'].values()))['versions']
     return versions[max(versions)]['preprocessor']
 
-  def _preprocessor(self, publisher: str, name: str, version: int) -> Release:
+  def _preprocessor(self, publisher: str, name: str, version: int) -> spec.Release:
     model = self._content['preprocessors'].get(name, {'language': 'en', 'versions': {}})
     history = {v: e['changes'] for v, e in sorted(model['versions'].items()) if v <= version}
     history.setdefault(version, ['Initial release.'])
-    return Release(publisher=publisher, name=name, version=version, changes=history,
+    return spec.Release(publisher=publisher, name=name, version=version, changes=history,
                    breaking=_breaking(model['versions'], version), language=model['language'])
 
   def with_version(self, name: str, entry: Mapping[str, Any]) -> tuple[int, str]:
@@ -368,9 +305,9 @@ def _faults(content: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], str]]
       yield ('preprocessors', name), 'there is an encoder of this name'
   for name, model in content['preprocessors'].items():
     for number in model['versions']:
-      if number not in PREPROCESSOR_VERSIONS:
+      if number not in spec.PREPROCESSOR_VERSIONS:
         yield (('preprocessors', name, 'versions', number),
-               f'there are versions {", ".join(map(str, PREPROCESSOR_VERSIONS))} of the preprocessor\'s contract')
+               f'there are versions {", ".join(map(str, spec.PREPROCESSOR_VERSIONS))} of the preprocessor\'s contract')
   for name, model in content['encoders'].items():
     for number, entry in model['versions'].items():
       companion, _, version = entry['preprocessor'].partition('/')

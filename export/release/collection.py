@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from converters import errors
-from export.release import catalog as catalog_lib
+from export import spec
 from export.release import model_card
 from export.store import publish
 from export.store import tree as tree_lib
@@ -40,12 +40,12 @@ class Preprocessor:
   older: list[int]
 
 
-def name(publisher: str, collection: catalog_lib.Collection) -> str:
+def name(publisher: str, collection: spec.Collection) -> str:
   """Where its card goes in a tree: 'tensorflow/collections/albert/1.md'."""
   return f'{publisher}/collections/{collection.name}/1{publish.CARD}'
 
 
-def write(tree: tree_lib.Tree, publisher: str, collection: catalog_lib.Collection) -> None:
+def write(tree: tree_lib.Tree, publisher: str, collection: spec.Collection) -> None:
   """Writes the card anew: the same bytes for the same models, in whatever order they were published.
 
   Raises:
@@ -55,7 +55,7 @@ def write(tree: tree_lib.Tree, publisher: str, collection: catalog_lib.Collectio
   tree.write(name(publisher, collection), lambda: render(tree, publisher, collection))
 
 
-def renew(tree: tree_lib.Tree, publisher: str, collection: catalog_lib.Collection, console: console_lib.Console) -> None:
+def renew(tree: tree_lib.Tree, publisher: str, collection: spec.Collection, console: console_lib.Console) -> None:
   """Writes the card after something was published, which is complete whether the card can be written or not: if not, says so."""
   try:
     write(tree, publisher, collection)
@@ -63,7 +63,7 @@ def renew(tree: tree_lib.Tree, publisher: str, collection: catalog_lib.Collectio
     console.line(f'The card of the collection is as it was: {e}')
 
 
-def render(tree: tree_lib.Tree, publisher: str, collection: catalog_lib.Collection) -> str:
+def render(tree: tree_lib.Tree, publisher: str, collection: spec.Collection) -> str:
   """The card's text."""
   encoders, texts, preprocessors = [], [], []
   for model in (m for m in tree.models() if m.startswith(f'{publisher}/')):

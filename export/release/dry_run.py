@@ -4,7 +4,7 @@ import os
 
 from converters import source as source_lib
 from converters import weight_map
-from export.release import catalog as catalog_lib
+from export import spec
 from export.release import collection
 from export.release import request as request_lib
 from export.source import graph as source_graph
@@ -50,7 +50,7 @@ def show(request: request_lib.Request, tree: tree_lib.Tree, console: console_lib
   console.line('\nDry run: nothing was written.')
 
 
-def _rows_of_encoder(release: catalog_lib.EncoderRelease, source: source_lib.Source, parts: frozenset[weight_map.Part]) -> list[list[str]]:
+def _rows_of_encoder(release: spec.EncoderRelease, source: source_lib.Source, parts: frozenset[weight_map.Part]) -> list[list[str]]:
   config = source.config
   return [
       *(['', f'has {lack}'] for lack in source_lib.lacks(source)),

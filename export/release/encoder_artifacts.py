@@ -9,12 +9,13 @@ from converters import albert_config
 from converters import build_encoder
 from converters import source as source_lib
 from converters import weight_map
+from export import spec
+from export.graphs import checkpoint_keys
 from export.model import encoder as encoder_lib
 from export.model import saved_model
 from export.model import serving_warmup
 from export.model import text_encoder
 from export.release import artifacts
-from export.release import catalog as catalog_lib
 from export.ui import console as console_lib
 from export.validation import encoder_certificate
 from export.validation import text_certificate
@@ -29,7 +30,7 @@ class Encoder:
     certificate: once it is proven.
   """
 
-  def __init__(self, release: catalog_lib.EncoderRelease, handle: str, source: source_lib.Source, parts: frozenset[weight_map.Part],
+  def __init__(self, release: spec.EncoderRelease, handle: str, source: source_lib.Source, parts: frozenset[weight_map.Part],
                examination: encoder_certificate.Examination, console: console_lib.Console):
     """`handle` is what the user called the source."""
     self.release = release
@@ -72,10 +73,10 @@ class Encoder:
         **self.facts(release, path, self._parts),
     }
 
-  def facts(self, release: catalog_lib.Release, path: pathlib.Path, parts: frozenset[weight_map.Part]) -> dict[str, Any]:
+  def facts(self, release: spec.Release, path: pathlib.Path, parts: frozenset[weight_map.Part]) -> dict[str, Any]:
     """What the record of a model says that was saved with some parts of this one."""
     source = self._source
-    keys = saved_model.checkpoint_keys(path)
+    keys = checkpoint_keys.read(path)
     held = {row.name for row in weight_map.rows(source.config, parts)}
     return {
         'changes': release.changes[release.version],
@@ -109,7 +110,7 @@ class Text:
     certificate: once it is proven.
   """
 
-  def __init__(self, release: catalog_lib.TextRelease, preprocessor: artifacts.Preprocessor, encoder: Encoder, console: console_lib.Console):
+  def __init__(self, release: spec.TextRelease, preprocessor: artifacts.Preprocessor, encoder: Encoder, console: console_lib.Console):
     self.release = release
     self.live: Any = None
     self.certificate: text_certificate.Certificate | None = None

@@ -19,6 +19,7 @@ from converters import errors
 from converters import weight_map
 from converters.readers import checkpoint_index
 from export.release import archive as release_archive
+from export.store import digests
 from export.validation import parity
 
 _HEAD_OUTPUTS = {'mlm': 'mlm_logits', 'sop': 'sop_log_probs'}
@@ -131,12 +132,12 @@ def _file(release: pathlib.Path, record: dict[str, Any], key: str, suffix: str) 
   path = release.with_name(release.name + suffix)
   if not path.is_file():
     yield f'{path.name} is missing'
-  elif vars(release_archive.digest(path)) != {field: record[key][field] for field in ('size', 'sha256')}:
+  elif vars(digests.of_file(path)) != {field: record[key][field] for field in ('size', 'sha256')}:
     yield f'{path.name} has changed'
 
 
 def _files(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
-  actual = {name: vars(digest) for name, digest in release_archive.digests(release).items()}
+  actual = {name: vars(digest) for name, digest in digests.of_directory(release).items()}
   yield from (f'{name} is missing' for name in record['files'] if name not in actual)
   yield from (f'{name} is not in the record' for name in actual if name not in record['files'])
   yield from (f'{name} has changed' for name, digest in actual.items() if record['files'].get(name, digest) != digest)

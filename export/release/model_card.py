@@ -4,7 +4,7 @@ from typing import Any
 
 import jinja2
 
-from export.release import assets_dir
+from export import assets_dir
 from export.ui import proof_text
 
 # What a user puts before 'tensorflow/albert_en_large/2' to get a handle that tensorflow_hub resolves.

@@ -16,10 +16,10 @@ from typing import Any
 
 from converters import errors
 from converters import source as source_lib
+from export import spec
 from export.model import preprocessor as preprocessor_model
 from export.release import archive as release_archive
 from export.release import artifacts
-from export.release import catalog as catalog_lib
 from export.release import collection
 from export.release import integrity
 from export.release import model_card
@@ -27,6 +27,7 @@ from export.release import request as request_lib
 from export.release import signature
 from export.release import upgrade_check
 from export.source import process as source_process
+from export.store import digests
 from export.store import publish
 from export.store import tree as tree_lib
 from export.ui import console as console_lib
@@ -189,7 +190,7 @@ def _packer(staged: pathlib.Path, console: console_lib.Console) -> Iterator[Call
     if given_up.is_set():
       raise _GivenUp
 
-  def pack(release: catalog_lib.Release, facts: Mapping[str, Any]) -> tuple[dict[str, Any], _Seen]:
+  def pack(release: spec.Release, facts: Mapping[str, Any]) -> tuple[dict[str, Any], _Seen]:
     model = staged / release.path
     archive = model.with_name(model.name + publish.ARCHIVE)
     with console.profile.span(f'pack {release.path}'):
@@ -208,7 +209,7 @@ def _packer(staged: pathlib.Path, console: console_lib.Console) -> Iterator[Call
       given_up.set()
 
 
-def _describe(staged: pathlib.Path, release: catalog_lib.Release, facts: Mapping[str, Any]) -> None:
+def _describe(staged: pathlib.Path, release: spec.Release, facts: Mapping[str, Any]) -> None:
   """Writes card and record beside a staged model and its archive."""
   model = staged / release.path
   beside = {suffix: model.with_name(model.name + suffix) for suffix in publish.COMPANIONS}
@@ -216,7 +217,7 @@ def _describe(staged: pathlib.Path, release: catalog_lib.Release, facts: Mapping
   card = model_card.render(record['kind'], release=release, record=record, asset_path=beside[publish.ARCHIVE].name,
                            seq_length=preprocessor_model.DEFAULT_SEQ_LENGTH)
   beside[publish.CARD].write_text(card, encoding='utf-8')
-  record |= {'card': dataclasses.asdict(release_archive.digest(beside[publish.CARD])), 'libraries': _library_versions()}
+  record |= {'card': dataclasses.asdict(digests.of_file(beside[publish.CARD])), 'libraries': _library_versions()}
   beside[publish.RECORD].write_text(json.dumps(record, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
 
 

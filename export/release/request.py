@@ -7,7 +7,7 @@ import pathlib
 from converters import errors
 from converters import source as source_lib
 from converters import weight_map
-from export.release import catalog as catalog_lib
+from export import spec
 from export.source import policy as source_policy
 
 
@@ -31,7 +31,7 @@ class Request:
   Raises:
     UsageError: the parts contradict each other.
   """
-  release: catalog_lib.Release
+  release: spec.Release
   source: str
   export_root: str | os.PathLike[str]
   reading: source_lib.Reading = source_lib.Reading()
@@ -41,15 +41,15 @@ class Request:
   breaking: bool = False
   report: pathlib.Path | None = None
   sign_key: pathlib.Path | None = None
-  collection: catalog_lib.Collection | None = None
-  text: catalog_lib.TextRelease | None = None
+  collection: spec.Collection | None = None
+  text: spec.TextRelease | None = None
 
   def __post_init__(self) -> None:
     companion = self.preprocessor
-    if companion.version not in catalog_lib.PREPROCESSOR_VERSIONS:
+    if companion.version not in spec.PREPROCESSOR_VERSIONS:
       raise errors.UsageError(
           f'preprocessor version {companion.version} in --preprocessor={companion.name}/{companion.version}: there are '
-          f'versions {", ".join(map(str, catalog_lib.PREPROCESSOR_VERSIONS))}')
+          f'versions {", ".join(map(str, spec.PREPROCESSOR_VERSIONS))}')
     if self.encoder is None:
       return
     if companion.name == self.encoder.name:
@@ -62,17 +62,17 @@ class Request:
       raise errors.UsageError(f'--preprocessor is {companion.name}, which is what --with_text publishes: give it another name')
 
   @property
-  def encoder(self) -> catalog_lib.EncoderRelease | None:
+  def encoder(self) -> spec.EncoderRelease | None:
     """The encoder that is asked for; None for a preprocessor on its own."""
-    return self.release if isinstance(self.release, catalog_lib.EncoderRelease) else None
+    return self.release if isinstance(self.release, spec.EncoderRelease) else None
 
   @property
-  def preprocessor(self) -> catalog_lib.Release:
+  def preprocessor(self) -> spec.Release:
     """The encoder's companion, or what is asked for."""
     return self.release if self.encoder is None else self.encoder.preprocessor
 
   @property
-  def releases(self) -> list[catalog_lib.Release]:
+  def releases(self) -> list[spec.Release]:
     """All that is to be published, in the order in which it is made."""
     return [release for release in (self.preprocessor, self.encoder, self.text) if release is not None]
 
@@ -86,9 +86,9 @@ def parts(request: Request, source: source_lib.Source) -> frozenset[weight_map.P
   """
   assert request.encoder is not None
   positions = source.config.max_position_embeddings
-  if request.text is not None and positions < catalog_lib.SEQ_LENGTH:
+  if request.text is not None and positions < spec.SEQ_LENGTH:
     raise errors.SourceError(f'max_position_embeddings={positions} in the config of {source.handle}, and its preprocessor gives sequences of '
-                             f'{catalog_lib.SEQ_LENGTH}: leave --with_text out')
+                             f'{spec.SEQ_LENGTH}: leave --with_text out')
   wanted = {weight_map.Part.ENCODER}
   for part, flag in ((weight_map.Part.MLM, request.mlm), (weight_map.Part.SOP, request.sop)):
     if flag and part not in source.parts:

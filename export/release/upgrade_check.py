@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from converters import errors
-from export.release import catalog as catalog_lib
+from export import spec
 from export.release import compatibility
 from export.release import integrity
 from export.store import tree as tree_lib
@@ -23,7 +23,7 @@ class Succession:
     breaking: what was found that users of the old one would miss.
   """
 
-  def __init__(self, new: catalog_lib.Release, old: int | None, path: pathlib.Path | None, allowed: bool):
+  def __init__(self, new: spec.Release, old: int | None, path: pathlib.Path | None, allowed: bool):
     self._new, self._path, self._allowed = new, path, allowed
     self.old = f'{new.model}/{old}' if old is not None else None
     self.short = f'{new.name}/{old}'
@@ -74,7 +74,7 @@ class Succession:
 
 
 @contextlib.contextmanager
-def of(tree: tree_lib.Tree, release: catalog_lib.Release, allowed: bool) -> Iterator[Succession]:
+def of(tree: tree_lib.Tree, release: spec.Release, allowed: bool) -> Iterator[Succession]:
   """Opens the version before a new one.
 
   Args:

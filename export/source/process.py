@@ -24,12 +24,12 @@ import numpy as np
 
 from converters import errors
 from converters.io import temp_dirs
+from export.reference import inputs as proof_inputs
 from export.source import graph as source_graph
 from export.source import policy as source_policy
 from export.source import sandbox
 from export.source import session as source_session
 from export.ui import trace
-from export.validation import inputs as proof_inputs
 
 
 class Run:

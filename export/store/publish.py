@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from converters import cli
 from converters import errors
 from converters.io import temp_dirs
-from export.release import archive as release_archive
+from export.store import digests
 
 # What stands beside the directory '2'; the last two only if it was signed.
 ARCHIVE, CARD, RECORD, SIGNATURE, RECORD_SIGNATURE = '.tar.gz', '.md', '.release.json', '.sig', '.release.json.sig'
@@ -120,10 +120,10 @@ def publish(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> li
     for kept in (r for r in releases if r not in fresh):
       check_same(kept, root, root / kept, staged / kept)
     for release in fresh:
-      release_archive.settle(staged / release)
+      digests.settle(staged / release)
       for companion in companions(staged / release):
         os.chmod(companion, 0o644)
-        release_archive.sync(companion)
+        digests.sync(companion)
     with _uninterrupted():
       _move(root, staged, fresh)
     return fresh
@@ -142,7 +142,7 @@ def _move(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> None
         target = parent / path.name
         path.replace(target)
         moved.append(target)
-      release_archive.sync(parent)
+      digests.sync(parent)
   except OSError as e:
     for target in reversed(moved):
       shutil.rmtree(target) if target.is_dir() else target.unlink()
@@ -195,7 +195,7 @@ def check_same(release: str, root: str | pathlib.Path, published: pathlib.Path, 
   Raises:
     PublishError: it does not.
   """
-  if release_archive.digests(published) != release_archive.digests(staged):
+  if digests.of_directory(published) != digests.of_directory(staged):
     raise errors.PublishError(f'{release} exists in {root} with other bytes than this export gives it: name another one with --preprocessor, '
                               'or if it is the encoder, give the next one with --version')
 

@@ -18,7 +18,7 @@ from typing import Protocol
 from converters import cli
 from converters import errors
 from converters.io import temp_dirs
-from export.release import catalog as catalog_lib
+from export import spec
 from export.store import publish
 
 
@@ -110,7 +110,7 @@ def holds(tree: Tree, release: str) -> bool:
   return int(version) in tree.versions(model)
 
 
-def predecessor(tree: Tree, release: catalog_lib.Release) -> int | None:
+def predecessor(tree: Tree, release: spec.Release) -> int | None:
   """The newest published version below a release; none for one that is published too, and is only kept."""
   versions = tree.versions(release.model)
   return max((v for v in versions if v < release.version), default=None) if release.version not in versions else None

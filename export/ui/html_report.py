@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from converters import errors
-from export.release import assets_dir
+from export import assets_dir
 from export.ui import proof_text
 
 _WIDTH, _HEIGHT = 900, 300

@@ -29,13 +29,14 @@ import threadpoolctl
 from converters import errors
 from converters import source as source_lib
 from converters import weight_map
+from export.reference import inputs as proof_inputs
+from export.reference import measures
 from export.reference import outputs as reference_outputs
 from export.source import graph as source_graph
 from export.source import policy as source_policy
 from export.source import process as source_process
 from export.ui import trace
 from export.validation import exported_encoder
-from export.validation import inputs as proof_inputs
 from export.validation import negative_controls
 from export.validation import parity
 
@@ -166,9 +167,9 @@ class Examination:
     if not exported.modes_are_one('tokens'):
       rows = self.batch.first(2)
       calls = (exported.outputs(rows, ['tokens'], training=True)['tokens/sequence_output'] for _ in range(2))
-      first, second = (parity.packed(value, rows.input_mask, 'sequence_output') for value in calls)
+      first, second = (measures.packed(value, rows.input_mask, 'sequence_output') for value in calls)
       # Calls without dropout are the same but for kernels that add up in another order from call to call.
-      random = not parity.relative(second, first).rms < _SAME
+      random = not measures.relative(second, first).rms < _SAME
     del exported
     if not self._small:
       gc.collect()  # a loaded model refers to itself
@@ -194,27 +195,27 @@ class Examination:
       right = expected.outputs[name]
       of_reference, of_source, of_export = [], [], []
       for call in calls[name]:
-        value = parity.packed(ours[call], mask, name)
-        of_reference.append((call, parity.relative(value, right)))
+        value = measures.packed(ours[call], mask, name)
+        of_reference.append((call, measures.relative(value, right)))
         signature = call.rpartition('/')[0]
         their_call = call if signature in self.signatures else f'tokens/{name}'
         if their_call in float64_of_source:
-          of_source.append((call, parity.relative(value, parity.packed(float64_of_source[their_call], mask, name))))
+          of_source.append((call, measures.relative(value, measures.packed(float64_of_source[their_call], mask, name))))
         elif theirs is not None and not name.startswith('layer_'):
           faults.add(f'{their_call} is missing in the source')
-        of_export.append((call, parity.relative(parity.packed(in_float32[call], mask, name), right)))
+        of_export.append((call, measures.relative(measures.packed(in_float32[call], mask, name), right)))
       for witness, distances in (('the reference', of_reference), ("the source's graph", of_source)):
         faults.add_worst([(call, distance.rms) for call, distance in distances if not distance.rms <= parity.OUTPUT_BOUND],
                          f'from {witness} in float64, more than {parity.OUTPUT_BOUND:.0e}')
       allowed = expected.float32[name].times(parity.FLOAT32_FACTOR)
       faults.add_worst([(call, distance.largest) for call, distance in of_export if not distance.within(allowed)],
                        f'from float64 in float32, at most, more than {allowed}')
-      shown = [parity.packed(float32_of_source[call], mask, name) for call in calls[name] if call in float32_of_source]
+      shown = [measures.packed(float32_of_source[call], mask, name) for call in calls[name] if call in float32_of_source]
       result[name] = parity.Output(
-          int(right.size), parity.rms(right), _most(distance.rms for _, distance in of_source) if of_source else None,
+          int(right.size), measures.rms(right), _most(distance.rms for _, distance in of_source) if of_source else None,
           _most(distance.rms for _, distance in of_reference), parity.Float32(
-              functools.reduce(parity.Distance.worst, (parity.relative(value, right) for value in shown)) if shown else None,
-              functools.reduce(parity.Distance.worst, (distance for _, distance in of_export)), allowed))
+              functools.reduce(measures.Distance.worst, (measures.relative(value, right) for value in shown)) if shown else None,
+              functools.reduce(measures.Distance.worst, (distance for _, distance in of_export)), allowed))
     return result
 
   def _compare_gradient(self, exported: exported_encoder.Exported, interface: str, differentiate: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]],
@@ -237,12 +238,12 @@ class Examination:
       value = row.transform.invert(np.from_dlpack(ours.pop(row.tf_models)), weight_map.shape(row.shape, config)).reshape(-1)
       scale, of_reference = parity.compare_derivative(row, config, expected.gradient, [value])
       sizes[row.name], scales[row.name] = value.size, max(scale.rms, expected.gradient.terms.get(row.name, 0.0))
-      distances[row.name] = parity.distance(value, theirs[row.tf1]).rms if self.run is not None else None, of_reference.rms
+      distances[row.name] = measures.distance(value, theirs[row.tf1]).rms if self.run is not None else None, of_reference.rms
     result = {}
     for name, (from_source, from_reference) in distances.items():
       scale_of_name = parity.gradient_scale(name, scales)
-      derivative = parity.Derivative(sizes[name], scale_of_name, None if from_source is None else parity.over(from_source, scale_of_name),
-                                     parity.over(from_reference, scale_of_name))
+      derivative = parity.Derivative(sizes[name], scale_of_name, None if from_source is None else measures.over(from_source, scale_of_name),
+                                     measures.over(from_reference, scale_of_name))
       for witness, distance in (('the reference', derivative.reference), ("the source's graph", derivative.source)):
         if distance is not None and not distance <= parity.GRADIENT_BOUND:
           faults.add(f'the derivative by {name} is {distance:.1e} from {witness} in float64, more than {parity.GRADIENT_BOUND:.0e}')
@@ -279,12 +280,12 @@ class Examination:
       their_call = call if call in theirs else f'tokens/{name}'
       if name not in outputs or their_call not in theirs:  # unexpected, which is a fault already; or a layer that the graph does not show
         continue
-      distance = parity.relative(*(parity.packed(array, batch.input_mask, name) for array in (value, theirs[their_call]))).rms
+      distance = measures.relative(*(measures.packed(array, batch.input_mask, name) for array in (value, theirs[their_call]))).rms
       bound = outputs[name].float32.allowed.rms if dropout else parity.OUTPUT_BOUND
       if not distance <= bound:
         too_far.setdefault(f'from the source in float64, more than {bound:.0e}', []).append((f'{call} with training=True', distance))
       if outputs[name].source is not None and not dropout:
-        outputs[name] = dataclasses.replace(outputs[name], source=parity.larger(outputs[name].source or 0.0, distance))
+        outputs[name] = dataclasses.replace(outputs[name], source=measures.larger(outputs[name].source or 0.0, distance))
     for fault, found in too_far.items():
       faults.add_worst(found, fault)
 
@@ -321,7 +322,7 @@ def _order(name: str) -> tuple[int, int, str]:
 
 
 def _most(values: Iterable[float]) -> float:
-  return functools.reduce(parity.larger, values)
+  return functools.reduce(measures.larger, values)
 
 
 def given(source: source_lib.Source, parts: Iterable[weight_map.Part]) -> tuple[proof_inputs.Batch, proof_inputs.Scalar, list[str]]:

@@ -17,7 +17,7 @@ from export.graphs import functions as graph_functions
 from export.graphs import graph_defs
 from export.graphs import op_allow_list
 from export.graphs import widen
-from export.validation import inputs as proof_inputs
+from export.reference import inputs as proof_inputs
 
 _INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
 _HEADS = ('mlm', 'sop')

@@ -16,12 +16,13 @@ import threadpoolctl
 from converters import albert_config
 from converters import errors
 from converters import source as source_lib
+from export.reference import inputs as proof_inputs
+from export.reference import measures
 from export.reference import outputs as reference_outputs
 from export.source import policy as source_policy
 from export.source import process as source_process
 from export.validation import encoder_certificate
 from export.validation import exported_encoder
-from export.validation import inputs as proof_inputs
 from export.validation import parity
 from export.validation import preprocessor_certificate
 
@@ -56,7 +57,7 @@ def of_source(source: source_lib.Source, trust: source_policy.Trust = source_pol
     with source_process.start(source.path, batch, signatures, scalar, trust) as run:
       theirs = _tables(run.outputs()[1], batch)
   faults = [f'{call} is {distance:.1e} from the reference in float64, more than {parity.OUTPUT_BOUND:.0e}' for call, value in theirs.items()
-            if not (distance := parity.relative(value, expected[call.rpartition('/')[2]]).rms) <= parity.OUTPUT_BOUND]
+            if not (distance := measures.relative(value, expected[call.rpartition('/')[2]]).rms) <= parity.OUTPUT_BOUND]
   if faults:
     raise errors.ParityError(f'no parity ({"; ".join(faults)}) in the source against its own weights: the source is no ALBERT')
   outputs = {name: value.tolist() for name, value in _kept(theirs).items()}
@@ -183,7 +184,7 @@ def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Map
     if right.shape != value.shape:
       faults.append(f'{name} has shape {list(value.shape)} instead of {list(right.shape)}')
       continue
-    distances[name] = parity.relative(value, right).rms
+    distances[name] = measures.relative(value, right).rms
     if not distances[name] <= parity.OUTPUT_BOUND:
       faults.append(f'{name} is {distances[name]:.1e} from the golden values in float64, more than {parity.OUTPUT_BOUND:.0e}')
   if faults:
@@ -215,7 +216,7 @@ def moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str
     if old.get(name) == new.get(name):
       continue
     one, other = (np.array(side[name]) if name in side else np.zeros(0) for side in (old, new))
-    by = parity.distance(one, other)
+    by = measures.distance(one, other)
     changes.append((name, f'by {by}' if one.shape == other.shape else f'shape {list(one.shape)} -> {list(other.shape)}'))
   old, new = ({entry['text']: entry['ids'] for entry in side.get('texts', ())} for side in (before, after))
   changes += [(json.dumps(text)[:40], 'other ids' if text in old and text in new else 'gone' if text in old else 'new')
@@ -233,7 +234,7 @@ def _inputs(batch: proof_inputs.Batch) -> dict[str, list[list[int]]]:
 
 def _tables(outputs: Mapping[str, np.ndarray], batch: proof_inputs.Batch) -> dict[str, np.ndarray]:
   """Outputs as tables, by call: what is by position, without padding."""
-  return {call: parity.packed(value, batch.input_mask, call.rpartition('/')[2]).reshape(-1, value.shape[-1]) for call, value in outputs.items()}
+  return {call: measures.packed(value, batch.input_mask, call.rpartition('/')[2]).reshape(-1, value.shape[-1]) for call, value in outputs.items()}
 
 
 def _kept(tables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

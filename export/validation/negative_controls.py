@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from converters import errors
+from export.reference import inputs as proof_inputs
+from export.reference import measures
 from export.validation import exported_encoder
-from export.validation import inputs as proof_inputs
 from export.validation import parity
 
 
@@ -34,7 +35,7 @@ def run(exported: exported_encoder.Exported, batch: proof_inputs.Batch, expected
 
   def worst(outputs: Mapping[str, np.ndarray]) -> float:
     outputs = {key.rpartition('/')[2]: value for key, value in outputs.items()}
-    return max((parity.relative(value, expected[output][:1 if output == 'pooled_output' else length]).rms
+    return max((measures.relative(value, expected[output][:1 if output == 'pooled_output' else length]).rms
                 for output, value in outputs.items()), default=0.0)
 
   # The first layer shows most mistakes: at large size, running all of the model instead would take two seconds more.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from converters import albert_config
+from export.reference import measures
 from export.validation import golden_file
 from export.validation import parity
 from export.validation import preprocessor_certificate
@@ -27,7 +28,7 @@ def encoder_differences(old: pathlib.Path, old_record: Mapping[str, Any], new: p
   if found := _other_sizes(old_record, new_record):
     return found
   before, after = golden_file.outputs(old, old_record), golden_file.outputs(new, new_record)
-  distances = {name: parity.relative(after[name], before[name]) for name in sorted(before.keys() & after.keys())}
+  distances = {name: measures.relative(after[name], before[name]) for name in sorted(before.keys() & after.keys())}
   return [f'{name} is {distance.rms:.1e} from what it was in float64, more than {parity.OUTPUT_BOUND:.0e}'
           for name, distance in distances.items() if not distance.rms <= parity.OUTPUT_BOUND]
 
@@ -58,8 +59,8 @@ def _further(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], 
   found = []
   for name in before.keys() & after.keys():
     checks = [record['certificate']['outputs'][name]['allowed'] for record in (old_record, new_record)]
-    allowed = parity.Distance(*(sum(check[figure] for check in checks) for figure in ('rms', 'largest')))
-    distance = parity.distance(after[name], before[name])
+    allowed = measures.Distance(*(sum(check[figure] for check in checks) for figure in ('rms', 'largest')))
+    distance = measures.distance(after[name], before[name])
     if not distance.within(allowed):
       found.append(f'{name} is {distance} from what it was, more than {allowed}')
   return sorted(found)

@@ -16,10 +16,10 @@ import numpy as np
 
 from converters import albert_config
 from converters import errors
+from export import spec
 from export.graphs import op_allow_list
-from export.release import catalog
+from export.reference import measures
 from export.validation import exported_encoder
-from export.validation import parity
 from export.validation import preprocessor_certificate
 
 # Two runs of the same operations on the same numbers were the same bit for bit wherever this was run. Where a kernel splits its work
@@ -44,9 +44,9 @@ class Comparison:
     allowed: how far they may be, and the control must not be.
   """
   values: int
-  apart: parity.Distance
-  control: parity.Distance
-  allowed: parity.Distance
+  apart: measures.Distance
+  control: measures.Distance
+  allowed: measures.Distance
 
   @property
   def passes(self) -> bool:
@@ -88,7 +88,7 @@ def texts(version: int, rows: int) -> tuple[str, ...]:
 
 def affordable(config: albert_config.AlbertConfig) -> int:
   """How many texts to run for a model of these sizes."""
-  hidden, length = config.hidden_size, catalog.SEQ_LENGTH
+  hidden, length = config.hidden_size, spec.SEQ_LENGTH
   layer = length * (4 * hidden**2 + 2 * hidden * config.intermediate_size + 2 * length * hidden)
   return max(_LEAST, int(_WORK / (config.num_hidden_layers * layer)))
 
@@ -206,6 +206,6 @@ def _raise_for(faults: Sequence[str]) -> None:
 
 def compare(ours: np.ndarray, theirs: np.ndarray) -> Comparison:
   """Compares one output, [texts, ...]."""
-  scale = parity.distance(theirs, np.zeros_like(theirs))
-  allowed = parity.Distance(*(_ULPS * _ULP * size for size in (scale.rms, scale.largest)))
-  return Comparison(int(ours.size), parity.distance(ours, theirs), parity.distance(ours, np.roll(theirs, 1, axis=0)), allowed)
+  scale = measures.distance(theirs, np.zeros_like(theirs))
+  allowed = measures.Distance(*(_ULPS * _ULP * size for size in (scale.rms, scale.largest)))
+  return Comparison(int(ours.size), measures.distance(ours, theirs), measures.distance(ours, np.roll(theirs, 1, axis=0)), allowed)

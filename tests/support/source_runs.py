@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from export.reference import inputs as proof_inputs
 from export.source import graph as source_graph
 from export.source import policy as source_policy
 from export.source import process as source_process
 from export.ui import trace
-from export.validation import inputs as proof_inputs
 
 
 @dataclasses.dataclass

@@ -2,5 +2,5 @@
 
 import pathlib
 
-_HERE = pathlib.Path(__file__).resolve().parents[1]
+_HERE = pathlib.Path(__file__).resolve().parent
 PATH = next(p for p in (_HERE / 'assets', _HERE.parent / 'assets') if p.is_dir())
