@@ -150,6 +150,7 @@ proof-trials: $(VENV)/.runtime
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-cache --no-logo setup.cfg
 
 $(DEMO): $(VENV)/.runtime $(wildcard export/demo/*.py) assets/demo/corpus.txt
 	@rm -rf $@
