@@ -1,0 +1,58 @@
+"""README and docs are short, their links lead somewhere, and the README's Python runs."""
+
+import pathlib
+import re
+import subprocess
+
+import pytest
+from support import commands
+
+ROOT = pathlib.Path(commands.ROOT)
+PAGES = [ROOT / 'README.md', ROOT / 'BUILD_NOTES.md', ROOT / 'CHANGELOG.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+
+
+def _anchors(page: pathlib.Path) -> set[str]:
+  """Anchors of a page's headings, as GitHub makes them."""
+  headings = re.findall(r'^#+ (.+)$', re.sub(r'```.*?```', '', page.read_text(), flags=re.S), re.M)
+  return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
+
+
+def broken_links(page: pathlib.Path) -> list[str]:
+  """Relative links of a page that lead to no file, or to no heading."""
+  found = []
+  for target in re.findall(r'\]\(([^)\s]+)\)', page.read_text()):
+    if '://' not in target:
+      name, _, anchor = target.partition('#')
+      path = page.parent / name if name else page
+      if not path.exists() or (anchor and anchor not in _anchors(path)):
+        found.append(target)
+  return found
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+  assert broken_links(page) == []
+
+
+def test_broken_links_are_found(tmp_path):
+  page = tmp_path / 'page.md'
+  page.write_text('# One: two\n[a](page.md#one-two) [b](#one-two) [c](https://x.y/z) [d](gone.md) [e](#gone)\n')
+  assert broken_links(page) == ['gone.md', '#gone']
+
+
+def test_every_page_of_docs_is_linked_from_the_readme():
+  linked = set(re.findall(r'\]\((docs/[^)#]+)', (ROOT / 'README.md').read_text()))
+  assert linked == {f'docs/{page.name}' for page in (ROOT / 'docs').glob('*.md')}
+
+
+def test_the_readme_is_read_in_five_minutes():
+  text = (ROOT / 'README.md').read_text()
+  assert len(text.splitlines()) <= 120 and len(text.split()) <= 900
+
+
+@pytest.mark.slow
+def test_python_of_the_readme_runs(history, tmp_path):
+  code, = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)
+  (tmp_path / 'dist').symlink_to(history)
+  process = subprocess.run([commands.PYTHON, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=False)
+  assert process.returncode == 0, process.stderr
