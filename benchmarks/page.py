@@ -41,7 +41,7 @@ its own, and processes that do the same differ by chance. Where this tool or its
 * **Wall time of a release**: importing TensorFlow, opening the source, saving and packing both models; and of the proof the source's outputs and
   gradient by its graph, in a process of its own, the export's, and the reference in float64. The processor time of each alone, added up and shared
   out to all processors without a loss (or that of the whole release, if that was less); or the time that saving takes, if that is more.
-* **Peak memory**: the export loaded, run and differentiated by all of its weights, as users do it. BUILD_NOTES.md has other ways that were tried, and
+* **Peak memory**: the export loaded, run and differentiated by all of its weights, as users do it. docs/decisions has other ways that were tried, and
   took more time.
 * **hub.load**: reading the variables in one operation. **First call**: a steady call of this tool's export, and what the first run of one layer's
   products takes longer than later ones. **Steady inference**, and its share of a large matmul's rate, which is a ceiling: the layers' products with

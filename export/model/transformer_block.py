@@ -97,7 +97,7 @@ def _columns(rows: Any) -> Any:
   """Rows as columns, for products that are to have a faster derivative.
 
   A product's derivative by its input is a product, too: of the incoming derivative, which has few rows, and the transposed kernel. oneDNN was seen to
-  take four times as long for it as for any other of these sizes (BUILD_NOTES.md has the figures). Of a product whose input is what is transposed, it is
+  take four times as long for it as for any other of these sizes (docs/decisions has the figures). Of a product whose input is what is transposed, it is
   the kernel as it is, times the incoming derivative transposed. Graph rewriting undoes both transposes where nothing is differentiated. In training one
   is left each way, which is why the product with the widest input is not written so, nor the one of what attention gives, which shares its input with none.
   """
