@@ -14,6 +14,7 @@ from converters import build_encoder
 from converters import source as source_lib
 from converters import weight_map
 from converters.writers import encoder_yaml
+from converters.writers import tokenizer_json
 
 
 @pytest.fixture
@@ -81,3 +82,9 @@ def test_one_line_says_why_not(convert, module, tmp_path, flags, status, message
   line, = done.stderr.splitlines()
   assert line.startswith('error: ') and message in line
   assert os.listdir(tmp_path) == []
+
+
+def test_the_second_segment_of_a_pair_has_the_other_type(sp_model):
+  pair = tokenizer_json.of(sp_model)['post_processor']['pair']
+  types = [next(iter(part.values())) for part in pair]
+  assert [(part['id'], part['type_id']) for part in types] == [('[CLS]', 0), ('A', 0), ('[SEP]', 0), ('B', 1), ('[SEP]', 1)]

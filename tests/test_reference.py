@@ -149,3 +149,10 @@ def test_products_in_blocks(shape):
       result = reference_albert.matmul(x, blocks)
       assert result.dtype == np.float64
       np.testing.assert_allclose(result, x @ kernel.astype(np.float64), rtol=0, atol=1e-11)
+
+
+def test_the_worst_of_all_float32_evaluations_counts(source, monkeypatch):
+  figures = iter(range(1000, 0, -1))  # the first evaluation is the worst
+  monkeypatch.setattr(reference_outputs.measures, 'relative', lambda value, right: measures.Distance(*[float(next(figures))] * 2))
+  found = reference_outputs.Expected(source, source.parts, proof_inputs.make(source.config), proof_inputs.make_scalar(source.config, source.parts))
+  assert sorted(distance.rms for distance in found.float32.values()) == [float(number) for number in range(1001 - len(found.outputs), 1001)]

@@ -169,3 +169,11 @@ def test_an_environment_that_fails_is_told_and_is_no_pass(tmp_path):
 
 def test_no_environment_at_all_is_refused(python_module, tmp_path):
   commands.fails(commands.run(python_module('runtimes', f'--environments={tmp_path}/nothing', f'--work_dir={tmp_path}')), 2, 'none of them is there')
+
+
+@pytest.mark.parametrize('value, faults', [([1.0, np.nan], 1), ([1.0, np.inf], 1), ([1.0, 2.0], 0)])
+def test_what_is_no_number_is_no_match(value, faults):
+  ledger = probe.Ledger({'pooled_output': np.array([1.0, 2.0], np.float32)})
+  with ledger.check('outputs'):
+    ledger.hold('pooled_output', np.array(value, np.float32), 1e-5)
+  assert len(ledger.faults) == faults

@@ -162,3 +162,17 @@ def test_digest_follows_links(module, make_module, tmp_path):
     (copy / 'variables').symlink_to(variables)
     digests.append(_facts(copy)[0])
   assert digests[0] == _facts(module)[0] != digests[1]
+
+
+def test_a_directory_of_ten_thousand_files_and_more_is_refused(tmp_path):
+  for number in range(10_001):
+    (tmp_path / str(number)).touch()
+  with pytest.raises(errors.SourceError, match=f'more than 10000 files in {tmp_path}: give a directory with the files of a module'):
+    digest.of_tree(tmp_path)
+
+
+def test_a_checkpoint_beside_a_model_of_hugging_face_is_refused(module, tmp_path):
+  for name in ('config.json', 'model.safetensors', 'spiece.model', 'albert_config.json', 'model.ckpt-best.index', '30k-clean.model'):
+    (tmp_path / name).write_bytes(b'{}')
+  with pytest.raises(errors.SourceError, match='a checkpoint and a model of Hugging Face in '), source_lib.open_source(str(tmp_path)):
+    pass
