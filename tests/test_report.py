@@ -127,7 +127,7 @@ def test_commands_write_it(encoder_path, tmp_path, python_module, record):
     return subprocess.run(python_module('export.verify', f'--release={encoder_path}', *flags), capture_output=True, text=True)
 
   done = verify(f'--report={tmp_path / "report.html"}')
-  assert done.returncode == 0 and (tmp_path / 'html_report.html').read_text() == html_report.page(record)
+  assert done.returncode == 0 and (tmp_path / 'report.html').read_text() == html_report.page(record)
   for path in ('', tmp_path, tmp_path / 'missing/report.html'):
     refused = verify(f'--report={path}')
     assert refused.returncode == 2 and refused.stderr.startswith(f'error: --report={path}: '), refused.stderr
@@ -140,7 +140,7 @@ def test_a_record_without_its_certificate_is_refused(record, tmp_path, key):
   if key == 'outputs':
     broken['certificate']['outputs'] = {'layer_0': {}}
   with pytest.raises(errors.IntegrityError, match='the record of tensorflow/albert_en_tiny/2 holds no such certificate'):
-    html_report.write(broken, tmp_path / 'html_report.html')
+    html_report.write(broken, tmp_path / 'report.html')
   assert not list(tmp_path.iterdir())
 
 
@@ -150,7 +150,7 @@ BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', '
 @pytest.mark.skipif(BROWSER is None, reason='no Chromium here')
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_a_browser_draws_it(record, tmp_path, scheme):
-  page, picture = tmp_path / 'html_report.html', tmp_path / 'html_report.png'
+  page, picture = tmp_path / 'report.html', tmp_path / 'report.png'
   html_report.write(record, page)
   flags = ['--force-dark-mode', '--blink-settings=preferredColorScheme=0'] if scheme == 'dark' else []
   subprocess.run([BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--window-size=1000,1600', *flags,
