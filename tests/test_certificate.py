@@ -264,8 +264,8 @@ def test_dropout_is_in_the_training_mode_alone(with_dropout, batch):
 
 @pytest.mark.parametrize('changes, made, fault', [
     (DROPOUT, {}, 'training=True is not random, but the config has dropout'),
-    ({}, DROPOUT, 'training=True is random, but the config has no dropout'),
-    ({}, dict(always=True), '/pooled_output is ')])
+    pytest.param({}, DROPOUT, 'training=True is random, but the config has no dropout', marks=pytest.mark.slow),
+    pytest.param({}, dict(always=True), '/pooled_output is ', marks=pytest.mark.slow)])
 def test_dropout_that_is_not_the_configs_is_refused(prove, make_module, monkeypatch, two_modes, changes, made, fault):
   class Wrong(networks.AlbertEncoder):
     def __init__(self, **kwargs):

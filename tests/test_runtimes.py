@@ -56,6 +56,7 @@ def test_text_passes_and_computes_the_same(history, recorded):
   assert not ledger.faults and list(ledger.checks) == CHECKS[:before] + TEXT_CHECKS + CHECKS[before:]
 
 
+@pytest.mark.slow
 def test_text_that_differs_is_named(history, recorded):
   # The same weights behind another preprocessor.
   faults = _probed_text(history, 3, recorded, 4).faults
@@ -63,6 +64,7 @@ def test_text_that_differs_is_named(history, recorded):
   assert any(fault.startswith('text to vectors: layer_0 is ') for fault in faults) and any(': gradient/' in fault for fault in faults)
 
 
+@pytest.mark.slow
 def test_lists_pass_and_compute_the_same(history, recorded):
   ledger = probe.Ledger()
   probe.run(*_paths(history, 1), 'list', ledger)

@@ -88,7 +88,7 @@ def _without(encoder, name):
   encoder.__call__ = encoder_lib.traced(call, specs, True).function
 
 
-@pytest.mark.parametrize('case', WRONG)
+@pytest.mark.parametrize('case', [name if name in ('other ids', 'other weights') else pytest.param(name, marks=pytest.mark.slow) for name in WRONG])
 def test_wrong_ones_fail(paths, make, config, case):
   changes, message = WRONG[case]
   with pytest.raises(errors.ParityError, match=f'no parity .*{message}.*in the model from text to vectors'):

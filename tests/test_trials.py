@@ -20,7 +20,7 @@ def trained(tmp_path_factory):
   return shared.directory(tmp_path_factory, 'trained', lambda path: trial.Modules('tiny').write(path / 'module', 'trained', 1)) / 'module'
 
 
-@pytest.mark.parametrize('fixture', ['trained', 'with_dropout'])
+@pytest.mark.parametrize('fixture', ['trained', pytest.param('with_dropout', marks=pytest.mark.slow)])
 def test_right_conversion_is_accepted(request, fixture, recorded_child):
   found = trial.run(request.getfixturevalue(fixture), 'trained', 1, child=recorded_child)
   assert found.accepted, found.message
@@ -34,6 +34,7 @@ def with_dropout(tmp_path_factory):
       tmp_path_factory, 'trained_with_dropout', lambda path: trial.Modules('tiny').write(path / 'module', 'trained', 1, dropout=0.1)) / 'module'
 
 
+@pytest.mark.slow
 def test_right_conversion_with_every_pooled_unit_saturated_is_accepted(tmp_path, monkeypatch):
   value = weight_values.value
   monkeypatch.setattr(weight_values, 'value', lambda regime, name, shape, seed: (
