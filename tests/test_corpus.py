@@ -1,6 +1,7 @@
 """Lines of text go through source and export, and come out as one small value, whoever does it and whatever dies meanwhile."""
 
 import dataclasses
+import gc
 import gzip
 import io
 import itertools
@@ -385,6 +386,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
 
   def peak(lines):
     piece = _file(tmp_path, SENTENCES * (lines // 100))
+    gc.collect()  # of earlier tests, whose garbage would be counted
     tracemalloc.start()
     try:
       result = comparison.compare(piece, _Fake())
@@ -393,7 +395,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
       tracemalloc.stop()
   peak(300)
   (few, _), (many, lines) = peak(300), peak(6000)
-  assert lines == 6000 and many - few < 6000 * 16, (few, many)  # a line alone takes some 200 bytes
+  assert lines == 6000 and many - few < 6000 * 50, (few, many)  # a line alone takes some 200 bytes
 
 
 def _set(name, at, value):
