@@ -2,7 +2,7 @@
 
 A canonical tensor has the layout of the TF1 checkpoint: kernels are [in, out]. Shapes are written with the letters of
 `AlbertConfig.dimensions`. The TF1 names are those of google/albert_*/{1,2,3}, in Hub modules and in the authors' checkpoints; the tf-models
-names are the variable names of AlbertEncoder, MaskedLM and ClassificationHead when their Keras layers are named as `albert.build`
+names are the variable names of AlbertEncoder, MaskedLM and ClassificationHead when their Keras layers are named as `build_encoder.build`
 names them; the Hugging Face names are the parameters of Transformers' AlbertForPreTraining.
 """
 

@@ -15,7 +15,7 @@ def exportable(preprocessor: Any, encoder: Any, modes_differ: bool) -> tuple[Any
   """Makes the object to hand to `saved_model.write`.
 
   Args:
-    preprocessor: from `preprocessing.exportable`.
+    preprocessor: from `preprocessor.exportable`.
     encoder: from `encoder.exportable` with the 'dict' interface. Its traces are called, and its variables shared.
     modes_differ: whether it has dropout.
 

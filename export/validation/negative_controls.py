@@ -21,7 +21,7 @@ def run(exported: exported_encoder.Exported, batch: proof_inputs.Batch, expected
   Args:
     exported: the widened model under test; unchanged afterwards.
     batch: the inputs; the first row, which is the longest and has no padding, is run.
-    expected: the encoder's outputs for the batch, as `expected.Expected` has them.
+    expected: the encoder's outputs for the batch, as `outputs.Expected` has them.
 
   Returns:
     The relative distance to what is expected by name of the mistake: of the first layer if it shows the mistake, else the largest of all
