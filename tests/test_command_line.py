@@ -292,3 +292,10 @@ def test_demo_module_from_the_command_line(python_module, tmp_path):
   assert (tmp_path / 'new/module/tfhub_module.pb').exists()
   commands.fails(subprocess.run(command, env=environment, capture_output=True, text=True, check=False), 1, 'exists', '--output')
   commands.fails(subprocess.run(command[:3], env=environment, capture_output=True, text=True, check=False), 2, '--output')
+
+
+@pytest.mark.parametrize('name', ['export', 'export.bump', 'export.golden', 'export.serve', 'export.verify', 'converters'])
+def test_a_command_imports_no_tensorflow_before_its_flags_are_read(name):
+  module = f'{name}.__main__' if name in ('export', 'converters') else name
+  code = f'import sys, {module}; sys.exit("tensorflow" in sys.modules)'
+  assert subprocess.run([commands.PYTHON, '-c', code], cwd=commands.ROOT, check=False).returncode == 0
