@@ -148,6 +148,7 @@ proof-trials: $(VENV)/.runtime
 	@$(PY) -m trials $(TRIALS)
 
 lint: $(VENV)/.dev
+	$(PY) -m ruff format --check --quiet .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-cache --no-logo setup.cfg

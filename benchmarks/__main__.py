@@ -2,10 +2,11 @@
 
   python -m benchmarks --sizes=base,large,xlarge,xxlarge --rounds=3
   python -m benchmarks --sizes=demo --rounds=1 --output=build/bench/demo    # to try it
-  python -m benchmarks.report                                               # table and plots anew, from what was measured
+  python -m benchmarks.report                                               # table and plots anew, from what was
+  measured
 
-`make bench` makes the environments first. Everything that is made goes below --work_dir; results.json, the table and the plots to --output.
-A peer that fails is named in the table, with the reason.
+`make bench` makes the environments first. Everything that is made goes below --work_dir; results.json, the table and
+the plots to --output. A peer that fails is named in the table, with the reason.
 """
 
 import contextlib
@@ -32,13 +33,23 @@ from converters import cli
 from converters import errors
 from export.ui import console as console_lib
 
-_SIZES = flags.DEFINE_list('sizes', list(sizes_lib.PUBLISHED), f'Of {", ".join(sizes_lib.SMALL + sizes_lib.PUBLISHED)}.')
-_ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often everything is measured; each turns the order round.', lower_bound=1)
+_SIZES = flags.DEFINE_list(
+  'sizes', list(sizes_lib.PUBLISHED), f'Of {", ".join(sizes_lib.SMALL + sizes_lib.PUBLISHED)}.'
+)
+_ROUNDS = flags.DEFINE_integer(
+  'rounds', 3, 'How often everything is measured; each turns the order round.', lower_bound=1
+)
 _WORK_DIR = flags.DEFINE_string('work_dir', 'build/bench', 'For modules, which are kept, and for releases and logs.')
 _OUTPUT = flags.DEFINE_string('output', 'benchmarks/results', 'For results.json, the table and the plots.')
-_RESUME = flags.DEFINE_bool('resume', False, 'Go on with the results.json in --output, from the same machine: what is complete is not run again.')
-_TF_MODELS = flags.DEFINE_string('tf_models_python', None, 'Python of tf-models\' environment. Default: the one in --work_dir.')
-_HUGGING_FACE = flags.DEFINE_string('huggingface_python', None, 'Python of Hugging Face\'s. Default: the one in --work_dir.')
+_RESUME = flags.DEFINE_bool(
+  'resume', False, 'Go on with the results.json in --output, from the same machine: what is complete is not run again.'
+)
+_TF_MODELS = flags.DEFINE_string(
+  'tf_models_python', None, 'Python of tf-models\' environment. Default: the one in --work_dir.'
+)
+_HUGGING_FACE = flags.DEFINE_string(
+  'huggingface_python', None, 'Python of Hugging Face\'s. Default: the one in --work_dir.'
+)
 _TIMEOUT = flags.DEFINE_float('timeout', 7200, 'Seconds after which a command has failed.', lower_bound=1)
 
 # What a peer's commands and probe import first.
@@ -49,7 +60,9 @@ def main() -> None:
   wanted = _wanted()
   work, output = _directory(_WORK_DIR), _directory(_OUTPUT)
   if (output / page.NAME).exists() and not (output / results_lib.NAME).exists():
-    raise errors.UsageError(f'--output={_OUTPUT.value} has a {page.NAME} without {results_lib.NAME}: it would be overwritten, so give another')
+    raise errors.UsageError(
+      f'--output={_OUTPUT.value} has a {page.NAME} without {results_lib.NAME}: it would be overwritten, so give another'
+    )
   if importlib.util.find_spec('matplotlib') is None:
     raise results_lib.ResultsError('nothing to draw plots with: make bench installs it')
   for path in (output, work / 'outputs', work / 'huggingface'):
@@ -76,8 +89,15 @@ def _directory(flag: flags.FlagHolder[str]) -> pathlib.Path:
   """
   path = pathlib.Path(flag.value).absolute()
   there = next(parent for parent in (path, *path.parents) if parent.exists())
-  why = ('it is empty' if not flag.value else os.strerror(errno.ENOTDIR) if not there.is_dir()
-         else os.strerror(errno.EACCES) if not os.access(there, os.W_OK | os.X_OK) else '')
+  why = (
+    'it is empty'
+    if not flag.value
+    else os.strerror(errno.ENOTDIR)
+    if not there.is_dir()
+    else os.strerror(errno.EACCES)
+    if not os.access(there, os.W_OK | os.X_OK)
+    else ''
+  )
   if why:
     raise errors.UsageError(f'--{flag.name}={flag.value} cannot be written to ({why}): give a directory')
   return path
@@ -92,14 +112,20 @@ def _results(bench: unit_lib.Bench, path: pathlib.Path) -> results_lib.Results:
   _environments(bench, results)
   _import_tensorflow(bench, results)
   if before is not None:
-    for name, what in (('machine', 'another machine'), ('versions', 'other versions of libraries'), ('code', 'another state of this project')):
+    for name, what in (
+      ('machine', 'another machine'),
+      ('versions', 'other versions of libraries'),
+      ('code', 'another state of this project'),
+    ):
       if before.values.get(name) != results.values[name]:
         raise results_lib.ResultsError(f'{path} is of {what}: run again without --resume')
     # What was measured then is in their units, so it stays.
     for name in ('sizes', 'units', 'load_average', 'import_tensorflow'):
       results.values[name] = before.values[name]
     failures = results.values['failures']
-    results.values['failures'] = before.values['failures'] + [failure for failure in failures if failure not in before.values['failures']]
+    results.values['failures'] = before.values['failures'] + [
+      failure for failure in failures if failure not in before.values['failures']
+    ]
   return results
 
 
@@ -114,15 +140,23 @@ def _wanted() -> list[str]:
 def _environments(bench: unit_lib.Bench, results: results_lib.Results) -> None:
   """Finds the peers' interpreters, and what is installed there. A peer without a whole environment has failed, and takes no part."""
   # Not resolved: a virtual environment is known by its link to Python.
-  paths = {figures.TF_MODELS: _TF_MODELS.value or bench.work / 'venv-tf-models/bin/python',
-           figures.HUGGING_FACE: _HUGGING_FACE.value or bench.work / 'venv-huggingface/bin/python'}
+  paths = {
+    figures.TF_MODELS: _TF_MODELS.value or bench.work / 'venv-tf-models/bin/python',
+    figures.HUGGING_FACE: _HUGGING_FACE.value or bench.work / 'venv-huggingface/bin/python',
+  }
   versions = {figures.OURS: machine.versions(sys.executable, bench.log('versions', figures.OURS), bench.timeout)}
   for who, path in paths.items():
     with bench.console.step(f'environment, {who}'), _failing(bench, results, who, 'environment'):
       python = os.path.abspath(path)
       versions[who] = machine.versions(python, bench.log('versions', who), bench.timeout)
       # Reads from the disk what is read from memory from then on.
-      measure.run([python, '-c', f'import {_IMPORTS[who]}'], bench.log('import', who), bench.timeout, bench.work, releases.TENSORFLOW)
+      measure.run(
+        [python, '-c', f'import {_IMPORTS[who]}'],
+        bench.log('import', who),
+        bench.timeout,
+        bench.work,
+        releases.TENSORFLOW,
+      )
       bench.pythons[who] = python
   results.values['versions'] = versions
 
@@ -139,8 +173,12 @@ def _failing(bench: unit_lib.Bench, results: results_lib.Results, who: str, step
 def _import_tensorflow(bench: unit_lib.Bench, results: results_lib.Results) -> None:
   """Measures it in this tool's environment, with its files in memory: a part of every release."""
   with bench.console.step('import TensorFlow'):
-    usages = [measure.run([sys.executable, '-c', 'import tensorflow'], bench.log('import'), bench.timeout, environment=releases.TENSORFLOW)
-              for _ in range(4)][1:]
+    usages = [
+      measure.run(
+        [sys.executable, '-c', 'import tensorflow'], bench.log('import'), bench.timeout, environment=releases.TENSORFLOW
+      )
+      for _ in range(4)
+    ][1:]
   results.values['import_tensorflow'] = dataclasses.asdict(sorted(usages, key=lambda usage: usage.wall)[1])
 
 
@@ -153,12 +191,26 @@ def _prepare(bench: unit_lib.Bench, size: str, results: results_lib.Results) -> 
   module = bench.module(size)
   if not module.exists():
     with bench.console.step(f'make the module of size {size}'):
-      measure.run([sys.executable, '-m', 'export.demo', f'--output={module}', f'--size={size}'], bench.log('module', size), bench.timeout)
+      measure.run(
+        [sys.executable, '-m', 'export.demo', f'--output={module}', f'--size={size}'],
+        bench.log('module', size),
+        bench.timeout,
+      )
   if figures.HUGGING_FACE in bench.pythons and not bench.hugging_face(size).exists():
     step = f'write the weights of {size}'
     with bench.console.step(f'{step} for Hugging Face'), _failing(bench, results, figures.HUGGING_FACE, step):
-      measure.run([sys.executable, '-m', 'converters', f'--source={module}', '--to=huggingface', f'--output={bench.hugging_face(size)}'],
-                  bench.log('weights', size), bench.timeout)
+      measure.run(
+        [
+          sys.executable,
+          '-m',
+          'converters',
+          f'--source={module}',
+          '--to=huggingface',
+          f'--output={bench.hugging_face(size)}',
+        ],
+        bench.log('weights', size),
+        bench.timeout,
+      )
   config = albert_config.read(module / 'assets/albert_config.json')
   results.values['sizes'][size] = {'parameters': sizes_lib.parameters(config), 'module_bytes': releases.size_of(module)}
 

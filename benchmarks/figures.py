@@ -16,6 +16,7 @@ OURS, TF_MODELS, HUGGING_FACE, MACHINE = 'ours', 'tf-models', 'huggingface', 'ma
 @dataclasses.dataclass(frozen=True)
 class Spread:
   """Ratios of several rounds, each of two figures of the same round."""
+
   median: float
   low: float
   high: float
@@ -27,7 +28,9 @@ class Spread:
     return cls(statistics.median(ratios), min(ratios), max(ratios), len(ratios))
 
   def __str__(self) -> str:
-    return number(self.median) if self.rounds == 1 else f'{number(self.median)} ({number(self.low)} to {number(self.high)})'
+    return (
+      number(self.median) if self.rounds == 1 else f'{number(self.median)} ({number(self.low)} to {number(self.high)})'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +44,10 @@ class Row:
     theirs: the peer's.
     goals: the most (or least) that the median may be, by size; sizes without one are not in it.
     at_least: that a goal is a least.
-    floor: the keys of what this tool's would be if only what cannot be left out were done; none if that was not measured.
+    floor: the keys of what this tool's would be if only what cannot be left out were done; none if that was not
+      measured.
   """
+
   against: str
   title: str
   ours: tuple[str, ...]
@@ -59,7 +64,8 @@ class Row:
   def floor_spread(self, units: Iterable[Mapping[str, Any]]) -> Spread | None:
     """The same of the floor; None without one.
 
-    Most are measured in a process of their own, which may happen to be slower than others: what somebody has reached is not below a floor.
+    Most are measured in a process of their own, which may happen to be slower than others: what somebody has reached is
+    not below a floor.
     """
     ratios = []
     for unit in units:
@@ -108,39 +114,71 @@ def _everywhere(goal: float) -> dict[str, float]:
 
 
 def _peer(title: str, step: str, figure: str, goals: Mapping[str, float] | None = None, floor: bool = False) -> Row:
-  return Row(TF_MODELS, title, (step, OURS, figure), (step, TF_MODELS, figure), goals or {}, floor=(step, MACHINE, figure) if floor else ())
+  return Row(
+    TF_MODELS,
+    title,
+    (step, OURS, figure),
+    (step, TF_MODELS, figure),
+    goals or {},
+    floor=(step, MACHINE, figure) if floor else (),
+  )
 
 
 def _hugging_face(title: str, step: str, figure: str) -> Row:
   return Row(HUGGING_FACE, title, (step, OURS, figure), (step, HUGGING_FACE, figure))
 
 
-_SHAPES = {f'steady inference, {batch} x {length}': f'steady_{timing.name((batch, length))}' for batch, length in timing.SHAPES}
+_SHAPES = {
+  f'steady inference, {batch} x {length}': f'steady_{timing.name((batch, length))}' for batch, length in timing.SHAPES
+}
 _LAST = timing.SHAPES[-1]
 
 ROWS = (
-    _peer('wall time of a release', 'release', 'wall', {'large': 0.30, 'xxlarge': 0.25}, floor=True),
-    _peer('processor time of a release', 'release', 'cpu'),
-    _peer('peak memory of a release, all processes together', 'release', 'together', {'xxlarge': 0.25}, floor=True),
-    _peer('peak memory of a release, largest process', 'release', 'peak'),
-    _peer('saved_model.pb of the encoder', 'artifact', 'graph', _everywhere(0.10)),
-    _peer('all files of the encoder', 'artifact', 'encoder'),
-    _peer('all files of the preprocessor', 'artifact', 'preprocessor'),
-    _peer('hub.load', 'first', 'load', _everywhere(0.25), floor=True),
-    _peer('first call', 'first', 'first_call', _everywhere(0.7), floor=True),
-    *(_peer(title, 'steady', figure, _everywhere(1.0), floor=True) for title, figure in _SHAPES.items()),
-    _peer('first training step', 'training', 'first_step', _everywhere(0.5)),
-    _peer('steady training step', 'training', 'steady_step', _everywhere(1.0)),
-    _peer('peak memory of loading and training', 'training', 'peak'),
-    _peer('preprocessing, time of a text', 'preprocessor', 'seconds_per_text'),
-    _hugging_face('load', 'first', 'load'),
-    *(_hugging_face(title, 'steady', figure) for title, figure in _SHAPES.items()),
-    Row(MACHINE, f'inference, {_LAST[0]} x {_LAST[1]}: share of a large matmul\'s GFLOP/s', ('steady', OURS, 'inference_flops'),
-        ('steady', OURS, 'matmul_flops'), _everywhere(0.85), at_least=True, floor=('steady', MACHINE, 'inference_flops')),
-    Row(MACHINE, 'the same, tf-models\' export', ('steady', TF_MODELS, 'inference_flops'), ('steady', TF_MODELS, 'matmul_flops')),
-    Row(MACHINE, 'wall time of a release over reading and writing the same bytes', ('release', OURS, 'wall'), ('disk', OURS, 'seconds')),
-    Row(MACHINE, 'peak memory of a release, all processes together, over 2.5 times the weights and importing TensorFlow',
-        ('release', OURS, 'together'), ('bound', OURS, 'peak'), {'xxlarge': 1.0}, floor=('release', MACHINE, 'together')),
+  _peer('wall time of a release', 'release', 'wall', {'large': 0.30, 'xxlarge': 0.25}, floor=True),
+  _peer('processor time of a release', 'release', 'cpu'),
+  _peer('peak memory of a release, all processes together', 'release', 'together', {'xxlarge': 0.25}, floor=True),
+  _peer('peak memory of a release, largest process', 'release', 'peak'),
+  _peer('saved_model.pb of the encoder', 'artifact', 'graph', _everywhere(0.10)),
+  _peer('all files of the encoder', 'artifact', 'encoder'),
+  _peer('all files of the preprocessor', 'artifact', 'preprocessor'),
+  _peer('hub.load', 'first', 'load', _everywhere(0.25), floor=True),
+  _peer('first call', 'first', 'first_call', _everywhere(0.7), floor=True),
+  *(_peer(title, 'steady', figure, _everywhere(1.0), floor=True) for title, figure in _SHAPES.items()),
+  _peer('first training step', 'training', 'first_step', _everywhere(0.5)),
+  _peer('steady training step', 'training', 'steady_step', _everywhere(1.0)),
+  _peer('peak memory of loading and training', 'training', 'peak'),
+  _peer('preprocessing, time of a text', 'preprocessor', 'seconds_per_text'),
+  _hugging_face('load', 'first', 'load'),
+  *(_hugging_face(title, 'steady', figure) for title, figure in _SHAPES.items()),
+  Row(
+    MACHINE,
+    f'inference, {_LAST[0]} x {_LAST[1]}: share of a large matmul\'s GFLOP/s',
+    ('steady', OURS, 'inference_flops'),
+    ('steady', OURS, 'matmul_flops'),
+    _everywhere(0.85),
+    at_least=True,
+    floor=('steady', MACHINE, 'inference_flops'),
+  ),
+  Row(
+    MACHINE,
+    'the same, tf-models\' export',
+    ('steady', TF_MODELS, 'inference_flops'),
+    ('steady', TF_MODELS, 'matmul_flops'),
+  ),
+  Row(
+    MACHINE,
+    'wall time of a release over reading and writing the same bytes',
+    ('release', OURS, 'wall'),
+    ('disk', OURS, 'seconds'),
+  ),
+  Row(
+    MACHINE,
+    'peak memory of a release, all processes together, over 2.5 times the weights and importing TensorFlow',
+    ('release', OURS, 'together'),
+    ('bound', OURS, 'peak'),
+    {'xxlarge': 1.0},
+    floor=('release', MACHINE, 'together'),
+  ),
 )
 
 

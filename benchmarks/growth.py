@@ -9,8 +9,8 @@ from benchmarks import results as results_lib
 
 # Of figure: what it is divided by, so that no plot has bare seconds, and what it is then called.
 QUANTITIES = {
-    'wall': 'wall time of a release, over that of importing TensorFlow',
-    'together': 'peak memory of a release, all processes together, GB',
+  'wall': 'wall time of a release, over that of importing TensorFlow',
+  'together': 'peak memory of a release, all processes together, GB',
 }
 
 # The goal is a straight line; from this share of the variance on, it is called one.
@@ -25,6 +25,7 @@ class Line:
     slope, intercept: of it.
     r_squared: the share of the points' variance that it explains: 1 if they are on it.
   """
+
   slope: float
   intercept: float
   r_squared: float
@@ -35,7 +36,7 @@ class Line:
     if len(xs) < 3 or len(set(xs)) < 2 or len(set(ys)) < 2:
       return None
     slope, intercept = statistics.linear_regression(xs, ys)
-    return cls(slope, intercept, statistics.correlation(xs, ys)**2)
+    return cls(slope, intercept, statistics.correlation(xs, ys) ** 2)
 
   def at(self, x: float) -> float:
     return self.intercept + self.slope * x
@@ -49,6 +50,7 @@ class Growth:
     millions: of parameters, one for each size.
     spreads: of the quantity, at each of them.
   """
+
   millions: tuple[float, ...]
   spreads: tuple[figures.Spread, ...]
 

@@ -9,9 +9,11 @@ from converters import albert_config
 
 # How TensorFlow can multiply tokens, of rows, with a kernel.
 WAYS: dict[str, Callable[[Any, Any], Any]] = {
-    'rows': lambda x, kernel: tf.reshape(tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), kernel), [*x.shape[:-1], kernel.shape[-1]]),
-    'batches': tf.matmul,
-    'einsum': lambda x, kernel: tf.einsum('bsi,io->bso', x, kernel),
+  'rows': lambda x, kernel: tf.reshape(
+    tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), kernel), [*x.shape[:-1], kernel.shape[-1]]
+  ),
+  'batches': tf.matmul,
+  'einsum': lambda x, kernel: tf.einsum('bsi,io->bso', x, kernel),
 }
 
 
@@ -19,7 +21,10 @@ def make_kernels(config: albert_config.AlbertConfig) -> list[tf.Variable]:
   """Those of a layer, random, which leave a tensor about as large as it was."""
   width, inner = config.hidden_size, config.intermediate_size
   shapes = [*[(width, width)] * 4, (width, inner), (inner, width)]
-  return [tf.Variable(tf.random.stateless_normal(shape, [0, number], stddev=shape[0]**-0.5)) for number, shape in enumerate(shapes)]
+  return [
+    tf.Variable(tf.random.stateless_normal(shape, [0, number], stddev=shape[0] ** -0.5))
+    for number, shape in enumerate(shapes)
+  ]
 
 
 def products(kernels: list[tf.Variable], layers: int, shape: tuple[int, int], way: str) -> Callable[[], Any]:
@@ -45,5 +50,6 @@ def products(kernels: list[tf.Variable], layers: int, shape: tuple[int, int], wa
       for kernel in others:
         x = multiply(x, kernel)
     return x, unused
+
   traced = run.get_concrete_function()  # what is loaded from a SavedModel is
   return lambda: traced()[0].numpy()

@@ -8,7 +8,17 @@ from typing import Any
 
 from benchmarks import measure
 
-LIBRARIES = ('tensorflow', 'tensorflow-cpu', 'tensorflow-text', 'tensorflow-hub', 'tf-keras', 'tf-models-official', 'torch', 'transformers', 'numpy')
+LIBRARIES = (
+  'tensorflow',
+  'tensorflow-cpu',
+  'tensorflow-text',
+  'tensorflow-hub',
+  'tf-keras',
+  'tf-models-official',
+  'torch',
+  'transformers',
+  'numpy',
+)
 
 _CODE = ('converters/**/*.py', 'export/**/*.py', 'benchmarks/*.py', 'assets/**/*', 'requirements/runtime.txt')
 
@@ -27,18 +37,19 @@ print(json.dumps(found))
 def facts() -> dict[str, Any]:
   """Processor, cores that this process may use, bytes of memory, operating system.
 
-  Machines of one type are alike in all of them. Their figures go well together: a ratio is of one round, which is on one machine.
+  Machines of one type are alike in all of them. Their figures go well together: a ratio is of one round, which is on
+  one machine.
   """
   try:
     system = platform.freedesktop_os_release()['PRETTY_NAME']
   except (OSError, KeyError):
     system = platform.system()
   return {
-      'cpu': _field('/proc/cpuinfo', 'model name') or platform.processor() or platform.machine(),
-      'cpu_id': ', '.join(_field('/proc/cpuinfo', name) for name in ('cpu family', 'model', 'stepping')),
-      'cores': len(os.sched_getaffinity(0)),
-      'memory_bytes': int((_field('/proc/meminfo', 'MemTotal') or '0').split()[0]) * 1024,
-      'system': f'{system}, Linux {platform.release().split("-")[0]}',
+    'cpu': _field('/proc/cpuinfo', 'model name') or platform.processor() or platform.machine(),
+    'cpu_id': ', '.join(_field('/proc/cpuinfo', name) for name in ('cpu family', 'model', 'stepping')),
+    'cores': len(os.sched_getaffinity(0)),
+    'memory_bytes': int((_field('/proc/meminfo', 'MemTotal') or '0').split()[0]) * 1024,
+    'system': f'{system}, Linux {platform.release().split("-")[0]}',
   }
 
 
@@ -61,7 +72,9 @@ def versions(python: str, log: pathlib.Path, timeout: float) -> dict[str, str]:
 
 def describe(found: dict[str, Any]) -> str:
   """One line for people."""
-  return (f'{found["cores"]} cores of {found["cpu"]}, {found["memory_bytes"] / 2**30:.0f} GiB of memory, {found["system"]}')
+  return (
+    f'{found["cores"]} cores of {found["cpu"]}, {found["memory_bytes"] / 2**30:.0f} GiB of memory, {found["system"]}'
+  )
 
 
 def _field(path: str, name: str) -> str:

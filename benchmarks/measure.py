@@ -36,10 +36,12 @@ class Usage:
     wall: seconds from its start to its end.
     cpu: seconds of processor time, user and system, its descendants' included.
     peak: bytes of memory that its largest process had at most.
-    together: bytes of memory that all its processes had at most at the same time, sampled every 0.1 s: what is theirs alone, and once
+    together: bytes of memory that all its processes had at most at the same time, sampled every 0.1 s: what is theirs
+      alone, and once
       what is mapped from files; and not less than `peak`, since short peaks are missed.
     others: the share of the machine's processor time that went to anybody else meanwhile, from 0 to 1.
   """
+
   wall: float
   cpu: float
   peak: int
@@ -50,12 +52,22 @@ class Usage:
   def of_sequence(cls, usages: Sequence['Usage']) -> 'Usage':
     """Of commands that run one after the other: times add up, memory does not."""
     wall = sum(u.wall for u in usages)
-    return cls(wall, sum(u.cpu for u in usages), max(u.peak for u in usages), max(u.together for u in usages),
-               sum(u.others * u.wall for u in usages) / wall)
+    return cls(
+      wall,
+      sum(u.cpu for u in usages),
+      max(u.peak for u in usages),
+      max(u.together for u in usages),
+      sum(u.others * u.wall for u in usages) / wall,
+    )
 
 
-def run(command: Sequence[str], log: pathlib.Path, timeout: float, cwd: pathlib.Path = ROOT,
-        environment: Mapping[str, str] | None = None) -> Usage:
+def run(
+  command: Sequence[str],
+  log: pathlib.Path,
+  timeout: float,
+  cwd: pathlib.Path = ROOT,
+  environment: Mapping[str, str] | None = None,
+) -> Usage:
   """Runs a command.
 
   Args:
@@ -74,9 +86,17 @@ def run(command: Sequence[str], log: pathlib.Path, timeout: float, cwd: pathlib.
   with out.open('wb') as stdout, err.open('wb') as stderr:
     busy, start = _busy(), time.monotonic()
     try:
-      # In a session of its own, so that all of it can be killed, and so that a terminal's interrupt reaches it through us only.
-      process = subprocess.Popen(command, cwd=cwd, env={**_ENVIRONMENT, **(environment or {})}, stdin=subprocess.DEVNULL, stdout=stdout,
-                                 stderr=stderr, start_new_session=True)
+      # In a session of its own, so that all of it can be killed, and so that a terminal's interrupt reaches it through
+      # us only.
+      process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**_ENVIRONMENT, **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+      )
     except OSError as e:
       raise CommandError(f'{command[0]} cannot be started ({e.strerror}): see --help') from e
     try:
@@ -87,8 +107,8 @@ def run(command: Sequence[str], log: pathlib.Path, timeout: float, cwd: pathlib.
       os.killpg(process.pid, signal.SIGKILL)
       process.wait()
       raise
-    # The kernel's account of a process has its descendants' in it, as far as they were waited for: time is their sum, memory the largest.
-    # What this process had when it started the command counts too, so it imports nothing large.
+    # The kernel's account of a process has its descendants' in it, as far as they were waited for: time is their sum,
+    # memory the largest. What this process had when it started the command counts too, so it imports nothing large.
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
   if together is None or process.returncode:
@@ -99,8 +119,13 @@ def run(command: Sequence[str], log: pathlib.Path, timeout: float, cwd: pathlib.
   return Usage(wall, cpu, peak, max(together, peak), min(max(busy - cpu, 0) / (wall * (os.cpu_count() or 1)), 1))
 
 
-def ask(command: Sequence[str], log: pathlib.Path, timeout: float, cwd: pathlib.Path = ROOT,
-        environment: Mapping[str, str] | None = None) -> tuple[dict[str, Any], Usage]:
+def ask(
+  command: Sequence[str],
+  log: pathlib.Path,
+  timeout: float,
+  cwd: pathlib.Path = ROOT,
+  environment: Mapping[str, str] | None = None,
+) -> tuple[dict[str, Any], Usage]:
   """Runs a command whose last line of output is a JSON object, and returns that too.
 
   Raises:
@@ -120,7 +145,8 @@ def ask(command: Sequence[str], log: pathlib.Path, timeout: float, cwd: pathlib.
 def _watch(pid: int, deadline: float) -> int | None:
   """Waits for a process to end; returns the most memory that was seen, or None if it had to be killed."""
   most = 0
-  # A file descriptor that becomes readable when the process ends: no time is lost between its end and the clock's reading.
+  # A file descriptor that becomes readable when the process ends: no time is lost between its end and the clock's
+  # reading.
   descriptor = os.pidfd_open(pid)
   try:
     while not select.select([descriptor], [], [], _SAMPLE_SECONDS)[0]:
@@ -137,7 +163,8 @@ def _watch(pid: int, deadline: float) -> int | None:
 def _busy() -> float:
   """Seconds of processor time that the machine has spent on anything, and that a hypervisor has spent elsewhere."""
   user, nice, system, _, _, interrupts, soft_interrupts, stolen = (
-      int(ticks) for ticks in pathlib.Path('/proc/stat').read_text(encoding='utf-8').split(maxsplit=9)[1:9])
+    int(ticks) for ticks in pathlib.Path('/proc/stat').read_text(encoding='utf-8').split(maxsplit=9)[1:9]
+  )
   return (user + nice + system + interrupts + soft_interrupts + stolen) / os.sysconf('SC_CLK_TCK')
 
 

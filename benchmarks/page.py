@@ -18,7 +18,12 @@ RATIOS, GROWTH = 'ratios.png', 'growth.png'
 # More than this of the processors' time, and others have changed what was measured.
 _QUIET = 0.05
 
-_CALLED = {figures.OURS: 'this tool', figures.TF_MODELS: 'tf-models', figures.HUGGING_FACE: 'Hugging Face', figures.MACHINE: 'the machine'}
+_CALLED = {
+  figures.OURS: 'this tool',
+  figures.TF_MODELS: 'tf-models',
+  figures.HUGGING_FACE: 'Hugging Face',
+  figures.MACHINE: 'the machine',
+}
 
 _INTRODUCTION = '''# Benchmark
 
@@ -107,13 +112,21 @@ def text(results: results_lib.Results) -> str:
     parts += [f'## Against {_CALLED[against]}', *([said] if said else []), _table(results, against)]
   if any(row.floor_spread(results.units(size)) for row in figures.ROWS for size in results.sizes()):
     parts += ['## Floors', _FLOORS, _floors(results)]
-  parts += ['## Growth', _growth(results), f'![Time and memory by parameters]({GROWTH})', '## What failed', _failures(results), _MEANING]
+  parts += [
+    '## Growth',
+    _growth(results),
+    f'![Time and memory by parameters]({GROWTH})',
+    '## What failed',
+    _failures(results),
+    _MEANING,
+  ]
   return '\n\n'.join(parts) + '\n'
 
 
 @dataclasses.dataclass(frozen=True)
 class _Goal:
   """A goal, and what came of it: as figures.Row.outcome says it, and as a sentence."""
+
   outcome: str
   sentence: str
 
@@ -125,16 +138,21 @@ def _outcomes(results: results_lib.Results) -> Iterator[_Goal]:
       spread = row.spread(results.units(size))
       if outcome := row.outcome(size, spread):
         floor = row.floor_spread(results.units(size))
-        yield _Goal(outcome, f'{row.title}, {size}: {spread or "not measured"}, and the goal is {_goal(row, row.goals[size])}'
-                    + (f'; the {_end(row)} is {floor}' if floor else ''))
+        yield _Goal(
+          outcome,
+          f'{row.title}, {size}: {spread or "not measured"}, and the goal is {_goal(row, row.goals[size])}'
+          + (f'; the {_end(row)} is {floor}' if floor else ''),
+        )
   for quantity, title in growth.QUANTITIES.items():
     line = growth.of(results, figures.OURS, quantity).line
     if line is not None:
       straight = figures.Spread.of([line.r_squared])
       floors = growth.of(results, figures.MACHINE, quantity).line
-      yield _Goal(figures.outcome(straight, growth.STRAIGHT, at_least=True),
-                  f'a straight line of the parameters, {title}: R² {line.r_squared:.3f}, and the goal is at least {growth.STRAIGHT:g}'
-                  + (f'; the line of the floors has R² {floors.r_squared:.3f}' if floors else ''))
+      yield _Goal(
+        figures.outcome(straight, growth.STRAIGHT, at_least=True),
+        f'a straight line of the parameters, {title}: R² {line.r_squared:.3f}, and the goal is at least {growth.STRAIGHT:g}'
+        + (f'; the line of the floors has R² {floors.r_squared:.3f}' if floors else ''),
+      )
 
 
 def verdict(results: results_lib.Results) -> str:
@@ -142,7 +160,11 @@ def verdict(results: results_lib.Results) -> str:
   found = [goal.outcome for goal in _outcomes(results)]
   if not found:
     return f'No goals: they are for {", ".join(sizes_lib.PUBLISHED)}.'
-  counts = [f'{found.count(outcome)} {outcome}' for outcome in ('met', 'met by the median', 'missed', 'not measured') if outcome in found]
+  counts = [
+    f'{found.count(outcome)} {outcome}'
+    for outcome in ('met', 'met by the median', 'missed', 'not measured')
+    if outcome in found
+  ]
   return f'Of {len(found)} goals: {", ".join(counts)}.'
 
 
@@ -154,14 +176,20 @@ def _missed(results: results_lib.Results) -> list[str]:
 def _setting(results: results_lib.Results) -> str:
   values = results.values
   rounds = {size: len(results.units(size)) for size in results.sizes()}
-  lines = [f'* **Machine**: {machine.describe(values["machine"])}; load average before the run {values["load_average"]:.2f}',
-           '* **Rounds**: ' + ', '.join(f'{size} {count}' for size, count in rounds.items())]
+  lines = [
+    f'* **Machine**: {machine.describe(values["machine"])}; load average before the run {values["load_average"]:.2f}',
+    '* **Rounds**: ' + ', '.join(f'{size} {count}' for size, count in rounds.items()),
+  ]
   if others := results.others():
-    lines.append(f'* **Others** took {statistics.median(others):.0%} of the processors\' time while a command was measured, by the median, and '
-                 f'{max(others):.0%} at most' + (': **the machine was not quiet**' if max(others) > _QUIET else ''))
+    lines.append(
+      f'* **Others** took {statistics.median(others):.0%} of the processors\' time while a command was measured, by the median, and '
+      f'{max(others):.0%} at most' + (': **the machine was not quiet**' if max(others) > _QUIET else '')
+    )
   for who, versions in values['versions'].items():
-    lines.append(f'* **{_CALLED[who].capitalize() if who == figures.OURS else _CALLED[who]}**: '
-                 + ', '.join(f'{name} {version}' for name, version in versions.items()))
+    lines.append(
+      f'* **{_CALLED[who].capitalize() if who == figures.OURS else _CALLED[who]}**: '
+      + ', '.join(f'{name} {version}' for name, version in versions.items())
+    )
   return '\n'.join(lines)
 
 
@@ -175,7 +203,11 @@ def _table(results: results_lib.Results, against: str) -> str:
       for size in sizes:
         spread = row.spread(results.units(size))
         outcome = row.outcome(size, spread)
-        told = str(spread) if spread else ' and '.join(_CALLED[who] for who in (figures.OURS, against) if {(size, who), (None, who)} & failed)
+        told = (
+          str(spread)
+          if spread
+          else ' and '.join(_CALLED[who] for who in (figures.OURS, against) if {(size, who), (None, who)} & failed)
+        )
         told = told if spread else f'{told} failed' if told else '–'
         cells.append(told if not outcome else f'{told} **{outcome}**')
       lines.append(_line([row.title, *cells, _goals(row)]))
@@ -223,8 +255,10 @@ def _growth(results: results_lib.Results) -> str:
     for who in (figures.OURS, figures.TF_MODELS):
       line = growth.of(results, who, figure).line
       if line is not None:
-        lines.append(f'* {title}, {_CALLED[who]}: {figures.signed(line.intercept)}, and {figures.signed(line.slope)} for a million parameters; '
-                     f'R² {line.r_squared:.3f}')
+        lines.append(
+          f'* {title}, {_CALLED[who]}: {figures.signed(line.intercept)}, and {figures.signed(line.slope)} for a million parameters; '
+          f'R² {line.r_squared:.3f}'
+        )
   return '\n'.join(lines) if lines else 'A line needs three sizes.'
 
 

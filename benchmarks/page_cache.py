@@ -11,7 +11,8 @@ _CHUNK = 1 << 24
 def settle(directories: Iterable[pathlib.Path], needed: Iterable[pathlib.Path]) -> None:
   """Holds files in memory that are needed next, and none of the others, as far as the kernel does it.
 
-  Hours of releases fill the memory with their files. Who then asks for memory waits until the kernel has given some of them up, at one time, and
+  Hours of releases fill the memory with their files. Who then asks for memory waits until the kernel has given some of
+  them up, at one time, and
   not at another: loading an ALBERT-xxlarge took 0.5 to 1.7 s so.
 
   Args:

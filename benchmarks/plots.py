@@ -28,8 +28,14 @@ _METADATA = {'Software': None}
 def ratios(results: results_lib.Results, path: pathlib.Path) -> None:
   """One line a quantity against a peer, with a mark for each size, its spread and its goal."""
   sizes = results.sizes()
-  rows = [row for row in figures.ROWS if row.against != figures.MACHINE and any(row.spread(results.units(size)) for size in sizes)]
-  figure = matplotlib.figure.Figure(figsize=(9.5, 1.7 + 0.3 * max(len(rows), 3) * (0.7 + 0.16 * len(sizes))), layout='constrained')
+  rows = [
+    row
+    for row in figures.ROWS
+    if row.against != figures.MACHINE and any(row.spread(results.units(size)) for size in sizes)
+  ]
+  figure = matplotlib.figure.Figure(
+    figsize=(9.5, 1.7 + 0.3 * max(len(rows), 3) * (0.7 + 0.16 * len(sizes))), layout='constrained'
+  )
   axes = figure.subplots()
   axes.axvline(1, color=_GREY, linewidth=1)
   step = 0.7 / len(sizes)
@@ -43,7 +49,9 @@ def ratios(results: results_lib.Results, path: pathlib.Path) -> None:
         axes.plot([spread.low, spread.high], [y, y], color=color, linewidth=2, solid_capstyle='butt')
         axes.plot(spread.median, y, marker, color=color, markersize=6, markeredgecolor='white', markeredgewidth=0.5)
       if size in row.goals:
-        axes.plot([row.goals[size]] * 2, [y - step / 2, y + step / 2], color='black', linewidth=1.8, solid_capstyle='butt')
+        axes.plot(
+          [row.goals[size]] * 2, [y - step / 2, y + step / 2], color='black', linewidth=1.8, solid_capstyle='butt'
+        )
   edges = [place for place in range(1, len(rows)) if rows[place].against != rows[place - 1].against]
   for edge in edges:
     axes.axhline(edge - 0.5, color=_GREY, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -53,10 +61,16 @@ def ratios(results: results_lib.Results, path: pathlib.Path) -> None:
   axes.set_ylim(len(rows) - 0.5, -0.5)
   _ratio_axis(axes)
   axes.set_xlabel('this tool over tf-models, or over Hugging Face where named: less is better')
-  handles = [matplotlib.lines.Line2D([], [], color=color, marker=marker, linewidth=2, markeredgecolor='white', label=size)
-             for size, (color, marker) in zip(sizes, _STYLES, strict=False)]
+  handles = [
+    matplotlib.lines.Line2D([], [], color=color, marker=marker, linewidth=2, markeredgecolor='white', label=size)
+    for size, (color, marker) in zip(sizes, _STYLES, strict=False)
+  ]
   if any(row.goals.keys() & set(sizes) for row in rows):
-    handles.append(matplotlib.lines.Line2D([], [], color='black', marker='|', markersize=11, markeredgewidth=1.8, linestyle='', label='goal'))
+    handles.append(
+      matplotlib.lines.Line2D(
+        [], [], color='black', marker='|', markersize=11, markeredgewidth=1.8, linestyle='', label='goal'
+      )
+    )
   figure.legend(handles=handles, loc='outside upper right', ncols=len(handles), frameon=False)
   figure.suptitle('Ratios, with the smallest and the largest of the rounds', x=0.01, ha='left', fontsize=11)
   _sign(figure, results)
@@ -68,15 +82,28 @@ def growth(results: results_lib.Results, path: pathlib.Path) -> None:
   figure = matplotlib.figure.Figure(figsize=(11, 4.6), layout='constrained')
   every = figure.subplots(1, len(growth_lib.QUANTITIES))
   for axes, (quantity, title) in zip(every, growth_lib.QUANTITIES.items(), strict=True):
-    for who, called, (color, marker) in ((figures.TF_MODELS, 'tf-models', _STYLES[1]), (figures.OURS, 'this tool', _STYLES[0])):
+    for who, called, (color, marker) in (
+      (figures.TF_MODELS, 'tf-models', _STYLES[1]),
+      (figures.OURS, 'this tool', _STYLES[0]),
+    ):
       points = growth_lib.of(results, who, quantity)
       if not points.millions:
         continue
       line = points.line
       medians = [spread.median for spread in points.spreads]
       around = [[s.median - s.low for s in points.spreads], [s.high - s.median for s in points.spreads]]
-      axes.errorbar(points.millions, medians, around, fmt=marker, color=color, markersize=7, capsize=4, markeredgecolor='white', zorder=3,
-                    label=called if line is None else f'{called}, line with R² = {line.r_squared:.3f}')
+      axes.errorbar(
+        points.millions,
+        medians,
+        around,
+        fmt=marker,
+        color=color,
+        markersize=7,
+        capsize=4,
+        markeredgecolor='white',
+        zorder=3,
+        label=called if line is None else f'{called}, line with R² = {line.r_squared:.3f}',
+      )
       if line is not None:
         ends = [0, max(points.millions)]
         axes.plot(ends, [line.at(x) for x in ends], color=color, linewidth=1.5, alpha=0.7)

@@ -1,6 +1,6 @@
 """Reads one directory and writes the bytes of another, and prints one line of JSON: what an export cannot do without.
 
-  python -m benchmarks.probe_disk MODULE RELEASE SCRATCH
+python -m benchmarks.probe_disk MODULE RELEASE SCRATCH
 """
 
 import argparse

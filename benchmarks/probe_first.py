@@ -2,7 +2,8 @@
 
   python -m benchmarks.probe_first PATH --vocab_size=30000 --outputs=FILE.npy
 
-hub.load, and the first call of what it returns, called as it is. The outputs of a second one are kept. Needs TF_USE_LEGACY_KERAS=1.
+hub.load, and the first call of what it returns, called as it is. The outputs of a second one are kept. Needs
+TF_USE_LEGACY_KERAS=1.
 """
 
 import argparse

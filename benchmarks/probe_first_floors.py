@@ -2,8 +2,8 @@
 
   python -m benchmarks.probe_first_floors ENCODER MODULE
 
-Loading: reading the variables, in one operation. The first call: a steady one, and what the first run of one layer's products takes longer than a
-steady one. Needs TF_USE_LEGACY_KERAS=1.
+Loading: reading the variables, in one operation. The first call: a steady one, and what the first run of one layer's
+products takes longer than a steady one. Needs TF_USE_LEGACY_KERAS=1.
 """
 
 import argparse
@@ -27,14 +27,23 @@ def main() -> None:
   arguments = parser.parse_args()
   config = albert_config.read(arguments.module / 'assets/albert_config.json')
   prefix = f'{arguments.encoder}/variables/variables'
-  names = [name for name, dtype in tf.train.load_checkpoint(prefix).get_variable_to_dtype_map().items() if dtype == tf.float32]
-  figures = {'load': timing.timed(lambda: tf.raw_ops.RestoreV2(
-      prefix=prefix, tensor_names=names, shape_and_slices=[''] * len(names), dtypes=[tf.float32] * len(names)))}
+  names = [
+    name for name, dtype in tf.train.load_checkpoint(prefix).get_variable_to_dtype_map().items() if dtype == tf.float32
+  ]
+  figures = {
+    'load': timing.timed(
+      lambda: tf.raw_ops.RestoreV2(
+        prefix=prefix, tensor_names=names, shape_and_slices=[''] * len(names), dtypes=[tf.float32] * len(names)
+      )
+    )
+  }
   one_layer = kernel_products.products(kernel_products.make_kernels(config), 1, timing.FIRST, 'rows')
   first = timing.timed(one_layer)
   encoder = hub.load(arguments.encoder)
   batch = encoders.make_batch(config.vocab_size, timing.FIRST)
-  figures['first_call'] = timing.steady(functools.partial(encoders.call, encoder, batch)) + max(first - timing.steady(one_layer, 2.0), 0.0)
+  figures['first_call'] = timing.steady(functools.partial(encoders.call, encoder, batch)) + max(
+    first - timing.steady(one_layer, 2.0), 0.0
+  )
   print(json.dumps(figures))
 
 

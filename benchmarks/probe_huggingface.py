@@ -1,7 +1,7 @@
 """Times Hugging Face's AlbertModel on PyTorch, and prints one line of JSON. Runs in an environment of its own.
 
-  python -m benchmarks.probe_huggingface DIRECTORY --outputs=FILE.npy             # loading; a call's outputs are kept
-  python -m benchmarks.probe_huggingface DIRECTORY --outputs=FILE.npy --steady    # and steady calls
+python -m benchmarks.probe_huggingface DIRECTORY --outputs=FILE.npy             # loading; a call's outputs are kept
+python -m benchmarks.probe_huggingface DIRECTORY --outputs=FILE.npy --steady    # and steady calls
 """
 
 import argparse
@@ -27,11 +27,20 @@ def main() -> None:
   model_class = transformers.AlbertModel  # which imports it, and is not part of loading weights
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   loaded = []
-  seconds = timing.timed(lambda: loaded.append(model_class.from_pretrained(
-      arguments.directory, output_loading_info=True, dtype=torch.float32, local_files_only=True)))
+  seconds = timing.timed(
+    lambda: loaded.append(
+      model_class.from_pretrained(
+        arguments.directory, output_loading_info=True, dtype=torch.float32, local_files_only=True
+      )
+    )
+  )
   model, told = loaded[0]
   # The files have the heads too, which AlbertModel has not.
-  faults = {kind: left for kind, names in told.items() if (left := sorted(n for n in map(str, names) if not n.startswith(_HEADS)))}
+  faults = {
+    kind: left
+    for kind, names in told.items()
+    if (left := sorted(n for n in map(str, names) if not n.startswith(_HEADS)))
+  }
   if faults:
     raise SystemExit(f'the weights do not fit AlbertModel: {faults}')
   model.eval()

@@ -1,6 +1,6 @@
 """Times preprocessors' SavedModels by turns in one process, and prints one line of JSON: a list of figures for each.
 
-  python -m benchmarks.probe_preprocessor PATH...
+python -m benchmarks.probe_preprocessor PATH...
 """
 
 import argparse
@@ -28,7 +28,9 @@ def main() -> None:
   preprocessors = [hub.load(path) for path in arguments.paths]
   sentences = _CORPUS.read_text(encoding='utf-8').splitlines()
   texts = tf.constant(list(itertools.islice(itertools.cycle(sentences), _BATCH)))
-  seconds = timing.steady_in_turns([functools.partial(_call, preprocessor, texts) for preprocessor in preprocessors], arguments.seconds)
+  seconds = timing.steady_in_turns(
+    [functools.partial(_call, preprocessor, texts) for preprocessor in preprocessors], arguments.seconds
+  )
   print(json.dumps({'figures': [{'seconds_per_text': taken / _BATCH} for taken in seconds]}))
 
 

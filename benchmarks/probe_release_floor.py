@@ -2,10 +2,11 @@
 
   python -m benchmarks.probe_release_floor PART MODULE DIRECTORY
 
-PART is `saving`, all but the proof: importing TensorFlow, opening the source, saving and packing both models; or what the proof computes,
-each alone: `source`, outputs and gradient of the source's graph in its process; `reference`, the encoder's in float64; `export`, outputs and
-gradient of the encoder that `saving` left in DIRECTORY. "cpu" is seconds of processor time: of the whole process that does it for `saving` and
-`source`, and of the computing for the others, which happens in the first of these.
+PART is `saving`, all but the proof: importing TensorFlow, opening the source, saving and packing both models; or what
+the proof computes, each alone: `source`, outputs and gradient of the source's graph in its process; `reference`, the
+encoder's in float64; `export`, outputs and gradient of the encoder that `saving` left in DIRECTORY. "cpu" is seconds of
+processor time: of the whole process that does it for `saving` and `source`, and of the computing for the others, which
+happens in the first of these.
 """
 
 import argparse
@@ -44,6 +45,7 @@ def _saving(source: source_lib.Source, directory: pathlib.Path) -> float:
   from export.model import preprocessor as preprocessor_model
   from export.model import saved_model
   from export.release import archive as release_archive
+
   live, signatures = preprocessor_model.exportable(source.sp_model, 3)
   saved_model.write(live, signatures, directory / 'preprocessor')
   sp_model_file = directory / source.sp_model_name
@@ -75,6 +77,7 @@ def _reference(source: source_lib.Source, directory: pathlib.Path) -> float:
 def _export(source: source_lib.Source, directory: pathlib.Path) -> float:
   batch, scalar, signatures = encoder_certificate.given(source, _PARTS)
   import tensorflow  # noqa: F401  (`saving` has it already)
+
   before = time.process_time()
   encoder = exported_encoder.Exported(directory / 'encoder', 'dict')
   encoder.outputs(batch, [*signatures, 'serving_default'])

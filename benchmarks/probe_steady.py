@@ -2,8 +2,8 @@
 
   python -m benchmarks.probe_steady MODULE PATH...
 
-Two processes that do the same differ by chance, by more than what is compared here. In the same turns: products that no encoder can do
-without, and a large matmul, to hold the inference against. Needs TF_USE_LEGACY_KERAS=1.
+Two processes that do the same differ by chance, by more than what is compared here. In the same turns: products that no
+encoder can do without, and a large matmul, to hold the inference against. Needs TF_USE_LEGACY_KERAS=1.
 """
 
 import argparse
@@ -45,9 +45,9 @@ def main() -> None:
     if last:
       calls.append(lambda: tf.matmul(matrix, matrix))  # on a processor, done when the call returns
     seconds = timing.steady_in_turns(calls, arguments.seconds)
-    products = min(seconds[len(loaded):][:len(kernel_products.WAYS)]) * config.num_hidden_layers / _LAYERS
+    products = min(seconds[len(loaded) :][: len(kernel_products.WAYS)]) * config.num_hidden_layers / _LAYERS
     operations = [*[sizes.forward_flops(config, *shape)] * len(loaded), sizes.kernel_flops(config, *shape)]
-    for found, taken, count in zip(figures, [*seconds[:len(loaded)], products], operations, strict=True):
+    for found, taken, count in zip(figures, [*seconds[: len(loaded)], products], operations, strict=True):
       found[f'steady_{timing.name(shape)}'] = taken
       if last:
         found |= {'inference_flops': count / taken, 'matmul_flops': 2 * _MATMUL**3 / seconds[-1]}

@@ -2,7 +2,8 @@
 
   python -m benchmarks.probe_training PATH --vocab_size=30000
 
-The first step and steady ones through hub.KerasLayer(PATH, trainable=True), as Keras' fit makes them. Needs TF_USE_LEGACY_KERAS=1.
+The first step and steady ones through hub.KerasLayer(PATH, trainable=True), as Keras' fit makes them. Needs
+TF_USE_LEGACY_KERAS=1.
 """
 
 import argparse
@@ -34,6 +35,7 @@ def main() -> None:
 
   def step() -> None:
     train(batches)['loss'].numpy()
+
   print(json.dumps({'first_step': timing.timed(step), 'steady_step': timing.steady(step, arguments.seconds)}))
 
 

@@ -15,13 +15,15 @@ TENSORFLOW = {'TF_USE_LEGACY_KERAS': '1', 'TF_CPP_MIN_LOG_LEVEL': '3'}
 @dataclasses.dataclass(frozen=True)
 class Paths:
   """Where a release's two SavedModels are, and the directory that holds all of it."""
+
   root: pathlib.Path
   encoder: pathlib.Path
   preprocessor: pathlib.Path
 
 
-def ours(python: str, module: pathlib.Path, size: str, root: pathlib.Path, log: pathlib.Path,
-         timeout: float) -> tuple[Paths, dict[str, measure.Usage]]:
+def ours(
+  python: str, module: pathlib.Path, size: str, root: pathlib.Path, log: pathlib.Path, timeout: float
+) -> tuple[Paths, dict[str, measure.Usage]]:
   """This tool: one command, which proves, describes, packs and publishes as well.
 
   Raises:
@@ -29,7 +31,11 @@ def ours(python: str, module: pathlib.Path, size: str, root: pathlib.Path, log: 
   """
   clear(root)
   # Version 3 has the preprocessor that does what tf-models' does.
-  usage = measure.run([python, '-m', 'export', f'--source={module}', f'--model=albert_en_{size}', '--version=3', f'--export_root={root}'], log, timeout)
+  usage = measure.run(
+    [python, '-m', 'export', f'--source={module}', f'--model=albert_en_{size}', '--version=3', f'--export_root={root}'],
+    log,
+    timeout,
+  )
   encoder, preprocessor = None, None
   for path in sorted(root.glob('tensorflow/*/*/saved_model.pb')):
     if path.parents[1].name.endswith('_preprocess'):
@@ -41,8 +47,9 @@ def ours(python: str, module: pathlib.Path, size: str, root: pathlib.Path, log: 
   return Paths(root, encoder, preprocessor), {'export': usage}
 
 
-def tf_models(python: str, module: pathlib.Path, root: pathlib.Path, log: pathlib.Path,
-              timeout: float) -> tuple[Paths, dict[str, measure.Usage]]:
+def tf_models(
+  python: str, module: pathlib.Path, root: pathlib.Path, log: pathlib.Path, timeout: float
+) -> tuple[Paths, dict[str, measure.Usage]]:
   """tf-models: three commands, encoder and preprocessor only.
 
   --export_type=model, since model_with_mlm finds no place for 24 of the objects in an ALBERT's checkpoint, and fails.
@@ -57,17 +64,37 @@ def tf_models(python: str, module: pathlib.Path, root: pathlib.Path, log: pathli
   sp_model = next(module.glob('assets/*.model'))
   paths = Paths(root, root / 'encoder', root / 'preprocessor')
   commands = {
-      'convert': ['tf2_albert_encoder_checkpoint_converter', f'--albert_config_file={config_path}',
-                  f'--checkpoint_to_convert={module / "variables/variables"}', f'--converted_checkpoint_path={root / "ckpt"}'],
-      'encoder': ['export_tfhub', '--export_type=model', f'--encoder_config_file={encoder_config}',
-                  f'--model_checkpoint_path={root / "ckpt-1"}', f'--sp_model_file={sp_model}', f'--export_path={paths.encoder}'],
-      'preprocessor': ['export_tfhub', '--export_type=preprocessing', f'--sp_model_file={sp_model}', f'--export_path={paths.preprocessor}'],
+    'convert': [
+      'tf2_albert_encoder_checkpoint_converter',
+      f'--albert_config_file={config_path}',
+      f'--checkpoint_to_convert={module / "variables/variables"}',
+      f'--converted_checkpoint_path={root / "ckpt"}',
+    ],
+    'encoder': [
+      'export_tfhub',
+      '--export_type=model',
+      f'--encoder_config_file={encoder_config}',
+      f'--model_checkpoint_path={root / "ckpt-1"}',
+      f'--sp_model_file={sp_model}',
+      f'--export_path={paths.encoder}',
+    ],
+    'preprocessor': [
+      'export_tfhub',
+      '--export_type=preprocessing',
+      f'--sp_model_file={sp_model}',
+      f'--export_path={paths.preprocessor}',
+    ],
   }
   usages = {}
   for name, (tool, *flags) in commands.items():
     # Not in this project's directory: Python would find modules there.
-    usages[name] = measure.run([python, '-m', f'official.nlp.tools.{tool}', *flags], log.with_name(f'{log.name}_{name}'), timeout, root,
-                               TENSORFLOW)
+    usages[name] = measure.run(
+      [python, '-m', f'official.nlp.tools.{tool}', *flags],
+      log.with_name(f'{log.name}_{name}'),
+      timeout,
+      root,
+      TENSORFLOW,
+    )
   return paths, usages
 
 

@@ -1,6 +1,6 @@
 """Draws the table and the plots anew, from results.json alone.
 
-  python -m benchmarks.report --output=benchmarks/results
+python -m benchmarks.report --output=benchmarks/results
 """
 
 import pathlib
@@ -11,7 +11,9 @@ from benchmarks import page
 from benchmarks import results as results_lib
 from converters import cli
 
-_OUTPUT = flags.DEFINE_string('output', 'benchmarks/results', 'Directory with results.json, for the table and the plots.')
+_OUTPUT = flags.DEFINE_string(
+  'output', 'benchmarks/results', 'Directory with results.json, for the table and the plots.'
+)
 
 
 def main() -> None:

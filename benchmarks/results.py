@@ -8,7 +8,8 @@
   "versions": {"ours" | "tf-models" | "huggingface": {library: version}},
   "import_tensorflow": {"wall", "cpu", "peak", "together", "others"},
   "sizes": {size: {"parameters", "module_bytes"}},
-  "units": [{"size", "round", "order", "complete", "failures": [{"who", "step", "reason"}], step: {who: {figure: number, "runs": if its figures
+  "units": [{"size", "round", "order", "complete", "failures": [{"who", "step", "reason"}], step: {who: {figure: number,
+  "runs": if its figures
     are medians of several}}}]; "machine" stands for what no contestant can leave out, and for what they have in common,
   "failures": what concerns all units
 }
@@ -81,14 +82,23 @@ class Results:
 
   def others(self) -> list[float]:
     """Of every measured command, the share of the machine's processor time that went to others meanwhile."""
-    commands = [command for unit in self._complete() for step in unit.values() if isinstance(step, dict)
-                for figures in step.values() for command in (figures, *figures.get('runs', []))]
+    commands = [
+      command
+      for unit in self._complete()
+      for step in unit.values()
+      if isinstance(step, dict)
+      for figures in step.values()
+      for command in (figures, *figures.get('runs', []))
+    ]
     return [command['others'] for command in commands if 'others' in command]
 
   def failures(self) -> list[dict[str, str]]:
     """Those that concern all units, and those of units, with their size and round."""
     return self.values['failures'] + [
-        {'size': unit['size'], 'round': str(unit['round'])} | failure for unit in self._complete() for failure in unit['failures']]
+      {'size': unit['size'], 'round': str(unit['round'])} | failure
+      for unit in self._complete()
+      for failure in unit['failures']
+    ]
 
   def write(self) -> None:
     """Whole or not at all."""

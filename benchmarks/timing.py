@@ -13,7 +13,8 @@ SHAPES = ((1, 16), (1, 128), (8, 128))
 FIRST = (2, 16)  # of the first call, the training steps, and the outputs that are compared
 
 SECONDS = 8.0  # for which a call is repeated
-# In turns a call comes several times in a row, as steady calls do: with its own data in the processor's caches, and not others'.
+# In turns a call comes several times in a row, as steady calls do: with its own data in the processor's caches, and not
+# others'.
 _ROW_SECONDS = 0.5
 _LONGEST_ROW = 32
 _FEWEST_ROWS, _MOST_ROWS = 3, 16
@@ -38,7 +39,8 @@ def steady(call: Callable[[], Any], seconds: float = SECONDS) -> float:
 def steady_in_turns(calls: Sequence[Callable[[], Any]], seconds: float = SECONDS) -> list[float]:
   """The same of several, for `seconds` each on the average, by turns: what changes the machine's speed meanwhile changes all of them.
 
-  The order changes from turn to turn. In a turn each is called as often in a row as the slowest fits in half a second, and the first call of a row
+  The order changes from turn to turn. In a turn each is called as often in a row as the slowest fits in half a second,
+  and the first call of a row
   does not count. If the slowest does not fit twice, a row is one call, which counts.
   """
   for call in calls:
@@ -62,7 +64,7 @@ def tokens(vocab_size: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndar
   ids = np.random.default_rng(0).integers(1, vocab_size, shape, dtype=np.int32)
   mask = np.ones(shape, np.int32)
   types = np.zeros(shape, np.int32)
-  types[:, length // 2:] = 1
+  types[:, length // 2 :] = 1
   if batch > 1:
-    mask[-1, -length // 4:] = 0
+    mask[-1, -length // 4 :] = 0
   return ids * mask, mask, types * mask

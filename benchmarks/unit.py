@@ -38,6 +38,7 @@ class Bench:
     timeout: seconds that a command may take.
     console: where progress is told.
   """
+
   work: pathlib.Path
   pythons: dict[str, str]
   timeout: float
@@ -69,7 +70,9 @@ def order(contestants: list[str], turn: int) -> list[str]:
 class Unit:
   """Measures one, and keeps what was measured after every step."""
 
-  def __init__(self, bench: Bench, results: results_lib.Results, size: str, number: int, contestants: list[str]) -> None:
+  def __init__(
+    self, bench: Bench, results: results_lib.Results, size: str, number: int, contestants: list[str]
+  ) -> None:
     self._bench = bench
     self._results = results
     self._size = size
@@ -84,7 +87,11 @@ class Unit:
       if who != figures.HUGGING_FACE:
         self._step(who, 'release', functools.partial(self._release, who))
     # From here on, what is measured is in memory.
-    self._bench.settle(self._bench.module(self._size), self._bench.hugging_face(self._size), *(paths.root for paths in self._made.values()))
+    self._bench.settle(
+      self._bench.module(self._size),
+      self._bench.hugging_face(self._size),
+      *(paths.root for paths in self._made.values()),
+    )
     self._load_and_call()
     for who in self._order:
       if who != figures.OURS and self._measured('first', figures.OURS) and self._measured('first', who):
@@ -128,7 +135,11 @@ class Unit:
       return
     reason = self._attempt(contestants, step, functools.partial(action, contestants))
     if reason is not None:
-      alone = {who: self._attempt([who], step, functools.partial(action, [who])) for who in contestants} if len(contestants) > 1 else {}
+      alone = (
+        {who: self._attempt([who], step, functools.partial(action, [who])) for who in contestants}
+        if len(contestants) > 1
+        else {}
+      )
       at_fault = {who: said for who, said in alone.items() if said is not None}
       for who, said in (at_fault or dict.fromkeys(contestants, reason)).items():
         self._fail(who, step, said)
@@ -158,26 +169,48 @@ class Unit:
     else:
       paths, usages = releases.tf_models(bench.pythons[who], bench.module(self._size), root, log, bench.timeout)
     total = measure.Usage.of_sequence(list(usages.values()))
-    self._put('release', who, dataclasses.asdict(total) | {'commands': {name: dataclasses.asdict(u) for name, u in usages.items()}})
-    self._put('artifact', who, {'graph': (paths.encoder / 'saved_model.pb').stat().st_size, 'encoder': releases.size_of(paths.encoder),
-                                'preprocessor': releases.size_of(paths.preprocessor)})
+    self._put(
+      'release',
+      who,
+      dataclasses.asdict(total) | {'commands': {name: dataclasses.asdict(u) for name, u in usages.items()}},
+    )
+    self._put(
+      'artifact',
+      who,
+      {
+        'graph': (paths.encoder / 'saved_model.pb').stat().st_size,
+        'encoder': releases.size_of(paths.encoder),
+        'preprocessor': releases.size_of(paths.preprocessor),
+      },
+    )
     self._made[who] = paths
 
   def _first(self, who: str, turn: int) -> None:
     log = f'{who}_first_{turn + 1}'
     if who == figures.MACHINE:
-      figures_of, usage = self._probe('benchmarks.probe_first_floors', self._made[figures.OURS].encoder, self._bench.module(self._size), log=log)
+      figures_of, usage = self._probe(
+        'benchmarks.probe_first_floors', self._made[figures.OURS].encoder, self._bench.module(self._size), log=log
+      )
     elif who == figures.HUGGING_FACE:
       figures_of, usage = self._probe_hugging_face(log=log)
     else:
-      figures_of, usage = self._probe('benchmarks.probe_first', self._made[who].encoder, f'--vocab_size={self._config.vocab_size}',
-                                      f'--outputs={self._outputs(who)}', log=log)
+      figures_of, usage = self._probe(
+        'benchmarks.probe_first',
+        self._made[who].encoder,
+        f'--vocab_size={self._config.vocab_size}',
+        f'--outputs={self._outputs(who)}',
+        log=log,
+      )
     runs = [*self._values.get('first', {}).get(who, {}).get('runs', []), figures_of | {'others': usage.others}]
-    self._put('first', who, {name: statistics.median(run[name] for run in runs) for name in figures_of} | {'runs': runs})
+    self._put(
+      'first', who, {name: statistics.median(run[name] for run in runs) for name in figures_of} | {'runs': runs}
+    )
 
   def _inference(self, contestants: list[str]) -> None:
     """All of TensorFlow's by turns in one process, and the products that they cannot do without."""
-    answer, usage = self._probe('benchmarks.probe_steady', self._bench.module(self._size), *(self._made[who].encoder for who in contestants))
+    answer, usage = self._probe(
+      'benchmarks.probe_steady', self._bench.module(self._size), *(self._made[who].encoder for who in contestants)
+    )
     for who, figures_of in zip(contestants, answer['figures'], strict=True):
       self._put('steady', who, figures_of)
     self._put('steady', figures.MACHINE, answer['products'] | {'others': usage.others})
@@ -188,8 +221,12 @@ class Unit:
     self._put('steady', figures.HUGGING_FACE, figures_of | {'others': usage.others})
 
   def _training(self, who: str) -> None:
-    figures_of, usage = self._probe('benchmarks.probe_training', self._made[who].encoder, f'--vocab_size={self._config.vocab_size}',
-                                    log=f'{who}_training')
+    figures_of, usage = self._probe(
+      'benchmarks.probe_training',
+      self._made[who].encoder,
+      f'--vocab_size={self._config.vocab_size}',
+      log=f'{who}_training',
+    )
     self._put('training', who, figures_of | {'peak': usage.peak, 'others': usage.others})
 
   def _preprocessing(self, contestants: list[str]) -> None:
@@ -200,19 +237,27 @@ class Unit:
 
   def _compare(self, who: str) -> None:
     """Checks that a peer computes what this tool's export does: else its times would say nothing."""
-    real = timing.tokens(self._config.vocab_size, timing.FIRST)[1].astype(bool)  # what stands at padding is nobody's concern
+    real = timing.tokens(self._config.vocab_size, timing.FIRST)[1].astype(
+      bool
+    )  # what stands at padding is nobody's concern
     ours, theirs = (np.load(self._outputs(one)) for one in (figures.OURS, who))
     apart = float(np.max(np.abs(ours[real] - theirs[real]))) if ours.shape == theirs.shape else None
     if apart is None or not apart < _MOST_APART:
       del self._values['first'][who]
-      how = f'of shape {list(theirs.shape)}, and not {list(ours.shape)}' if apart is None else f'{apart:.1e} from this tool\'s'
+      how = (
+        f'of shape {list(theirs.shape)}, and not {list(ours.shape)}'
+        if apart is None
+        else f'{apart:.1e} from this tool\'s'
+      )
       raise measure.CommandError(f'its sequence_output is {how}: its figures are of another model, and left out')
     self._put('first', who, {'apart': apart})
 
   def _disk(self) -> None:
     copy = self._bench.release(self._size) / 'copy'
     shutil.rmtree(copy, ignore_errors=True)  # of a probe that was killed
-    seconds, _ = self._probe('benchmarks.probe_disk', self._bench.module(self._size), self._made[figures.OURS].root, copy)
+    seconds, _ = self._probe(
+      'benchmarks.probe_disk', self._bench.module(self._size), self._made[figures.OURS].root, copy
+    )
     self._put('disk', figures.OURS, seconds | {'seconds': seconds['read'] + seconds['write']})
 
   def _floors(self) -> None:
@@ -222,11 +267,14 @@ class Unit:
     parts, usages = {}, {}
     try:
       for part in ('saving', 'source', 'reference', 'export'):
-        answer, usages[part] = self._probe('benchmarks.probe_release_floor', part, module, directory, log=f'floor_{part}')
+        answer, usages[part] = self._probe(
+          'benchmarks.probe_release_floor', part, module, directory, log=f'floor_{part}'
+        )
         parts[part] = answer['cpu']
     finally:
       shutil.rmtree(directory)
-    # Processes that do the same take more or less from time to time: what a whole release has taken is enough for all of it.
+    # Processes that do the same take more or less from time to time: what a whole release has taken is enough for all
+    # of it.
     cpu = min(sum(parts.values()), self._values['release'][figures.OURS]['cpu'])
     wall = max(usages['saving'].wall, cpu / self._results.values['machine']['cores'])
     self._put('release', figures.MACHINE, {'wall': wall, 'together': usages['export'].together, 'parts': parts})
@@ -238,13 +286,27 @@ class Unit:
 
   def _probe(self, probe: str, *arguments: str | pathlib.Path, log: str = '') -> tuple[dict[str, Any], measure.Usage]:
     """Runs a probe in this tool's environment, for all contestants: files are compared, and not two builds of TensorFlow."""
-    return measure.ask([self._bench.pythons[figures.OURS], '-m', probe, *map(str, arguments)],
-                       self._bench.log(self._name, log or probe.rpartition('_')[2]), self._bench.timeout, environment=releases.TENSORFLOW)
+    return measure.ask(
+      [self._bench.pythons[figures.OURS], '-m', probe, *map(str, arguments)],
+      self._bench.log(self._name, log or probe.rpartition('_')[2]),
+      self._bench.timeout,
+      environment=releases.TENSORFLOW,
+    )
 
   def _probe_hugging_face(self, *flags: str, log: str = 'huggingface') -> tuple[dict[str, Any], measure.Usage]:
     directory, outputs = self._bench.hugging_face(self._size), self._outputs(figures.HUGGING_FACE)
-    return measure.ask([self._bench.pythons[figures.HUGGING_FACE], '-m', 'benchmarks.probe_huggingface', str(directory), f'--outputs={outputs}', *flags],
-                       self._bench.log(self._name, log), self._bench.timeout)
+    return measure.ask(
+      [
+        self._bench.pythons[figures.HUGGING_FACE],
+        '-m',
+        'benchmarks.probe_huggingface',
+        str(directory),
+        f'--outputs={outputs}',
+        *flags,
+      ],
+      self._bench.log(self._name, log),
+      self._bench.timeout,
+    )
 
   def _put(self, step: str, who: str, values: dict[str, Any]) -> None:
     self._values.setdefault(step, {}).setdefault(who, {}).update(values)

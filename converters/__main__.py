@@ -3,8 +3,8 @@
   python -m converters --source=https://tfhub.dev/google/albert_large/3 --to=huggingface --output=albert_large
   python -m converters --source=albert_base.tar.gz --to=checkpoint --output=albert_base_tf2
 
---to=huggingface: what AutoModel and AutoTokenizer of Transformers load, with every head that the source has. --to=checkpoint: what
-tf.train.Checkpoint(encoder=AlbertEncoder) restores, and the encoder's YAML config for tf-models.
+--to=huggingface: what AutoModel and AutoTokenizer of Transformers load, with every head that the source has.
+--to=checkpoint: what tf.train.Checkpoint(encoder=AlbertEncoder) restores, and the encoder's YAML config for tf-models.
 """
 
 import contextlib
@@ -23,12 +23,20 @@ from converters.writers import hugging_face as hugging_face_writer
 
 flags.adopt_module_key_flags(source_flags)  # so that --help shows them
 _SOURCE = flags.DEFINE_string(
-    'source', None, 'A directory or a .tar.gz with a TF1 Hub module, a checkpoint of the authors or a model of Hugging Face Transformers; or '
-    'a hub handle (https://tfhub.dev/google/albert_large/3).', required=True)
+  'source',
+  None,
+  'A directory or a .tar.gz with a TF1 Hub module, a checkpoint of the authors or a model of Hugging Face Transformers; or '
+  'a hub handle (https://tfhub.dev/google/albert_large/3).',
+  required=True,
+)
 _TO = flags.DEFINE_enum('to', None, ['huggingface', 'checkpoint'], 'The format to convert to.', required=True)
 _ARCHITECTURE = flags.DEFINE_enum(
-    'architecture', None, hugging_face_writer.ARCHITECTURES, 'For --to=huggingface: the class of Transformers whose '
-    'layout to write. What it does not hold is left out. Default: AlbertForPreTraining if the source has both heads, else AlbertModel.')
+  'architecture',
+  None,
+  hugging_face_writer.ARCHITECTURES,
+  'For --to=huggingface: the class of Transformers whose '
+  'layout to write. What it does not hold is left out. Default: AlbertForPreTraining if the source has both heads, else AlbertModel.',
+)
 _OUTPUT = flags.DEFINE_string('output', None, 'The directory to make. It must not exist.', required=True)
 
 
@@ -58,6 +66,7 @@ def _write(source: source_lib.Source, directory: pathlib.Path) -> list[str]:
   if _TO.value == 'huggingface':
     return hugging_face_writer.write(source, directory, architecture=_ARCHITECTURE.value)
   from converters.writers import tf2_checkpoint
+
   return tf2_checkpoint.write(source, directory)
 
 

@@ -29,6 +29,7 @@ class Weight:
     shape: its canonical shape.
     sha256: hex digest of its bytes: float32, little-endian, C order, in the canonical layout.
   """
+
   source: str
   target: str
   transform: str
@@ -48,6 +49,7 @@ class Albert:
     sop_head: called with pooled_output [batch, H] -> logits [batch, 2]. None without the part.
     weights: what became of each source tensor, in the order of the table.
   """
+
   config: albert_config.AlbertConfig
   encoder: networks.AlbertEncoder
   mlm_head: layers.MaskedLM | None
@@ -57,8 +59,9 @@ class Albert:
 
 # No layer of these has Python control flow over tensors: translating them for it takes two fifths of the time.
 @tf.autograph.experimental.do_not_convert
-def build(source: source_lib.Source, parts: Iterable[weight_map.Part],
-          progress: Callable[[str], None] = lambda name: None) -> Albert:
+def build(
+  source: source_lib.Source, parts: Iterable[weight_map.Part], progress: Callable[[str], None] = lambda name: None
+) -> Albert:
   """Builds the model of `parts`, which the source has, with the source's weights.
 
   A variable's creation is its load: the initial value is the source tensor, read at that moment. So no tensor is read
@@ -80,8 +83,13 @@ def build(source: source_lib.Source, parts: Iterable[weight_map.Part],
 
   def initial_value(row: weight_map.Row) -> Any:
     value = source.tensor(row)
-    weights[row.name] = Weight(row.name, row.tf_models, row.transform.value, list(value.shape),
-                               hashlib.sha256(np.ascontiguousarray(value, '<f4').data).hexdigest())
+    weights[row.name] = Weight(
+      row.name,
+      row.tf_models,
+      row.transform.value,
+      list(value.shape),
+      hashlib.sha256(np.ascontiguousarray(value, '<f4').data).hexdigest(),
+    )
     return tf.constant(row.transform.apply(value, weight_map.shape(row.tf_models_shape, config)))
 
   def load_on_creation(next_creator: Callable[..., Any], **kwargs: Any) -> Any:
@@ -96,19 +104,20 @@ def build(source: source_lib.Source, parts: Iterable[weight_map.Part],
 
   with tf.variable_creator_scope(load_on_creation):
     encoder = networks.AlbertEncoder(
-        vocab_size=config.vocab_size,
-        embedding_width=config.embedding_size,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        max_sequence_length=config.max_position_embeddings,
-        type_vocab_size=config.type_vocab_size,
-        intermediate_size=config.intermediate_size,
-        activation=activations.gelu,  # the tanh approximation, as in the original
-        dropout_rate=config.hidden_dropout_prob,
-        attention_dropout_rate=config.attention_probs_dropout_prob,
-        initializer=tf_keras.initializers.Zeros(),  # never asked
-        dict_outputs=True)
+      vocab_size=config.vocab_size,
+      embedding_width=config.embedding_size,
+      hidden_size=config.hidden_size,
+      num_layers=config.num_hidden_layers,
+      num_attention_heads=config.num_attention_heads,
+      max_sequence_length=config.max_position_embeddings,
+      type_vocab_size=config.type_vocab_size,
+      intermediate_size=config.intermediate_size,
+      activation=activations.gelu,  # the tanh approximation, as in the original
+      dropout_rate=config.hidden_dropout_prob,
+      attention_dropout_rate=config.attention_probs_dropout_prob,
+      initializer=tf_keras.initializers.Zeros(),  # never asked
+      dict_outputs=True,
+    )
     mlm_head = _mlm_head(encoder, config) if weight_map.Part.MLM in parts else None
     sop_head = build_sop_head(config) if weight_map.Part.SOP in parts else None
   weight_map.check_model(config, parts, created)

@@ -41,10 +41,12 @@ def run(main: Callable[[], None], others: bool = False) -> NoReturn:
 
   Args:
     main: does the work.
-    others: whether flags that are not defined here are somebody else's, who gets them from `others_flags`, and checks them.
+    others: whether flags that are not defined here are somebody else's, who gets them from `others_flags`, and checks
+      them.
   """
   set_environment()
-  # What TensorFlow translates for its own layers it imports from the temporary directory, where the compiled form would stay.
+  # What TensorFlow translates for its own layers it imports from the temporary directory, where the compiled form would
+  # stay.
   sys.dont_write_bytecode = True
   sys.exit(app.run(lambda argv: _guarded(main), flags_parser=lambda argv: _parse(argv, others)))
 
@@ -125,7 +127,12 @@ def file_path(flag: str, value: str | None) -> pathlib.Path | None:
     return None
   path = pathlib.Path(value)
   place = path if path.exists() else path.absolute().parent
-  if not value or (path.exists() and not path.is_file()) or not path.absolute().parent.is_dir() or not os.access(place, os.W_OK):
+  if (
+    not value
+    or (path.exists() and not path.is_file())
+    or not path.absolute().parent.is_dir()
+    or not os.access(place, os.W_OK)
+  ):
     raise errors.UsageError(f'{flag}={value}: give a file in a directory that exists and can be written to')
   return path
 

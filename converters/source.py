@@ -35,6 +35,7 @@ class Source(Protocol):
     provable: the pieces whose outputs its graph can compute, to compare with; all if it has none.
     digest: 'sha256:...' over the names and contents of its files; the same however it was packed.
   """
+
   handle: str
   path: pathlib.Path
   config: albert_config_lib.AlbertConfig
@@ -67,10 +68,12 @@ class Reading:
 
   Attributes:
     albert_config: a file that says what assets/albert_config.json would, for a module without one.
-    sha256: of a .tar.gz, or of what a handle's host sends: its SHA-256 in hex. Of a directory: the digest in the record of a release that
+    sha256: of a .tar.gz, or of what a handle's host sends: its SHA-256 in hex. Of a directory: the digest in the record
+      of a release that
       was made from it. Anything else is refused before it is opened.
     caps: how much an archive may unpack to.
   """
+
   albert_config: str | None = None
   sha256: str | None = None
   caps: archive.Caps = archive.Caps()
@@ -80,7 +83,8 @@ def check_handle(handle: str) -> None:
   """Raises SourceError when a handle is a path, and there is nothing. Takes no time."""
   if '://' not in handle and not os.path.exists(handle):
     raise errors.SourceError(
-        f'no file or directory {handle}: give a module directory, a .tar.gz or a hub handle with --source')
+      f'no file or directory {handle}: give a module directory, a .tar.gz or a hub handle with --source'
+    )
 
 
 def missing_heads(source: Source) -> list[str]:
@@ -91,7 +95,8 @@ def missing_heads(source: Source) -> list[str]:
 def lacks(source: Source) -> list[str]:
   """What a source cannot give to an export, for people."""
   return missing_heads(source) + (
-      ['no graph of its own: outputs can be compared with the float64 reference alone'] if source.graph is None else [])
+    ['no graph of its own: outputs can be compared with the float64 reference alone'] if source.graph is None else []
+  )
 
 
 @contextlib.contextmanager
@@ -99,7 +104,8 @@ def open_source(handle: str, reading: Reading = Reading()) -> Iterator[Source]:
   """Opens a source and checks everything about it that can be checked without reading its weights.
 
   Args:
-    handle: a directory or a .tar.gz with a TF1 Hub module, a checkpoint of the authors, or a model of Hugging Face Transformers; or a hub
+    handle: a directory or a .tar.gz with a TF1 Hub module, a checkpoint of the authors, or a model of Hugging Face
+      Transformers; or a hub
       handle with a scheme (https://tfhub.dev/google/albert_large/3), which tensorflow_hub resolves and caches.
     reading: how.
 
@@ -110,6 +116,7 @@ def open_source(handle: str, reading: Reading = Reading()) -> Iterator[Source]:
     SourceError: naming the file and what to do.
   """
   from converters.io import hub_download  # imports TensorFlow, as the next ones do
+
   check_handle(handle)
   with contextlib.ExitStack() as stack:
     if '://' in handle:
@@ -130,9 +137,17 @@ def _place(path: pathlib.Path) -> pathlib.Path:
   """Where a source's files are: in a directory, or in the only one in it, as the authors pack theirs."""
   from converters.readers import hugging_face
   from converters.readers import tf1_checkpoint
+
   if (path / 'saved_model.pb').exists():
     return path
-  return next((place for place in (path, *source_files.only_directory(path)) if tf1_checkpoint.is_in(place) or hugging_face.is_in(place)), path)
+  return next(
+    (
+      place
+      for place in (path, *source_files.only_directory(path))
+      if tf1_checkpoint.is_in(place) or hugging_face.is_in(place)
+    ),
+    path,
+  )
 
 
 def _opened(handle: str, path: pathlib.Path, albert_config: str | None, packed: bool) -> Source:
@@ -152,7 +167,9 @@ def _opened(handle: str, path: pathlib.Path, albert_config: str | None, packed: 
     check(tf1_hub.objection)
     return tf1_hub.Module(handle, path, albert_config)
   if is_checkpoint and is_model:
-    raise errors.SourceError(f'a checkpoint and a model of Hugging Face in {handle}: give one of the two in a directory of its own')
+    raise errors.SourceError(
+      f'a checkpoint and a model of Hugging Face in {handle}: give one of the two in a directory of its own'
+    )
   if is_checkpoint:
     check(tf1_checkpoint.objection)
     return tf1_checkpoint.Checkpoint(handle, place, albert_config)
@@ -167,5 +184,6 @@ def _objection(name: str) -> str | None:
   from converters.readers import hugging_face
   from converters.readers import tf1_checkpoint
   from converters.readers import tf1_hub
+
   others = (tf1_checkpoint.objection, hugging_face.objection)
   return None if any(objection(name) is None for objection in others) else tf1_hub.objection(name)

@@ -1,9 +1,10 @@
 """THE table: which tensor of a format becomes which variable of tf-models' AlbertEncoder and its heads, and which of another format.
 
 A canonical tensor has the layout of the TF1 checkpoint: kernels are [in, out]. Shapes are written with the letters of
-`AlbertConfig.dimensions`. The TF1 names are those of google/albert_*/{1,2,3}, in Hub modules and in the authors' checkpoints; the tf-models
-names are the variable names of AlbertEncoder, MaskedLM and ClassificationHead when their Keras layers are named as `build_encoder.build`
-names them; the Hugging Face names are the parameters of Transformers' AlbertForPreTraining.
+`AlbertConfig.dimensions`. The TF1 names are those of google/albert_*/{1,2,3}, in Hub modules and in the authors'
+checkpoints; the tf-models names are the variable names of AlbertEncoder, MaskedLM and ClassificationHead when their
+Keras layers are named as `build_encoder.build` names them; the Hugging Face names are the parameters of Transformers'
+AlbertForPreTraining.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from converters import errors
 
 class Part(enum.Enum):
   """The piece of a model a tensor belongs to."""
+
   ENCODER = 'encoder'
   MLM = 'mlm'
   SOP = 'sop'
@@ -34,6 +36,7 @@ class Part(enum.Enum):
 
 class Transform(enum.Enum):
   """How a canonical tensor is laid out in another format."""
+
   SAME = 'same'
   SPLIT_HEADS = 'split heads'  # the same elements in the same order: only the shape says [heads, depth]
   TRANSPOSE = 'transpose'
@@ -49,6 +52,7 @@ class Transform(enum.Enum):
 
 class Format(enum.Enum):
   """A format that weights are stored in."""
+
   TF1 = 'TF1'
   HUGGING_FACE = 'Hugging Face'
 
@@ -68,6 +72,7 @@ class Row:
     hugging_face: the parameter of AlbertForPreTraining.
     hugging_face_transform: from canonical to that.
   """
+
   part: Part
   name: str
   tf1: str
@@ -97,7 +102,16 @@ def _heads(name: str, tf1: str, shape: str, tf_models: str, split: str, hugging_
   return _row(Part.ENCODER, name, tf1, shape, tf_models, Transform.SPLIT_HEADS, split, hugging_face)
 
 
-def _row(part: Part, name: str, tf1: str, shape: str, tf_models: str, transform: Transform, tf_models_shape: str, hugging_face: str) -> Row:
+def _row(
+  part: Part,
+  name: str,
+  tf1: str,
+  shape: str,
+  tf_models: str,
+  transform: Transform,
+  tf_models_shape: str,
+  hugging_face: str,
+) -> Row:
   """PyTorch's Linear keeps its kernel as [out, in]."""
   linear = Transform.TRANSPOSE if name.endswith('.kernel') else Transform.SAME
   return Row(part, name, tf1, shape, tf_models, transform, tf_models_shape, hugging_face, linear)
@@ -207,13 +221,13 @@ def parts_in(names: Iterable[str], stored: Format = Format.TF1) -> set[Part]:
 
 
 def check_source(
-    config: albert_config.AlbertConfig,
-    parts: Iterable[Part],
-    tensors: Mapping[str, tuple[tuple[int, ...], Any]],
-    ignored: Container[str] = frozenset(),
-    where: str = 'the checkpoint',
-    stored: Format = Format.TF1,
-    advice: str = 'the module is incomplete, or its albert_config.json belongs to another',
+  config: albert_config.AlbertConfig,
+  parts: Iterable[Part],
+  tensors: Mapping[str, tuple[tuple[int, ...], Any]],
+  ignored: Container[str] = frozenset(),
+  where: str = 'the checkpoint',
+  stored: Format = Format.TF1,
+  advice: str = 'the module is incomplete, or its albert_config.json belongs to another',
 ) -> None:
   """Checks that the tensors of a source are those of the table: none missing, none left over, none misshapen.
 
@@ -243,9 +257,9 @@ def check_source(
 
 
 def check_model(
-    config: albert_config.AlbertConfig,
-    parts: Iterable[Part],
-    created: Iterable[tuple[str, tuple[int, ...]]],
+  config: albert_config.AlbertConfig,
+  parts: Iterable[Part],
+  created: Iterable[tuple[str, tuple[int, ...]]],
 ) -> None:
   """Checks that the model's variables are the table's targets: each made once, in its shape, and no other.
 
@@ -278,5 +292,7 @@ _MOST_NAMED = 200
 
 def _raise(faults: list[str], where: str, advice: str) -> None:
   if faults:
-    named = '; '.join(fault[:400] for fault in faults[:_MOST_NAMED]) + (' and so on' if len(faults) > _MOST_NAMED else '')
+    named = '; '.join(fault[:400] for fault in faults[:_MOST_NAMED]) + (
+      ' and so on' if len(faults) > _MOST_NAMED else ''
+    )
     raise errors.MappingError(f'{len(faults)} of the weights do not fit in {where} ({named}): {advice}')

@@ -1,9 +1,11 @@
 """Adds the next version of an encoder to the catalog.
 
   python -m export.bump --model=albert_en_large --change="Retrained on more text."
-  python -m export.bump --model=albert_en_large --change="..." --change="..." --preprocessor=albert_en_preprocess/3 --dry_run
+  python -m export.bump --model=albert_en_large --change="..." --change="..." --preprocessor=albert_en_preprocess/3
+  --dry_run
 
-What is not said is as in the newest version there is. Only the new lines are written: comments and all else stay as they are.
+What is not said is as in the newest version there is. Only the new lines are written: comments and all else stay as
+they are.
 """
 
 import difflib
@@ -20,9 +22,11 @@ _MODEL = flags.DEFINE_string('model', None, 'The encoder to add a version of, as
 _CHANGE = flags.DEFINE_multi_string('change', None, 'What is new in this version. Give it once for every change.')
 _IO = flags.DEFINE_enum('io', None, ['dict', 'list'], 'How the encoder is called. Default: as in the newest version.')
 _PREPROCESSOR = flags.DEFINE_string(
-    'preprocessor', None, 'NAME/VERSION of the preprocessor that goes with it. Default: as in the newest version.')
-_BREAKING = flags.DEFINE_bool('breaking', False, 'Code written for the version before may not work with this one. '
-                              'Always so when --io changes.')
+  'preprocessor', None, 'NAME/VERSION of the preprocessor that goes with it. Default: as in the newest version.'
+)
+_BREAKING = flags.DEFINE_bool(
+  'breaking', False, 'Code written for the version before may not work with this one. Always so when --io changes.'
+)
 _CATALOG = flags.DEFINE_string('catalog', str(catalog_lib.PATH), 'The catalog to change.')
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Say what would be written, and write nothing.')
 
@@ -33,8 +37,10 @@ def main() -> None:
   name = _MODEL.value or ''
   newest = catalog.newest_version(name)
   if newest is None or name not in catalog.encoders:
-    raise errors.UsageError(f'--model={name}: {path} has {", ".join(catalog.encoders)}: give one of them, or write the first '
-                            'version of a new one into the catalog')
+    raise errors.UsageError(
+      f'--model={name}: {path} has {", ".join(catalog.encoders)}: give one of them, or write the first '
+      'version of a new one into the catalog'
+    )
   changes = [' '.join(change.split()) for change in _CHANGE.value or []]
   if not changes or not all(changes):
     raise errors.UsageError('--change= is empty: say what is new in this version')
@@ -45,7 +51,9 @@ def main() -> None:
     entry['breaking'] = True
   entry['changes'] = changes
   if entry['preprocessor'] not in catalog.preprocessors:
-    raise errors.UsageError(f'--preprocessor={entry["preprocessor"]}: {path} has {", ".join(catalog.preprocessors)}: give one of them')
+    raise errors.UsageError(
+      f'--preprocessor={entry["preprocessor"]}: {path} has {", ".join(catalog.preprocessors)}: give one of them'
+    )
 
   version, text = catalog.with_version(name, entry)
   old = path.read_text(encoding='utf-8')
@@ -56,7 +64,9 @@ def main() -> None:
   for line in difflib.unified_diff(old.splitlines(), text.splitlines(), n=2, lineterm=''):
     if not line.startswith(('---', '+++')):
       console.line(f'  {line}')
-  console.line(f'\nNext: make export MODEL={name} VERSION={version}' + (' FLAGS=--breaking' if entry.get('breaking') else ''))
+  console.line(
+    f'\nNext: make export MODEL={name} VERSION={version}' + (' FLAGS=--breaking' if entry.get('breaking') else '')
+  )
 
 
 if __name__ == '__main__':

@@ -2,16 +2,18 @@
 whole corpora of text.
 
   python -m export.golden --record --source=build/demo/albert_en_demo --golden=tests/golden/albert_en_demo.json
-  python -m export.golden --record --source=build/demo/albert_en_demo --preprocessor=4 --golden=tests/golden/preprocessor_4.json
+  python -m export.golden --record --source=build/demo/albert_en_demo --preprocessor=4
+  --golden=tests/golden/preprocessor_4.json
   python -m export.golden --check --release=dist/tensorflow/albert_en_demo/2 --golden=tests/golden/albert_en_demo.json
-  python -m export.golden --corpus='texts/*.txt.gz' --source=albert_large.tar.gz --release=dist/tensorflow/albert_en_large/4 --output=results
+  python -m export.golden --corpus='texts/*.txt.gz' --source=albert_large.tar.gz
+  --release=dist/tensorflow/albert_en_large/4 --output=results
 
-A golden file names the digest of its source: a release that was made from another fails, as does one whose outputs have moved further
-than two right conversions may be apart. Recording over a file says what moved.
+A golden file names the digest of its source: a release that was made from another fails, as does one whose outputs have
+moved further than two right conversions may be apart. Recording over a file says what moved.
 
-A corpus goes through the original rule of tokenization and the exported preprocessor, and through the source's graph and the exported
-encoder, on Apache Beam: flags that are not listed by --help are Beam's then. Exit status 1 if ids or outputs differ by more than they may;
-the results are written anyway.
+A corpus goes through the original rule of tokenization and the exported preprocessor, and through the source's graph
+and the exported encoder, on Apache Beam: flags that are not listed by --help are Beam's then. Exit status 1 if ids or
+outputs differ by more than they may; the results are written anyway.
 """
 
 import pathlib
@@ -37,8 +39,11 @@ _CHECK = flags.DEFINE_bool('check', False, 'Compare --release with --golden.')
 _GOLDEN = flags.DEFINE_string('golden', None, 'The golden file, as tests/golden/albert_en_demo.json.')
 _SOURCE = flags.DEFINE_string('source', None, 'For --record and --corpus: a directory, a .tar.gz, or a hub handle.')
 _PREPROCESSOR = flags.DEFINE_integer(
-    'preprocessor', None, 'For --record: the version of the preprocessor\'s contract whose ids to record, instead of the outputs '
-    'of the encoder.')
+  'preprocessor',
+  None,
+  'For --record: the version of the preprocessor\'s contract whose ids to record, instead of the outputs '
+  'of the encoder.',
+)
 _RELEASE = flags.DEFINE_string('release', None, 'For --check and --corpus: directory of the published version.')
 
 
@@ -65,9 +70,12 @@ def _given(flag: str, value: str | None) -> str:
 def _record(handle: str, path: pathlib.Path, console: console_lib.Console) -> None:
   version = _PREPROCESSOR.value
   if version is not None and version not in spec.PREPROCESSOR_VERSIONS:
-    raise errors.UsageError(f'--preprocessor={version}: there are versions {", ".join(map(str, spec.PREPROCESSOR_VERSIONS))}')
+    raise errors.UsageError(
+      f'--preprocessor={version}: there are versions {", ".join(map(str, spec.PREPROCESSOR_VERSIONS))}'
+    )
   source_lib.check_handle(handle)
   from export.validation import golden_file
+
   with source_lib.open_source(handle, source_flags.reading()) as source, console.step(f'record {path}'):
     if version is None:
       golden = golden_file.of_source(source, policy_flags.trust())
@@ -92,6 +100,7 @@ def _record(handle: str, path: pathlib.Path, console: console_lib.Console) -> No
 def _check(release: pathlib.Path, path: pathlib.Path, console: console_lib.Console) -> None:
   record = integrity.read_record(release)
   from export.validation import golden_file
+
   golden = golden_file.read(path)
   with console.step(f'compare {record["release"]} with {path}'):
     result = golden_file.check(release, record, golden)
@@ -100,22 +109,36 @@ def _check(release: pathlib.Path, path: pathlib.Path, console: console_lib.Conso
   else:
     if left_out := golden['outputs'].keys() - result.keys():
       console.line(f'not in the release, and not compared: {", ".join(sorted(left_out))}')
-    console.table('In float64: relative distance to the golden values', ['output', 'distance', 'bound'], [
-        [name, f'{distance:.1e}', f'{golden_file.BOUND:.0e}'] for name, distance in result.items()])
+    console.table(
+      'In float64: relative distance to the golden values',
+      ['output', 'distance', 'bound'],
+      [[name, f'{distance:.1e}', f'{golden_file.BOUND:.0e}'] for name, distance in result.items()],
+    )
 
 
 def _compare(corpus: list[str], console: console_lib.Console) -> None:
   from export.beam import runner as beam_runner
   from export.corpus import run
+
   request = run.Request(
-      corpus=tuple(corpus), source=_given('--source', _SOURCE.value), reading=source_flags.reading(), trust=policy_flags.trust(),
-      release=_given('--release', _RELEASE.value), preprocessor_release=corpus_flags.PREPROCESSOR_RELEASE.value,
-      output=_given('--output', corpus_flags.OUTPUT.value), seq_length=corpus_flags.SEQ_LENGTH.value, batch_tokens=corpus_flags.BATCH_TOKENS.value,
-      worst=corpus_flags.WORST.value, threads=corpus_flags.THREADS.value)
+    corpus=tuple(corpus),
+    source=_given('--source', _SOURCE.value),
+    reading=source_flags.reading(),
+    trust=policy_flags.trust(),
+    release=_given('--release', _RELEASE.value),
+    preprocessor_release=corpus_flags.PREPROCESSOR_RELEASE.value,
+    output=_given('--output', corpus_flags.OUTPUT.value),
+    seq_length=corpus_flags.SEQ_LENGTH.value,
+    batch_tokens=corpus_flags.BATCH_TOKENS.value,
+    worst=corpus_flags.WORST.value,
+    threads=corpus_flags.THREADS.value,
+  )
   with beam_runner.own_temporary_files():
     run.run(request, console)
 
 
 if __name__ == '__main__':
   # Only a corpus goes through Apache Beam, whose flags are not known here.
-  cli.run(main, others=any(word.lstrip('-').partition('=')[0] == 'corpus' for word in sys.argv[1:] if word.startswith('-')))
+  cli.run(
+    main, others=any(word.lstrip('-').partition('=')[0] == 'corpus' for word in sys.argv[1:] if word.startswith('-'))
+  )

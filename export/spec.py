@@ -18,6 +18,7 @@ class Release:
     breaking: the versions among them that code written for the one before may not work with.
     language, dataset: for the card.
   """
+
   publisher: str
   name: str
   version: int
@@ -45,6 +46,7 @@ class EncoderRelease(Release):
     interface: 'dict' or 'list', as the catalog explains them.
     preprocessor: its companion.
   """
+
   interface: str
   preprocessor: Release
 
@@ -56,12 +58,14 @@ class TextRelease(Release):
   Attributes:
     encoder: what it is made of, together with that one's preprocessor.
   """
+
   encoder: EncoderRelease
 
 
 @dataclasses.dataclass(frozen=True)
 class Collection:
   """What the models of a publisher are published together as: its name, 'albert', one line about it, and its language."""
+
   name: str
   title: str
   language: str

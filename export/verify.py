@@ -4,10 +4,11 @@
   python -m export.verify --release=dist/tensorflow/albert_en_large/2 --source=albert_large.tar.gz
   python -m export.verify --release=gs://bucket/models/tensorflow/albert_en_large/2 --public_key=PUBLIC.pem
 
-With --public_key, also that the files and the record are those that were signed, under the name that they were signed for.
-With --source, also that the record is of that source, that every weight is the source's, and that the model computes what the
-source computes. A model from text to vectors is then held against the preprocessor and the encoder that it is made of: they must be beside
-it in the tree, and are verified in the same way. Exit status 1 on any difference, with a line that names it.
+With --public_key, also that the files and the record are those that were signed, under the name that they were signed
+for. With --source, also that the record is of that source, that every weight is the source's, and that the model
+computes what the source computes. A model from text to vectors is then held against the preprocessor and the encoder
+that it is made of: they must be beside it in the tree, and are verified in the same way. Exit status 1 on any
+difference, with a line that names it.
 """
 
 import contextlib
@@ -33,11 +34,17 @@ from export.ui import html_report
 
 for _module in (source_flags, policy_flags):
   flags.adopt_module_key_flags(_module)  # so that --help shows them
-_RELEASE = flags.DEFINE_string('release', None, 'Directory of the published version, as dist/tensorflow/albert_en_large/2.')
+_RELEASE = flags.DEFINE_string(
+  'release', None, 'Directory of the published version, as dist/tensorflow/albert_en_large/2.'
+)
 _SOURCE = flags.DEFINE_string(
-    'source', None, 'What it was exported from: a directory, a .tar.gz, or a hub handle. Default: only what needs no source.')
+  'source',
+  None,
+  'What it was exported from: a directory, a .tar.gz, or a hub handle. Default: only what needs no source.',
+)
 _PUBLIC_KEY = flags.DEFINE_string(
-    'public_key', None, 'A file with the public key, in PEM, of who signed the release: its signatures are checked first.')
+  'public_key', None, 'A file with the public key, in PEM, of who signed the release: its signatures are checked first.'
+)
 _REPORT = flags.DEFINE_string('report', None, 'An HTML file to write, with the record\'s proof as a page for people.')
 
 
@@ -52,7 +59,9 @@ def main() -> None:
     _verify(release, public_key, report, console_lib.Console())
 
 
-def _verify(release: pathlib.Path, public_key: pathlib.Path | None, report: pathlib.Path | None, console: console_lib.Console) -> None:
+def _verify(
+  release: pathlib.Path, public_key: pathlib.Path | None, report: pathlib.Path | None, console: console_lib.Console
+) -> None:
   if public_key is not None:
     with console.step('check the signatures'):
       signature.verify(release, public_key)
@@ -63,8 +72,10 @@ def _verify(release: pathlib.Path, public_key: pathlib.Path | None, report: path
   if public_key is not None:
     # A signature says nothing of a name: another model of the same signer would pass for this one.
     if list(release.parts[-2:]) != record['release'].split('/')[-2:]:
-      raise errors.IntegrityError(f'what is signed in {release} is {record["release"]}: give it the directory of that name, or fetch the '
-                                  'right one')
+      raise errors.IntegrityError(
+        f'what is signed in {release} is {record["release"]}: give it the directory of that name, or fetch the '
+        'right one'
+      )
     console.line(f'{record["release"]} is signed with {public_key}')
   if _SOURCE.value:
     source_lib.check_handle(_SOURCE.value)
@@ -76,18 +87,25 @@ def _verify(release: pathlib.Path, public_key: pathlib.Path | None, report: path
     console.line(f'Report: {report}')
 
 
-def _check_preprocessor(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source,
-                        console: console_lib.Console) -> None:
+def _check_preprocessor(
+  release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console
+) -> None:
   from export.validation import preprocessor_certificate
+
   if record['source']['sp_model']['digest'] != source.sp_model_digest:
-    raise errors.IntegrityError(f'{release} was made from another SentencePiece model than {source.handle} has: give its source')
+    raise errors.IntegrityError(
+      f'{release} was made from another SentencePiece model than {source.handle} has: give its source'
+    )
   with console.step('compare with the source'):
     tokens = preprocessor_certificate.check(release, source.sp_model, int(release.name))
   console.line(f'{tokens} tokens are the same')
 
 
-def _check_text(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console) -> None:
+def _check_text(
+  release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console
+) -> None:
   from export.validation import text_certificate
+
   _compare_weights(release, record, source, console)
   parts = []
   with contextlib.ExitStack() as stack:
@@ -96,51 +114,74 @@ def _check_text(release: pathlib.Path, record: dict[str, Any], source: source_li
         part = stack.enter_context(tree.release_at(tree.beside(str(_RELEASE.value), record[kind])))
         of_part = integrity.read_record(part)
       except (errors.IntegrityError, errors.PublishError) as e:
-        raise errors.IntegrityError(f'{record[kind]} is not beside {release}, which is made of it ({e}): put it there, or leave --source '
-                                    'out') from e
+        raise errors.IntegrityError(
+          f'{record[kind]} is not beside {release}, which is made of it ({e}): put it there, or leave --source out'
+        ) from e
       with console.step(f'check {record[kind]}'):
         integrity.check(part, of_part)
         if (of_part['release'], of_part['kind']) != (record[kind], kind):
-          raise errors.IntegrityError(f'{part} is {of_part["release"]}, and no {kind}: this is not what was published, fetch it again')
+          raise errors.IntegrityError(
+            f'{part} is {of_part["release"]}, and no {kind}: this is not what was published, fetch it again'
+          )
       if kind == 'encoder' and of_part['preprocessor'] != record['preprocessor']:
-        raise errors.IntegrityError(f'{record[kind]} goes with {of_part["preprocessor"]}, and {release} is made of it and {record["preprocessor"]}: '
-                                    'publish a text model of the two that go together')
+        raise errors.IntegrityError(
+          f'{record[kind]} goes with {of_part["preprocessor"]}, and {release} is made of it and {record["preprocessor"]}: '
+          'publish a text model of the two that go together'
+        )
       check(part, of_part, source, console)
       parts.append(part)
     with console.step('compare text to vectors'):
       certificate = text_certificate.check(release, parts[0], parts[1], int(parts[0].name), source.config)
   fresh, recorded = certificate.as_json()['outputs'], record['certificate']['outputs']
   if fresh.keys() != recorded.keys() or not all(
-      _alike(check[figure]['rms'], recorded[name][figure]['rms']) for name, check in fresh.items() for figure in ('control', 'allowed')):
-    raise errors.IntegrityError(f'the outputs of the certificate in the record of {release} are not what is found now: this is not what was '
-                                'published, fetch it again')
+    _alike(check[figure]['rms'], recorded[name][figure]['rms'])
+    for name, check in fresh.items()
+    for figure in ('control', 'allowed')
+  ):
+    raise errors.IntegrityError(
+      f'the outputs of the certificate in the record of {release} are not what is found now: this is not what was '
+      'published, fetch it again'
+    )
   console.text_certificate(certificate)
 
 
-def _check_encoder(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console) -> None:
+def _check_encoder(
+  release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console
+) -> None:
   from export.validation import encoder_certificate
+
   parts = _compare_weights(release, record, source, console)
   with encoder_certificate.examine(source, parts, policy_flags.trust()) as examination:
     certificate = examination.certify(release, record['interface'], console.step)
   fresh, recorded = certificate.as_json(), record['certificate']
   for group in ('outputs', 'gradient', 'controls'):
     # Distances in float64 are rounding. The scale of what was compared is a fact of the model.
-    if fresh[group].keys() != recorded[group].keys() or (group != 'controls' and not all(
-        math.isclose(figure['scale'], recorded[group][name]['scale'], rel_tol=_SAME_SCALE) for name, figure in fresh[group].items())):
-      raise errors.IntegrityError(f'the {group} of the certificate in the record of {release} are not what is found now: this is not '
-                                  'what was published, fetch it again')
+    if fresh[group].keys() != recorded[group].keys() or (
+      group != 'controls'
+      and not all(
+        math.isclose(figure['scale'], recorded[group][name]['scale'], rel_tol=_SAME_SCALE)
+        for name, figure in fresh[group].items()
+      )
+    ):
+      raise errors.IntegrityError(
+        f'the {group} of the certificate in the record of {release} are not what is found now: this is not '
+        'what was published, fetch it again'
+      )
   console.certificate(fresh)
 
 
-def _compare_weights(release: pathlib.Path, record: dict[str, Any], source: source_lib.Source,
-                     console: console_lib.Console) -> set[weight_map.Part]:
+def _compare_weights(
+  release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console
+) -> set[weight_map.Part]:
   """Holds a record against a source: its digest, its config and every weight. Gives the parts that the model has."""
   if record['source']['digest'] != source.digest:
     raise errors.IntegrityError(
-        f'{release} was made from {record["source"]["digest"]}, and {source.handle} is {source.digest}: give its source')
+      f'{release} was made from {record["source"]["digest"]}, and {source.handle} is {source.digest}: give its source'
+    )
   if record['config'] != dataclasses.asdict(source.config):
-    raise errors.IntegrityError(f'the record of {release} has another config than {source.handle}: this is not what was published, '
-                                'fetch it again')
+    raise errors.IntegrityError(
+      f'the record of {release} has another config than {source.handle}: this is not what was published, fetch it again'
+    )
   parts = {weight_map.Part.ENCODER, *(weight_map.Part(head) for head in record['heads'])}
   digests = {weight['source']: weight['sha256'] for weight in record['weights']}
   rows = weight_map.rows(source.config, parts)
@@ -151,8 +192,10 @@ def _compare_weights(release: pathlib.Path, record: dict[str, Any], source: sour
         different.append(row.tf1)
       advance(1)
     if different or len(digests) != len(rows):
-      raise errors.IntegrityError(f'{", ".join(different) or "the list of weights"} of {source.handle} is not what {release} records: '
-                                  'this is not what was published, fetch it again')
+      raise errors.IntegrityError(
+        f'{", ".join(different) or "the list of weights"} of {source.handle} is not what {release} records: '
+        'this is not what was published, fetch it again'
+      )
   return parts
 
 

@@ -28,8 +28,12 @@ from genuine import comparison
 _PYTHON = flags.DEFINE_string('python', None, 'Python of the environment of requirements/genuine.txt.', required=True)
 _SIZE = flags.DEFINE_enum('size', 'tiny', ['tiny', 'base', 'large', 'xlarge', 'xxlarge'], 'Size of the modules.')
 _KINDS = flags.DEFINE_list('kinds', None, 'Kinds of modules; default: all.')
-_SP_MODEL = flags.DEFINE_string('sp_model', None, 'SentencePiece model of the modules; default: one trained on the demo corpus.')
-_FIXTURES = flags.DEFINE_string('fixtures', None, 'Directory for packed modules and their outputs: of tiny size, and of two kinds.')
+_SP_MODEL = flags.DEFINE_string(
+  'sp_model', None, 'SentencePiece model of the modules; default: one trained on the demo corpus.'
+)
+_FIXTURES = flags.DEFINE_string(
+  'fixtures', None, 'Directory for packed modules and their outputs: of tiny size, and of two kinds.'
+)
 _WORK_DIR = flags.DEFINE_string('work_dir', 'build/genuine', 'Directory for modules, releases and logs.')
 
 _WRITER = pathlib.Path(__file__).with_name('write_module.py')
@@ -52,6 +56,7 @@ class Kind:
     dropout: the probabilities in the config.
     arguments: further arguments of write_module.py.
   """
+
   heads: str = 'mlm,sop'
   config: bool = True
   dropout: float = 0.0
@@ -59,13 +64,13 @@ class Kind:
 
 
 KINDS = {
-    'einsum': Kind(),
-    'matmul': Kind(arguments=('--matmul',)),
-    'without_sop': Kind(heads='mlm'),
-    'without_heads': Kind(heads='', config=False),
-    'dropout': Kind(heads='mlm', config=False, dropout=0.1),
-    'partitioned': Kind(heads='mlm', config=False, dropout=0.1, arguments=('--matmul', '--partitions=2')),
-    'sharded': Kind(arguments=('--shards=2',)),
+  'einsum': Kind(),
+  'matmul': Kind(arguments=('--matmul',)),
+  'without_sop': Kind(heads='mlm'),
+  'without_heads': Kind(heads='', config=False),
+  'dropout': Kind(heads='mlm', config=False, dropout=0.1),
+  'partitioned': Kind(heads='mlm', config=False, dropout=0.1, arguments=('--matmul', '--partitions=2')),
+  'sharded': Kind(arguments=('--shards=2',)),
 }
 FIXTURES = ('einsum', 'partitioned')
 
@@ -74,11 +79,15 @@ def main() -> None:
   names = list(KINDS) if _KINDS.value is None else _KINDS.value
   if _FIXTURES.value:
     if _SIZE.value != 'tiny' or _KINDS.value is not None or _SP_MODEL.value is not None:
-      raise errors.UsageError('--fixtures are tiny, of fixed kinds and vocabulary: leave --size, --kinds and --sp_model out')
+      raise errors.UsageError(
+        '--fixtures are tiny, of fixed kinds and vocabulary: leave --size, --kinds and --sp_model out'
+      )
     names = list(FIXTURES)
   unknown = [name for name in names if name not in KINDS]
   if unknown or not names:
-    raise errors.UsageError(f'--kinds={",".join(names)}: unknown kind {unknown[0] if unknown else ""!r}; give some of {", ".join(KINDS)}')
+    raise errors.UsageError(
+      f'--kinds={",".join(names)}: unknown kind {unknown[0] if unknown else ""!r}; give some of {", ".join(KINDS)}'
+    )
   work = pathlib.Path(_WORK_DIR.value).absolute()
   console = console_lib.Console()
   shutil.rmtree(work / 'modules', ignore_errors=True)
@@ -89,16 +98,38 @@ def main() -> None:
     with console.step(f'write {_SIZE.value}, {name}'):
       module = _write(name, number, work, sp_model, texts)
     with console.step(f'export {_SIZE.value}, {name}'):
-      measure.run([sys.executable, '-m', 'export', f'--source={module}', f'--model=albert_en_{name}', '--version=2',
-                   f'--preprocessor=albert_en_{name}_preprocess/4', f'--export_root={work / "dist"}',
-                   *([] if KINDS[name].config else [f'--albert_config={module.with_name("albert_config.json")}'])], work / f'logs/export_{name}', _TIMEOUT)
+      measure.run(
+        [
+          sys.executable,
+          '-m',
+          'export',
+          f'--source={module}',
+          f'--model=albert_en_{name}',
+          '--version=2',
+          f'--preprocessor=albert_en_{name}_preprocess/4',
+          f'--export_root={work / "dist"}',
+          *([] if KINDS[name].config else [f'--albert_config={module.with_name("albert_config.json")}']),
+        ],
+        work / f'logs/export_{name}',
+        _TIMEOUT,
+      )
     with console.step(f'compare {_SIZE.value}, {name}'):
       publisher = work / 'dist/tensorflow'
-      found[name] = comparison.compare(publisher / f'albert_en_{name}/2', publisher / f'albert_en_{name}_preprocess/4', module.with_name('expected.npz'))
+      found[name] = comparison.compare(
+        publisher / f'albert_en_{name}/2',
+        publisher / f'albert_en_{name}_preprocess/4',
+        module.with_name('expected.npz'),
+      )
   outputs = sorted({output for result in found.values() for output in result.outputs})
-  console.table('Largest difference to TensorFlow 1.15', ['output', *found], [
-      [output, *(f'{result.outputs[output]:.1e}' if output in result.outputs else '-' for result in found.values())] for output in outputs] + [
-          ['texts with other ids', *(f'{len(result.other_ids)} of {result.texts}' for result in found.values())]])
+  console.table(
+    'Largest difference to TensorFlow 1.15',
+    ['output', *found],
+    [
+      [output, *(f'{result.outputs[output]:.1e}' if output in result.outputs else '-' for result in found.values())]
+      for output in outputs
+    ]
+    + [['texts with other ids', *(f'{len(result.other_ids)} of {result.texts}' for result in found.values())]],
+  )
   faults = [f'{name}: {fault}' for name, result in found.items() for fault in result.faults()]
   if faults:
     raise GenuineError(f'{"; ".join(faults)}: see {work / "logs"}')
@@ -112,6 +143,7 @@ def _prepare(work: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
   from export.demo import tf1_module
   from export.demo import vocabulary
   from export.validation import preprocessor_certificate
+
   lines = vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()
   inputs = work / 'inputs'
   inputs.mkdir(parents=True, exist_ok=True)
@@ -126,22 +158,41 @@ def _prepare(work: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
 
 def _write(name: str, seed: int, work: pathlib.Path, sp_model: pathlib.Path, texts: pathlib.Path) -> pathlib.Path:
   from export.demo import tf1_module
+
   kind, directory = KINDS[name], work / 'modules' / name
   directory.mkdir(parents=True)
   config = directory / 'albert_config.json'
   size: dict[str, Any] = dict(tf1_module.SIZES[_SIZE.value])
   spec = tf1_module.Spec(**size, hidden_dropout=kind.dropout, attention_dropout=kind.dropout)
   config.write_text(json.dumps(spec.config, indent=2) + '\n', encoding='utf-8')
-  measure.run([_PYTHON.value, str(_WRITER), f'--output={directory}', f'--config={config}', f'--sp_model={sp_model}', f'--texts={texts}',
-               f'--heads={kind.heads}', f'--seed={seed}', *([] if kind.config else ['--without_config']), *kind.arguments],
-              work / f'logs/write_{name}', _TIMEOUT, environment=_ENVIRONMENT)
+  measure.run(
+    [
+      _PYTHON.value,
+      str(_WRITER),
+      f'--output={directory}',
+      f'--config={config}',
+      f'--sp_model={sp_model}',
+      f'--texts={texts}',
+      f'--heads={kind.heads}',
+      f'--seed={seed}',
+      *([] if kind.config else ['--without_config']),
+      *kind.arguments,
+    ],
+    work / f'logs/write_{name}',
+    _TIMEOUT,
+    environment=_ENVIRONMENT,
+  )
   return directory / 'module'
 
 
 def _pack(directory: pathlib.Path, output: pathlib.Path, name: str) -> None:
   """Packs a module as hub hosts do, with its albert_config.json and expected.npz beside it."""
   output.mkdir(parents=True, exist_ok=True)
-  with open(output / f'{name}.tar.gz', 'wb') as file, gzip.GzipFile('', 'wb', 9, file, mtime=0) as packed, tarfile.open(fileobj=packed, mode='w') as tar:
+  with (
+    open(output / f'{name}.tar.gz', 'wb') as file,
+    gzip.GzipFile('', 'wb', 9, file, mtime=0) as packed,
+    tarfile.open(fileobj=packed, mode='w') as tar,
+  ):
     for path in sorted((directory / 'module').rglob('*')):
       info = tar.gettarinfo(path, str(path.relative_to(directory / 'module')))
       info.mtime, info.uid, info.gid, info.uname, info.gname = 0, 0, 0, '', ''

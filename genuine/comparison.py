@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-# Largest difference of an output, over the output's largest value if that is more than 1. TensorFlow 1.15 and 2.20 add up in other orders,
-# which came to 6.9e-6 at base size and 5.9e-6 at large size.
+# Largest difference of an output, over the output's largest value if that is more than 1. TensorFlow 1.15 and 2.20 add
+# up in other orders, which came to 6.9e-6 at base size and 5.9e-6 at large size.
 LIMIT = 1e-5
 
 
@@ -17,19 +17,27 @@ class Comparison:
   """How far a release is from TensorFlow 1.15.
 
   Attributes:
-    outputs: largest difference at positions that are not padding, over the output's largest value if that is more than 1, by output name.
+    outputs: largest difference at positions that are not padding, over the output's largest value if that is more than
+      1, by output name.
     texts: number of texts whose token ids were compared.
     other_ids: the texts whose token ids differ.
   """
+
   outputs: dict[str, float]
   texts: int
   other_ids: tuple[str, ...]
 
   def faults(self) -> list[str]:
     """One line for each difference above its limit; empty if the release computes what TensorFlow 1.15 did."""
-    faults = [f'{name} differs by {value:.1e} (at most {LIMIT:.0e})' for name, value in self.outputs.items() if not value <= LIMIT]
+    faults = [
+      f'{name} differs by {value:.1e} (at most {LIMIT:.0e})'
+      for name, value in self.outputs.items()
+      if not value <= LIMIT
+    ]
     if self.other_ids:
-      faults.append(f'{len(self.other_ids)} of {self.texts} texts have other token ids, the first is {self.other_ids[0][:80]!r}')
+      faults.append(
+        f'{len(self.other_ids)} of {self.texts} texts have other token ids, the first is {self.other_ids[0][:80]!r}'
+      )
     return faults
 
 
@@ -46,13 +54,16 @@ def compare(encoder: pathlib.Path, preprocessor: pathlib.Path, expected: pathlib
   """
   import tensorflow as tf
   import tensorflow_text  # noqa: F401  (registers the ops)
+
   with np.load(expected, allow_pickle=False) as stored:
     values: dict[str, Any] = dict(stored)
   model = tf.saved_model.load(str(encoder))
   mask = values['input_mask']
   inputs = {'input_word_ids': values['input_ids'], 'input_mask': mask, 'input_type_ids': values['segment_ids']}
   inputs = {name: tf.constant(value) for name, value in inputs.items()}
-  ours: dict[str, Any] = {f'tokens/{name}': model(inputs)[name].numpy() for name in ('pooled_output', 'sequence_output')}
+  ours: dict[str, Any] = {
+    f'tokens/{name}': model(inputs)[name].numpy() for name in ('pooled_output', 'sequence_output')
+  }
   if 'mlm/mlm_logits' in values:
     outputs = model.mlm({**inputs, 'masked_lm_positions': tf.constant(values['mlm_positions'])})
     ours |= {f'mlm/{name}': outputs[name].numpy() for name in ('pooled_output', 'sequence_output', 'mlm_logits')}

@@ -2,12 +2,13 @@
 
   python write_module.py --output=DIR --config=albert_config.json --sp_model=30k-clean.model --texts=texts.json
 
-Runs in the environment of requirements/genuine.txt: Python 3.7, TensorFlow 1.15.5, tensorflow_hub 0.7.0 and albert-tensorflow 1.1, the
-model code of ALBERT's authors as of November 2019. That package has no exporter, so the signatures, heads and assets stated here follow
-the published modules' interface. As the authors did, this writes a checkpoint first, and exports a module spec with it.
+Runs in the environment of requirements/genuine.txt: Python 3.7, TensorFlow 1.15.5, tensorflow_hub 0.7.0 and
+albert-tensorflow 1.1, the model code of ALBERT's authors as of November 2019. That package has no exporter, so the
+signatures, heads and assets stated here follow the published modules' interface. As the authors did, this writes a
+checkpoint first, and exports a module spec with it.
 
-Makes DIR/module, the module, and DIR/expected.npz: the inputs and, as SIGNATURE/NAME, the outputs of hub.Module, and as ids/NUMBER
-the token ids that the authors' tokenization.py gives each text.
+Makes DIR/module, the module, and DIR/expected.npz: the inputs and, as SIGNATURE/NAME, the outputs of hub.Module, and as
+ids/NUMBER the token ids that the authors' tokenization.py gives each text.
 """
 
 import argparse
@@ -32,7 +33,11 @@ def main():
   parser.add_argument('--sp_model', required=True)
   parser.add_argument('--texts', required=True, help='a JSON list of strings')
   parser.add_argument('--heads', default='mlm,sop', help='which of mlm and sop the module has')
-  parser.add_argument('--matmul', action='store_true', help='dense layers by matmul, as the authors wrote them for TFLite, and not by einsum')
+  parser.add_argument(
+    '--matmul',
+    action='store_true',
+    help='dense layers by matmul, as the authors wrote them for TFLite, and not by einsum',
+  )
   parser.add_argument('--without_config', action='store_true', help='no albert_config.json among the assets')
   parser.add_argument('--partitions', type=int, default=1, help='partitions of each variable but the word embeddings')
   parser.add_argument('--shards', type=int, default=1, help='data files of the checkpoint')
@@ -55,7 +60,9 @@ def write(args):
     placeholders = {name: tf.placeholder(tf.int32, [None, None], name) for name in INPUTS}
     positions = tf.placeholder(tf.int32, [None, None], 'mlm_positions')
     with tf.variable_scope('', partitioner=partitioner(args.partitions), custom_getter=placed(args.shards)):
-      model = modeling.AlbertModel(config, is_training, placeholders['input_ids'], placeholders['input_mask'], placeholders['segment_ids'])
+      model = modeling.AlbertModel(
+        config, is_training, placeholders['input_ids'], placeholders['input_mask'], placeholders['segment_ids']
+      )
       logits = mlm_logits(model, config, positions) if 'mlm' in heads else None
       log_probs = sop_log_probs(model, config) if 'sop' in heads else None
     files = {name: tf.constant(os.path.abspath(path), tf.string, name=name) for name, path in assets.items()}
@@ -98,10 +105,12 @@ def write(args):
 
 def partitioner(partitions):
   """Splits the first axis; the word embeddings stay whole: their lookup would take rows of partitions in turn (partition_strategy 'mod')."""
+
   def axes(shape, dtype):
     del dtype
     tables = tf.get_variable_scope().name.endswith('embeddings') and len(shape) == 2 and shape[0].value > 2
     return [min(partitions, shape[0].value) if partitions > 1 and not tables else 1] + [1] * (len(shape) - 1)
+
   return axes if partitions > 1 else None
 
 
@@ -113,6 +122,7 @@ def placed(shards):
     count.append(None)
     with tf.device(f'/cpu:{len(count) % shards}'):
       return getter(*args, **kwargs)
+
   return place if shards > 1 else None
 
 
@@ -164,9 +174,11 @@ def expected(path, config, heads, devices):
   batch, length, positions = 4, min(24, config.max_position_embeddings), 3
   mask = (np.arange(length) < np.array([[length], [length // 2], [1], [length - 3]])).astype(np.int32)
   values = {
-      'input_ids': random.randint(0, config.vocab_size, [batch, length]).astype(np.int32), 'input_mask': mask,
-      'segment_ids': (np.arange(length) >= np.array([[length], [5], [1], [9]])).astype(np.int32) * mask,
-      'mlm_positions': np.array([[0, 1, length - 1], [0, 2, 3], [0, 0, 0], [4, 8, 0]], np.int32)[:, :positions]}
+    'input_ids': random.randint(0, config.vocab_size, [batch, length]).astype(np.int32),
+    'input_mask': mask,
+    'segment_ids': (np.arange(length) >= np.array([[length], [5], [1], [9]])).astype(np.int32) * mask,
+    'mlm_positions': np.array([[0, 1, length - 1], [0, 2, 3], [0, 0, 0], [4, 8, 0]], np.int32)[:, :positions],
+  }
   with tf.Graph().as_default(), tf.Session(config=devices) as session:
     module = hub.Module(path)
     results = {}

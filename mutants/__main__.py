@@ -58,8 +58,12 @@ class _Copy:
     path.write_text(text.replace(mutation.old, mutation.new), encoding='utf-8')
     try:
       self._process = subprocess.Popen(
-          [*_PYTEST, f'--basetemp={self._tests}', *mutation.tests.split()], cwd=self._root, stdout=subprocess.DEVNULL,
-          env=os.environ | _ENVIRONMENT | {'PYTHONPATH': str(self._root)}, start_new_session=True)
+        [*_PYTEST, f'--basetemp={self._tests}', *mutation.tests.split()],
+        cwd=self._root,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | _ENVIRONMENT | {'PYTHONPATH': str(self._root)},
+        start_new_session=True,
+      )
       with contextlib.suppress(subprocess.TimeoutExpired):
         self._process.wait(_TIMEOUT)
       self.end()

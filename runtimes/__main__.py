@@ -3,7 +3,8 @@
   python -m runtimes --environments=build/runtimes/tensorflow-2.11,build/runtimes/tensorflow-2.21
   python -m runtimes --environments=... --size=base
 
-`make runtimes` makes the environments first. One that is not there is left out, and said to be; exit status 1 if anything differs.
+`make runtimes` makes the environments first. One that is not there is left out, and said to be; exit status 1 if
+anything differs.
 """
 
 import dataclasses
@@ -23,7 +24,9 @@ from converters import errors
 from export.release import integrity
 from export.ui import console as console_lib
 
-_ENVIRONMENTS = flags.DEFINE_list('environments', None, 'Directories of virtual environments with TensorFlow and TF-Text.', required=True)
+_ENVIRONMENTS = flags.DEFINE_list(
+  'environments', None, 'Directories of virtual environments with TensorFlow and TF-Text.', required=True
+)
 _SIZE = flags.DEFINE_enum('size', 'demo', [*sizes.SMALL, *sizes.PUBLISHED], 'Of the modules that are exported.')
 _WORK_DIR = flags.DEFINE_string('work_dir', 'build/runtimes', 'For modules, releases, records and logs.')
 
@@ -47,6 +50,7 @@ class Exported:
     dropout: its module's.
     text: whether the model from text to vectors is published with it, and probed too.
   """
+
   version: int
   interface: str
   dropout: float
@@ -56,7 +60,8 @@ class Exported:
     return f'version {self.version}: {self.interface}, {"dropout" if self.dropout else "no dropout"}{", text" if self.text else ""}'
 
 
-# Both interfaces, the first and the last preprocessor of the published history and the one after it, both kinds of training mode, and text.
+# Both interfaces, the first and the last preprocessor of the published history and the one after it, both kinds of
+# training mode, and text.
 _EXPORTED = (Exported(1, 'list', 0.0), Exported(3, 'dict', 0.1), Exported(4, 'dict', 0.0, text=True))
 
 
@@ -79,31 +84,63 @@ def main() -> None:
     _export(exported, work, root, console)
     record = work / f'version_{exported.version}.npz'
     encoder = root / f'tensorflow/albert_en_demo/{exported.version}'
-    arguments = [f'--encoder={encoder}', f'--preprocessor={root / integrity.read_record(encoder)["preprocessor"]}',
-                 f'--interface={exported.interface}']
+    arguments = [
+      f'--encoder={encoder}',
+      f'--preprocessor={root / integrity.read_record(encoder)["preprocessor"]}',
+      f'--interface={exported.interface}',
+    ]
     if exported.text:
       arguments.append(f'--text={root}/tensorflow/albert_en_demo_text/{exported.version}')
     with console.step(f'record version {exported.version}'):
-      answer = probe_environment(sys.executable, [*arguments, f'--record={record}'], work / f'logs/record_{exported.version}')
+      answer = probe_environment(
+        sys.executable, [*arguments, f'--record={record}'], work / f'logs/record_{exported.version}'
+      )
       check_answers({f'version {exported.version}, recorded': answer}, work)
     for name, interpreter in pythons.items():
       with console.step(f'version {exported.version}, {name}'):
         found.setdefault(name, {})[exported.describe()] = probe_environment(
-            interpreter, [*arguments, f'--expected={record}'], work / f'logs/{name}_{exported.version}')
+          interpreter, [*arguments, f'--expected={record}'], work / f'logs/{name}_{exported.version}'
+        )
   _tell(found, console)
-  check_answers({f'{name}, {title}': answer for name, answers in found.items() for title, answer in answers.items()}, work)
+  check_answers(
+    {f'{name}, {title}': answer for name, answers in found.items() for title, answer in answers.items()}, work
+  )
 
 
 def _export(exported: Exported, work: pathlib.Path, root: pathlib.Path, console: console_lib.Console) -> None:
   module = work / f'modules/{_SIZE.value}{"_dropout" if exported.dropout else ""}'
   if not module.exists():
     with console.step(f'make {module.name}'):
-      measure.run([sys.executable, '-m', 'export.demo', f'--output={module}', f'--size={_SIZE.value}', f'--dropout={exported.dropout}'],
-                  work / 'logs/module', _TIMEOUT)
+      measure.run(
+        [
+          sys.executable,
+          '-m',
+          'export.demo',
+          f'--output={module}',
+          f'--size={_SIZE.value}',
+          f'--dropout={exported.dropout}',
+        ],
+        work / 'logs/module',
+        _TIMEOUT,
+      )
   with console.step(f'export version {exported.version}'):
-    # Version 3 returns a dict, and 1 a list; the preprocessor of 4 gives other ids: that breaks their users, as published.
-    measure.run([sys.executable, '-m', 'export', f'--source={module}', '--model=albert_en_demo', f'--version={exported.version}',
-                 f'--export_root={root}', '--breaking', f'--with_text={exported.text}'], work / f'logs/export_{exported.version}', _TIMEOUT)
+    # Version 3 returns a dict, and 1 a list; the preprocessor of 4 gives other ids: that breaks their users, as
+    # published.
+    measure.run(
+      [
+        sys.executable,
+        '-m',
+        'export',
+        f'--source={module}',
+        '--model=albert_en_demo',
+        f'--version={exported.version}',
+        f'--export_root={root}',
+        '--breaking',
+        f'--with_text={exported.text}',
+      ],
+      work / f'logs/export_{exported.version}',
+      _TIMEOUT,
+    )
 
 
 def probe_environment(python: str, arguments: Sequence[str], log: pathlib.Path) -> dict[str, Any]:
@@ -119,11 +156,18 @@ def _tell(found: Mapping[str, Mapping[str, Mapping[str, Any]]], console: console
   names = list(found)
   first = {name: next(iter(answers.values())) for name, answers in found.items()}
   packages = list(dict.fromkeys(package for answer in first.values() for package in answer['versions']))
-  console.table('Versions', ['', *names], [[package, *(first[name]['versions'].get(package, '-') for name in names)] for package in packages])
+  console.table(
+    'Versions',
+    ['', *names],
+    [[package, *(first[name]['versions'].get(package, '-') for name in names)] for package in packages],
+  )
   for title in found[names[0]]:
     checks = list(dict.fromkeys(check for name in names for check in found[name][title]['checks']))
-    console.table(f'{title}: largest distance to what was recorded', ['check', *names],
-                  [[check, *(cell(found[name][title]['checks'].get(check)) for name in names)] for check in checks])
+    console.table(
+      f'{title}: largest distance to what was recorded',
+      ['check', *names],
+      [[check, *(cell(found[name][title]['checks'].get(check)) for name in names)] for check in checks],
+    )
 
 
 def cell(check: Mapping[str, Any] | None) -> str:
@@ -139,7 +183,12 @@ def cell(check: Mapping[str, Any] | None) -> str:
 
 def check_answers(answers: Mapping[str, Mapping[str, Any]], work: pathlib.Path) -> None:
   """Raises RuntimesError for the faults in what probes found."""
-  faults = [f'{where}: {name}: {fault}' for where, answer in answers.items() for name, check in answer['checks'].items() for fault in check['faults']]
+  faults = [
+    f'{where}: {name}: {fault}'
+    for where, answer in answers.items()
+    for name, check in answer['checks'].items()
+    for fault in check['faults']
+  ]
   if faults:
     raise RuntimesError(f'{"; ".join(faults)}: see {work / "logs"}')
 

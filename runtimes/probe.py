@@ -1,10 +1,13 @@
 """Runs an exported encoder and its preprocessor in whatever environment runs this file, and holds what they compute against a record.
 
   python probe.py --encoder=PATH --preprocessor=PATH --record=FILE.npz      # what they compute here
-  python probe.py --encoder=PATH --preprocessor=PATH --expected=FILE.npz    # ... and whether it is what they computed there
-  python probe.py --encoder=PATH --preprocessor=PATH --text=PATH ...        # ... and of the model from text to vectors that is made of both
+  python probe.py --encoder=PATH --preprocessor=PATH --expected=FILE.npz    # ... and whether it is what they computed
+  there
+  python probe.py --encoder=PATH --preprocessor=PATH --text=PATH ...        # ... and of the model from text to vectors
+  that is made of both
 
-Takes TensorFlow from 2.11 on, TF-Text of the same release, NumPy, and Python from 3.7 on; nothing else of this project. Prints one line of
+Takes TensorFlow from 2.11 on, TF-Text of the same release, NumPy, and Python from 3.7 on; nothing else of this project.
+Prints one line of
 JSON: the versions, and for each check how far off it was, what is allowed, and its faults.
 """
 
@@ -21,16 +24,23 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text
 
-# The same graph, weights and inputs: two releases of TensorFlow differ by the order in which their kernels add up. Outputs are of the order
-# of 1 (layer norms, tanh), and float32 has 1.2e-7 there: 4 layers came to 1.3e-6, 12 to 4.1e-6. A wrong operation is off by 1e-2 and more.
+# The same graph, weights and inputs: two releases of TensorFlow differ by the order in which their kernels add up.
+# Outputs are of the order of 1 (layer norms, tanh), and float32 has 1.2e-7 there: 4 layers came to 1.3e-6, 12 to
+# 4.1e-6. A wrong operation is off by 1e-2 and more.
 OUTPUTS = 1e-5
 # By the largest derivative of a layer: each is a sum over the whole batch, in which much cancels out.
 GRADIENTS = 1e-4
 
 NAMES = ('input_word_ids', 'input_mask', 'input_type_ids')
 # Short, long, empty, padded, composed and decomposed, more than one script.
-TEXTS = ('The ferry was late.', 'A fox crossed the pond, and nobody saw it.', '', '  In  1,000 na\u00efve \uff26\uff4f\uff52\uff4d\uff53, STRASSE or Stra\u00dfe? ',
-         '\u65e5\u672c\u8a9e \u0395\u03bb\u03bb\u03b7\u03bd\u03b9\u03ba\u03b1\u0301 \U0001f600', 'word ' * 200)
+TEXTS = (
+  'The ferry was late.',
+  'A fox crossed the pond, and nobody saw it.',
+  '',
+  '  In  1,000 na\u00efve \uff26\uff4f\uff52\uff4d\uff53, STRASSE or Stra\u00dfe? ',
+  '\u65e5\u672c\u8a9e \u0395\u03bb\u03bb\u03b7\u03bd\u03b9\u03ba\u03b1\u0301 \U0001f600',
+  'word ' * 200,
+)
 _PAIR_LENGTH = 40
 # Added to all keys alike, it moves no attention: its derivative is zero but for rounding.
 _WITHOUT_DERIVATIVE = 'self_attention/key/bias'
@@ -59,8 +69,13 @@ def main() -> None:
 
 def versions() -> dict[str, str]:
   """What is installed here."""
-  return {'python': platform.python_version(), 'tensorflow': tf.__version__, 'tensorflow-text': tensorflow_text.__version__,
-          'keras': getattr(tf.keras, '__version__', 'unknown'), 'numpy': np.__version__}
+  return {
+    'python': platform.python_version(),
+    'tensorflow': tf.__version__,
+    'tensorflow-text': tensorflow_text.__version__,
+    'keras': getattr(tf.keras, '__version__', 'unknown'),
+    'numpy': np.__version__,
+  }
 
 
 class Ledger:
@@ -132,14 +147,17 @@ class Ledger:
     return [f'{name}: {fault}' for name, check in self.checks.items() for fault in check['faults']]
 
 
-def run(encoder_path: str, preprocessor_path: str, interface: str, ledger: Ledger, text_path: str | None = None) -> None:
+def run(
+  encoder_path: str, preprocessor_path: str, interface: str, ledger: Ledger, text_path: str | None = None
+) -> None:
   """Makes all checks of an encoder and its preprocessor, and of the model from text to vectors.
 
   Args:
     encoder_path, preprocessor_path: their SavedModels.
     interface: the encoder's, 'dict' or 'list'.
     ledger: takes what is found.
-    text_path: of a model from text to vectors, whose outputs and gradient are to be those of the encoder; None for none.
+    text_path: of a model from text to vectors, whose outputs and gradient are to be those of the encoder; None for
+      none.
   """
   with ledger.check('load'):
     preprocessor = tf.saved_model.load(preprocessor_path)
@@ -147,7 +165,10 @@ def run(encoder_path: str, preprocessor_path: str, interface: str, ledger: Ledge
   if ledger.faults:
     return
   with ledger.check('text to tensors'):
-    for tensors in (preprocessor(tf.constant(TEXTS)), preprocessor.signatures['serving_default'](sentences=tf.constant(TEXTS))):
+    for tensors in (
+      preprocessor(tf.constant(TEXTS)),
+      preprocessor.signatures['serving_default'](sentences=tf.constant(TEXTS)),
+    ):
       for name in NAMES:
         ledger.hold(name, tensors[name])
   with ledger.check('pairs of texts'):
@@ -214,7 +235,9 @@ def _keras_3() -> Any:
   return keras if int(keras.__version__.split('.')[0]) >= 3 else None
 
 
-def _run_in_keras(ledger: Ledger, keras: Any, encoder_path: str, preprocessor_path: str, interface: str, trainable: int) -> None:
+def _run_in_keras(
+  ledger: Ledger, keras: Any, encoder_path: str, preprocessor_path: str, interface: str, trainable: int
+) -> None:
   """From text to vectors in one Keras model."""
   text = keras.Input(shape=(), dtype='string')
   tensors = keras.layers.TFSMLayer(preprocessor_path, call_endpoint='__call__')(text)
@@ -256,18 +279,25 @@ def _loss(ledger: Ledger, encoder: Any, interface: str, inputs: Any, training: b
 
 def derivatives(ledger: Ledger, encoder: Any, interface: str, inputs: Any, training: bool) -> dict[str, Any]:
   """Derivatives by variable name, as arrays; None where there is none. In a graph, as users train."""
+
   @tf.function(autograph=False)
   def differentiate() -> list[Any]:
     with tf.GradientTape() as tape:
       loss = _loss(ledger, encoder, interface, inputs, training)
     gradient = tape.gradient(loss, encoder.trainable_variables)
     return [None if derivative is None else tf.convert_to_tensor(derivative) for derivative in gradient]
+
   names = [variable.name for variable in encoder.trainable_variables]
-  return {name: None if derivative is None else np.asarray(derivative) for name, derivative in zip(names, differentiate())}
+  return {
+    name: None if derivative is None else np.asarray(derivative) for name, derivative in zip(names, differentiate())
+  }
 
 
 def _hold_gradient(ledger: Ledger, encoder: Any, interface: str, inputs: Any) -> None:
-  gradient = {f'gradient/{name}': derivative for name, derivative in derivatives(ledger, encoder, interface, inputs, False).items()}
+  gradient = {
+    f'gradient/{name}': derivative
+    for name, derivative in derivatives(ledger, encoder, interface, inputs, False).items()
+  }
   for name in [name for name, derivative in gradient.items() if derivative is None]:
     ledger.fault(f'no {name}')
     del gradient[name]
@@ -276,7 +306,10 @@ def _hold_gradient(ledger: Ledger, encoder: Any, interface: str, inputs: Any) ->
   for name, derivative in gradient.items():
     # By the largest of its layer: a bias of keys has nothing of its own to be measured by.
     layer = name.rpartition('/')[0]
-    scale = max([float(np.max(np.abs(value))) for key, value in ledger.values.items() if key.rpartition('/')[0] == layer], default=1.0)
+    scale = max(
+      [float(np.max(np.abs(value))) for key, value in ledger.values.items() if key.rpartition('/')[0] == layer],
+      default=1.0,
+    )
     ledger.hold(name, derivative, GRADIENTS, scale)
 
 

@@ -44,7 +44,8 @@ from export.validation import encoder_certificate
 
 # For MirroredStrategy: two devices on any machine. Only possible before TensorFlow's first operation.
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+  tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
 
 
 def pytest_addoption(parser):
@@ -85,6 +86,7 @@ def sp_model(tmp_path_factory) -> bytes:
   def make(path):
     lines = vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()
     (path / '30k-clean.model').write_bytes(vocabulary.train(lines, modules.TINY.vocab_size))
+
   return (shared.directory(tmp_path_factory, 'vocabulary', make) / '30k-clean.model').read_bytes()
 
 
@@ -95,9 +97,13 @@ def make_module(tmp_path_factory, sp_model):
 
   def make(**changes) -> pathlib.Path:
     spec = dataclasses.replace(modules.TINY, **changes)
+
     def write(path):
-      model = sp_model if spec.vocab_size == modules.TINY.vocab_size else vocabulary.train(
-          vocabulary.CORPUS.read_text(encoding='utf-8').splitlines(), spec.vocab_size)
+      model = (
+        sp_model
+        if spec.vocab_size == modules.TINY.vocab_size
+        else vocabulary.train(vocabulary.CORPUS.read_text(encoding='utf-8').splitlines(), spec.vocab_size)
+      )
       tf1_module.write(path / 'albert_tiny', spec, model, vocabulary.as_text(model))
 
     if spec not in made:
@@ -117,12 +123,19 @@ def module(make_module) -> pathlib.Path:
 @pytest.fixture
 def what_runs(tmp_path):
   """A function that calls something, and returns what TensorFlow runs for it: names of nodes and their operations."""
+
   def of(call) -> set[tuple[str, ...]]:
     with tf.profiler.experimental.Profile(str(tmp_path / 'profile')):
       call()
     trace = xplane_pb2.XSpace.FromString(next(tmp_path.rglob('*.xplane.pb')).read_bytes())
     # 'add_1:_MklNativeFusedMatMul'
-    return {tuple(event.name.split(':')) for plane in trace.planes for event in plane.event_metadata.values() if event.name.count(':') == 1}
+    return {
+      tuple(event.name.split(':'))
+      for plane in trace.planes
+      for event in plane.event_metadata.values()
+      if event.name.count(':') == 1
+    }
+
   return of
 
 
@@ -153,8 +166,10 @@ def recorded_child(source_results) -> source_runs.RecordedChild:
 @pytest.fixture(scope='session')
 def ran(module, source_results) -> source_runs.Recorded:
   """Results of the module's own graph."""
-  with source_lib.open_source(str(module)) as opened, encoder_certificate.examine(
-      opened, opened.parts, child=source_runs.RecordedChild(source_results)) as examination:
+  with (
+    source_lib.open_source(str(module)) as opened,
+    encoder_certificate.examine(opened, opened.parts, child=source_runs.RecordedChild(source_results)) as examination,
+  ):
     return examination.run
 
 
@@ -171,9 +186,11 @@ def batch(config):
 @pytest.fixture
 def start_run(config, batch):
   """A function that starts running signatures of a module."""
+
   def run(module, signatures=tuple(source_graph.SIGNATURES), batch=batch, trust=source_policy.Trust()):
     parts = {part for part in weight_map.Part if source_graph.signatures([part])[0] in signatures}
     return source_process.start(module, batch, signatures, proof_inputs.make_scalar(config, parts), trust)
+
   return run
 
 
@@ -230,8 +247,10 @@ def released(tmp_path_factory, module) -> releases.Release:
 @pytest.fixture(scope='session')
 def with_dropout(tmp_path_factory, make_module, source_results) -> pathlib.Path:
   """An export root with tensorflow/albert_en_tiny/2 of a module with dropout, its preprocessor, and the model from text to vectors. Not to be changed."""
+
   def make(path):
     releases.Release(path, source_results)(make_module(hidden_dropout=0.1, attention_dropout=0.1), with_text=True)
+
   return shared.directory(tmp_path_factory, 'with_dropout', make)
 
 
@@ -245,11 +264,20 @@ def keys(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
 def history(tmp_path_factory, module, keys, source_results) -> pathlib.Path:
   """An export root with the demo's versions 1 to 4 as the catalog has them, all four preprocessors, and from version 2 on the models from text
   to vectors. Not to be changed."""
+
   def make(path):
     made = releases.Release(path, source_results)
     for version in (1, 2, 3, 4):
-      made(module, name='albert_en_demo', version=version, preprocessor=f'albert_en_demo_preprocess/{version}', breaking=version in (2, 4),
-           sign_key=keys[0] if version == 3 else None, with_text=version > 1)
+      made(
+        module,
+        name='albert_en_demo',
+        version=version,
+        preprocessor=f'albert_en_demo_preprocess/{version}',
+        breaking=version in (2, 4),
+        sign_key=keys[0] if version == 3 else None,
+        with_text=version > 1,
+      )
+
   return shared.directory(tmp_path_factory, 'history', make)
 
 
@@ -261,6 +289,7 @@ def export(tmp_path):
 @dataclasses.dataclass
 class Twice:
   """The same release made in two processes; see there."""
+
   here: pathlib.Path
   there: pathlib.Path
   first: subprocess.CompletedProcess
@@ -272,22 +301,53 @@ class Twice:
 def twice(module, tmp_path_factory) -> Twice:
   """One release made by two processes that differ in all that must not matter: source form, directory, time zone, locale, umask, hash seed,
   user and host. Not to be changed."""
-  path = shared.directory(tmp_path_factory, 'twice', lambda path: (path / 'twice.pickle').write_bytes(pickle.dumps(_export_twice(module, path))))
+  path = shared.directory(
+    tmp_path_factory,
+    'twice',
+    lambda path: (path / 'twice.pickle').write_bytes(pickle.dumps(_export_twice(module, path))),
+  )
   return pickle.loads((path / 'twice.pickle').read_bytes())
 
 
 def _export_twice(module, tmp_path) -> Twice:
   archive = craft.archive(module, tmp_path / 'albert_tiny.tar.gz')
-  first = commands.run_export(f'--source={module}', '--version=2', '--export_root=here', '--with_text', cwd=tmp_path, PYTHONHASHSEED='0', TZ='UTC')
+  first = commands.run_export(
+    f'--source={module}', '--version=2', '--export_root=here', '--with_text', cwd=tmp_path, PYTHONHASHSEED='0', TZ='UTC'
+  )
   other = tmp_path / 'some where' / 'else'
   other.mkdir(parents=True)
   mask = os.umask(0o077)
   try:
-    second = commands.run_export(f'--source={archive}', '--version=2', f'--export_root={tmp_path}/there', '--with_text', cwd=other, PYTHONHASHSEED='99', TZ='Asia/Tokyo',
-                        LC_ALL='tr_TR.UTF-8', HOME=str(other), USER='mallory-the-builder', LOGNAME='mallory-the-builder', HOSTNAME='the-building-host')
+    second = commands.run_export(
+      f'--source={archive}',
+      '--version=2',
+      f'--export_root={tmp_path}/there',
+      '--with_text',
+      cwd=other,
+      PYTHONHASHSEED='99',
+      TZ='Asia/Tokyo',
+      LC_ALL='tr_TR.UTF-8',
+      HOME=str(other),
+      USER='mallory-the-builder',
+      LOGNAME='mallory-the-builder',
+      HOSTNAME='the-building-host',
+    )
   finally:
     os.umask(mask)
-  told = [str(tmp_path), str(module), '.staging', 'albert_source_', commands.ROOT, sys.prefix, sys.base_prefix, 'mallory-the-builder', 'the-building-host', '/root/', '/home/', '/tmp/']
+  told = [
+    str(tmp_path),
+    str(module),
+    '.staging',
+    'albert_source_',
+    commands.ROOT,
+    sys.prefix,
+    sys.base_prefix,
+    'mallory-the-builder',
+    'the-building-host',
+    '/root/',
+    '/home/',
+    '/tmp/',
+  ]
   return Twice(tmp_path / 'here', tmp_path / 'there', first, second, told)
 
 

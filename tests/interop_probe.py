@@ -11,15 +11,22 @@ def load(directory, class_name, inputs, outputs):
   """Loads a model with a class of Transformers, says which keys did not fit, and saves what it gives."""
   import torch
   import transformers
-  model, told = getattr(transformers, class_name).from_pretrained(directory, output_loading_info=True, local_files_only=True)
+
+  model, told = getattr(transformers, class_name).from_pretrained(
+    directory, output_loading_info=True, local_files_only=True
+  )
   _save(model, inputs, outputs)
-  return {kind: sorted(map(str, names)) for kind, names in told.items()} | {'dtype': str(next(model.parameters()).dtype), 'torch': torch.__version__}
+  return {kind: sorted(map(str, names)) for kind, names in told.items()} | {
+    'dtype': str(next(model.parameters()).dtype),
+    'torch': torch.__version__,
+  }
 
 
 def save(directory, class_name, config, inputs, outputs, max_shard_size):
   """Makes a model with random weights, saves it as Transformers does, and what it gives."""
   import torch
   import transformers
+
   torch.manual_seed(1)
   model = getattr(transformers, class_name)(transformers.AlbertConfig(**config))
   with torch.no_grad():
@@ -32,6 +39,7 @@ def save(directory, class_name, config, inputs, outputs, max_shard_size):
 
 def _save(model, inputs, outputs):
   import torch
+
   model.eval()
   with np.load(inputs) as given:
     batch = {name: torch.from_numpy(given[name]).long() for name in given.files}
@@ -52,11 +60,17 @@ def _save(model, inputs, outputs):
 def tokenize(directory, texts):
   """The ids of texts by AutoTokenizer, without special tokens; and of one with them."""
   import transformers
+
   tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
   whole = tokenizer(texts[0], texts[0])
-  return {'class': type(tokenizer).__name__, 'ids': [tokenizer(text, add_special_tokens=False)['input_ids'] for text in texts],
-          'pair': {name: whole[name] for name in whole}, 'mask': tokenizer.mask_token_id, 'pad': tokenizer.pad_token_id,
-          'longest': tokenizer.model_max_length}
+  return {
+    'class': type(tokenizer).__name__,
+    'ids': [tokenizer(text, add_special_tokens=False)['input_ids'] for text in texts],
+    'pair': {name: whole[name] for name in whole},
+    'mask': tokenizer.mask_token_id,
+    'pad': tokenizer.pad_token_id,
+    'longest': tokenizer.model_max_length,
+  }
 
 
 def keras_hub(directory, inputs, outputs):
@@ -64,9 +78,14 @@ def keras_hub(directory, inputs, outputs):
   os.environ['KERAS_BACKEND'] = 'torch'
   import keras
   import keras_hub as hub
+
   backbone = hub.models.AlbertBackbone.from_preset(directory)
   with np.load(inputs) as given:
-    batch = {'token_ids': given['input_ids'], 'padding_mask': given['attention_mask'], 'segment_ids': given['token_type_ids']}
+    batch = {
+      'token_ids': given['input_ids'],
+      'padding_mask': given['attention_mask'],
+      'segment_ids': given['token_type_ids'],
+    }
   values = backbone(batch)
   np.savez(outputs, **{name: keras.ops.convert_to_numpy(value) for name, value in values.items()})
   return {'keras': keras.__version__, 'keras_hub': hub.__version__}

@@ -16,7 +16,9 @@ from converters import weight_map
 
 def _variables(albert):
   heads = [head for head in (albert.mlm_head, albert.sop_head) if head is not None]
-  return {v.name.removesuffix(':0'): v for part in (albert.encoder, *heads) for v in part.variables if v.dtype == 'float32'}
+  return {
+    v.name.removesuffix(':0'): v for part in (albert.encoder, *heads) for v in part.variables if v.dtype == 'float32'
+  }
 
 
 def test_every_variable_is_its_source_tensor(source):
@@ -82,9 +84,12 @@ def test_a_variable_that_is_not_in_the_table_is_refused(source, monkeypatch):
 def test_weights_that_are_not_finite_are_refused(own_module, value):
   def change(tensors):
     tensors['bert/pooler/dense/bias'][3] = value
+
   craft.rewrite_checkpoint(own_module, change)
-  with source_lib.open_source(str(own_module)) as source, pytest.raises(
-      errors.SourceError, match='NaN or infinity in bert/pooler/dense/bias'):
+  with (
+    source_lib.open_source(str(own_module)) as source,
+    pytest.raises(errors.SourceError, match='NaN or infinity in bert/pooler/dense/bias'),
+  ):
     build_encoder.build(source, source.parts)
 
 

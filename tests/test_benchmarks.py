@@ -54,15 +54,32 @@ def _unit(size, number, ratio):
   """A round in which this tool takes `ratio` of what its peers take."""
   theirs = 20 + _PARAMETERS[size] / 1e6
   return {
-      'size': size, 'round': number, 'order': [], 'complete': True, 'failures': [],
-      'release': {'ours': _usage(theirs * ratio, 1e9 + 10 * _PARAMETERS[size]), 'tf-models': _usage(theirs, 5e9),
-                  'machine': {'wall': theirs * ratio / 2, 'together': 1e9}},
-      'artifact': {'ours': {'graph': 3, 'encoder': 90, 'preprocessor': 10}, 'tf-models': {'graph': 40, 'encoder': 100, 'preprocessor': 20}},
-      **{step: {'ours': _figures(ratio), 'tf-models': _figures(1.0), 'huggingface': _figures(1.0), 'machine': _figures(0.2)}
-         for step in ('first', 'steady', 'training')},
-      'preprocessor': {'ours': {'seconds_per_text': ratio}, 'tf-models': {'seconds_per_text': 1.0}},
-      'disk': {'ours': {'seconds': 2.0}},
-      'bound': {'ours': {'peak': 2e9}},
+    'size': size,
+    'round': number,
+    'order': [],
+    'complete': True,
+    'failures': [],
+    'release': {
+      'ours': _usage(theirs * ratio, 1e9 + 10 * _PARAMETERS[size]),
+      'tf-models': _usage(theirs, 5e9),
+      'machine': {'wall': theirs * ratio / 2, 'together': 1e9},
+    },
+    'artifact': {
+      'ours': {'graph': 3, 'encoder': 90, 'preprocessor': 10},
+      'tf-models': {'graph': 40, 'encoder': 100, 'preprocessor': 20},
+    },
+    **{
+      step: {
+        'ours': _figures(ratio),
+        'tf-models': _figures(1.0),
+        'huggingface': _figures(1.0),
+        'machine': _figures(0.2),
+      }
+      for step in ('first', 'steady', 'training')
+    },
+    'preprocessor': {'ours': {'seconds_per_text': ratio}, 'tf-models': {'seconds_per_text': 1.0}},
+    'disk': {'ours': {'seconds': 2.0}},
+    'bound': {'ours': {'peak': 2e9}},
   }
 
 
@@ -71,10 +88,15 @@ def results(tmp_path):
   """Three rounds of all published sizes."""
   made = results_lib.Results(tmp_path / results_lib.NAME)
   made.values |= {
-      'machine': {'cpu': 'Some CPU', 'cores': 2, 'memory_bytes': 2**34, 'system': 'Some Linux'}, 'load_average': 0.1,
-      'versions': {'ours': {'python': '3.11'}}, 'import_tensorflow': _usage(2.0, 5e8),
-      'sizes': {size: {'parameters': int(count), 'module_bytes': int(4 * count)} for size, count in _PARAMETERS.items()},
-      'units': [_unit(size, number, ratio) for size in _PARAMETERS for number, ratio in enumerate((0.27, 0.24, 0.4), start=1)]}
+    'machine': {'cpu': 'Some CPU', 'cores': 2, 'memory_bytes': 2**34, 'system': 'Some Linux'},
+    'load_average': 0.1,
+    'versions': {'ours': {'python': '3.11'}},
+    'import_tensorflow': _usage(2.0, 5e8),
+    'sizes': {size: {'parameters': int(count), 'module_bytes': int(4 * count)} for size, count in _PARAMETERS.items()},
+    'units': [
+      _unit(size, number, ratio) for size in _PARAMETERS for number, ratio in enumerate((0.27, 0.24, 0.4), start=1)
+    ],
+  }
   return made
 
 
@@ -90,8 +112,10 @@ def test_a_ratio_is_of_one_round(results):
   assert _row('wall time of a release').spread(results.units('large')).rounds == 2
 
 
-@pytest.mark.parametrize('ratios, outcome', [
-    ((0.1, 0.2, 0.3), 'met'), ((0.1, 0.2, 0.9), 'met by the median'), ((0.1, 0.4, 0.9), 'missed'), ((), 'not measured')])
+@pytest.mark.parametrize(
+  'ratios, outcome',
+  [((0.1, 0.2, 0.3), 'met'), ((0.1, 0.2, 0.9), 'met by the median'), ((0.1, 0.4, 0.9), 'missed'), ((), 'not measured')],
+)
 def test_outcomes(ratios, outcome):
   row = figures.Row(figures.TF_MODELS, 'something', (), (), {'large': 0.3})
   assert row.outcome('large', figures.Spread.of(ratios) if ratios else None) == outcome
@@ -105,18 +129,30 @@ def test_a_share_is_to_be_large():
   assert row.outcome('base', figures.Spread.of((0.8, 0.9, 0.9))) == 'met by the median'
 
 
-@pytest.mark.parametrize('value, text', [(1234.5, '1234'), (12.345, '12.3'), (0.25, '0.25'), (0.00123, '0.00123'), (0.0000123, '0.000012'), (1.0, '1')])
+@pytest.mark.parametrize(
+  'value, text',
+  [(1234.5, '1234'), (12.345, '12.3'), (0.25, '0.25'), (0.00123, '0.00123'), (0.0000123, '0.000012'), (1.0, '1')],
+)
 def test_numbers(value, text):
   assert figures.number(value) == text
 
 
 def test_operations_of_a_forward_pass():
-  config = albert_config.AlbertConfig(vocab_size=10, embedding_size=2, hidden_size=4, num_hidden_layers=3, num_attention_heads=2,
-                                   intermediate_size=8, max_position_embeddings=16, type_vocab_size=2, hidden_dropout_prob=0,
-                                   attention_probs_dropout_prob=0)
-  # By hand, for two rows of 5 tokens. A layer: four products [10, 4] by [4, 4] are 640 multiplications, and two of [10, 4] by [4, 8] and
-  # back are 640; each of the two rows has scores and weighed values of 5 x 5 x 4 each, 400 in all. Before the layers [10, 2] by [2, 4],
-  # after them [2, 4] by [4, 4].
+  config = albert_config.AlbertConfig(
+    vocab_size=10,
+    embedding_size=2,
+    hidden_size=4,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=8,
+    max_position_embeddings=16,
+    type_vocab_size=2,
+    hidden_dropout_prob=0,
+    attention_probs_dropout_prob=0,
+  )
+  # By hand, for two rows of 5 tokens. A layer: four products [10, 4] by [4, 4] are 640 multiplications, and two of [10,
+  # 4] by [4, 8] and back are 640; each of the two rows has scores and weighed values of 5 x 5 x 4 each, 400 in all.
+  # Before the layers [10, 2] by [2, 4], after them [2, 4] by [4, 4].
   assert sizes.forward_flops(config, 2, 5) == 2 * (3 * (640 + 640 + 400) + 80 + 32)
   square = dataclasses.replace(config, embedding_size=4)  # nothing is projected
   assert sizes.forward_flops(square, 2, 5) == 2 * (3 * (640 + 640 + 400) + 32)
@@ -127,7 +163,9 @@ def test_parameters(module):
   # Tables of words, positions and types; layer norm; projection; block; pooler; heads.
   v, p, e, h, i = 200, 128, 8, 16, 24
   block = 4 * (h * h + h) + (h * i + i) + (i * h + h) + 4 * h
-  assert sizes.parameters(config) == (v + p + 2) * e + 2 * e + e * h + h + block + h * h + h + (h * e + e + 2 * e + v) + (2 * h + 2)
+  assert sizes.parameters(config) == (v + p + 2) * e + 2 * e + e * h + h + block + h * h + h + (
+    h * e + e + 2 * e + v
+  ) + (2 * h + 2)
 
 
 def test_a_straight_line():
@@ -146,7 +184,11 @@ def test_memory_and_time_of_a_process(run):
 
 def test_what_measures_imports_nothing_large(tmp_path):
   # A process' peak memory counts what started it: see measure.run.
-  measure.run([sys.executable, '-c', 'import sys, benchmarks.__main__; assert "tensorflow" not in sys.modules'], tmp_path / 'log', 60)
+  measure.run(
+    [sys.executable, '-c', 'import sys, benchmarks.__main__; assert "tensorflow" not in sys.modules'],
+    tmp_path / 'log',
+    60,
+  )
 
 
 def test_a_short_peak_counts(run):
@@ -156,7 +198,9 @@ def test_a_short_peak_counts(run):
 
 def test_descendants_count(run):
   child = 'import time; held = b\'x\' * 200_000_000; sum(range(3_000_000)); time.sleep(0.5)'
-  usage = run(f'import subprocess, sys; held = b"x" * 100_000_000; subprocess.run([sys.executable, "-c", "{child}"], check=True)')
+  usage = run(
+    f'import subprocess, sys; held = b"x" * 100_000_000; subprocess.run([sys.executable, "-c", "{child}"], check=True)'
+  )
   assert usage.peak >= 200_000_000
   assert usage.together >= 300_000_000  # both at the same time, while the largest is one
 
@@ -171,10 +215,17 @@ def test_commands_one_after_the_other():
   assert total == measure.Usage(5, 8, 30, 70, 0.1)
 
 
-@pytest.mark.parametrize('code, reason', [
+@pytest.mark.parametrize(
+  'code, reason',
+  [
     ('import sys; print("went on"); sys.exit("error: no such thing")', 'ended with status 1: error: no such thing'),
-    ('import os, signal; print("said so", flush=True); os.kill(os.getpid(), signal.SIGKILL)', 'ended with status -9: said so'),
-    ('raise SystemExit(3)', 'ended with status 3: it said nothing')])
+    (
+      'import os, signal; print("said so", flush=True); os.kill(os.getpid(), signal.SIGKILL)',
+      'ended with status -9: said so',
+    ),
+    ('raise SystemExit(3)', 'ended with status 3: it said nothing'),
+  ],
+)
 def test_a_command_that_fails(run, code, reason):
   with pytest.raises(measure.CommandError, match=reason):
     run(code)
@@ -201,7 +252,10 @@ def test_answers_of_probes(tmp_path):
 def test_the_page_says_what_was_missed(results):
   page = page_lib.text(results)
   assert '* wall time of a release, xxlarge: 0.27 (0.24 to 0.4), and the goal is at most 0.25' in page
-  assert '* inference, 8 x 128: share of a large matmul\'s GFLOP/s, base: 0.8 (0.8 to 0.8), and the goal is at least 0.85' in page
+  assert (
+    '* inference, 8 x 128: share of a large matmul\'s GFLOP/s, base: 0.8 (0.8 to 0.8), and the goal is at least 0.85'
+    in page
+  )
   assert '| wall time of a release | 0.27 (0.24 to 0.4) | 0.27 (0.24 to 0.4) **met by the median** |' in page
   assert '| first training step | 0.27 (0.24 to 0.4) **met** |' in page
   assert '2 cores of Some CPU' in page and 'R² 1.000' in page and 'a straight line' not in page
@@ -215,11 +269,15 @@ def test_a_crooked_line_is_missed(results):
     unit['release']['ours']['together'] = 3e9
   assert page_lib.verdict(results).startswith('Of 42 goals:')
   line = '* a straight line of the parameters, peak memory of a release, all processes together, GB: R² 0.'
-  assert line in page_lib.text(results) and 'the line of the floors' not in page_lib.text(results)  # which are all the same here
+  assert line in page_lib.text(results) and 'the line of the floors' not in page_lib.text(
+    results
+  )  # which are all the same here
   for unit in results.units('base'):
     unit['release']['machine']['together'] = 9e9
-  told, = (told for told in page_lib.text(results).splitlines() if told.startswith(line))
-  assert told.endswith(', and the goal is at least 0.95; the line of the floors has R² 0.200')  # 66.25² / (29305 * 3/4), by hand
+  (told,) = (told for told in page_lib.text(results).splitlines() if told.startswith(line))
+  assert told.endswith(
+    ', and the goal is at least 0.95; the line of the floors has R² 0.200'
+  )  # 66.25² / (29305 * 3/4), by hand
 
 
 def test_floors(results):
@@ -227,11 +285,17 @@ def test_floors(results):
   assert _row('hub.load').floor_spread(results.units('large')).median == pytest.approx(0.2)
   assert _row('steady training step').floor_spread(results.units('large')) is None
   page = page_lib.text(results)
-  assert '* wall time of a release, xxlarge: 0.27 (0.24 to 0.4), and the goal is at most 0.25; the floor is 0.135 (0.12 to 0.2)' in page
+  assert (
+    '* wall time of a release, xxlarge: 0.27 (0.24 to 0.4), and the goal is at most 0.25; the floor is 0.135 (0.12 to 0.2)'
+    in page
+  )
   assert 'GFLOP/s, base: 0.8 (0.8 to 0.8), and the goal is at least 0.85; the ceiling is 0.8 (0.8 to 0.8)' in page
-  floors = page[page.index('## Floors'):page.index('## Growth')]
+  floors = page[page.index('## Floors') : page.index('## Growth')]
   assert '| hub.load | 0.2 (0.2 to 0.2) |' in floors and 'training step' not in floors
-  assert '| peak memory of a release, all processes together, over 2.5 times the weights and importing TensorFlow | 0.5 (0.5 to 0.5) |' in floors
+  assert (
+    '| peak memory of a release, all processes together, over 2.5 times the weights and importing TensorFlow | 0.5 (0.5 to 0.5) |'
+    in floors
+  )
 
 
 def test_what_somebody_reached_is_not_below_a_floor(results):
@@ -250,7 +314,9 @@ def test_what_somebody_reached_is_not_below_a_floor(results):
 @pytest.fixture
 def ask(tmp_path):
   """A function that runs a probe, and returns what it has found."""
-  return lambda *arguments: measure.ask([sys.executable, '-m', *map(str, arguments)], tmp_path / 'log', 300, environment=releases.TENSORFLOW)[0]
+  return lambda *arguments: measure.ask(
+    [sys.executable, '-m', *map(str, arguments)], tmp_path / 'log', 300, environment=releases.TENSORFLOW
+  )[0]
 
 
 @pytest.mark.slow
@@ -264,7 +330,10 @@ def test_probes_of_fresh_processes(encoder_path, tmp_path, ask):
 
 @pytest.mark.slow
 def test_probes_of_floors(module, encoder_path, tmp_path, ask):
-  assert all(ask('benchmarks.probe_release_floor', part, module, tmp_path)['cpu'] > 0 for part in ('saving', 'source', 'reference', 'export'))
+  assert all(
+    ask('benchmarks.probe_release_floor', part, module, tmp_path)['cpu'] > 0
+    for part in ('saving', 'source', 'reference', 'export')
+  )
   assert (tmp_path / 'encoder.tar.gz').stat().st_size > 0
   first = ask('benchmarks.probe_first_floors', encoder_path, module)
   assert set(first) == {'load', 'first_call'} and all(value > 0 for value in first.values())
@@ -275,10 +344,13 @@ def test_probes_of_steady_calls(module, encoder_path, preprocessor_path, ask):
   answer = ask('benchmarks.probe_steady', module, encoder_path, encoder_path, '--seconds=0')
   assert len(answer['figures']) == 2
   for found in (*answer['figures'], answer['products']):
-    assert set(found) == {'steady_1x16', 'steady_1x128', 'steady_8x128', 'matmul_flops', 'inference_flops'} and all(v > 0 for v in found.values())
+    assert set(found) == {'steady_1x16', 'steady_1x128', 'steady_8x128', 'matmul_flops', 'inference_flops'} and all(
+      v > 0 for v in found.values()
+    )
   config = albert_config.read(module / 'assets/albert_config.json')
-  assert [found['inference_flops'] * found['steady_8x128'] for found in (*answer['figures'], answer['products'])] == pytest.approx(
-      [sizes.forward_flops(config, 8, 128)] * 2 + [sizes.kernel_flops(config, 8, 128)])
+  assert [
+    found['inference_flops'] * found['steady_8x128'] for found in (*answer['figures'], answer['products'])
+  ] == pytest.approx([sizes.forward_flops(config, 8, 128)] * 2 + [sizes.kernel_flops(config, 8, 128)])
   answer = ask('benchmarks.probe_preprocessor', preprocessor_path, preprocessor_path, '--seconds=0')
   assert len(answer['figures']) == 2 and all(found['seconds_per_text'] > 0 for found in answer['figures'])
 
@@ -383,6 +455,7 @@ def test_calls_in_turns():
 @pytest.fixture
 def clock(monkeypatch):
   """What was timed: `fast` takes 0.1 s, and `slow` what it is told to; the first of two calls takes 9 s but in the first of all turns."""
+
   class Clock:
     timed, slowest = [], 0.2
 
@@ -398,6 +471,7 @@ def clock(monkeypatch):
     made.timed.append(call)
     cold = len(made.timed) > 2 and len(made.timed) % 2 and made.slowest < 0.25
     return 9.0 if cold else 0.1 if call == made.fast else made.slowest
+
   monkeypatch.setattr(timing, 'timed', timed)
   return made
 
@@ -444,7 +518,7 @@ class _Contestants:
     return paths, {'export': measure.Usage(1, 2, 30, 40, 0)}
 
   def ask(self, command, log, timeout, cwd=None, environment=None):
-    probe, *arguments = command[command.index('-m') + 1:]
+    probe, *arguments = command[command.index('-m') + 1 :]
     probe = probe.removeprefix('benchmarks.probe_')
     paths = [os.path.relpath(path, self._work) for path in arguments if path.startswith('/')]
     self.asked.append((probe, *paths))
@@ -457,7 +531,10 @@ class _Contestants:
     usage = measure.Usage(1, 2, 30, 40, 0.01 * len(self.asked))
     if probe in ('steady', 'preprocessor'):
       paths = [path for path in paths if path.startswith('releases')]
-      return {'figures': [_figures(0.5 if 'ours' in path else 0.75) | {'seconds_per_text': 0.1} for path in paths], 'products': {'steady_1x16': 0.25}}, usage
+      return {
+        'figures': [_figures(0.5 if 'ours' in path else 0.75) | {'seconds_per_text': 0.1} for path in paths],
+        'products': {'steady_1x16': 0.25},
+      }, usage
     if probe in ('first', 'huggingface'):
       path = next(a for a in arguments if a.startswith('--outputs=')).removeprefix('--outputs=')
       theirs = 'tf-models' in path
@@ -481,13 +558,18 @@ def run_unit(module, tmp_path, monkeypatch):
     monkeypatch.setattr(releases, 'ours', lambda python, module, size, root, *_: contestants.release('ours', root))
     monkeypatch.setattr(releases, 'tf_models', lambda python, module, root, *_: contestants.release('tf-models', root))
     settled = []
-    monkeypatch.setattr(page_cache, 'settle', lambda directories, needed: settled.append([str(path.relative_to(work)) for path in needed]))
+    monkeypatch.setattr(
+      page_cache, 'settle', lambda directories, needed: settled.append([str(path.relative_to(work)) for path in needed])
+    )
     results = results_lib.Results(tmp_path / results_lib.NAME)
     results.values |= {'machine': {'cores': 2}, 'import_tensorflow': _usage(1, 1000)}
     names = [figures.TF_MODELS, figures.HUGGING_FACE, figures.OURS]
-    unit_lib.Unit(unit_lib.Bench(work, dict.fromkeys(names, 'python'), 60, console_lib.Console()), results, 'tiny', 1, names).run()
-    unit, = json.loads((tmp_path / results_lib.NAME).read_text(encoding='utf-8'))['units']
+    unit_lib.Unit(
+      unit_lib.Bench(work, dict.fromkeys(names, 'python'), 60, console_lib.Console()), results, 'tiny', 1, names
+    ).run()
+    (unit,) = json.loads((tmp_path / results_lib.NAME).read_text(encoding='utf-8'))['units']
     return unit, contestants.asked, settled
+
   return run
 
 
@@ -498,33 +580,54 @@ def _failed(unit):
 def test_a_unit(run_unit):
   unit, _, settled = run_unit()
   assert unit['complete'] and unit['order'] == ['tf-models', 'huggingface', 'ours']
-  assert all({'ours', 'tf-models'} == set(unit[step]) - {'machine'} for step in ('release', 'artifact', 'training', 'preprocessor'))
+  assert all(
+    {'ours', 'tf-models'} == set(unit[step]) - {'machine'}
+    for step in ('release', 'artifact', 'training', 'preprocessor')
+  )
   assert all({'ours', 'tf-models', 'huggingface'} == set(unit[step]) - {'machine'} for step in ('first', 'steady'))
-  assert (unit['steady']['ours']['steady_1x16'], unit['steady']['tf-models']['steady_1x16'], unit['steady']['machine']['steady_1x16']) == (0.5, 0.75, 0.25)
+  assert (
+    unit['steady']['ours']['steady_1x16'],
+    unit['steady']['tf-models']['steady_1x16'],
+    unit['steady']['machine']['steady_1x16'],
+  ) == (0.5, 0.75, 0.25)
   assert unit['first']['tf-models']['apart'] == 0
   assert unit['artifact']['ours'] == {'graph': 10, 'encoder': 110, 'preprocessor': 0}
   assert unit['bound']['ours'] == {'weights': 100, 'peak': 2.5 * 100 + 1000}
   # Four parts of 10 s each on two processors; but the whole release took 2.
   assert unit['release']['machine']['wall'] == 1 and unit['release']['machine']['together'] == 40
   assert _failed(unit) == [('ours', 'disk')]
-  assert settled == [['modules/tiny']] * 2 + [['modules/tiny', 'huggingface/tiny', 'releases/tiny/tf-models', 'releases/tiny/ours']]
-  assert [failure['reason'] for failure in run_unit()[0]['failures']] == ['took more than 1 s']  # what the probe left was in nobody's way
+  assert settled == [['modules/tiny']] * 2 + [
+    ['modules/tiny', 'huggingface/tiny', 'releases/tiny/tf-models', 'releases/tiny/ours']
+  ]
+  assert [failure['reason'] for failure in run_unit()[0]['failures']] == [
+    'took more than 1 s'
+  ]  # what the probe left was in nobody's way
 
 
 def test_loading_in_turns(run_unit):
   unit, asked, _ = run_unit()
-  one = [('first', 'releases/tiny/tf-models/encoder'), ('huggingface', 'huggingface/tiny'), ('first', 'releases/tiny/ours/encoder'),
-         ('first_floors', 'releases/tiny/ours/encoder', 'modules/tiny')]
+  one = [
+    ('first', 'releases/tiny/tf-models/encoder'),
+    ('huggingface', 'huggingface/tiny'),
+    ('first', 'releases/tiny/ours/encoder'),
+    ('first_floors', 'releases/tiny/ours/encoder', 'modules/tiny'),
+  ]
   assert asked[:12] == one + one[1:] + one[:1] + one[2:] + one[:2]
   # The first twelve processes, whose figures grow.
-  for step, who, places in (('first', 'ours', (3, 6, 9)), ('first', 'tf-models', (1, 8, 11)), ('first', 'machine', (4, 7, 10))):
+  for step, who, places in (
+    ('first', 'ours', (3, 6, 9)),
+    ('first', 'tf-models', (1, 8, 11)),
+    ('first', 'machine', (4, 7, 10)),
+  ):
     assert [run['load'] for run in unit[step][who]['runs']] == pytest.approx([place / 10 for place in places])
     assert unit[step][who]['load'] == pytest.approx(places[1] / 10)
 
 
 def test_a_contestant_without_a_model_is_named(run_unit):
   unit, _, _ = run_unit(broken=['tf-models'])
-  assert unit['complete'] and unit['failures'][0]['who'] == 'tf-models' and 'saved_model.pb' in unit['failures'][0]['reason']
+  assert (
+    unit['complete'] and unit['failures'][0]['who'] == 'tf-models' and 'saved_model.pb' in unit['failures'][0]['reason']
+  )
   assert all(set(unit[step]) - {'machine'} == {'ours'} for step in ('artifact', 'training', 'preprocessor'))
   assert all(set(unit[step]) - {'machine'} == {'ours', 'huggingface'} for step in ('first', 'steady'))
 
@@ -547,19 +650,32 @@ def test_who_cannot_be_loaded_is_left_out(run_unit):
 
 def test_whose_fault_it_is(run_unit):
   unit, _, _ = run_unit(failing=lambda probe, paths: probe == 'preprocessor' and 'tf-models' in paths[0])
-  assert _failed(unit) == [('tf-models', 'preprocessing'), ('ours', 'disk')] and set(unit['preprocessor']) == {'ours', 'machine'}
-  unit, _, _ = run_unit(failing=lambda probe, paths: probe == 'preprocessor' and len(paths) == 2)  # it is nobody's alone
+  assert _failed(unit) == [('tf-models', 'preprocessing'), ('ours', 'disk')] and set(unit['preprocessor']) == {
+    'ours',
+    'machine',
+  }
+  unit, _, _ = run_unit(
+    failing=lambda probe, paths: probe == 'preprocessor' and len(paths) == 2
+  )  # it is nobody's alone
   assert _failed(unit) == [('tf-models', 'preprocessing'), ('ours', 'preprocessing'), ('ours', 'disk')]
   unit, asked, _ = run_unit(broken=['tf-models'], failing=lambda probe, paths: probe == 'preprocessor')
-  assert ('ours', 'preprocessing') in _failed(unit) and [probe for probe, *_ in asked].count('preprocessor') == 1  # alone, it was already
+  assert ('ours', 'preprocessing') in _failed(unit) and [probe for probe, *_ in asked].count(
+    'preprocessor'
+  ) == 1  # alone, it was already
 
 
-@pytest.mark.parametrize('how, reason', [({'apart': 0.1}, '1.0e-01 from this tool\'s'), ({'shape': (2, 9, 4)}, 'of shape [2, 9, 4], and not [2, 16, 4]')])
+@pytest.mark.parametrize(
+  'how, reason',
+  [({'apart': 0.1}, '1.0e-01 from this tool\'s'), ({'shape': (2, 9, 4)}, 'of shape [2, 9, 4], and not [2, 16, 4]')],
+)
 def test_another_model_is_no_peer(run_unit, how, reason):
   unit, _, _ = run_unit(**how)
-  assert set(unit['first']) == set(unit['steady']) == {'ours', 'huggingface', 'machine'} and set(unit['training']) == {'ours'}
+  assert set(unit['first']) == set(unit['steady']) == {'ours', 'huggingface', 'machine'} and set(unit['training']) == {
+    'ours'
+  }
   assert [failure['reason'] for failure in unit['failures'] if failure['who'] == 'tf-models'] == [
-      f'its sequence_output is {reason}: its figures are of another model, and left out']
+    f'its sequence_output is {reason}: its figures are of another model, and left out'
+  ]
 
 
 def test_memory_for_what_is_needed(tmp_path, monkeypatch):
@@ -567,7 +683,11 @@ def test_memory_for_what_is_needed(tmp_path, monkeypatch):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b'1' * 100)
   given_up = []
-  monkeypatch.setattr(page_cache.os, 'posix_fadvise', lambda file, start, size, advice: given_up.append((os.readlink(f'/proc/self/fd/{file}'), advice)))
+  monkeypatch.setattr(
+    page_cache.os,
+    'posix_fadvise',
+    lambda file, start, size, advice: given_up.append((os.readlink(f'/proc/self/fd/{file}'), advice)),
+  )
   done = []
 
   class File(io.FileIO):
@@ -575,6 +695,7 @@ def test_memory_for_what_is_needed(tmp_path, monkeypatch):
       content = super().read(size)
       done.append((pathlib.Path(self.name).name, len(content)))
       return content
+
   monkeypatch.setattr(pathlib.Path, 'open', lambda path, *_, **__: done.append(path.name) or File(path))
   page_cache.settle([tmp_path, tmp_path / 'not there'], [tmp_path / 'needed', tmp_path / 'one'])
   assert given_up == [(str(tmp_path / 'needed_not'), os.POSIX_FADV_DONTNEED)]
@@ -592,15 +713,24 @@ def test_the_code_has_a_digest(tmp_path, monkeypatch):
   assert machine.code() != before
 
 
-@pytest.mark.parametrize('flag, said', [
-    ('--output=', 'it is empty'), ('--work_dir=', 'it is empty'), ('--output={file}', 'Not a directory|File exists'), ('--output={pages}', 'without results.json')])
+@pytest.mark.parametrize(
+  'flag, said',
+  [
+    ('--output=', 'it is empty'),
+    ('--work_dir=', 'it is empty'),
+    ('--output={file}', 'Not a directory|File exists'),
+    ('--output={pages}', 'without results.json'),
+  ],
+)
 def test_directories_that_are_none(tmp_path, flag, said):
   (tmp_path / 'file').write_text('')
   (tmp_path / 'pages').mkdir()
   (tmp_path / 'pages/README.md').write_text('somebody else\'s')
   flag = flag.format(file=tmp_path / 'file', pages=tmp_path / 'pages')
   flags = [f'--work_dir={tmp_path / "work"}', f'--output={tmp_path / "output"}', '--sizes=tiny', flag]
-  process = subprocess.run([sys.executable, '-m', 'benchmarks', *flags], cwd=measure.ROOT, capture_output=True, text=True, check=False)
+  process = subprocess.run(
+    [sys.executable, '-m', 'benchmarks', *flags], cwd=measure.ROOT, capture_output=True, text=True, check=False
+  )
   assert process.returncode == 2 and process.stderr.count('\n') == 1
   assert process.stderr.startswith('error: ') and re.search(said, process.stderr)
   assert (tmp_path / 'pages/README.md').read_text() == 'somebody else\'s'

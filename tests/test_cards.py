@@ -12,13 +12,19 @@ from export.release import collection
 from export.release import model_card
 from export.store import tree
 
-MODELS = [f'tensorflow/albert_en_demo{kind}/{version}' for kind in ('', '_preprocess', '_text') for version in (1, 2, 3, 4)
-          if (kind, version) != ('_text', 1)]
+MODELS = [
+  f'tensorflow/albert_en_demo{kind}/{version}'
+  for kind in ('', '_preprocess', '_text')
+  for version in (1, 2, 3, 4)
+  if (kind, version) != ('_text', 1)
+]
 COLLECTION = 'tensorflow/collections/albert/1'
 
 
 def _blocks(card):
-  return [token.content for token in markdown_it.MarkdownIt().parse(card) if token.type == 'fence' and token.info == 'python']
+  return [
+    token.content for token in markdown_it.MarkdownIt().parse(card) if token.type == 'fence' and token.info == 'python'
+  ]
 
 
 @pytest.mark.parametrize('path', [*MODELS, COLLECTION])
@@ -35,7 +41,11 @@ def test_every_python_block_runs(history, path, capsys):
   for name, shape in shapes:
     actual, said = namespace[name].shape, shape.split(', ')
     assert len(actual) == len(said), name
-    assert all(size == int(number) for size, number in zip(actual, said, strict=True) if number.isdigit()), (name, actual, said)
+    assert all(size == int(number) for size, number in zip(actual, said, strict=True) if number.isdigit()), (
+      name,
+      actual,
+      said,
+    )
   if path == COLLECTION or path.endswith(('demo/2', 'demo/3', 'demo/4')) or '_text/' in path:
     assert shapes
   if path.startswith('tensorflow/albert_en_demo/'):
@@ -79,26 +89,45 @@ def test_a_card_says_what_its_record_says(history, path):
       assert f'{figures["rms"]:.1e}, {figures["largest"]:.1e}' in card
     assert f'{record["parameters"]:,}, all trainable' in card and '| hidden size (H) | 16 |' in card
     assert record['preprocessor'] in card and ('.mlm' in card) == ('mlm' in record['heads']) == (version != '1')
-    outputs, gradient = (max(c['source'] for c in record['certificate'][group].values() if c['source'] is not None) for group in ('outputs', 'gradient'))
-    assert (f'Computed in float64, the published model and the source agree to {outputs:.1e} in all outputs and {gradient:.1e} in all gradients.\n') in card
+    outputs, gradient = (
+      max(c['source'] for c in record['certificate'][group].values() if c['source'] is not None)
+      for group in ('outputs', 'gradient')
+    )
+    assert (
+      f'Computed in float64, the published model and the source agree to {outputs:.1e} in all outputs and {gradient:.1e} in all gradients.\n'
+    ) in card
   elif record['kind'] == 'text':
     for name in ('pooled_output', 'serving_default/sequence_output'):
       figures = record['certificate']['outputs'][name]
       for figure in ('apart', 'allowed', 'control'):
         assert f'{figures[figure]["rms"]:.1e}, {figures[figure]["largest"]:.1e}' in card
-    assert f'{record["certificate"]["texts"]} awkward texts' in card and f'{record["parameters"]:,}, all trainable' in card
-    assert f'({model_card.BASE_URL}{record["encoder"]})' in card and f'({model_card.BASE_URL}{record["preprocessor"]})' in card
+    assert (
+      f'{record["certificate"]["texts"]} awkward texts' in card and f'{record["parameters"]:,}, all trainable' in card
+    )
+    assert (
+      f'({model_card.BASE_URL}{record["encoder"]})' in card
+      and f'({model_card.BASE_URL}{record["preprocessor"]})' in card
+    )
     assert ('### Version 4 (breaking)' in card) == (version == '4') and '### Version 2 (breaking)' not in card
   else:
-    assert ('vocab_size' in card) == (version >= '3') and ('1,200' in card) == (version == '4') and f'{record["certificate"]["tokens"]["values"]:,} ids' in card
+    assert (
+      ('vocab_size' in card) == (version >= '3')
+      and ('1,200' in card) == (version == '4')
+      and f'{record["certificate"]["tokens"]["values"]:,} ids' in card
+    )
 
 
 def test_collection_lists_the_newest_of_every_model(history):
   card = (history / f'{COLLECTION}.md').read_text()
   assert card.startswith(f'# Collection {COLLECTION.replace("/collections", "")}\n\nALBERT ')
-  assert re.search(r'\| \[tensorflow/albert_en_demo/4\]\(https://tfhub.dev/tensorflow/albert_en_demo/4\) \| 3 \| 16 \| 5,032 \| .*preprocess/4\) \| 1, 2, 3 \|', card)
+  assert re.search(
+    r'\| \[tensorflow/albert_en_demo/4\]\(https://tfhub.dev/tensorflow/albert_en_demo/4\) \| 3 \| 16 \| 5,032 \| .*preprocess/4\) \| 1, 2, 3 \|',
+    card,
+  )
   assert re.search(r'\| \[tensorflow/albert_en_demo_preprocess/4\]\(.*\) \| 1, 2, 3 \|', card)
-  text = re.search(r'\| \[tensorflow/albert_en_demo_text/4\]\(.*?\) \| \[(.*?)\]\(.*?\) \| \[(.*?)\]\(.*?\) \| (.*) \|', card)
+  text = re.search(
+    r'\| \[tensorflow/albert_en_demo_text/4\]\(.*?\) \| \[(.*?)\]\(.*?\) \| \[(.*?)\]\(.*?\) \| (.*) \|', card
+  )
   assert text.groups() == ('tensorflow/albert_en_demo/4', 'tensorflow/albert_en_demo_preprocess/4', '2, 3')
   assert card == collection.render(tree.at(history), 'tensorflow', catalog.Catalog().collection)
 

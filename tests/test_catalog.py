@@ -32,18 +32,28 @@ def test_published_history(catalog, size):
 def test_it_holds_the_collection_the_preprocessors_and_the_demo(catalog):
   assert (catalog.publisher, catalog.collection.name) == ('tensorflow', 'albert')
   for name in ('albert_en_preprocess', 'albert_en_demo_preprocess'):
-    assert [p for p in catalog.preprocessors if p.startswith(name + '/')] == [f'{name}/{version}' for version in (1, 2, 3, 4)]
+    assert [p for p in catalog.preprocessors if p.startswith(name + '/')] == [
+      f'{name}/{version}' for version in (1, 2, 3, 4)
+    ]
   assert catalog.newest_version('albert_en_demo') == 4 and catalog.source('albert_en_demo') is None
 
 
 def test_flags_come_before_the_catalog(catalog):
-  release = catalog.encoder('albert_en_large', 2, publisher='acme', interface='list', preprocessor='mine/2', changes=['A, B.'])
-  assert (release.path, release.interface, release.preprocessor.path) == ('acme/albert_en_large/2', 'list', 'acme/mine/2')
+  release = catalog.encoder(
+    'albert_en_large', 2, publisher='acme', interface='list', preprocessor='mine/2', changes=['A, B.']
+  )
+  assert (release.path, release.interface, release.preprocessor.path) == (
+    'acme/albert_en_large/2',
+    'list',
+    'acme/mine/2',
+  )
   assert release.changes[2] == ['A, B.'] and release.changes[1] == ['Initial release.']
 
 
 def test_a_model_that_the_catalog_lacks(catalog):
-  assert catalog.source('albert_en_preprocess') == 'https://tfhub.dev/google/albert_base/3'  # the first encoder's that names it
+  assert (
+    catalog.source('albert_en_preprocess') == 'https://tfhub.dev/google/albert_base/3'
+  )  # the first encoder's that names it
   assert catalog.source('albert_en_demo_preprocess') is None and catalog.newest_version('albert_en_preprocess') == 4
   assert catalog.source('albert_fr_base') is None and catalog.newest_version('albert_fr_base') is None
   release = catalog.encoder('albert_fr_base', 1)
@@ -52,40 +62,82 @@ def test_a_model_that_the_catalog_lacks(catalog):
 
 
 def test_a_version_is_in_the_catalog_or_the_next(catalog):
-  with pytest.raises(errors.UsageError, match='--version=5: the catalog has no such version of albert_en_large.*--change'):
+  with pytest.raises(
+    errors.UsageError, match='--version=5: the catalog has no such version of albert_en_large.*--change'
+  ):
     catalog.encoder('albert_en_large', 5)
   assert catalog.encoder('albert_en_large', 5, changes=['Retrained.']).changes[5] == ['Retrained.']
-  with pytest.raises(errors.UsageError, match='--version=6: the newest version of albert_en_large in the catalog is 4: give --version=5'):
+  with pytest.raises(
+    errors.UsageError, match='--version=6: the newest version of albert_en_large in the catalog is 4: give --version=5'
+  ):
     catalog.encoder('albert_en_large', 6, changes=['Retrained.'])
 
 
 # What is replaced by what, a text on the line of the broken file that the error is to name, and what it is to say.
 BROKEN = {
-    'no YAML': ('albert_base/3', 'albert_base/3: 3', 'albert_base/3: 3', 'mapping values are not allowed'),
-    'no publisher': ('publisher: tensorflow', 'editor: tensorflow', '# What is published', 'publisher'),
-    'no collection': ('collection:', 'collections:', '# What is published', 'collection'),
-    'unknown interface': ('interface: list', 'interface: tuple', 'interface: tuple', "'tuple' is not one of"),
-    'preprocessor without version': ('albert_en_preprocess/1', 'albert_en_preprocess', 'preprocessor: albert_en_preprocess\n', 'preprocessor: '),
-    'unknown preprocessor': ('albert_en_preprocess/1', 'albert_en_preprocess/9', 'albert_en_preprocess/9', 'no preprocessor albert_en_preprocess/9'),
-    'no language': ('    language: en', '', '  albert_en_base:', 'language'),
-    'unknown key': ('    language: en', '    language: en\n    tongue: en', 'tongue', "'tongue' was unexpected"),
-    'a model twice': ('  albert_en_large:', '  albert_en_base: # again', '# again', 'duplicate key "albert_en_base"'),
-    'a version twice': ('      2: *encoder_2', '      1: *encoder_2', '1: *encoder_2', 'duplicate key "1"'),
-    'a gap': ('      2: *encoder_2\n      3: *encoder_3', '      3: *encoder_3 # here', '# here', 'version 3 stands where version 2 should'),
-    'no version 1': ('      1: *encoder_1\n      2: *encoder_2', '      2: *encoder_2 # here', '# here', 'version 2 stands where version 1 should'),
-    'another order': ('      1: *encoder_1\n      2: *encoder_2', '      2: *encoder_2\n      1: *encoder_1', '2: *encoder_2',
-                      'version 2 stands where version 1 should'),
-    'version 2.0': ('      2: *encoder_2', '      2.0: *encoder_2', '2.0', "'2.0' does not match"),
-    'version "2"': ('      2: *encoder_2', '      "2": *encoder_2', '"2"', "version '2' is no number"),
-    'version 0': ('      2: *encoder_2', '      0: *encoder_2', '0: *encoder_2', "'0' does not match"),
-    'a preprocessor nobody can make': ('      4: *preprocessor_4', '      4: *preprocessor_4\n      5: *preprocessor_4', '5: *preprocessor_4',
-                                       'there are versions 1, 2, 3, 4'),
-    'one name for two': ('  albert_en_demo_preprocess:', '  albert_en_demo: # too', '# too', 'there is an encoder of this name'),
-    'changes that are none': ('          - Initial release.', '          - ""', '- ""', 'changes'),
-    'a change of two lines': ('          - Initial release.', '          - "a\\nb"', '"a\\nb"', 'changes'),
-    'a name with a line feed': ('publisher: tensorflow', 'publisher: "tensorflow\\n"', 'publisher:', 'does not match'),
-    'a preprocessor with a line feed': ('albert_en_preprocess/1', '"albert_en_preprocess/1\\n"', 'preprocess/1', 'does not match'),
-    'an unknown alias': ('*encoder_2', '*encoder_9', '*encoder_9', 'undefined alias'),
+  'no YAML': ('albert_base/3', 'albert_base/3: 3', 'albert_base/3: 3', 'mapping values are not allowed'),
+  'no publisher': ('publisher: tensorflow', 'editor: tensorflow', '# What is published', 'publisher'),
+  'no collection': ('collection:', 'collections:', '# What is published', 'collection'),
+  'unknown interface': ('interface: list', 'interface: tuple', 'interface: tuple', "'tuple' is not one of"),
+  'preprocessor without version': (
+    'albert_en_preprocess/1',
+    'albert_en_preprocess',
+    'preprocessor: albert_en_preprocess\n',
+    'preprocessor: ',
+  ),
+  'unknown preprocessor': (
+    'albert_en_preprocess/1',
+    'albert_en_preprocess/9',
+    'albert_en_preprocess/9',
+    'no preprocessor albert_en_preprocess/9',
+  ),
+  'no language': ('    language: en', '', '  albert_en_base:', 'language'),
+  'unknown key': ('    language: en', '    language: en\n    tongue: en', 'tongue', "'tongue' was unexpected"),
+  'a model twice': ('  albert_en_large:', '  albert_en_base: # again', '# again', 'duplicate key "albert_en_base"'),
+  'a version twice': ('      2: *encoder_2', '      1: *encoder_2', '1: *encoder_2', 'duplicate key "1"'),
+  'a gap': (
+    '      2: *encoder_2\n      3: *encoder_3',
+    '      3: *encoder_3 # here',
+    '# here',
+    'version 3 stands where version 2 should',
+  ),
+  'no version 1': (
+    '      1: *encoder_1\n      2: *encoder_2',
+    '      2: *encoder_2 # here',
+    '# here',
+    'version 2 stands where version 1 should',
+  ),
+  'another order': (
+    '      1: *encoder_1\n      2: *encoder_2',
+    '      2: *encoder_2\n      1: *encoder_1',
+    '2: *encoder_2',
+    'version 2 stands where version 1 should',
+  ),
+  'version 2.0': ('      2: *encoder_2', '      2.0: *encoder_2', '2.0', "'2.0' does not match"),
+  'version "2"': ('      2: *encoder_2', '      "2": *encoder_2', '"2"', "version '2' is no number"),
+  'version 0': ('      2: *encoder_2', '      0: *encoder_2', '0: *encoder_2', "'0' does not match"),
+  'a preprocessor nobody can make': (
+    '      4: *preprocessor_4',
+    '      4: *preprocessor_4\n      5: *preprocessor_4',
+    '5: *preprocessor_4',
+    'there are versions 1, 2, 3, 4',
+  ),
+  'one name for two': (
+    '  albert_en_demo_preprocess:',
+    '  albert_en_demo: # too',
+    '# too',
+    'there is an encoder of this name',
+  ),
+  'changes that are none': ('          - Initial release.', '          - ""', '- ""', 'changes'),
+  'a change of two lines': ('          - Initial release.', '          - "a\\nb"', '"a\\nb"', 'changes'),
+  'a name with a line feed': ('publisher: tensorflow', 'publisher: "tensorflow\\n"', 'publisher:', 'does not match'),
+  'a preprocessor with a line feed': (
+    'albert_en_preprocess/1',
+    '"albert_en_preprocess/1\\n"',
+    'preprocess/1',
+    'does not match',
+  ),
+  'an unknown alias': ('*encoder_2', '*encoder_9', '*encoder_9', 'undefined alias'),
 }
 
 
@@ -103,7 +155,9 @@ def test_broken_catalog_is_refused_with_the_line(tmp_path, fault):
   assert text.startswith(f'{path}:{line}: ') and message in text and text.endswith('mend the catalog'), text
 
 
-@pytest.mark.parametrize('content', ['', '- 1', '1', 'x: &a [*a]', 'x: \x07', '[' * 5000, '? [1, 2]\n: 3', 'x: !!python/object:os.system y'])
+@pytest.mark.parametrize(
+  'content', ['', '- 1', '1', 'x: &a [*a]', 'x: \x07', '[' * 5000, '? [1, 2]\n: 3', 'x: !!python/object:os.system y']
+)
 def test_what_is_no_catalog_is_one_line(tmp_path, content):
   path = tmp_path / 'catalog.yaml'
   path.write_text(content)
@@ -116,7 +170,11 @@ def test_a_missing_catalog_names_the_flag(tmp_path):
     catalog_lib.Catalog(tmp_path)
 
 
-ENTRY = {'interface': 'dict', 'preprocessor': 'albert_en_preprocess/3', 'changes': ['One: with "signs", # and more.', 'yes', 'x' * 300, 'ünï']}
+ENTRY = {
+  'interface': 'dict',
+  'preprocessor': 'albert_en_preprocess/3',
+  'changes': ['One: with "signs", # and more.', 'yes', 'x' * 300, 'ünï'],
+}
 
 
 @pytest.mark.parametrize('name', ['albert_en_base', 'albert_en_large', 'albert_en_xxlarge', 'albert_en_demo'])
@@ -135,12 +193,22 @@ def test_a_new_version_adds_lines_and_changes_none(tmp_path, name):
   assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize('edit', [
-    lambda t: t.replace('    versions:\n      1: *encoder_1\n      2: *encoder_2\n      3: *encoder_3\n      4: *encoder_4\n',
-                        '    versions: {1: *encoder_1, 2: *encoder_2, 3: *encoder_3, 4: *encoder_4}\n', 1),
+@pytest.mark.parametrize(
+  'edit',
+  [
+    lambda t: t.replace(
+      '    versions:\n      1: *encoder_1\n      2: *encoder_2\n      3: *encoder_3\n      4: *encoder_4\n',
+      '    versions: {1: *encoder_1, 2: *encoder_2, 3: *encoder_3, 4: *encoder_4}\n',
+      1,
+    ),
     lambda t: t.replace('    versions:\n      1: &encoder_1', '    versions: &all\n      1: &encoder_1', 1).replace(
-        '    versions:\n      1: *encoder_1\n      2: *encoder_2\n      3: *encoder_3\n      4: *encoder_4\n', '    versions: *all\n', 1),
-], ids=['in one line', 'shared'])
+      '    versions:\n      1: *encoder_1\n      2: *encoder_2\n      3: *encoder_3\n      4: *encoder_4\n',
+      '    versions: *all\n',
+      1,
+    ),
+  ],
+  ids=['in one line', 'shared'],
+)
 def test_versions_that_cannot_be_added_to_by_themselves(tmp_path, edit):
   path = tmp_path / 'catalog.yaml'
   path.write_text(edit(TEXT))
@@ -151,8 +219,11 @@ def test_versions_that_cannot_be_added_to_by_themselves(tmp_path, edit):
 
 def test_a_catalog_without_a_last_line_feed(tmp_path):
   path = tmp_path / 'catalog.yaml'
-  encoders, preprocessors = TEXT[TEXT.index('encoders:'):TEXT.index('preprocessors:')], TEXT[TEXT.index('preprocessors:'):]
-  path.write_text(TEXT[:TEXT.index('encoders:')] + preprocessors + encoders.rstrip())
+  encoders, preprocessors = (
+    TEXT[TEXT.index('encoders:') : TEXT.index('preprocessors:')],
+    TEXT[TEXT.index('preprocessors:') :],
+  )
+  path.write_text(TEXT[: TEXT.index('encoders:')] + preprocessors + encoders.rstrip())
   assert catalog_lib.Catalog(path).with_version('albert_en_demo', ENTRY)[0] == 5
 
 
@@ -172,6 +243,7 @@ def test_a_catalog_that_cannot_be_written_stays(tmp_path, monkeypatch):
 
   def full(self, target):
     raise OSError(28, 'No space left on device')
+
   monkeypatch.setattr('pathlib.Path.replace', full)
   with pytest.raises(errors.CatalogError, match='cannot write .*No space left'):
     catalog.write('other')
@@ -180,17 +252,25 @@ def test_a_catalog_that_cannot_be_written_stays(tmp_path, monkeypatch):
 
 def test_a_preprocessor_on_its_own_is_what_its_encoder_names(catalog):
   for version in (1, 3, 4):
-    assert catalog.preprocessor('albert_en_preprocess', version) == catalog.encoder('albert_en_base', version).preprocessor
+    assert (
+      catalog.preprocessor('albert_en_preprocess', version) == catalog.encoder('albert_en_base', version).preprocessor
+    )
   changed = catalog.preprocessor('albert_en_preprocess', 3, publisher='acme', changes=['Other.'])
-  assert changed.path == 'acme/albert_en_preprocess/3' and changed.changes[3] == ['Other.'] and len(changed.changes) == 3
-  with pytest.raises(errors.UsageError, match='--version=9: the catalog has versions 1, 2, 3, 4 of albert_en_preprocess'):
+  assert (
+    changed.path == 'acme/albert_en_preprocess/3' and changed.changes[3] == ['Other.'] and len(changed.changes) == 3
+  )
+  with pytest.raises(
+    errors.UsageError, match='--version=9: the catalog has versions 1, 2, 3, 4 of albert_en_preprocess'
+  ):
     catalog.preprocessor('albert_en_preprocess', 9)
 
 
 def test_text_has_the_history_of_its_two_parts(catalog):
   text = catalog.text(catalog.encoder('albert_en_large', 4, publisher='acme'))
   assert (text.path, text.breaking, sorted(text.changes)) == ('acme/albert_en_large_text/4', {4}, [2, 3, 4])
-  assert text.changes[2] == ['The encoder `acme/albert_en_large/2` with the preprocessor `acme/albert_en_preprocess/1`.']
+  assert text.changes[2] == [
+    'The encoder `acme/albert_en_large/2` with the preprocessor `acme/albert_en_preprocess/1`.'
+  ]
   later = catalog.text(catalog.encoder('albert_en_large', 5, changes=['More.'], preprocessor='albert_en_preprocess/4'))
   assert later.breaking == {4} and later.changes[5][0].startswith('The encoder `tensorflow/albert_en_large/5` ')
   assert catalog.text(catalog.encoder('albert_en_large', 3)).breaking == set()

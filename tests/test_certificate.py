@@ -31,14 +31,25 @@ def test_controls_leave_the_model_as_it_was_and_are_recorded(encoder_path, expec
   exported = exported_encoder.Exported(pathlib.Path(encoder_path), 'dict', widened=True)
   before = exported.outputs(batch, ['tokens'])
   controls = negative_controls.run(exported, batch, expected.outputs)
-  assert sorted(controls) == ['layer norms swapped', 'query and key swapped', 'value kernel transposed', 'word embedding shifted by a row']
+  assert sorted(controls) == [
+    'layer norms swapped',
+    'query and key swapped',
+    'value kernel transposed',
+    'word embedding shifted by a row',
+  ]
   assert all(distance > 1e6 * parity.OUTPUT_BOUND for distance in controls.values())
   after = exported.outputs(batch, ['tokens'])
   assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize('mistake', [lambda variables: [], lambda variables: [
-    (variables['pooler_transform/bias'], variables['pooler_transform/bias'].numpy() + 1e-7)]], ids=['none', 'too small'])
+@pytest.mark.parametrize(
+  'mistake',
+  [
+    lambda variables: [],
+    lambda variables: [(variables['pooler_transform/bias'], variables['pooler_transform/bias'].numpy() + 1e-7)],
+  ],
+  ids=['none', 'too small'],
+)
 def test_a_control_that_is_not_noticed_refuses_the_certificate(encoder_path, expecting, monkeypatch, mistake):
   batch, expected = expecting
   exported = exported_encoder.Exported(pathlib.Path(encoder_path), 'dict', widened=True)
@@ -54,8 +65,12 @@ def test_weights_that_hide_mistakes_are_refused(release, own_module, source, mon
   tensors = {row.tf1: read.get_tensor(row.tf1.replace('/key/', '/query/')) for row in rows.values()}
   for path in (own_module / 'variables').iterdir():
     path.unlink()
-  tf.raw_ops.SaveV2(prefix=str(own_module / 'variables/variables'), tensor_names=list(tensors), shape_and_slices=[''] * len(tensors),
-                    tensors=list(tensors.values()))
+  tf.raw_ops.SaveV2(
+    prefix=str(own_module / 'variables/variables'),
+    tensor_names=list(tensors),
+    shape_and_slices=[''] * len(tensors),
+    tensors=list(tensors.values()),
+  )
   with pytest.raises(errors.ParityError, match='a wrong model is not refused .query and key swapped.'):
     release(own_module)
   assert trees.leftovers(release.root) == []
@@ -64,6 +79,7 @@ def test_weights_that_hide_mistakes_are_refused(release, own_module, source, mon
 def test_weights_that_float32_cannot_tell_apart_are_told_apart_in_float64(encoder_path, examination, monkeypatch):
   """A few units in the last place of one weight, of which float32 sees nothing."""
   load = exported_encoder.Exported.__init__
+
   def moved(self, path, interface, widened=False):
     load(self, path, interface, widened)
     if widened:
@@ -71,63 +87,106 @@ def test_weights_that_float32_cannot_tell_apart_are_told_apart_in_float64(encode
       value = kernel.numpy()
       value[3, 5] *= 1 + 1e-6
       kernel.assign(value)
+
   monkeypatch.setattr(exported_encoder.Exported, '__init__', moved)
-  with pytest.raises(errors.ParityError, match="layer_2 is [^;]* from the source's graph in float64, more than 1e-09") as caught:
+  with pytest.raises(
+    errors.ParityError, match="layer_2 is [^;]* from the source's graph in float64, more than 1e-09"
+  ) as caught:
     examination.certify(pathlib.Path(encoder_path), 'dict')
   assert 'in float32' not in str(caught.value)
 
 
-@pytest.mark.parametrize('in_training, fault', [
-    (False, r'no parity .default/tokens/pooled_output is '), (True, 'default/tokens/pooled_output with training=True is ')])
+@pytest.mark.parametrize(
+  'in_training, fault',
+  [
+    (False, r'no parity .default/tokens/pooled_output is '),
+    (True, 'default/tokens/pooled_output with training=True is '),
+  ],
+)
 def test_another_default_of_the_encoder_is_refused(prove, module, monkeypatch, two_modes, in_training, fault):
   encode, exportable = encoder_lib.Outlined.encode, encoder_lib.exportable
+
   def wrong(self, inputs, training):
     outputs = encode(self, inputs, training)
     return dict(outputs, default=outputs['sequence_output'][:, 0]) if training or not in_training else outputs
+
   def changed(*args):
     root, _ = exportable(*args)
     inputs = ('input_word_ids', 'input_mask', 'input_type_ids')
+
     @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32, name=name) for name in inputs])
     def serving_default(*values):
       outputs = encoder_lib.traces(root, True).call(dict(zip(inputs, values, strict=True)), False)
-      return {name: outputs[name] for name in ('pooled_output', 'sequence_output')} | {'default': outputs['pooled_output']}
+      return {name: outputs[name] for name in ('pooled_output', 'sequence_output')} | {
+        'default': outputs['pooled_output']
+      }
+
     return root, {'serving_default': serving_default}
+
   monkeypatch.setattr(encoder_lib.Outlined, 'encode', wrong)
   monkeypatch.setattr(encoder_lib, 'exportable', changed)
   with pytest.raises(errors.ParityError, match=fault):
     prove(module, mlm=False)
 
 
-@pytest.mark.parametrize('wrong', [
+@pytest.mark.parametrize(
+  'wrong',
+  [
     pytest.param(lambda call, ids, mask, types: call(ids, types, mask), marks=pytest.mark.slow),
     lambda call, ids, mask, types: call(ids, tf.ones_like(mask), types),
-    pytest.param(lambda call, ids, mask, types: {name: value * 1.001 for name, value in call(ids, mask, types).items()}, marks=pytest.mark.slow),
-    lambda call, ids, mask, types: dict(call(ids, mask, types), default=call(ids, mask, types)['sequence_output'][:, 0])],
-    ids=['mask and types swapped', 'no mask', 'scaled', 'another default'])
+    pytest.param(
+      lambda call, ids, mask, types: {name: value * 1.001 for name, value in call(ids, mask, types).items()},
+      marks=pytest.mark.slow,
+    ),
+    lambda call, ids, mask, types: dict(
+      call(ids, mask, types), default=call(ids, mask, types)['sequence_output'][:, 0]
+    ),
+  ],
+  ids=['mask and types swapped', 'no mask', 'scaled', 'another default'],
+)
 def test_a_signature_that_computes_something_else_is_refused(prove, module, monkeypatch, wrong):
   exportable = encoder_lib.exportable
+
   def changed(*args):
     root, _ = exportable(*args)
     encode = encoder_lib.traces(root, False)
+
     def call(*inputs):
       outputs = encode.call(dict(zip(('input_word_ids', 'input_mask', 'input_type_ids'), inputs, strict=True)), False)
       return {name: outputs[name] for name in ('default', 'pooled_output', 'sequence_output')}
-    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32, name=name) for name in ('input_word_ids', 'input_mask', 'input_type_ids')])
+
+    @tf.function(
+      input_signature=[
+        tf.TensorSpec([None, None], tf.int32, name=name) for name in ('input_word_ids', 'input_mask', 'input_type_ids')
+      ]
+    )
     def serving_default(input_word_ids, input_mask, input_type_ids):
       return wrong(call, input_word_ids, input_mask, input_type_ids)
+
     return root, {'serving_default': serving_default}
+
   monkeypatch.setattr(encoder_lib, 'exportable', changed)
   with pytest.raises(errors.ParityError, match='no parity .(default|serving_default)/'):
     prove(module, mlm=False)
 
 
-@pytest.mark.parametrize('output', ['serving_default/pooled_output', 'serving_default/sequence_output', 'default/tokens/pooled_output',
-                                    'default/mlm/pooled_output', 'sop/layer_1'])
+@pytest.mark.parametrize(
+  'output',
+  [
+    'serving_default/pooled_output',
+    'serving_default/sequence_output',
+    'default/tokens/pooled_output',
+    'default/mlm/pooled_output',
+    'sop/layer_1',
+  ],
+)
 def test_signature_and_default_are_compared(encoder_path, examination, monkeypatch, output):
   outputs = exported_encoder.Exported.outputs
+
   def changed(self, batch, signatures, training=False):
     result = outputs(self, batch, signatures, training)
     return result | {output: result[output] + np.float32(1e-3)} if output in result else result
+
   monkeypatch.setattr(exported_encoder.Exported, 'outputs', changed)
   with pytest.raises(errors.ParityError, match=f'no parity .{output} is '):
     examination.certify(pathlib.Path(encoder_path), 'dict')
@@ -135,12 +194,16 @@ def test_signature_and_default_are_compared(encoder_path, examination, monkeypat
 
 def test_wrong_weights_that_no_batch_reaches_are_not_published(release, module, monkeypatch):
   apply = weight_map.Transform.apply
+
   def wrong(self, value, shape):
     value = apply(self, value, shape)
     return np.concatenate([value[:100], value[:99:-1]]) if shape == (128, 8) else value  # the last positions reversed
+
   monkeypatch.setattr(weight_map.Transform, 'invert', apply)  # which verification does with the right one
   monkeypatch.setattr(weight_map.Transform, 'apply', wrong)
-  with pytest.raises(errors.IntegrityError, match="position_embedding/embeddings is not the source's embeddings.position"):
+  with pytest.raises(
+    errors.IntegrityError, match="position_embedding/embeddings is not the source's embeddings.position"
+  ):
     release(module)
   assert trees.leftovers(release.root) == []
 
@@ -148,12 +211,21 @@ def test_wrong_weights_that_no_batch_reaches_are_not_published(release, module, 
 def test_record_has_the_certificate_of_every_output_and_layer(released):
   record = json.loads((released.root / 'tensorflow/albert_en_tiny/2.release.json').read_text())['certificate']
   assert list(record['outputs']) == [
-      'pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs', 'layer_0', 'layer_1', 'layer_2']
+    'pooled_output',
+    'sequence_output',
+    'mlm_logits',
+    'sop_log_probs',
+    'layer_0',
+    'layer_1',
+    'layer_2',
+  ]
   assert record['against'] == 'graph' and record['bounds'] == {'outputs': 1e-9, 'gradient': 1e-8, 'controls': 1e-6}
   for check in record['outputs'].values():
     assert check['values'] and 0 <= check['source'] < 1e-14 and 0 <= check['reference'] < 1e-14
     float32 = check['float32']
-    assert 1e-9 < float32['export']['rms'] <= float32['allowed']['rms'] < 1e-5 and 1e-9 < float32['source']['rms'] < 1e-5
+    assert (
+      1e-9 < float32['export']['rms'] <= float32['allowed']['rms'] < 1e-5 and 1e-9 < float32['source']['rms'] < 1e-5
+    )
   assert len(record['controls']) == 4 and record['dropout'] is False
   assert len(record['gradient']) == 32
   for check in record['gradient'].values():
@@ -163,17 +235,23 @@ def test_record_has_the_certificate_of_every_output_and_layer(released):
 def test_a_model_that_trains_otherwise_is_refused(encoder_path, examination, monkeypatch):
   # Right outputs, wrong derivatives by one weight.
   gradient = exported_encoder.Exported.gradient
+
   def wrong(self, scalar):
     result, outputs = gradient(self, scalar)
     return result | {name: result[name] * 0.99 for name in ['transformer/self_attention/query/kernel']}, outputs
+
   monkeypatch.setattr(exported_encoder.Exported, 'gradient', wrong)
-  with pytest.raises(errors.ParityError, match=r'the derivative by attention.query.kernel is [^;]*; the derivative by attention.query.kernel is [^;]*\) in'):
+  with pytest.raises(
+    errors.ParityError,
+    match=r'the derivative by attention.query.kernel is [^;]*; the derivative by attention.query.kernel is [^;]*\) in',
+  ):
     examination.certify(pathlib.Path(encoder_path), 'dict')
 
 
 def test_a_variable_without_a_gradient_is_refused(prove, module, monkeypatch):
   # As a converter would make it that freezes the embeddings.
   from official.nlp.modeling import layers
+
   call = layers.OnDeviceEmbedding.call
   monkeypatch.setattr(layers.OnDeviceEmbedding, 'call', lambda self, inputs: tf.stop_gradient(call(self, inputs)))
   monkeypatch.setattr(exported_encoder.Exported, 'stopped_gradients', lambda self: [])  # which would refuse it before
@@ -193,7 +271,12 @@ def test_a_variable_that_is_frozen_in_training_alone_is_refused(prove, make_modu
   class Frozen(networks.AlbertEncoder):
     def __call__(self, inputs, training=False):
       outputs = super().__call__(inputs, training=training)
-      return {k: tf.nest.map_structure(lambda v: v * 0 + tf.stop_gradient(v), o) for k, o in outputs.items()} if training else outputs
+      return (
+        {k: tf.nest.map_structure(lambda v: v * 0 + tf.stop_gradient(v), o) for k, o in outputs.items()}
+        if training
+        else outputs
+      )
+
   monkeypatch.setattr(networks, 'AlbertEncoder', Frozen)
   monkeypatch.setattr(exported_encoder.Exported, 'stopped_gradients', lambda self: [])  # which would refuse it before
   fault = 'the gradient by .* is zero, infinite or NaN with training=True' if dropout else 'the derivative by .* is '
@@ -203,11 +286,16 @@ def test_a_variable_that_is_frozen_in_training_alone_is_refused(prove, make_modu
 
 @pytest.mark.parametrize('wrong', [pytest.param('layer outputs detached', marks=pytest.mark.slow), 'sop head detached'])
 def test_an_output_that_does_not_train_the_encoder_is_refused(prove, module, wrong):
-  with wrong_conversions.WRONG_CONVERSIONS[wrong](), pytest.raises(errors.ParityError, match='the gradient is stopped at .*StopGradient'):
+  with (
+    wrong_conversions.WRONG_CONVERSIONS[wrong](),
+    pytest.raises(errors.ParityError, match='the gradient is stopped at .*StopGradient'),
+  ):
     prove(module)
 
 
-@pytest.mark.parametrize('form', [pytest.param('graph', marks=pytest.mark.slow), 'weights'])  # graphs: test_trials has one in every run
+@pytest.mark.parametrize(
+  'form', [pytest.param('graph', marks=pytest.mark.slow), 'weights']
+)  # graphs: test_trials has one in every run
 @pytest.mark.parametrize('wrong', [None, 'half of each layer in training', 'dropout rates of 0.5'])
 def test_another_training_mode_is_refused_with_dropout(prove, make_module, monkeypatch, wrong, form):
   module, open_source = make_module(**DROPOUT), source_lib.open_source
@@ -223,14 +311,19 @@ def test_another_training_mode_is_refused_with_dropout(prove, make_module, monke
   if wrong is None:
     assert prove(module, mlm=False, sop=False)[1].against == ('graph' if form == 'graph' else 'reference')
     return
-  with wrong_conversions.WRONG_CONVERSIONS[wrong](), pytest.raises(errors.ParityError, match='tokens/sequence_output with training=True is '):
+  with (
+    wrong_conversions.WRONG_CONVERSIONS[wrong](),
+    pytest.raises(errors.ParityError, match='tokens/sequence_output with training=True is '),
+  ):
     prove(module, mlm=False, sop=False)
 
 
 def test_too_few_layers_are_refused(encoder_path, examination, monkeypatch):
   outputs = exported_encoder.Exported.outputs
+
   def fewer(self, *args, **kwargs):
     return {name: value for name, value in outputs(self, *args, **kwargs).items() if name != 'tokens/layer_1'}
+
   monkeypatch.setattr(exported_encoder.Exported, 'outputs', fewer)
   with pytest.raises(errors.ParityError, match='layer_1 is missing in the export'):
     examination.certify(pathlib.Path(encoder_path), 'dict')
@@ -248,6 +341,7 @@ def test_a_module_that_trains_otherwise_is_refused(own_module, prove):
   def edit(meta_graph):
     tanh = meta_graph.signature_def['mlm'].outputs['pooled_output'].name.split(':')[0]
     next(n for n in meta_graph.graph_def.node if n.name == tanh).op = 'Identity'
+
   modules.edit_graph(own_module, edit, ['train'])
   with pytest.raises(errors.ParityError, match="the derivative by pooler.kernel is [^;]* from the source's graph"):
     prove(own_module)
@@ -262,21 +356,30 @@ def test_dropout_is_in_the_training_mode_alone(with_dropout, batch):
   assert measures.distance(first, second).rms > 0.1
 
 
-@pytest.mark.parametrize('changes, made, fault', [
+@pytest.mark.parametrize(
+  'changes, made, fault',
+  [
     (DROPOUT, {}, 'training=True is not random, but the config has dropout'),
     pytest.param({}, DROPOUT, 'training=True is random, but the config has no dropout', marks=pytest.mark.slow),
-    pytest.param({}, dict(always=True), '/pooled_output is ', marks=pytest.mark.slow)])
+    pytest.param({}, dict(always=True), '/pooled_output is ', marks=pytest.mark.slow),
+  ],
+)
 def test_dropout_that_is_not_the_configs_is_refused(prove, make_module, monkeypatch, two_modes, changes, made, fault):
   class Wrong(networks.AlbertEncoder):
     def __init__(self, **kwargs):
-      rates = {'dropout_rate': made.get('hidden_dropout', 0.0), 'attention_dropout_rate': made.get('attention_dropout', 0.0)}
+      rates = {
+        'dropout_rate': made.get('hidden_dropout', 0.0),
+        'attention_dropout_rate': made.get('attention_dropout', 0.0),
+      }
       super().__init__(**(kwargs | rates))
+
     def __call__(self, inputs, training=False):
       outputs = super().__call__(inputs, training=training)
       if made.get('always'):
         noise = tf.random.uniform(tf.shape(outputs['pooled_output']), -1e-3, 1e-3)
         outputs = dict(outputs, pooled_output=outputs['pooled_output'] + noise)
       return outputs
+
   monkeypatch.setattr(networks, 'AlbertEncoder', Wrong)
   with pytest.raises(errors.ParityError, match=fault):
     prove(make_module(**changes))
@@ -285,7 +388,9 @@ def test_dropout_that_is_not_the_configs_is_refused(prove, make_module, monkeypa
 def test_a_large_model_is_examined_one_side_after_the_other(encoder_path, examination, monkeypatch):
   monkeypatch.setattr(encoder_certificate, '_SMALL', 0)
   steps = []
-  result = examination.certify(pathlib.Path(encoder_path), 'dict', lambda name: steps.append(name) or contextlib.nullcontext())
+  result = examination.certify(
+    pathlib.Path(encoder_path), 'dict', lambda name: steps.append(name) or contextlib.nullcontext()
+  )
   assert steps.index('run the export in float32') < steps.index('wait for the source') < steps.index('widen the export')
   assert 'wait for the gradient' not in steps and len(result.gradient) == 32
 
@@ -293,7 +398,12 @@ def test_a_large_model_is_examined_one_side_after_the_other(encoder_path, examin
 @pytest.mark.parametrize('call', ['mlm/pooled_output', 'sop/sequence_output', 'mlm/mlm_logits'])
 def test_an_output_that_one_call_lacks_is_refused(encoder_path, examination, monkeypatch, call):
   outputs = exported_encoder.Exported.outputs
-  monkeypatch.setattr(exported_encoder.Exported, 'outputs', lambda self, *args, **kwargs: {
-      name: value for name, value in outputs(self, *args, **kwargs).items() if name != call})
+  monkeypatch.setattr(
+    exported_encoder.Exported,
+    'outputs',
+    lambda self, *args, **kwargs: {
+      name: value for name, value in outputs(self, *args, **kwargs).items() if name != call
+    },
+  )
   with pytest.raises(errors.ParityError, match=f'{call} is missing in the export'):
     examination.certify(pathlib.Path(encoder_path), 'dict')

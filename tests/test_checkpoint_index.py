@@ -22,14 +22,16 @@ def test_index_is_read_like_tensorflow_reads_it(encoder_path):
     assert entry.dtype == reader.get_variable_to_dtype_map()[name].as_datatype_enum
     assert list(entry.shape) == shape
     if reader.get_variable_to_dtype_map()[name] == tf.float32:
-      assert np.array_equal(np.frombuffer(data, '<f4', entry.size // 4, entry.offset).reshape(shape), reader.get_tensor(name))
+      assert np.array_equal(
+        np.frombuffer(data, '<f4', entry.size // 4, entry.offset).reshape(shape), reader.get_tensor(name)
+      )
 
 
 @pytest.mark.parametrize('position', [0.0, 0.2, 0.5, 0.8, 1.0])
 def test_cut_index_is_refused(encoder_path, tmp_path, position):
   content = (pathlib.Path(encoder_path) / 'variables/variables.index').read_bytes()
   path = tmp_path / 'variables.index'
-  path.write_bytes(content[:int(position * (len(content) - 1))])
+  path.write_bytes(content[: int(position * (len(content) - 1))])
   with pytest.raises(errors.CheckpointError, match='no checkpoint index in .*variables.index'):
     checkpoint_index.read(path)
 

@@ -20,11 +20,22 @@ from export.store import publish
 
 
 def test_what_it_prints_and_records(export, module, tmp_path):
-  first = export(f'--source={module}', '--version=2', '--export_root=here', '--with_text', PYTHONHASHSEED='0')  # by the real interpreter
+  first = export(
+    f'--source={module}', '--version=2', '--export_root=here', '--with_text', PYTHONHASHSEED='0'
+  )  # by the real interpreter
   assert first.returncode == 0 and first.stderr == ''
   # What it printed names every path, and the figures.
-  for word in ('tensorflow/albert_en_tiny/2 from', 'here/tensorflow/albert_en_tiny/2.release.json', 'kB', 'parameters',
-               'sequence_output', 'query and key swapped', 'here/tensorflow/albert_en_tiny_text/2.release.json', 'From text to vectors, 23 texts', ' s\n'):
+  for word in (
+    'tensorflow/albert_en_tiny/2 from',
+    'here/tensorflow/albert_en_tiny/2.release.json',
+    'kB',
+    'parameters',
+    'sequence_output',
+    'query and key swapped',
+    'here/tensorflow/albert_en_tiny_text/2.release.json',
+    'From text to vectors, 23 texts',
+    ' s\n',
+  ):
     assert word in first.stdout, first.stdout
 
   # The record is true.
@@ -39,19 +50,36 @@ def test_what_it_prints_and_records(export, module, tmp_path):
 
   # A second export of the same version is refused; another encoder keeps the companion.
   before = trees.tree_bytes(tmp_path / 'here')
-  commands.fails(export(f'--source={module}', '--version=2', '--export_root=here'), 1, 'tensorflow/albert_en_tiny/2 exists in here')
-  for version, words in (('1', ('--version=1', 'tensorflow/albert_en_tiny/2 is in here already')), ('4', ('--version=4', 'give --version=3'))):
+  commands.fails(
+    export(f'--source={module}', '--version=2', '--export_root=here'), 1, 'tensorflow/albert_en_tiny/2 exists in here'
+  )
+  for version, words in (
+    ('1', ('--version=1', 'tensorflow/albert_en_tiny/2 is in here already')),
+    ('4', ('--version=4', 'give --version=3')),
+  ):
     commands.fails(export(f'--source={module}', f'--version={version}', '--export_root=here'), 2, *words)
   assert trees.tree_bytes(tmp_path / 'here') == before
   plan = export(f'--source={module}', '--version=3', '--export_root=here', '--dry_run')
   assert plan.returncode == 0 and plan.stderr == '' and trees.tree_bytes(tmp_path / 'here') == before
-  for word in ('is there: kept if this export gives it the same bytes', 'new; compared with tensorflow/albert_en_tiny/2', 'dict in, dict out',
-               '.mlm, .sop', '32 tensors', 'Initial release.', 'Dry run: nothing was written.', record['source']['sp_model']['name']):
+  for word in (
+    'is there: kept if this export gives it the same bytes',
+    'new; compared with tensorflow/albert_en_tiny/2',
+    'dict in, dict out',
+    '.mlm, .sop',
+    '32 tensors',
+    'Initial release.',
+    'Dry run: nothing was written.',
+    record['source']['sp_model']['name'],
+  ):
     assert word in plan.stdout, plan.stdout
   third = export(f'--source={module}', '--version=3', '--export_root=here')
-  assert third.returncode == 0 and 'Kept, with the same bytes: here/tensorflow/albert_en_tiny_preprocess/3' in third.stdout
+  assert (
+    third.returncode == 0 and 'Kept, with the same bytes: here/tensorflow/albert_en_tiny_preprocess/3' in third.stdout
+  )
   after = trees.tree_bytes(tmp_path / 'here')
-  assert {n: c for n, c in after.items() if n in before and 'collections' not in n} == {n: c for n, c in before.items() if 'collections' not in n}
+  assert {n: c for n, c in after.items() if n in before and 'collections' not in n} == {
+    n: c for n, c in before.items() if 'collections' not in n
+  }
   # The plan named every file, and no other.
   planned = {line.strip().removeprefix('here/') for line in plan.stdout.splitlines() if line.startswith('  here/')}
   assert {n.partition('3/')[0] + '3/' if '/3/' in n else n for n in after if n not in before} == planned
@@ -63,37 +91,42 @@ def test_what_a_terminal_would_obey_is_shown_and_not_sent(export, own_module):
   commands.fails(export(f'--source={own_module}'), 1, r'operation NoOp\x1b[2J\x07 at node')
   path = own_module / 'variables/variables.index'
   pairs = craft.index_pairs(path)
-  path.write_bytes(craft.index([craft.block([*pairs, (b'zz\xff\x1b[2J', pairs[-1][1][:-5] + craft.field(5, 1 << 40))])]))
+  path.write_bytes(
+    craft.index([craft.block([*pairs, (b'zz\xff\x1b[2J', pairs[-1][1][:-5] + craft.field(5, 1 << 40))])])
+  )
   commands.fails(export(f'--source={own_module}'), 1, r'zz\udcff\x1b[2J ends behind the data file')
 
 
 COLLECTION = 'tensorflow/collections/albert/1.md'
 USAGE = {
-    'unknown flag': (['--sauce=x'], 'sauce'),
-    'version 0': (['--version=0'], '--version=0'),
-    'version 2.0': (['--version=2.0'], '2.0'),
-    'negative version': (['--version=-1'], '--version=-1'),
-    'a model with a slash': (['--model=a/b'], '--model=a/b'),
-    'no model': (['--model='], '--model='),
-    'publisher with dots': (['--publisher=..'], '--publisher=..'),
-    'preprocessor without a version': (['--preprocessor=x'], '--preprocessor=x: give NAME/VERSION'),
-    'preprocessor version 9': (['--preprocessor=x/9'], 'preprocessor version 9'),
-    'preprocessor with the same name': (['--preprocessor=albert_en_tiny/1'], 'both albert_en_tiny'),
-    'no source': (['--source='], 'no --source'),
-    'long model name': (['--model=' + 'a' * 101], '--model=aaa'),
-    'empty export root': (['--export_root='], '--export_root= is empty'),
-    'a version beyond the next': (['--model=albert_en_large', '--version=9', '--change=x'], 'give --version=5'),
-    'the next version without a change': (['--model=albert_en_large', '--version=5'], '--change'),
-    'empty change': (['--change= '], '--change= is empty'),
-    'no key': (['--sign_key=nothing'], '--sign_key=nothing'),
-    'unknown interface': (['--io=tuple'], 'tuple'),
-    'heads with the list interface': (['--io=list', '--mlm'], '--io=dict'),
-    'a digest that is none': (['--source_sha256=abc'], '--source_sha256=abc: give 64 hexadecimal digits'),
-    'a cap of nothing': (['--max_source_bytes=0'], 'max_source_bytes'),
-    'text of lists': (['--io=list', '--with_text'], '--with_text with the list interface'),
-    'text of a long name': (['--model=' + 'a' * 96, '--with_text'], 'a_text is too long a name'),
-    'text under the name of the preprocessor': (['--preprocessor=albert_en_tiny_text/3', '--with_text'], '--preprocessor is albert_en_tiny_text'),
-    'no flag': (['module'], "'module' is no flag"),
+  'unknown flag': (['--sauce=x'], 'sauce'),
+  'version 0': (['--version=0'], '--version=0'),
+  'version 2.0': (['--version=2.0'], '2.0'),
+  'negative version': (['--version=-1'], '--version=-1'),
+  'a model with a slash': (['--model=a/b'], '--model=a/b'),
+  'no model': (['--model='], '--model='),
+  'publisher with dots': (['--publisher=..'], '--publisher=..'),
+  'preprocessor without a version': (['--preprocessor=x'], '--preprocessor=x: give NAME/VERSION'),
+  'preprocessor version 9': (['--preprocessor=x/9'], 'preprocessor version 9'),
+  'preprocessor with the same name': (['--preprocessor=albert_en_tiny/1'], 'both albert_en_tiny'),
+  'no source': (['--source='], 'no --source'),
+  'long model name': (['--model=' + 'a' * 101], '--model=aaa'),
+  'empty export root': (['--export_root='], '--export_root= is empty'),
+  'a version beyond the next': (['--model=albert_en_large', '--version=9', '--change=x'], 'give --version=5'),
+  'the next version without a change': (['--model=albert_en_large', '--version=5'], '--change'),
+  'empty change': (['--change= '], '--change= is empty'),
+  'no key': (['--sign_key=nothing'], '--sign_key=nothing'),
+  'unknown interface': (['--io=tuple'], 'tuple'),
+  'heads with the list interface': (['--io=list', '--mlm'], '--io=dict'),
+  'a digest that is none': (['--source_sha256=abc'], '--source_sha256=abc: give 64 hexadecimal digits'),
+  'a cap of nothing': (['--max_source_bytes=0'], 'max_source_bytes'),
+  'text of lists': (['--io=list', '--with_text'], '--with_text with the list interface'),
+  'text of a long name': (['--model=' + 'a' * 96, '--with_text'], 'a_text is too long a name'),
+  'text under the name of the preprocessor': (
+    ['--preprocessor=albert_en_tiny_text/3', '--with_text'],
+    '--preprocessor is albert_en_tiny_text',
+  ),
+  'no flag': (['module'], "'module' is no flag"),
 }
 
 
@@ -110,16 +143,28 @@ DEMO, ALONE = '--model=albert_en_demo', '--model=albert_en_demo_preprocess'
 @pytest.fixture
 def of_demo(python_module, module, tmp_path):
   """Exports a version of the demo, or of its preprocessor, from the shared module."""
+
   def run(*flags, source=module):
     return commands.run(python_module('export', f'--source={source}', *flags), cwd=tmp_path)
+
   return run
 
 
-@pytest.mark.parametrize('flags, word', [
-    (['--io=dict'], '--io with'), (['--preprocessor=x/3'], '--preprocessor with'), (['--mlm'], '--mlm with'), (['--nomlm'], '--nomlm with'),
-    (['--sop'], '--sop with'), (['--report=x.html'], '--report with'), (['--with_text'], '--with_text with'),
+@pytest.mark.parametrize(
+  'flags, word',
+  [
+    (['--io=dict'], '--io with'),
+    (['--preprocessor=x/3'], '--preprocessor with'),
+    (['--mlm'], '--mlm with'),
+    (['--nomlm'], '--nomlm with'),
+    (['--sop'], '--sop with'),
+    (['--report=x.html'], '--report with'),
+    (['--with_text'], '--with_text with'),
     (['--io=list', '--with_text'], '--io, --with_text with --model=albert_en_demo_preprocess, which is a preprocessor'),
-    (['--version=5'], '--version=5: the catalog has versions 1, 2, 3, 4 of albert_en_demo_preprocess'), (['--change= '], '--change= is empty')])
+    (['--version=5'], '--version=5: the catalog has versions 1, 2, 3, 4 of albert_en_demo_preprocess'),
+    (['--change= '], '--change= is empty'),
+  ],
+)
 def test_flags_that_say_nothing_of_a_preprocessor(of_demo, tmp_path, flags, word):
   commands.fails(of_demo(ALONE, *flags, source=tmp_path), 2, word)
   assert trees.leftovers(tmp_path) == []
@@ -128,14 +173,16 @@ def test_flags_that_say_nothing_of_a_preprocessor(of_demo, tmp_path, flags, word
 @pytest.mark.slow
 def test_what_is_published_together_has_the_same_bytes_as_alone(of_demo, tmp_path):
   for process in (
-      of_demo(DEMO, '--version=3', '--export_root=encoder'),
-      alone := of_demo(ALONE, '--version=3', '--export_root=one_by_one', '--profile=profile.json'),
-      together := of_demo(DEMO, '--version=3', '--export_root=one_by_one', '--with_text')):
+    of_demo(DEMO, '--version=3', '--export_root=encoder'),
+    alone := of_demo(ALONE, '--version=3', '--export_root=one_by_one', '--profile=profile.json'),
+    together := of_demo(DEMO, '--version=3', '--export_root=one_by_one', '--with_text'),
+  ):
     assert process.returncode == 0 and process.stderr == '', process.stderr
   encoder, one_by_one = (trees.tree_bytes(tmp_path / root / 'tensorflow') for root in ('encoder', 'one_by_one'))
   assert {n for n in one_by_one if n not in encoder} and all('_text/' in n for n in one_by_one if n not in encoder)
   assert {n: c for n, c in encoder.items() if not n.startswith('collections')} == {
-      n: c for n, c in one_by_one.items() if n in encoder and not n.startswith('collections')}
+    n: c for n, c in one_by_one.items() if n in encoder and not n.startswith('collections')
+  }
   # The preprocessor took no weights and no second process.
   assert 'none differs' in alone.stdout and 'weights' not in alone.stdout
   events = json.loads((tmp_path / 'profile.json').read_text())['traceEvents']
@@ -143,10 +190,16 @@ def test_what_is_published_together_has_the_same_bytes_as_alone(of_demo, tmp_pat
   assert 'Kept, with the same bytes: one_by_one/tensorflow/albert_en_demo_preprocess/3' in together.stdout
   # The text model can follow later, beside what is there; and then there is nothing left to publish.
   later = of_demo(DEMO, '--version=3', '--export_root=encoder', '--with_text')
-  assert later.returncode == 0 and later.stdout.count('Kept, with the same bytes: encoder/tensorflow/albert_en_demo') == 2
+  assert (
+    later.returncode == 0 and later.stdout.count('Kept, with the same bytes: encoder/tensorflow/albert_en_demo') == 2
+  )
   assert trees.tree_bytes(tmp_path / 'encoder') == trees.tree_bytes(tmp_path / 'one_by_one')
-  commands.fails(of_demo(DEMO, '--version=3', '--export_root=encoder', '--with_text'), 1, 'tensorflow/albert_en_demo_text/3 exists')
-  commands.fails(of_demo(ALONE, '--version=3', '--export_root=encoder'), 1, 'tensorflow/albert_en_demo_preprocess/3 exists')
+  commands.fails(
+    of_demo(DEMO, '--version=3', '--export_root=encoder', '--with_text'), 1, 'tensorflow/albert_en_demo_text/3 exists'
+  )
+  commands.fails(
+    of_demo(ALONE, '--version=3', '--export_root=encoder'), 1, 'tensorflow/albert_en_demo_preprocess/3 exists'
+  )
   commands.fails(of_demo(ALONE, '--version=2', '--export_root=encoder'), 2, '--version=2')
 
 
@@ -154,22 +207,38 @@ def test_plans_of_a_preprocessor_and_of_text(of_demo, tmp_path, keys):
   plan = of_demo(ALONE, '--dry_run', '--change=Faster.', f'--sign_key={keys[0]}')  # the newest version
   assert plan.returncode == 0 and plan.stderr == ''
   planned = [line.strip() for line in plan.stdout.splitlines() if line.startswith('  dist/')]
-  assert sorted(planned) == sorted(f'dist/tensorflow/albert_en_demo_preprocess/4{suffix}' for suffix in (*publish.COMPANIONS, '/'))
-  for word in ('pieces in 30k-clean.model', 'Faster.', 'new, with no version before it', 'Dry run: nothing was written.'):
+  assert sorted(planned) == sorted(
+    f'dist/tensorflow/albert_en_demo_preprocess/4{suffix}' for suffix in (*publish.COMPANIONS, '/')
+  )
+  for word in (
+    'pieces in 30k-clean.model',
+    'Faster.',
+    'new, with no version before it',
+    'Dry run: nothing was written.',
+  ):
     assert word in plan.stdout
   assert 'layers' not in plan.stdout and 'heads' not in plan.stdout and 'L=' not in plan.stdout
   plan = of_demo(DEMO, '--version=3', '--with_text', '--dry_run')
   planned = [line.strip() for line in plan.stdout.splitlines() if line.startswith('  dist/')]
   assert [name for name in planned if name.endswith('/')] == [
-      'dist/tensorflow/albert_en_demo_preprocess/3/', 'dist/tensorflow/albert_en_demo/3/', 'dist/tensorflow/albert_en_demo_text/3/']
-  assert 'The encoder `tensorflow/albert_en_demo/3` with the preprocessor `tensorflow/albert_en_demo_preprocess/3`.' in plan.stdout
+    'dist/tensorflow/albert_en_demo_preprocess/3/',
+    'dist/tensorflow/albert_en_demo/3/',
+    'dist/tensorflow/albert_en_demo_text/3/',
+  ]
+  assert (
+    'The encoder `tensorflow/albert_en_demo/3` with the preprocessor `tensorflow/albert_en_demo_preprocess/3`.'
+    in plan.stdout
+  )
   assert trees.leftovers(tmp_path) == []
 
 
 def test_a_broken_catalog_is_found_before_any_work(export, tmp_path):
   catalog = tmp_path / 'catalog.yaml'
   text = (pathlib.Path(__file__).parents[1] / 'assets/catalog.yaml').read_text()
-  for old, new, word in (('      2: *encoder_2\n', '', 'version 3 stands where version 2 should'), ('albert_en_large:', 'albert_en_base:', 'duplicate')):
+  for old, new, word in (
+    ('      2: *encoder_2\n', '', 'version 3 stands where version 2 should'),
+    ('albert_en_large:', 'albert_en_base:', 'duplicate'),
+  ):
     catalog.write_text(text.replace(old, new, 1))
     commands.fails(export(f'--catalog={catalog}', f'--source={tmp_path}'), 1, f'{catalog}:', word, 'mend the catalog')
   assert trees.leftovers(tmp_path) == ['catalog.yaml']
@@ -183,35 +252,71 @@ def bump(python_module, tmp_path):
 
   def run(*flags):
     return catalog, commands.run(python_module('export.bump', f'--catalog={catalog}', *flags))
+
   return run
 
 
 def test_bump_adds_the_next_version_and_says_so(bump, export):
   catalog, process = bump('--model=albert_en_large', '--change=One.', '--change=Two:  more.')
   assert process.returncode == 0 and process.stderr == ''
-  for word in ('albert_en_large/5 is in', 'after albert_en_large/4', "- 'Two: more.'", '+      5:', 'make export MODEL=albert_en_large VERSION=5\n'):
+  for word in (
+    'albert_en_large/5 is in',
+    'after albert_en_large/4',
+    "- 'Two: more.'",
+    '+      5:',
+    'make export MODEL=albert_en_large VERSION=5\n',
+  ):
     assert word in process.stdout, process.stdout
-  _, process = bump('--model=albert_en_large', '--change=Lists again.', '--io=list', '--preprocessor=albert_en_preprocess/2')
+  _, process = bump(
+    '--model=albert_en_large', '--change=Lists again.', '--io=list', '--preprocessor=albert_en_preprocess/2'
+  )
   assert '+        breaking: true' in process.stdout and 'VERSION=6 FLAGS=--breaking' in process.stdout
   held = catalog_lib.Catalog(catalog)
-  assert held.entry('albert_en_large', 5) == {'interface': 'dict', 'preprocessor': 'albert_en_preprocess/4', 'changes': ['One.', 'Two: more.']}
-  assert held.entry('albert_en_large', 6) == {'interface': 'list', 'preprocessor': 'albert_en_preprocess/2', 'breaking': True, 'changes': ['Lists again.']}
+  assert held.entry('albert_en_large', 5) == {
+    'interface': 'dict',
+    'preprocessor': 'albert_en_preprocess/4',
+    'changes': ['One.', 'Two: more.'],
+  }
+  assert held.entry('albert_en_large', 6) == {
+    'interface': 'list',
+    'preprocessor': 'albert_en_preprocess/2',
+    'breaking': True,
+    'changes': ['Lists again.'],
+  }
   # ... which the export takes: it gets as far as the source.
-  commands.fails(export(f'--catalog={catalog}', '--model=albert_en_large', '--version=6', '--source=nothing'), 1, 'no file or directory nothing')
+  commands.fails(
+    export(f'--catalog={catalog}', '--model=albert_en_large', '--version=6', '--source=nothing'),
+    1,
+    'no file or directory nothing',
+  )
 
 
 def test_bump_says_what_it_would_do(bump):
   catalog, process = bump('--model=albert_en_demo', '--change=One.', '--breaking', '--dry_run')
-  assert process.returncode == 0 and 'albert_en_demo/5 would be in' in process.stdout and '+        breaking: true' in process.stdout
+  assert (
+    process.returncode == 0
+    and 'albert_en_demo/5 would be in' in process.stdout
+    and '+        breaking: true' in process.stdout
+  )
   assert catalog_lib.Catalog(catalog).newest_version('albert_en_demo') == 4
 
 
-@pytest.mark.parametrize('flags, word', [
-    (['--change=x'], '--model='), (['--model=albert_fr', '--change=x'], '--model=albert_fr'), (['--model=albert_en_base'], '--change= is empty'),
-    (['--model=albert_en_base', '--change= '], '--change= is empty'), (['--model=albert_en_preprocess', '--change=x'], '--model=albert_en_preprocess'),
-    (['--model=albert_en_base', '--change=x', '--preprocessor=albert_en_preprocess/9'], '--preprocessor=albert_en_preprocess/9'),
-    (['--model=albert_en_base', '--change=x', '--preprocessor=3'], '--preprocessor=3'), (['--model=albert_en_base', '--change=x', '--io=tuple'], 'tuple'),
-])
+@pytest.mark.parametrize(
+  'flags, word',
+  [
+    (['--change=x'], '--model='),
+    (['--model=albert_fr', '--change=x'], '--model=albert_fr'),
+    (['--model=albert_en_base'], '--change= is empty'),
+    (['--model=albert_en_base', '--change= '], '--change= is empty'),
+    (['--model=albert_en_preprocess', '--change=x'], '--model=albert_en_preprocess'),
+    (
+      ['--model=albert_en_base', '--change=x', '--preprocessor=albert_en_preprocess/9'],
+      '--preprocessor=albert_en_preprocess/9',
+    ),
+    (['--model=albert_en_base', '--change=x', '--preprocessor=3'], '--preprocessor=3'),
+    (['--model=albert_en_base', '--change=x', '--io=tuple'], 'tuple'),
+  ],
+)
 def test_bump_refuses_what_cannot_be_meant(bump, flags, word):
   catalog, process = bump(*flags)
   commands.fails(process, 2, word)
@@ -228,6 +333,7 @@ def test_broken_module_is_one_line_and_nothing_is_left(export, own_module, tmp_p
 def test_no_parity_is_one_line_and_nothing_is_left(export, own_module, tmp_path):
   # The graph is given another meaning: the conversion is right, and the outputs are not the source's.
   from tensorflow.core.protobuf import saved_model_pb2
+
   path = own_module / 'saved_model.pb'
   saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
   for node in saved_model.meta_graphs[1].graph_def.node:
@@ -235,18 +341,31 @@ def test_no_parity_is_one_line_and_nothing_is_left(export, own_module, tmp_path)
       node.op = 'Identity'
   path.write_bytes(saved_model.SerializeToString())
   before = trees.leftovers(tmp_path)
-  commands.fails(export(f'--source={own_module}', TMPDIR=str(tmp_path)), 1, 'no parity', 'tokens/pooled_output is', "from the source's graph in float64", 'mlm/mlm_logits is')
+  commands.fails(
+    export(f'--source={own_module}', TMPDIR=str(tmp_path)),
+    1,
+    'no parity',
+    'tokens/pooled_output is',
+    "from the source's graph in float64",
+    'mlm/mlm_logits is',
+  )
   assert trees.leftovers(tmp_path) == before
 
 
-@pytest.mark.parametrize('number', [
-    signal.SIGINT, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGHUP))])
+@pytest.mark.parametrize(
+  'number',
+  [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGHUP))],
+)
 @pytest.mark.real_processes
 def test_interrupted_export_leaves_nothing(python_module, module, tmp_path, number):
   process = subprocess.Popen(
-      python_module('export', f'--source={module}', '--model=albert_en_tiny', '--export_root=dist'), cwd=tmp_path,
-      env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1]), 'TMPDIR': str(tmp_path)}, stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE, text=True)
+    python_module('export', f'--source={module}', '--model=albert_en_tiny', '--export_root=dist'),
+    cwd=tmp_path,
+    env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1]), 'TMPDIR': str(tmp_path)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
   while process.poll() is None and not list(tmp_path.glob('dist/.staging-*/*')):
     time.sleep(0.01)
   process.send_signal(number)
@@ -257,8 +376,12 @@ def test_interrupted_export_leaves_nothing(python_module, module, tmp_path, numb
 
 def test_reader_that_goes_away_does_not_change_the_outcome(export, module, python_module, tmp_path):
   process = subprocess.Popen(
-      python_module('export', f'--source={module}', '--model=albert_en_tiny', '--export_root=dist'), cwd=tmp_path,
-      env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    python_module('export', f'--source={module}', '--model=albert_en_tiny', '--export_root=dist'),
+    cwd=tmp_path,
+    env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
   process.stdout.readline()
   process.stdout.close()
   assert process.wait() == 0 and process.stderr.read() == b''
@@ -271,8 +394,27 @@ def test_missing_source_is_found_before_anything_is_imported(export):
 
 def test_help_names_every_flag(export):
   process = export('--help')
-  for flag in ('source', 'model', 'version', 'export_root', 'publisher', 'io', 'preprocessor', 'change', 'mlm', 'sop', 'albert_config', 'source_sha256',
-               'max_source_members', 'max_source_file_bytes', 'max_source_bytes', 'max_source_ratio', 'trust_source', 'max_run_gib', 'max_run_seconds'):
+  for flag in (
+    'source',
+    'model',
+    'version',
+    'export_root',
+    'publisher',
+    'io',
+    'preprocessor',
+    'change',
+    'mlm',
+    'sop',
+    'albert_config',
+    'source_sha256',
+    'max_source_members',
+    'max_source_file_bytes',
+    'max_source_bytes',
+    'max_source_ratio',
+    'trust_source',
+    'max_run_gib',
+    'max_run_seconds',
+  ):
     assert f'--{flag}' in process.stdout or f'--[no]{flag}' in process.stdout
   assert 'TF1 Hub module' in process.stdout
 
@@ -280,7 +422,9 @@ def test_help_names_every_flag(export):
 def test_verbosity_gives_the_traceback(export, own_module):
   shutil.rmtree(own_module / 'assets')
   process = export(f'--source={own_module}', '--verbosity=1')
-  assert process.returncode == 1 and 'Traceback' in process.stderr and process.stderr.splitlines()[-1].startswith('error: ')
+  assert (
+    process.returncode == 1 and 'Traceback' in process.stderr and process.stderr.splitlines()[-1].startswith('error: ')
+  )
 
 
 def test_demo_module_from_the_command_line(python_module, tmp_path):
@@ -290,11 +434,17 @@ def test_demo_module_from_the_command_line(python_module, tmp_path):
   assert process.stderr == '' and 'made' in process.stdout
   assert trees.leftovers(tmp_path / 'new')[0] == 'module'
   assert (tmp_path / 'new/module/tfhub_module.pb').exists()
-  commands.fails(subprocess.run(command, env=environment, capture_output=True, text=True, check=False), 1, 'exists', '--output')
-  commands.fails(subprocess.run(command[:3], env=environment, capture_output=True, text=True, check=False), 2, '--output')
+  commands.fails(
+    subprocess.run(command, env=environment, capture_output=True, text=True, check=False), 1, 'exists', '--output'
+  )
+  commands.fails(
+    subprocess.run(command[:3], env=environment, capture_output=True, text=True, check=False), 2, '--output'
+  )
 
 
-@pytest.mark.parametrize('name', ['export', 'export.bump', 'export.golden', 'export.serve', 'export.verify', 'converters'])
+@pytest.mark.parametrize(
+  'name', ['export', 'export.bump', 'export.golden', 'export.serve', 'export.verify', 'converters']
+)
 def test_a_command_imports_no_tensorflow_before_its_flags_are_read(name):
   module = f'{name}.__main__' if name in ('export', 'converters') else name
   code = f'import sys, {module}; sys.exit("tensorflow" in sys.modules)'

@@ -20,8 +20,15 @@ from converters.writers import tokenizer_json
 @pytest.fixture
 def convert(python_module, tmp_path):
   def run(*flags):
-    return subprocess.run(python_module('converters', *flags), cwd=tmp_path, env=os.environ | {'PYTHONPATH': commands.ROOT},
-                          capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+      python_module('converters', *flags),
+      cwd=tmp_path,
+      env=os.environ | {'PYTHONPATH': commands.ROOT},
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+
   return run
 
 
@@ -30,7 +37,13 @@ def test_to_hugging_face(convert, module, tmp_path):
   assert (done.returncode, done.stderr) == (0, '')
   assert done.stdout.startswith(f'albert from {module}: a TF1 Hub module, sha256:')
   assert sorted(path.name for path in (tmp_path / 'albert').iterdir()) == [
-      'README.md', 'config.json', 'model.safetensors', 'spiece.model', 'tokenizer.json', 'tokenizer_config.json']
+    'README.md',
+    'config.json',
+    'model.safetensors',
+    'spiece.model',
+    'tokenizer.json',
+    'tokenizer_config.json',
+  ]
   assert os.listdir(tmp_path) == ['albert']
 
 
@@ -62,7 +75,9 @@ def test_small_numbers_are_numbers_in_yaml(config):
   assert yaml.safe_load(text)['albert']['dropout_rate'] == 5e-05
 
 
-@pytest.mark.parametrize('flags, status, message', [
+@pytest.mark.parametrize(
+  'flags, status, message',
+  [
     (['--to=huggingface', '--output=there'], 2, '--source'),
     (['--source={module}', '--output=there'], 2, '--to'),
     (['--source={module}', '--to=onnx', '--output=there'], 2, '--to'),
@@ -75,11 +90,12 @@ def test_small_numbers_are_numbers_in_yaml(config):
     (['--source={module}', '--to=checkpoint', '--output=/proc/x'], 1, 'cannot be written'),
     (['--source={module}', '--to=huggingface', '--output={module}/there'], 2, 'is in the source'),
     (['--source=.', '--to=huggingface', '--output=there'], 1, 'no saved_model.pb'),
-])
+  ],
+)
 def test_one_line_says_why_not(convert, module, tmp_path, flags, status, message):
   done = convert(*(flag.format(module=module) for flag in flags))
   assert done.returncode == status and done.stdout == '', done
-  line, = done.stderr.splitlines()
+  (line,) = done.stderr.splitlines()
   assert line.startswith('error: ') and message in line
   assert os.listdir(tmp_path) == []
 
@@ -87,4 +103,10 @@ def test_one_line_says_why_not(convert, module, tmp_path, flags, status, message
 def test_the_second_segment_of_a_pair_has_the_other_type(sp_model):
   pair = tokenizer_json.of(sp_model)['post_processor']['pair']
   types = [next(iter(part.values())) for part in pair]
-  assert [(part['id'], part['type_id']) for part in types] == [('[CLS]', 0), ('A', 0), ('[SEP]', 0), ('B', 1), ('[SEP]', 1)]
+  assert [(part['id'], part['type_id']) for part in types] == [
+    ('[CLS]', 0),
+    ('A', 0),
+    ('[SEP]', 0),
+    ('B', 1),
+    ('[SEP]', 1),
+  ]

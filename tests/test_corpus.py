@@ -48,15 +48,29 @@ def texts(tmp_path_factory):
   """A directory with awkward lines, plain and packed."""
   directory = tmp_path_factory.mktemp('texts')
   awkward = [text.replace('\n', ' ').encode()[:2000] for text in preprocessor_certificate.texts(4)]
-  (directory / 'plain.txt').write_bytes(b'\r\n'.join([*SENTENCES, b'', b'no \xff UTF-8 \xc3', b' \t ', b'1,000 of <b>them</b>']))
-  (directory / 'packed.txt.gz').write_bytes(gzip.compress(b'\n'.join(awkward)) + gzip.compress(b'\n' + b'\n'.join(SENTENCES[:40]) + b'\n'))
+  (directory / 'plain.txt').write_bytes(
+    b'\r\n'.join([*SENTENCES, b'', b'no \xff UTF-8 \xc3', b' \t ', b'1,000 of <b>them</b>'])
+  )
+  (directory / 'packed.txt.gz').write_bytes(
+    gzip.compress(b'\n'.join(awkward)) + gzip.compress(b'\n' + b'\n'.join(SENTENCES[:40]) + b'\n')
+  )
   return directory
 
 
 def _request(texts, module, history, place, **changes):
   request = run_lib.Request(
-      corpus=(f'{texts}/*.txt,{texts}/*.gz', f'{texts}/plain*'), source=str(module), reading=source_lib.Reading(), trust=source_policy.Trust(),
-      release=str(history / 'tensorflow/albert_en_demo/4'), preprocessor_release=None, output=str(place), seq_length=64, batch_tokens=512, worst=5, threads=1)
+    corpus=(f'{texts}/*.txt,{texts}/*.gz', f'{texts}/plain*'),
+    source=str(module),
+    reading=source_lib.Reading(),
+    trust=source_policy.Trust(),
+    release=str(history / 'tensorflow/albert_en_demo/4'),
+    preprocessor_release=None,
+    output=str(place),
+    seq_length=64,
+    batch_tokens=512,
+    worst=5,
+    threads=1,
+  )
   return dataclasses.replace(request, **changes)
 
 
@@ -69,9 +83,23 @@ def one_worker(monkeypatch):
 def command(texts, module, history, tmp_path_factory, python_module):
   """The whole of it as a user runs it, with two workers."""
   output = tmp_path_factory.mktemp('results') / 'out'
-  process = subprocess.run(python_module(
-      'export.golden', f'--corpus={texts}/*.txt,{texts}/*.gz', f'--corpus={texts}/plain*', f'--source={module}', f'--release={history / "tensorflow/albert_en_demo/4"}',
-      f'--output={output}', '--seq_length=64', '--batch_tokens=512', '--worst=5', '--threads=1', '--direct_num_workers=2'), capture_output=True, text=True)
+  process = subprocess.run(
+    python_module(
+      'export.golden',
+      f'--corpus={texts}/*.txt,{texts}/*.gz',
+      f'--corpus={texts}/plain*',
+      f'--source={module}',
+      f'--release={history / "tensorflow/albert_en_demo/4"}',
+      f'--output={output}',
+      '--seq_length=64',
+      '--batch_tokens=512',
+      '--worst=5',
+      '--threads=1',
+      '--direct_num_workers=2',
+    ),
+    capture_output=True,
+    text=True,
+  )
   return process, output
 
 
@@ -81,28 +109,45 @@ def test_a_corpus_on_the_command_line(command, texts):
   assert sorted(path.name for path in output.iterdir()) == ['README.md', 'index.html', 'results.json']
   results = json.loads((output / 'results.json').read_text())
   awkward = len(preprocessor_certificate.texts(4))
-  assert results['lines'] == len(SENTENCES) + 4 + awkward + 40 and results['passed']  # a file that two patterns match counts once
-  assert results['different'] == results['unoriginal'] == results['not_compared'] == 0 and results['blank'] == 4 and results['cut'] > 2
+  assert (
+    results['lines'] == len(SENTENCES) + 4 + awkward + 40 and results['passed']
+  )  # a file that two patterns match counts once
+  assert (
+    results['different'] == results['unoriginal'] == results['not_compared'] == 0
+    and results['blank'] == 4
+    and results['cut'] > 2
+  )
   assert list(results['outputs']) == ['pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs']
   assert results['outputs']['sequence_output']['values'] == 16 * results['tokens']
   assert results['outputs']['pooled_output']['values'] == 16 * results['lines']
   assert 0 < results['outputs']['mlm_logits']['values'] < 2 * 200 * results['lines']
   for name, differences in results['outputs'].items():
-    assert 0 < differences['rms'] < results['allowed'][name]['rms'] and differences['largest'] == differences['worst'][0]['largest']
+    assert (
+      0 < differences['rms'] < results['allowed'][name]['rms']
+      and differences['largest'] == differences['worst'][0]['largest']
+    )
     assert len(differences['worst']) == 5 and differences['not_finite'] == 0
     histogram = differences['histogram']
     assert sum(histogram['counts']) + histogram['below'] + histogram['above'] == differences['values']
   worst = results['outputs']['sequence_output']['worst'][0]
   if worst['path'].endswith('.txt'):
-    assert (texts / 'plain.txt').read_bytes()[worst['offset']:].decode('utf-8', 'replace').startswith(worst['text'][:20])
-  assert results['run']['restarts'] == 0 and 0 < results['run']['share_of_encoder'] < 1 and results['run']['lines_per_second'] > 0
+    assert (
+      (texts / 'plain.txt').read_bytes()[worst['offset'] :].decode('utf-8', 'replace').startswith(worst['text'][:20])
+    )
+  assert (
+    results['run']['restarts'] == 0
+    and 0 < results['run']['share_of_encoder'] < 1
+    and results['run']['lines_per_second'] > 0
+  )
   assert {'export', 'source', 'worker'} == results['run']['memory'].keys() and results['run']['memory_per_worker'] < 3e9
   for word in ('sequence_output', 'lines a second', 'of the encoder\'s own rate'):
     assert word in process.stdout and word in (output / 'README.md').read_text()
 
 
 @pytest.mark.slow
-def test_a_dead_process_loses_nothing_and_workers_make_no_difference(command, texts, module, history, tmp_path, monkeypatch, one_worker):
+def test_a_dead_process_loses_nothing_and_workers_make_no_difference(
+  command, texts, module, history, tmp_path, monkeypatch, one_worker
+):
   """One worker, whose processes are killed with batches in them, finds what two found."""
   sent = itertools.count()
 
@@ -112,6 +157,7 @@ def test_a_dead_process_loses_nothing_and_workers_make_no_difference(command, te
       for pid, words in _children():
         if any('export.corpus' in word for word in words):
           os.kill(pid, 9)
+
   monkeypatch.setattr(child_lib, 'protocol', _With(protocol, write=write))
   run_lib.run(_request(texts, module, history, tmp_path / 'out'), console_lib.Console())
   results, right = (json.loads((path / 'results.json').read_text()) for path in (tmp_path / 'out', command[1]))
@@ -144,8 +190,11 @@ def test_wrong_weights_and_wrong_ids_are_noticed(texts, module, history, tmp_pat
   _add_to_a_weight(root / 'tensorflow/albert_en_demo/4/variables/variables', 1e-3)
   shutil.rmtree(root / 'tensorflow/albert_en_demo_preprocess/4')
   shutil.copytree(root / 'tensorflow/albert_en_demo_preprocess/3', root / 'tensorflow/albert_en_demo_preprocess/4')
-  with pytest.raises(errors.ParityError, match=r'no parity on this corpus \(\d+ of \d+ lines have other ids than they should, the first at byte \d+ of '
-                     r'.*; sequence_output is .* from the source\'s, more than .*, worst at byte \d+ of .*\) in .*: see ') as caught:
+  with pytest.raises(
+    errors.ParityError,
+    match=r'no parity on this corpus \(\d+ of \d+ lines have other ids than they should, the first at byte \d+ of '
+    r'.*; sequence_output is .* from the source\'s, more than .*, worst at byte \d+ of .*\) in .*: see ',
+  ) as caught:
     run_lib.run(_request(texts, module, root, tmp_path / 'out'), console_lib.Console())
   assert '\n' not in str(caught.value)
   results = json.loads((tmp_path / 'out/results.json').read_text())
@@ -159,23 +208,40 @@ def _add_to_a_weight(prefix, what):
   values = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
   name = next(name for name in sorted(values) if getattr(values[name], 'shape', ()) == (200, 8))
   values[name][3, 0] += what  # [SEP], in every line
-  tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=list(values), shape_and_slices=[''] * len(values), tensors=[tf.constant(v) for v in values.values()])
+  tf.raw_ops.SaveV2(
+    prefix=str(prefix),
+    tensor_names=list(values),
+    shape_and_slices=[''] * len(values),
+    tensors=[tf.constant(v) for v in values.values()],
+  )
 
 
-@pytest.mark.parametrize('changes, error, message', [
+@pytest.mark.parametrize(
+  'changes, error, message',
+  [
     ({'corpus': ('',)}, errors.UsageError, r'--corpus= is empty'),
     ({'corpus': ('/nowhere/*.txt',)}, errors.SourceError, r'no file matches /nowhere/\*\.txt: give'),
     ({'corpus': ('assets',)}, errors.SourceError, r'no file matches assets: give'),
-    ({'corpus': ('nowhere://a/*.txt',)}, errors.SourceError, r'cannot match nowhere://a/\*\.txt \(.*\): check the path'),
+    (
+      {'corpus': ('nowhere://a/*.txt',)},
+      errors.SourceError,
+      r'cannot match nowhere://a/\*\.txt \(.*\): check the path',
+    ),
     ({'source': '/nowhere'}, errors.SourceError, 'no file or directory /nowhere'),
     ({'seq_length': 512}, errors.UsageError, '--seq_length=512: this model has 128 positions'),
     ({'release': 'PREPROCESSOR'}, errors.GoldenError, 'is a preprocessor: give the directory of an encoder'),
     ({'release': '/nowhere/4'}, errors.IntegrityError, 'no record /nowhere/4.release.json'),
     ({'preprocessor_release': 'ENCODER'}, errors.GoldenError, 'was not made from the SentencePiece model'),
     ({'source': 'OTHER'}, errors.GoldenError, r'was made from sha256:\w+, and .* is sha256:\w+: give its source'),
-    ({'output': '/dev/null/results'}, errors.PublishError, 'cannot make /dev/null/results')])
+    ({'output': '/dev/null/results'}, errors.PublishError, 'cannot make /dev/null/results'),
+  ],
+)
 def test_what_cannot_be_meant_is_said_first(texts, module, make_module, history, tmp_path, changes, error, message):
-  named = {'PREPROCESSOR': history / 'tensorflow/albert_en_demo_preprocess/4', 'ENCODER': history / 'tensorflow/albert_en_demo/4', 'OTHER': make_module(seed=3) if 'OTHER' in changes.values() else ''}
+  named = {
+    'PREPROCESSOR': history / 'tensorflow/albert_en_demo_preprocess/4',
+    'ENCODER': history / 'tensorflow/albert_en_demo/4',
+    'OTHER': make_module(seed=3) if 'OTHER' in changes.values() else '',
+  }
   changes = {key: str(named[value]) if value in list(named) else value for key, value in changes.items()}
   with pytest.raises(error, match=message):
     run_lib.run(_request(texts, module, history, tmp_path / 'out', **changes), console_lib.Console())
@@ -185,7 +251,9 @@ def test_what_cannot_be_meant_is_said_first(texts, module, make_module, history,
 def test_nothing_compared_is_no_success(module, history, tmp_path, one_worker):
   (tmp_path / 'empty.txt').touch()
   with pytest.raises(errors.ParityError, match=r'no parity on this corpus \(no line was compared\)'):
-    run_lib.run(_request(tmp_path, module, history, tmp_path / 'out', corpus=(f'{tmp_path}/empty.txt',)), console_lib.Console())
+    run_lib.run(
+      _request(tmp_path, module, history, tmp_path / 'out', corpus=(f'{tmp_path}/empty.txt',)), console_lib.Console()
+    )
   assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['README.md', 'index.html', 'results.json']
 
 
@@ -200,32 +268,55 @@ def test_a_source_without_a_graph_is_refused(texts, module, history, tmp_path, m
       with real(*given) as source:
         source.graph = None
         yield source
+
     return opened()
+
   monkeypatch.setattr(run_lib.source_lib, 'open_source', without)
-  with pytest.raises(errors.GoldenError, match='no graph in .*: a corpus takes a source that can be run; python -m export.verify holds'):
+  with pytest.raises(
+    errors.GoldenError, match='no graph in .*: a corpus takes a source that can be run; python -m export.verify holds'
+  ):
     run_lib.run(_request(texts, module, history, tmp_path / 'out'), console_lib.Console())
 
 
-@pytest.mark.parametrize('flags, message', [
+@pytest.mark.parametrize(
+  'flags, message',
+  [
     (['--corpus=x', '--check'], 'give either --record, --check or --corpus'),
     (['--corpus=x', '--source=x', '--release=y'], '--output= is empty'),
     (['--corpus=x', '--output=z', '--source=x', '--release=y', '--wurst=5'], '--wurst is no flag'),
-    (['--record', '--wurst=5'], 'wurst')])
+    (['--record', '--wurst=5'], 'wurst'),
+  ],
+)
 def test_flags_that_cannot_be_meant(python_module, flags, message):
   process = subprocess.run(python_module('export.golden', *flags), capture_output=True, text=True)
-  assert process.returncode == 2 and process.stderr.startswith('error: ') and message in process.stderr and process.stderr.count('\n') == 1
+  assert (
+    process.returncode == 2
+    and process.stderr.startswith('error: ')
+    and message in process.stderr
+    and process.stderr.count('\n') == 1
+  )
 
 
 def test_without_beam_one_line_says_what_to_install(tmp_path, python_module):
   (tmp_path / 'apache_beam.py').write_text('raise ImportError("No module named apache_beam")')
   root = str(pathlib.Path(__file__).parents[1])
-  for flags, status, word in ((['--corpus=x', '--source=x', '--release=y', '--output=z'], 2, 'pip install "albert-hub-export[beam]"'),
-                              (['--check', '--golden=x', f'--release={tmp_path}'], 1, 'no record')):
-    process = subprocess.run(python_module('export.golden', *flags), capture_output=True, text=True, env=os.environ | {'PYTHONPATH': f'{tmp_path}:{root}'})
-    assert process.returncode == status and process.stderr.startswith('error: ') and word in process.stderr, process.stderr
+  for flags, status, word in (
+    (['--corpus=x', '--source=x', '--release=y', '--output=z'], 2, 'pip install "albert-hub-export[beam]"'),
+    (['--check', '--golden=x', f'--release={tmp_path}'], 1, 'no record'),
+  ):
+    process = subprocess.run(
+      python_module('export.golden', *flags),
+      capture_output=True,
+      text=True,
+      env=os.environ | {'PYTHONPATH': f'{tmp_path}:{root}'},
+    )
+    assert process.returncode == status and process.stderr.startswith('error: ') and word in process.stderr, (
+      process.stderr
+    )
 
 
 # Reading.
+
 
 @pytest.mark.parametrize('size', [1, 7, 64, 1 << 20])
 @pytest.mark.parametrize('suffix', ['', '.gz', '.xz', '.bz2'])
@@ -234,14 +325,32 @@ def test_the_pieces_of_a_file_are_its_lines(tmp_path, monkeypatch, size, suffix)
   monkeypatch.setattr(lines_lib, '_CHUNK', 5)
   monkeypatch.setattr(lines_lib, 'WINDOW', 3)
   rng = random.Random(size)
-  for content in (b'', b'\n', b'a', b'a\n', b'\n\nb\r\n\rc', b'\n'.join(b'x' * rng.choice([0, 1, 6, 7, 8, 40]) for _ in range(60))):
+  for content in (
+    b'',
+    b'\n',
+    b'a',
+    b'a\n',
+    b'\n\nb\r\n\rc',
+    b'\n'.join(b'x' * rng.choice([0, 1, 6, 7, 8, 40]) for _ in range(60)),
+  ):
     path = tmp_path / f'text{suffix}'
     path.write_bytes(_packed(suffix, content) if suffix else content)
-    found = [line for piece in lines_lib.pieces(str(path), path.stat().st_size) for window in lines_lib.windows(piece) for line in window]
+    found = [
+      line
+      for piece in lines_lib.pieces(str(path), path.stat().st_size)
+      for window in lines_lib.windows(piece)
+      for line in window
+    ]
     found.sort(key=lambda line: line.offset)
     right = content.split(b'\n')
-    assert [line.content for line in found] == [line.removesuffix(b'\r') for line in (right if right[-1] else right[:-1])]
-    assert all(content[line.offset:].startswith(line.content) and (line.offset == 0 or content[line.offset - 1:line.offset] == b'\n') for line in found)
+    assert [line.content for line in found] == [
+      line.removesuffix(b'\r') for line in (right if right[-1] else right[:-1])
+    ]
+    assert all(
+      content[line.offset :].startswith(line.content)
+      and (line.offset == 0 or content[line.offset - 1 : line.offset] == b'\n')
+      for line in found
+    )
 
 
 def _packed(suffix, content):
@@ -251,11 +360,23 @@ def _packed(suffix, content):
   return file.getvalue()
 
 
-@pytest.mark.parametrize('name, damage', [
-    ('a.gz', lambda content: content[:-9]), ('A.GZ', lambda content: content[:-9]), ('a.gz', lambda content: content[:40] + b'x' + content[41:]),
-    ('a.gz', lambda content: content[:20_000]), ('a.bz2', lambda content: content[:-9]), ('a.bz2', lambda content: content[:-8000] + b'x' * 8000),
-    ('a.xz', lambda content: content[:-9]), ('a.gz', lambda content: b'plain'), ('a.gz', lambda content: b''), ('a.bz2', lambda content: b''),
-    ('a.xz', lambda content: b''), ('a.txt', None)])
+@pytest.mark.parametrize(
+  'name, damage',
+  [
+    ('a.gz', lambda content: content[:-9]),
+    ('A.GZ', lambda content: content[:-9]),
+    ('a.gz', lambda content: content[:40] + b'x' + content[41:]),
+    ('a.gz', lambda content: content[:20_000]),
+    ('a.bz2', lambda content: content[:-9]),
+    ('a.bz2', lambda content: content[:-8000] + b'x' * 8000),
+    ('a.xz', lambda content: content[:-9]),
+    ('a.gz', lambda content: b'plain'),
+    ('a.gz', lambda content: b''),
+    ('a.bz2', lambda content: b''),
+    ('a.xz', lambda content: b''),
+    ('a.txt', None),
+  ],
+)
 def test_what_cannot_be_read_is_one_fault_and_no_end(tmp_path, monkeypatch, name, damage):
   """However many pieces of a packed file come upon it."""
   monkeypatch.setattr(lines_lib, 'WINDOW', 10)
@@ -266,10 +387,16 @@ def test_what_cannot_be_read_is_one_fault_and_no_end(tmp_path, monkeypatch, name
     (tmp_path / name).write_bytes(damage(_packed(name[1:].lower(), b'\n'.join(lines))))
   results = [comparison.compare(piece, _Fake()) for piece in lines_lib.pieces(str(tmp_path / name), 50_000)]
   assert len(results) == (1 if damage is None else 3)
-  fault, = (fault for result in results for fault in result.faults)
-  assert sum(result.not_compared for result in results) == 1 and 'cannot be read' in fault.why and fault.place.path.endswith(name)
+  (fault,) = (fault for result in results for fault in result.faults)
+  assert (
+    sum(result.not_compared for result in results) == 1
+    and 'cannot be read' in fault.why
+    and fault.place.path.endswith(name)
+  )
   compared = sum(result.lines for result in results)
-  assert len(b''.join(line + b'\n' for line in lines[:compared])) == fault.place.offset  # every line before it was compared
+  assert (
+    len(b''.join(line + b'\n' for line in lines[:compared])) == fault.place.offset
+  )  # every line before it was compared
   found = {**_plain_results(), **next(result for result in results if result.faults).as_json()}
   assert name in verdict.faults(found)[0] and 'cannot be read' in verdict.faults(found)[0]
 
@@ -293,6 +420,7 @@ def test_what_one_piece_cannot_read_is_its_fault(tmp_path, monkeypatch):
       if self.tell() > 100:
         raise OSError(5, 'Input/output error')
       return super().read(size)
+
   monkeypatch.setattr(lines_lib.filesystems, 'opened', lambda path: Failing(io.FileIO(path)))
   for stripe in (0, 1):  # one of them is the one whose line comes next
     failed = comparison.compare(lines_lib.Piece(str(tmp_path / 'a.gz'), stripe=stripe, stripes=2), _Fake())
@@ -305,14 +433,21 @@ def test_what_one_piece_cannot_read_is_its_fault(tmp_path, monkeypatch):
 @pytest.mark.parametrize('suffix', ['.txt', '.gz'])
 def test_lines_that_are_too_long_are_named_once_each_and_the_others_compared(tmp_path, suffix):
   longest = 1 << 20
-  content = b'\n'.join([b'a', b'x' * longest, b'y' * (longest + 1), b'b', b'z' * 3 * longest, b'c', b'w' * (longest + (1 << 17))])
+  content = b'\n'.join(
+    [b'a', b'x' * longest, b'y' * (longest + 1), b'b', b'z' * 3 * longest, b'c', b'w' * (longest + (1 << 17))]
+  )
   path = tmp_path / f'a{suffix}'
   path.write_bytes(content if suffix == '.txt' else _packed(suffix, content))
-  results = [comparison.compare(piece, _Fake()) for piece in lines_lib.pieces(str(path), len(content) if suffix == '.txt' else 10_000)]
+  results = [
+    comparison.compare(piece, _Fake())
+    for piece in lines_lib.pieces(str(path), len(content) if suffix == '.txt' else 10_000)
+  ]
   faults = sorted(fault for result in results for fault in result.faults)
   assert [fault.place.offset for fault in faults] == [content.index(b'y'), content.index(b'z'), content.index(b'w')]
   assert all('begins a line of more than 1048576 bytes' in fault.why for fault in faults)
-  assert sum(result.not_compared for result in results) == 3 and sum(result.lines for result in results) == 4  # no reason to give up
+  assert (
+    sum(result.not_compared for result in results) == 3 and sum(result.lines for result in results) == 4
+  )  # no reason to give up
 
 
 @pytest.mark.parametrize('place', ['ram://corpus', 'file://', ''])
@@ -334,7 +469,14 @@ def test_a_file_has_one_path_however_it_is_spelled(tmp_path, monkeypatch):
   (tmp_path / 'texts/deep').mkdir(parents=True)
   (tmp_path / 'texts/a.txt').write_bytes(b'a')
   monkeypatch.chdir(tmp_path)
-  spellings = ['texts/a.txt', './texts/*', f'{tmp_path}/texts/a.txt', f'file://{tmp_path}/texts/a.*', 'texts/deep/../a.txt', '../*/texts/a.txt']
+  spellings = [
+    'texts/a.txt',
+    './texts/*',
+    f'{tmp_path}/texts/a.txt',
+    f'file://{tmp_path}/texts/a.*',
+    'texts/deep/../a.txt',
+    '../*/texts/a.txt',
+  ]
   right = [(f'{tmp_path}/texts/a.txt', 1)]  # whoever opens it may be in another directory
   assert [filesystems.matched(pattern) for pattern in spellings] == [right] * len(spellings)
   (tmp_path / 'link').symlink_to(tmp_path / 'texts/deep')
@@ -343,16 +485,20 @@ def test_a_file_has_one_path_however_it_is_spelled(tmp_path, monkeypatch):
 
 # Comparing.
 
+
 class _Fake:
   """A pair of models that compute nothing: what is exported is the rule's, but for what `change` does to an answer."""
 
   def __init__(self, change=lambda ours: None):
-    self.job = type('Job', (), dict(keep=9, version=4, seq_length=32, batch_tokens=256, signatures=('tokens',), hidden=4, words=8))
+    self.job = type(
+      'Job', (), dict(keep=9, version=4, seq_length=32, batch_tokens=256, signatures=('tokens',), hidden=4, words=8)
+    )
     self.source = self.export = self
     self.restarts, self.change = 0, change
 
   class processor:
     """Words are pieces, of ids by their length."""
+
     encode = staticmethod(lambda text, out_type=None: text.split())
     piece_to_id = staticmethod(len)
     id_to_piece = staticmethod(str)
@@ -360,8 +506,14 @@ class _Fake:
 
   def ask(self, arrays, figures, expected, tries):
     if 'text' not in arrays:
-      return {name: np.zeros(shape, np.float32) for name, (_, shape) in expected.items()}, {'microseconds': 5, 'memory': 7}
-    texts = [arrays['text'].tobytes()[begin:end].decode('utf-8', 'replace') for begin, end in itertools.pairwise([0, *arrays['ends'].tolist()])]
+      return {name: np.zeros(shape, np.float32) for name, (_, shape) in expected.items()}, {
+        'microseconds': 5,
+        'memory': 7,
+      }
+    texts = [
+      arrays['text'].tobytes()[begin:end].decode('utf-8', 'replace')
+      for begin, end in itertools.pairwise([0, *arrays['ends'].tolist()])
+    ]
     ids = [comparison.preprocessor_certificate.ids(self.processor, text, 4) for text in texts]
     ours = {'ids': np.array([i for row in ids for i in row], np.int32), 'splits': np.cumsum([0, *map(len, ids)])}
     for prefix, length in (('', figures['length']), ('whole/', 128)):
@@ -393,6 +545,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
       return tracemalloc.get_traced_memory()[1], result.lines
     finally:
       tracemalloc.stop()
+
   peak(300)
   (few, _), (many, lines) = peak(300), peak(6000)
   assert lines == 6000 and many - few < 6000 * 50, (few, many)  # a line alone takes some 200 bytes
@@ -401,16 +554,24 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
 def _set(name, at, value):
   def change(ours):
     ours[name][at] = value
+
   return change
 
 
-@pytest.mark.parametrize('change, message', [
+@pytest.mark.parametrize(
+  'change, message',
+  [
     (_set('sequence_output', (0, 2, 1), 2.0), r'sequence_output is .* \(at most 2\)'),
     (_set('sequence_output', (0, 2, 1), np.nan), r'1 values of sequence_output are no numbers'),
     (_set('pooled_output', (0, 0), np.inf), r'1 values of pooled_output are no numbers'),
-    (_set('ids', 0, 99), '1 of 1 lines have other ids'), (_set('input_word_ids', (0, 0), 3), '1 of 1 lines have other ids'),
-    (_set('input_mask', (0, 7), 1), '1 of 1 lines have other ids'), (_set('whole/input_type_ids', (0, 127), 1), '1 of 1 lines have other ids'),
-    (_set('sequence_output', (0, 7, 1), 5.0), None)], ids=['apart', 'nan', 'inf', 'ids', 'packing', 'mask', 'types', 'padding'])
+    (_set('ids', 0, 99), '1 of 1 lines have other ids'),
+    (_set('input_word_ids', (0, 0), 3), '1 of 1 lines have other ids'),
+    (_set('input_mask', (0, 7), 1), '1 of 1 lines have other ids'),
+    (_set('whole/input_type_ids', (0, 127), 1), '1 of 1 lines have other ids'),
+    (_set('sequence_output', (0, 7, 1), 5.0), None),
+  ],
+  ids=['apart', 'nan', 'inf', 'ids', 'packing', 'mask', 'types', 'padding'],
+)
 def test_every_kind_of_difference_is_noticed(tmp_path, change, message):
   found = comparison.compare(_file(tmp_path, [b'one two three four']), _Fake(change)).as_json()
   faults = verdict.faults({**_plain_results(), **found})
@@ -431,10 +592,12 @@ def test_a_line_that_kills_its_process_again_and_again_is_named_and_costs_no_oth
   def die(ours):
     if 6 in ours['ids']:
       raise child_lib.Died('ended by signal 9')
+
   result = comparison.compare(_file(tmp_path, [b'a b c d', b'lethal', *[b'a b c'] * 40]), _Fake(die))
   assert result.lines == 41 and result.not_compared == 1
   assert verdict.faults({**_plain_results(), **result.as_json()}) == [
-      f'1 places not compared, the first at byte 8 of {tmp_path}/text, which ends the model\'s process again and again (ended by signal 9)']
+    f'1 places not compared, the first at byte 8 of {tmp_path}/text, which ends the model\'s process again and again (ended by signal 9)'
+  ]
 
 
 def test_lines_that_are_too_long_do_not_count_as_deadly(tmp_path, monkeypatch):
@@ -443,6 +606,7 @@ def test_lines_that_are_too_long_do_not_count_as_deadly(tmp_path, monkeypatch):
   def die(ours):
     if 6 in ours['ids']:
       raise child_lib.Died('ended by signal 9')
+
   result = comparison.compare(_file(tmp_path, [b'x' * 21] * 5 + [b'lethal', b'a b c d']), _Fake(die))
   assert result.lines == 1 and result.not_compared == 6
 
@@ -453,6 +617,7 @@ def test_a_model_that_always_dies_is_given_up(tmp_path):
   def die(ours):
     asked.append(ours)
     raise child_lib.Died('ended by signal 9')
+
   result = comparison.compare(_file(tmp_path, SENTENCES), _Fake(die))
   assert result.lines == 0 and result.not_compared == 4 and len(asked) < 20
   assert 'given up (ended by signal 9)' in str([fault.why for fault in result.faults])
@@ -460,17 +625,26 @@ def test_a_model_that_always_dies_is_given_up(tmp_path):
 
 # Putting together.
 
+
 def _summary(number):
   rng = np.random.default_rng(number)
   result = summary_lib.Summary(4)
   result.lines, result.different = number + 1, number % 2
-  for name in ('pooled_output', 'mlm_logits')[number % 2:]:
-    differences = 10.0**rng.uniform(-14, 3, 50)
+  for name in ('pooled_output', 'mlm_logits')[number % 2 :]:
+    differences = 10.0 ** rng.uniform(-14, 3, 50)
     differences[0] = (np.nan, 0.0, np.inf, 1e-7)[number % 4]
-    result.output(name).fill(differences, [summary_lib.Worst(1.0, summary_lib.Place('file', number), 'tie'),
-                                           summary_lib.Worst(float(number % 3), summary_lib.Place('file', 100 + number), 'text')])
+    result.output(name).fill(
+      differences,
+      [
+        summary_lib.Worst(1.0, summary_lib.Place('file', number), 'tie'),
+        summary_lib.Worst(float(number % 3), summary_lib.Place('file', 100 + number), 'text'),
+      ],
+    )
     result.at_length(8 * (number % 3), 1, 2, summary_lib.Spread.of(differences[1:]))
-  result.note([summary_lib.Unlike(summary_lib.Place('f', 50 - number), 't', (1,), (2,))], [summary_lib.Fault(summary_lib.Place('g', 50 - number), 'why')])
+  result.note(
+    [summary_lib.Unlike(summary_lib.Place('f', 50 - number), 't', (1,), (2,))],
+    [summary_lib.Fault(summary_lib.Place('g', 50 - number), 'why')],
+  )
   result.took('encoder', 2.0**-number)
   result.held('source', number)
   return result
@@ -482,6 +656,7 @@ def test_summaries_are_put_together_in_any_order():
     for part in parts:
       total.add(part)
     return total
+
   parts = [_summary(number) for number in range(12)]
   right = together(parts).as_json()
   for seed in range(20):
@@ -490,7 +665,9 @@ def test_summaries_are_put_together_in_any_order():
     cut = seed % 11 + 1
     assert together([together(shuffled[:cut]), together(shuffled[cut:])]).as_json() == right
   assert [part.as_json() for part in parts] == [_summary(number).as_json() for number in range(12)]  # unchanged
-  assert [line['offset'] for line in right['outputs']['mlm_logits']['worst']] == [102, 105, 108, 111] and right['lines'] == 78
+  assert [line['offset'] for line in right['outputs']['mlm_logits']['worst']] == [102, 105, 108, 111] and right[
+    'lines'
+  ] == 78
   assert right['outputs']['mlm_logits']['not_finite'] == 6 and right['run']['memory'] == {'source': 11}
 
 
@@ -507,7 +684,7 @@ def test_figures_are_those_of_all_values():
   assert found['largest'] == values.max() and found['values'] == values.size
   np.testing.assert_allclose(found['rms'], np.sqrt(np.mean(values**2)), rtol=1e-12)
   for share, value in found['quantiles'].items():
-    assert 1 <= value / np.quantile(values, float(share)) < 10**(1 / 20) * 1.01
+    assert 1 <= value / np.quantile(values, float(share)) < 10 ** (1 / 20) * 1.01
 
 
 def test_the_bounds_are_those_of_the_certificate():
@@ -520,10 +697,20 @@ def test_the_bounds_are_those_of_the_certificate():
 def test_the_page_shows_text_as_text(command):
   results = json.loads((command[1] / 'results.json').read_text())
   results['outputs']['pooled_output']['worst'][0]['text'] = '<script>alert(1)</script>'
-  results |= {'passed': False, 'verdict': 'no <b>', 'faults': [{'path': 'f', 'offset': 1, 'why': 'because'}],
-              'unlike': [{'path': 'f', 'offset': 1, 'text': '<i>a\0b\tc\x7f é', 'right': [1], 'actual': [2]}]}
+  results |= {
+    'passed': False,
+    'verdict': 'no <b>',
+    'faults': [{'path': 'f', 'offset': 1, 'why': 'because'}],
+    'unlike': [{'path': 'f', 'offset': 1, 'text': '<i>a\0b\tc\x7f é', 'right': [1], 'actual': [2]}],
+  }
   html = page.html(results)
-  assert '<script' not in html and '&lt;script&gt;' in html and '<i>' not in html and 'no &lt;b&gt;' in html and html.count('<polyline') == 6
+  assert (
+    '<script' not in html
+    and '&lt;script&gt;' in html
+    and '<i>' not in html
+    and 'no &lt;b&gt;' in html
+    and html.count('<polyline') == 6
+  )
   assert 'http' not in html and 'because' in html
   assert 'a␀b␉c␡ é' in html  # what a page may not hold
   empty = dict(results, lines=0, outputs={}, lengths={})
@@ -532,10 +719,12 @@ def test_the_page_shows_text_as_text(command):
 
 # Processes.
 
+
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
   """How to start a process that answers at once, and does what it is told."""
-  (tmp_path / 'talker.py').write_text(textwrap.dedent('''
+  (tmp_path / 'talker.py').write_text(
+    textwrap.dedent('''
       import os, sys, time
       import numpy as np
       from export.corpus import child, protocol
@@ -563,7 +752,8 @@ def recipe(tmp_path, monkeypatch):
           output.write(b'\\x80\\x04pickle' * 9)
           output.flush()
         protocol.write(output, {'x': arrays['x'] * (1 if what != 4 else 1.0)}, {'pid': os.getpid()})
-      '''))
+      ''')
+  )
   monkeypatch.syspath_prepend(str(tmp_path))
   limits = sandbox.Limits(1 << 33, 1000, 1 << 20)
   return child_lib.Recipe('talker', {'model': 'm', 'mark': str(tmp_path / 'mark')}, 1, False, limits, 30)
@@ -595,8 +785,14 @@ def test_a_process_is_started_once_and_again_when_it_dies(recipe, tmp_path, apar
     child.close()
 
 
-@pytest.mark.parametrize('what, seconds, message', [(2, 1.0, 'no answer within the 1 s of --max_run_seconds'), (3, 30, 'its answer is garbled: it begins otherwise'),
-                                                    (4, 30, r'its answer is garbled: x is float64 \[2, 3\] instead of int32')])
+@pytest.mark.parametrize(
+  'what, seconds, message',
+  [
+    (2, 1.0, 'no answer within the 1 s of --max_run_seconds'),
+    (3, 30, 'its answer is garbled: it begins otherwise'),
+    (4, 30, r'its answer is garbled: x is float64 \[2, 3\] instead of int32'),
+  ],
+)
 def test_no_answer_is_waited_for_for_ever_and_none_is_believed(recipe, what, seconds, message):
   child = child_lib.Child(dataclasses.replace(recipe, seconds=seconds))
   try:
@@ -606,9 +802,18 @@ def test_no_answer_is_waited_for_for_ever_and_none_is_believed(recipe, what, sec
     child.close()
 
 
-@pytest.mark.parametrize('model, error, message', [('refused', errors.UntrustedGraphError, 'node x is not allowed'),
-                                                   ('broken', errors.SourceError, r'no model in broken \(no such model\): see whether .* takes it$'),
-                                                   ('starved', errors.SourceError, r'no model in starved \(MemoryError: 5 GiB\): .*more than 8 GiB, raise --max_run_gib$')])
+@pytest.mark.parametrize(
+  'model, error, message',
+  [
+    ('refused', errors.UntrustedGraphError, 'node x is not allowed'),
+    ('broken', errors.SourceError, r'no model in broken \(no such model\): see whether .* takes it$'),
+    (
+      'starved',
+      errors.SourceError,
+      r'no model in starved \(MemoryError: 5 GiB\): .*more than 8 GiB, raise --max_run_gib$',
+    ),
+  ],
+)
 def test_a_model_that_cannot_be_run_is_said_once(recipe, model, error, message):
   child = child_lib.Child(dataclasses.replace(recipe, job={**recipe.job, 'model': model}, apart=model == 'starved'))
   with pytest.raises(error, match=message):
@@ -647,12 +852,21 @@ time.sleep(60)
   pytest.fail('it is still there')
 
 
-@pytest.mark.parametrize('damage, message', [
-    (lambda m: m[:4], 'it breaks off'), (lambda m: b'XXXX' + m[4:], 'it begins otherwise'), (lambda m: m[:4] + b'\xff' * 4 + m[8:], 'it begins otherwise'),
-    (lambda m: m[:8] + b'[' + m[9:], 'its header is'), (lambda m: m[:-1], 'it breaks off'),
-    (lambda m: m.replace(b'<i4', b'|O8'), 'is no array of numbers'), (lambda m: m.replace(b'[2, 3]', b'[2,-3]'), 'is no array of numbers'),
-    (lambda m: m.replace(b'[2, 3]', b'[3, 3]'), r'x is int32 \[3, 3\] instead of'), (lambda m: m.replace(b'"x"', b'"y"'), 'it holds other arrays'),
-    (lambda m: m.replace(b'"f": 1', b'"f":-1'), 'a figure is none')])
+@pytest.mark.parametrize(
+  'damage, message',
+  [
+    (lambda m: m[:4], 'it breaks off'),
+    (lambda m: b'XXXX' + m[4:], 'it begins otherwise'),
+    (lambda m: m[:4] + b'\xff' * 4 + m[8:], 'it begins otherwise'),
+    (lambda m: m[:8] + b'[' + m[9:], 'its header is'),
+    (lambda m: m[:-1], 'it breaks off'),
+    (lambda m: m.replace(b'<i4', b'|O8'), 'is no array of numbers'),
+    (lambda m: m.replace(b'[2, 3]', b'[2,-3]'), 'is no array of numbers'),
+    (lambda m: m.replace(b'[2, 3]', b'[3, 3]'), r'x is int32 \[3, 3\] instead of'),
+    (lambda m: m.replace(b'"x"', b'"y"'), 'it holds other arrays'),
+    (lambda m: m.replace(b'"f": 1', b'"f":-1'), 'a figure is none'),
+  ],
+)
 def test_a_message_is_what_is_expected_or_none(damage, message):
   stream = io.BytesIO()
   protocol.write(stream, {'x': np.zeros([2, 3], np.int32)}, {'f': 1})

@@ -52,7 +52,7 @@ def test_the_readme_is_read_in_five_minutes():
 
 @pytest.mark.slow
 def test_python_of_the_readme_runs(history, tmp_path):
-  code, = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)
+  (code,) = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)
   (tmp_path / 'dist').symlink_to(history)
   process = subprocess.run([commands.PYTHON, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=False)
   assert process.returncode == 0, process.stderr

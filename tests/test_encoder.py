@@ -20,9 +20,9 @@ def loaded(encoder_path):
 @pytest.fixture(scope='module')
 def inputs():
   return {
-      'input_word_ids': tf.constant([[2, 17, 60, 3, 9, 3], [2, 5, 3, 0, 0, 0]]),
-      'input_mask': tf.constant([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]]),
-      'input_type_ids': tf.constant([[0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0]]),
+    'input_word_ids': tf.constant([[2, 17, 60, 3, 9, 3], [2, 5, 3, 0, 0, 0]]),
+    'input_mask': tf.constant([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]]),
+    'input_type_ids': tf.constant([[0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0]]),
   }
 
 
@@ -52,7 +52,9 @@ def test_training_defaults_to_false_and_may_be_positional(loaded, inputs):
   assert np.array_equal(default, loaded(inputs, True)['pooled_output'])  # this config has no dropout
 
 
-@pytest.mark.parametrize('dropout', [dict(hidden_dropout=0.3), dict(attention_dropout=0.5)], ids=['hidden', 'attention'])
+@pytest.mark.parametrize(
+  'dropout', [dict(hidden_dropout=0.3), dict(attention_dropout=0.5)], ids=['hidden', 'attention']
+)
 def test_dropout_is_applied_in_training_only(make_module, prove, inputs, dropout):
   path, _ = prove(make_module(**dropout))  # the proof sees a rate in the wrong place
   loaded = tf.saved_model.load(str(path))
@@ -63,7 +65,9 @@ def test_dropout_is_applied_in_training_only(make_module, prove, inputs, dropout
     assert not np.allclose(*drawn, atol=1e-3)
     assert np.array_equal(*still)
     layers = [o.numpy() for o in call(given, training=True)['encoder_outputs']]
-    assert not any(np.allclose(a, b.numpy(), atol=1e-3) for a, b in zip(layers, call(given)['encoder_outputs'], strict=True))
+    assert not any(
+      np.allclose(a, b.numpy(), atol=1e-3) for a, b in zip(layers, call(given)['encoder_outputs'], strict=True)
+    )
 
 
 def test_masked_positions_do_not_matter(loaded, inputs):
@@ -76,7 +80,7 @@ def test_every_variable_is_trainable_and_has_a_gradient(loaded, inputs):
   assert len(loaded.variables) == len(loaded.trainable_variables) == 25
   with tf.GradientTape() as tape:
     outputs = loaded(inputs, training=True)
-    loss = tf.reduce_sum(outputs['pooled_output']**2) + tf.reduce_sum(outputs['sequence_output']**3)
+    loss = tf.reduce_sum(outputs['pooled_output'] ** 2) + tf.reduce_sum(outputs['sequence_output'] ** 3)
   gradients = tape.gradient(loss, loaded.trainable_variables)
   for variable, gradient in zip(loaded.trainable_variables, gradients, strict=True):
     assert gradient is not None, variable.name
@@ -161,7 +165,9 @@ def test_graph_of_24_layers_with_both_heads_is_small(deep):
 @pytest.mark.parametrize('modes', [1, 2])
 def test_transformer_block_is_in_the_graph_once_per_mode_that_differs(encoder_path, with_dropout, modes):
   path = encoder_path if modes == 1 else with_dropout / 'tensorflow/albert_en_tiny/2'
-  graph = saved_model_pb2.SavedModel.FromString((pathlib.Path(path) / 'saved_model.pb').read_bytes()).meta_graphs[0].graph_def
+  graph = (
+    saved_model_pb2.SavedModel.FromString((pathlib.Path(path) / 'saved_model.pb').read_bytes()).meta_graphs[0].graph_def
+  )
   with_softmax = [f for f in graph.library.function if any(n.op == 'Softmax' for n in f.node_def)]
   assert [sum(n.op == 'Softmax' for n in f.node_def) for f in with_softmax] == [1] * modes
   names = {f.signature.name for f in with_softmax}
@@ -179,7 +185,9 @@ def test_the_block_is_computed_in_matrix_products(encoder_path):
     assert ops.count('AddN') == 2  # the derivative of `+` would hold both operands for their shapes
 
 
-@pytest.mark.skipif(platform.machine() != 'x86_64' or not _pywrap_util_port.IsMklEnabled(), reason='only oneDNN has such products')
+@pytest.mark.skipif(
+  platform.machine() != 'x86_64' or not _pywrap_util_port.IsMklEnabled(), reason='only oneDNN has such products'
+)
 def test_what_follows_a_product_becomes_part_of_it(loaded, inputs, what_runs):
   loaded(inputs)
   ran = what_runs(lambda: loaded(inputs))
@@ -189,7 +197,12 @@ def test_what_follows_a_product_becomes_part_of_it(loaded, inputs, what_runs):
   assert any(name.startswith('intermediate/Gelu/') for name in products)
   assert not any(name.startswith('intermediate/Gelu/') for name, op in ran if 'FusedMatMul' not in op)
   # Attention's, and none of those that are there for derivatives alone.
-  assert {name for name, op in ran if op.endswith('Transpose')} == {'transpose', 'transpose_1', 'transpose_2', 'transpose_3'}
+  assert {name for name, op in ran if op.endswith('Transpose')} == {
+    'transpose',
+    'transpose_1',
+    'transpose_2',
+    'transpose_3',
+  }
 
 
 def test_all_layers_call_the_same_function_in_the_same_way(encoder_path):
@@ -210,7 +223,12 @@ def test_only_what_loading_needs_is_in_the_file(encoder_path):
     graph = saved_model_pb2.SavedModel.FromString(f.read()).meta_graphs[0].graph_def
   nodes = [n for node_defs in (graph.node, *(f.node_def for f in graph.library.function)) for n in node_defs]
   assert {n.op for n in nodes if '_output_shapes' in n.attr} == {'PartitionedCall', 'StatefulPartitionedCall'}
-  named = {a.attr['_user_specified_name'].s.decode() for f in graph.library.function for a in f.arg_attr.values() if '_user_specified_name' in a.attr}
+  named = {
+    a.attr['_user_specified_name'].s.decode()
+    for f in graph.library.function
+    for a in f.arg_attr.values()
+    if '_user_specified_name' in a.attr
+  }
   assert {'input_word_ids', 'masked_lm_positions'} < named and not any('resource' in name for name in named)
 
 
@@ -230,7 +248,9 @@ def derivative(deep, inputs):
 
 def test_derivatives_of_a_kernel_are_not_held_until_every_layer_has_one(derivative):
   variables, library = derivative
-  sums = collections.Counter(node.attr['N'].i for function in library for node in function.node_def if node.op == 'AddN')
+  sums = collections.Counter(
+    node.attr['N'].i for function in library for node in function.node_def if node.op == 'AddN'
+  )
   others = [v for v in variables if 'transformer' in v.name and 'kernel' not in v.name]
   assert len(others) == 10
   assert sums[24] == len(others)  # one derivative a layer
@@ -243,7 +263,7 @@ def test_derivatives_by_the_inputs_of_four_products_take_the_kernel_as_it_is(der
   for node in (node for function in library for node in function.node_def if node.name.endswith('/MatMul_grad/MatMul')):
     by_input[node.name.split('/')[1]].append(node)
   for layer in ('query', 'key', 'value', 'intermediate', 'attention_output', 'output'):
-    node, = by_input[layer]
+    (node,) = by_input[layer]
     kernel = next(i for i, name in enumerate(node.input) if ':' not in name)  # an argument; the other one is computed
     assert node.attr['transpose_b'].b and not node.attr['transpose_a'].b
     assert kernel == (1 if layer.endswith('output') else 0)

@@ -29,15 +29,19 @@ def test_widened_it_computes_the_same_in_float64(encoder_path, batch, expecting)
 
 def test_nothing_of_float32_is_left_in_a_widened_model(encoder_path, tmp_path):
   widen.saved_model(pathlib.Path(encoder_path), tmp_path / 'wide')
+
   def texts(path):
     for meta_graph in saved_model_pb2.SavedModel.FromString((path / 'saved_model.pb').read_bytes()).meta_graphs:
       yield from map(str, (meta_graph.graph_def, meta_graph.object_graph_def, *meta_graph.signature_def.values()))
+
   assert any('DT_FLOAT\n' in text for text in texts(pathlib.Path(encoder_path)))
   assert not any('DT_FLOAT\n' in text for text in texts(tmp_path / 'wide'))
   wide, narrow = (exported_encoder.Exported(pathlib.Path(encoder_path), 'dict', widened) for widened in (True, False))
   assert wide.variables.keys() == narrow.variables.keys()
   for name, variable in wide.variables.items():
-    assert variable.dtype == tf.float64 and np.array_equal(variable.numpy(), narrow.variables[name].numpy().astype(np.float64))
+    assert variable.dtype == tf.float64 and np.array_equal(
+      variable.numpy(), narrow.variables[name].numpy().astype(np.float64)
+    )
 
 
 def test_operation_without_float64_is_named(tmp_path, batch, monkeypatch):
@@ -48,6 +52,7 @@ def test_operation_without_float64_is_named(tmp_path, batch, monkeypatch):
   def serving_default(input_word_ids, input_mask, input_type_ids):
     value = tf.quantization.fake_quant_with_min_max_args(tf.cast(input_word_ids, tf.float32), name='rounded')
     return {'pooled_output': value, 'sequence_output': value, 'default': value}
+
   tf.saved_model.save(root, str(tmp_path / 'model'), {'serving_default': serving_default})
   monkeypatch.setattr(exported_encoder.op_allow_list, 'check', lambda path: None)
   with pytest.raises(errors.ParityError, match='model cannot be run in float64 .*rounded'):

@@ -28,13 +28,31 @@ collection: {name: small, title: Small models., language: en}
 
 def _write(path, encoders: dict[str, dict], preprocessors: int = 1, publisher: str = 'acme'):
   """A catalog: of each encoder its source, and a preprocessor's version for every version; the first takes a list, the second breaks with it."""
-  made = {name: {'language': 'en', 'versions': {
-      number: {'interface': 'list' if number == 1 and len(companions) > 1 else 'dict', 'preprocessor': f'prep/{companion}',
-               'changes': ['Changed.'], 'breaking': number == 2}
-      for number, companion in enumerate(companions, start=1)}} | ({'source': str(source)} if source else {})
-          for name, (source, companions) in encoders.items()}
-  content = {'encoders': made, 'preprocessors': {'prep': {'language': 'en', 'versions': {
-      number: {'changes': ['Changed.']} for number in range(1, preprocessors + 1)}}}}
+  made = {
+    name: {
+      'language': 'en',
+      'versions': {
+        number: {
+          'interface': 'list' if number == 1 and len(companions) > 1 else 'dict',
+          'preprocessor': f'prep/{companion}',
+          'changes': ['Changed.'],
+          'breaking': number == 2,
+        }
+        for number, companion in enumerate(companions, start=1)
+      },
+    }
+    | ({'source': str(source)} if source else {})
+    for name, (source, companions) in encoders.items()
+  }
+  content = {
+    'encoders': made,
+    'preprocessors': {
+      'prep': {
+        'language': 'en',
+        'versions': {number: {'changes': ['Changed.']} for number in range(1, preprocessors + 1)},
+      }
+    },
+  }
   text = ''.join(f'{key}: {json.dumps(value)}\n' for key, value in content.items())
   path.write_text(_HEAD.replace('acme', publisher) + re.sub(r'"(\d+)":', r'\1:', text))
   return path
@@ -56,11 +74,18 @@ def test_what_is_named_comes_before_what_names_it_and_lower_versions_before_high
 
 
 def test_a_model_of_both_is_made_where_there_can_be_one_and_follows_its_encoder(tmp_path):
-  catalog = _write(tmp_path / 'catalog.yaml', {'one': ('m', [1, 1, 2, 3]), 'two': ('m', [1]), 'none': (None, [1])}, preprocessors=3)
+  catalog = _write(
+    tmp_path / 'catalog.yaml', {'one': ('m', [1, 1, 2, 3]), 'two': ('m', [1]), 'none': (None, [1])}, preprocessors=3
+  )
   catalog.write_text(catalog.read_text().replace('3: {"changes"', '3: {"breaking": true, "changes"'))
   levels, plan = _levels(catalog, root=tmp_path / 'dist', with_text=True)
   tasks = {task.path: task.arguments for level in plan.levels for task in level}
-  assert {path for path, arguments in tasks.items() if '--with_text' in arguments} == {'acme/one/2', 'acme/one/3', 'acme/one/4', 'acme/two/1'}
+  assert {path for path, arguments in tasks.items() if '--with_text' in arguments} == {
+    'acme/one/2',
+    'acme/one/3',
+    'acme/one/4',
+    'acme/two/1',
+  }
   assert tasks['acme/one/3'] == ('--model=one', '--version=3', '--with_text')
   assert tasks['acme/one/4'] == ('--model=one', '--version=4', '--breaking', '--with_text')  # since its ids are others
 
@@ -70,11 +95,21 @@ def test_a_model_of_both_is_made_where_there_can_be_one_and_follows_its_encoder(
   assert levels == [['acme/prep/3', 'acme/one_text/2'], ['acme/one_text/3'], ['acme/one/4']]
   assert plan.left_out == {'acme/none_text/1': 'the catalog has no source for it'}
   tasks = {task.path: task for level in plan.levels for task in level}
-  assert tasks['acme/one/4'].needs == ('acme/prep/3',) and tasks['acme/one/4'].makes == ('acme/one/4', 'acme/one_text/4')
-  assert {task.path: task.arguments for level in plan.levels for task in level}['acme/one_text/3'] == ('--model=one', '--version=3', '--with_text')
+  assert tasks['acme/one/4'].needs == ('acme/prep/3',) and tasks['acme/one/4'].makes == (
+    'acme/one/4',
+    'acme/one_text/4',
+  )
+  assert {task.path: task.arguments for level in plan.levels for task in level}['acme/one_text/3'] == (
+    '--model=one',
+    '--version=3',
+    '--with_text',
+  )
   (tmp_path / 'dist/acme/one_text/3').mkdir(parents=True)
   levels, plan = _levels(catalog, root=tmp_path / 'dist', with_text=True)
-  assert levels == [['acme/prep/3'], ['acme/one/4']] and plan.left_out['acme/one_text/2'] == 'version 3 is published, and versions never go back'
+  assert (
+    levels == [['acme/prep/3'], ['acme/one/4']]
+    and plan.left_out['acme/one_text/2'] == 'version 3 is published, and versions never go back'
+  )
   assert _levels(catalog, root=tmp_path / 'dist')[0] == levels
 
 
@@ -109,12 +144,17 @@ def test_what_an_encoder_brings_is_not_left_out(tmp_path):
 
 
 def test_what_is_published_is_not_made_again_and_nothing_goes_back(tmp_path):
-  catalog = _write(tmp_path / 'catalog.yaml', {'one': ('one', [1, 1, 2]), 'two': ('two', [2]), 'none': (None, [1])}, preprocessors=2)
+  catalog = _write(
+    tmp_path / 'catalog.yaml', {'one': ('one', [1, 1, 2]), 'two': ('two', [2]), 'none': (None, [1])}, preprocessors=2
+  )
   for path in ('prep/1', 'prep/2', 'one/2'):
     (tmp_path / 'dist' / 'acme' / path).mkdir(parents=True)
   levels, plan = _levels(catalog, root=tmp_path / 'dist')
   assert levels == [['acme/one/3', 'acme/two/1']]
-  assert plan.left_out == {'acme/one/1': 'version 2 is published, and versions never go back', 'acme/none/1': 'the catalog has no source for it'}
+  assert plan.left_out == {
+    'acme/one/1': 'version 2 is published, and versions never go back',
+    'acme/none/1': 'the catalog has no source for it',
+  }
 
 
 def test_several_publishers(tmp_path):
@@ -128,6 +168,7 @@ def test_several_publishers(tmp_path):
 
 def test_a_catalog_anywhere(tmp_path):
   import tensorflow as tf
+
   path = 'ram://fleet/catalog.yaml'
   with tf.io.gfile.GFile(path, 'w') as file:
     file.write(_write(tmp_path / 'catalog.yaml', {'one': ('one', [1])}).read_text())
@@ -145,8 +186,11 @@ def run_pipeline(tmp_path, monkeypatch):
     monkeypatch.setattr(own_process, 'run', lambda arguments, catalog: release(list(arguments)))
     _, plan = _levels(catalog, root=tmp_path / 'dist', **more)
     job = pipeline.Job(str(tmp_path / 'dist'), (catalog.read_text(),), ('--trust_source',), retries)
-    beam_runner.run(lambda p: pipeline.build(job, plan.levels, str(tmp_path / 'outcomes.json'), p), beam_runner.options())
+    beam_runner.run(
+      lambda p: pipeline.build(job, plan.levels, str(tmp_path / 'outcomes.json'), p), beam_runner.options()
+    )
     return {outcome.path: outcome for outcome in pipeline.read(str(tmp_path / 'outcomes.json'))}
+
   return run
 
 
@@ -166,15 +210,22 @@ def test_what_fails_is_tried_again_and_stops_only_what_needs_it(run_pipeline, tm
       return 1, 'error: the host is away\n'
     return 0, ''
 
-  catalog = _write(tmp_path / 'catalog.yaml', {name: ('m', [1, 1]) for name in ('good', 'bad', 'wrong', 'killed', 'late')})
+  catalog = _write(
+    tmp_path / 'catalog.yaml', {name: ('m', [1, 1]) for name in ('good', 'bad', 'wrong', 'killed', 'late')}
+  )
   outcomes = run_pipeline(catalog, release, retries=2)
   assert {path: (outcome.published, outcome.tries, outcome.why) for path, outcome in outcomes.items()} == {
-      'acme/prep/1': (True, 1, ''),
-      **{f'acme/good/{v}': (True, 1, '') for v in (1, 2)},
-      'acme/bad/1': (False, 3, 'the weights in m are gone: fetch them'), 'acme/bad/2': (False, 0, 'not tried: acme/bad/1 is not published'),
-      'acme/wrong/1': (False, 1, '--model=wrong: give another'), 'acme/wrong/2': (False, 0, 'not tried: acme/wrong/1 is not published'),
-      'acme/killed/1': (False, 3, 'its process was ended by signal 9'), 'acme/killed/2': (False, 0, 'not tried: acme/killed/1 is not published'),
-      'acme/late/1': (True, 3, ''), 'acme/late/2': (True, 1, '')}
+    'acme/prep/1': (True, 1, ''),
+    **{f'acme/good/{v}': (True, 1, '') for v in (1, 2)},
+    'acme/bad/1': (False, 3, 'the weights in m are gone: fetch them'),
+    'acme/bad/2': (False, 0, 'not tried: acme/bad/1 is not published'),
+    'acme/wrong/1': (False, 1, '--model=wrong: give another'),
+    'acme/wrong/2': (False, 0, 'not tried: acme/wrong/1 is not published'),
+    'acme/killed/1': (False, 3, 'its process was ended by signal 9'),
+    'acme/killed/2': (False, 0, 'not tried: acme/killed/1 is not published'),
+    'acme/late/1': (True, 3, ''),
+    'acme/late/2': (True, 1, ''),
+  }
   assert ['--model=good', '--version=2', '--breaking', f'--export_root={tmp_path}/dist', '--trust_source'] in asked
 
 
@@ -197,8 +248,13 @@ def test_what_a_published_encoders_text_model_fails_of_does_not_stop_the_next_en
   catalog = _write(tmp_path / 'catalog.yaml', {'one': ('m', [1, 1, 1])})
   for path in ('prep/1', 'one/1', 'one/2'):
     (tmp_path / 'dist/acme' / path).mkdir(parents=True)
-  outcomes = run_pipeline(catalog, lambda arguments: (1, 'error: other bytes') if '--version=2' in arguments else (0, ''), with_text=True)
-  assert {path: outcome.published for path, outcome in outcomes.items()} == {'acme/one_text/2': False, 'acme/one/3': True}
+  outcomes = run_pipeline(
+    catalog, lambda arguments: (1, 'error: other bytes') if '--version=2' in arguments else (0, ''), with_text=True
+  )
+  assert {path: outcome.published for path, outcome in outcomes.items()} == {
+    'acme/one_text/2': False,
+    'acme/one/3': True,
+  }
 
 
 def test_an_element_that_is_handed_out_again_is_not_released_again(run_pipeline, tmp_path):
@@ -216,12 +272,17 @@ def test_an_element_that_is_handed_out_again_is_not_released_again(run_pipeline,
 def fleet(python_module, tmp_path):
   def run(*flags):
     return commands.run(python_module('export.fleet', *flags), cwd=tmp_path)
+
   return run
 
 
 @pytest.mark.slow
 def test_it_is_what_the_single_commands_give(fleet, python_module, module, own_module, tmp_path):
-  catalog = _write(tmp_path / 'catalog.yaml', {'one': (module, [1, 2]), 'cut': (own_module, [2]), 'other': (None, [1])}, preprocessors=2)
+  catalog = _write(
+    tmp_path / 'catalog.yaml',
+    {'one': (module, [1, 2]), 'cut': (own_module, [2]), 'other': (None, [1])},
+    preprocessors=2,
+  )
   data = own_module / 'variables/variables.data-00000-of-00001'
   whole = data.read_bytes()
   data.write_bytes(whole[:-40])
@@ -229,9 +290,16 @@ def test_it_is_what_the_single_commands_give(fleet, python_module, module, own_m
 
   plan = fleet(*flags, '--dry_run')
   assert plan.returncode == 0 and plan.stderr == '' and not (tmp_path / 'fleet').exists()
-  assert 'Step 1, side by side\n  acme/prep/1' in plan.stdout and 'Left out: acme/other/1: the catalog has no source for it' in plan.stdout
+  assert (
+    'Step 1, side by side\n  acme/prep/1' in plan.stdout
+    and 'Left out: acme/other/1: the catalog has no source for it' in plan.stdout
+  )
 
-  commands.fails(fleet(*flags, f'--source_sha256={"0" * 64}'), 2, '--source_sha256 is of one source, and the releases that are missing have 2')
+  commands.fails(
+    fleet(*flags, f'--source_sha256={"0" * 64}'),
+    2,
+    '--source_sha256 is of one source, and the releases that are missing have 2',
+  )
 
   process = fleet(*flags)
   commands.fails(process, 1, '1 of 5 releases were not published (acme/cut/1)', 'run it again')
@@ -246,17 +314,30 @@ def test_it_is_what_the_single_commands_give(fleet, python_module, module, own_m
   assert again.returncode == 0 and again.stderr == '' and 'release 1 versions' in again.stdout
   after = trees.tree_bytes(tmp_path / 'fleet')
   collection = 'acme/collections/small/1.md'
-  assert {name: after[name] for name in before if name != collection} == {name: value for name, value in before.items() if name != collection}
+  assert {name: after[name] for name in before if name != collection} == {
+    name: value for name, value in before.items() if name != collection
+  }
   assert fleet(*flags).stdout.endswith('Nothing else is missing.\n')
 
   for words in (['prep', 1], ['prep', 2], ['one', 1], ['one', 2, '--breaking'], ['cut', 1]):
-    single = commands.run(python_module('export', f'--model={words[0]}', f'--version={words[1]}', *words[2:], f'--catalog={catalog}',
-                                        '--export_root=single'), cwd=tmp_path)
+    single = commands.run(
+      python_module(
+        'export',
+        f'--model={words[0]}',
+        f'--version={words[1]}',
+        *words[2:],
+        f'--catalog={catalog}',
+        '--export_root=single',
+      ),
+      cwd=tmp_path,
+    )
     assert single.returncode == 0, single.stderr
   assert trees.tree_bytes(tmp_path / 'single') == after
 
 
-@pytest.mark.parametrize(('flags', 'words'), [
+@pytest.mark.parametrize(
+  ('flags', 'words'),
+  [
     (['--catalog=none.yaml'], (1, 'cannot read none.yaml')),
     (['--export_root='], (2, '--export_root= is empty')),
     (['--catalog='], (2, '--catalog= is empty')),
@@ -264,7 +345,8 @@ def test_it_is_what_the_single_commands_give(fleet, python_module, module, own_m
     (['--source_sha256=12'], (2, '--source_sha256=12')),
     (['--frobnicate'], (2, '--frobnicate is no flag')),
     (['--sign_key=none.pem'], (2, 'none.pem')),
-])
+  ],
+)
 def test_what_cannot_be_meant(fleet, flags, words, tmp_path):
   commands.fails(fleet(*flags), *words)
   assert not (tmp_path / 'dist').exists()
@@ -281,7 +363,9 @@ def test_a_temporary_directory_that_is_too_long_for_a_socket_is_refused(python_m
   catalog = _write(tmp_path / 'catalog.yaml', {'m': (module, [1])})
   long = tmp_path / ('x' * 80)
   long.mkdir()
-  process = commands.run(python_module('export.fleet', f'--catalog={catalog}', '--export_root=dist'), cwd=tmp_path, TMPDIR=str(long))
+  process = commands.run(
+    python_module('export.fleet', f'--catalog={catalog}', '--export_root=dist'), cwd=tmp_path, TMPDIR=str(long)
+  )
   commands.fails(process, 1, 'too long for a socket', 'give a shorter TMPDIR')
   assert not (tmp_path / 'dist').exists() and not list(long.iterdir())
 
@@ -291,9 +375,15 @@ def test_a_temporary_directory_that_is_too_long_for_a_socket_is_refused(python_m
 @pytest.mark.slow
 def test_an_interrupt_leaves_the_tree_whole_and_nobody_running(number, python_module, module, tmp_path, short_path):
   catalog = _write(tmp_path / 'catalog.yaml', {f'm{i}': (module, [1]) for i in range(3)})
-  process = subprocess.Popen(python_module('export.fleet', f'--catalog={catalog}', '--export_root=dist'), cwd=tmp_path,
-                             env=os.environ | {'PYTHONPATH': commands.ROOT, 'TMPDIR': str(short_path)}, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, text=True, start_new_session=True)
+  process = subprocess.Popen(
+    python_module('export.fleet', f'--catalog={catalog}', '--export_root=dist'),
+    cwd=tmp_path,
+    env=os.environ | {'PYTHONPATH': commands.ROOT, 'TMPDIR': str(short_path)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )
   # Until the encoders are being made: the source's graph has its process.
   while not list(short_path.rglob('albert_parity_*')):
     assert process.poll() is None, process.stderr.read()
@@ -301,9 +391,13 @@ def test_an_interrupt_leaves_the_tree_whole_and_nobody_running(number, python_mo
   process.send_signal(number)
   _, stderr = process.communicate()  # of its children, too: they hold the pipe
   assert process.returncode == (1 if number == signal.SIGTERM else -9)
-  assert stderr == ('error: interrupted: what is published is complete, run it again for the rest\n' if number == signal.SIGTERM else '')
+  assert stderr == (
+    'error: interrupted: what is published is complete, run it again for the rest\n' if number == signal.SIGTERM else ''
+  )
   root = tmp_path / 'dist'
   tree = tree_lib.at(root)
-  assert tree.models() == ['acme/prep'] and len(tree.beside('acme/prep/1')) == 3  # those that were being made were not waited for
+  assert (
+    tree.models() == ['acme/prep'] and len(tree.beside('acme/prep/1')) == 3
+  )  # those that were being made were not waited for
   if number == signal.SIGTERM:
     assert os.listdir(root) == ['acme'] and os.listdir(short_path) == []

@@ -38,7 +38,9 @@ def test_through_another_function(target):
   assert _passed_on(target, lambda one, two: between(two, one)) == ([0, 1, 2], [2, 1, 0])
 
 
-@pytest.mark.parametrize('call', [
+@pytest.mark.parametrize(
+  'call',
+  [
     lambda target, one, two: [target(one, two)[0] + 1.0],
     lambda target, one, two: target(one, two + 0.0),
     lambda target, one, two: target(one, tf.constant([1.0])),
@@ -46,7 +48,17 @@ def test_through_another_function(target):
     lambda target, one, two: [target(one, two)[0], target(two, one)[0]],
     lambda target, one, two: [one * two],
     lambda target, one, two: [tf.constant(1.0)],
-], ids=['a result changed', 'an argument changed', 'a constant', 'an argument returned', 'two calls', 'no call', 'nothing'])
+  ],
+  ids=[
+    'a result changed',
+    'an argument changed',
+    'a constant',
+    'an argument returned',
+    'two calls',
+    'no call',
+    'nothing',
+  ],
+)
 def test_a_function_that_does_more(target, call):
   assert _passed_on(target, lambda one, two: call(target, one, two)) is None
   # ... nor behind another one.
@@ -71,8 +83,10 @@ def test_the_first_layer_alone(exported, batch):
   np.testing.assert_allclose(alone['tokens/layer_0'], whole['tokens/layer_0'], atol=1e-6)
   encoder = exported.functions['tokens', False]
   part, _ = graph_functions.upto(encoder, encoder.pack(encoder.outputs)['encoder_outputs'][0])
+
   def blocks(graph):
     return sum(node.name.startswith('block/') and 'f' in node.attr for node in graph.node)
+
   assert (blocks(part), blocks(encoder.graph)) == (1, 3)
 
 
@@ -82,7 +96,11 @@ def test_the_encoder_is_run_once_for_all_that_call_it(exported, batch, config, s
   exported.gradient(proof_inputs.make_scalar(config, source.parts))
   called = []
   call = exported_encoder.Exported.call
-  monkeypatch.setattr(exported_encoder.Exported, 'call', lambda self, signature, *args: called.append(signature) or call(self, signature, *args))
+  monkeypatch.setattr(
+    exported_encoder.Exported,
+    'call',
+    lambda self, signature, *args: called.append(signature) or call(self, signature, *args),
+  )
   monkeypatch.setattr(exported.loaded, 'signatures', {})  # to run it would fail
   again = exported.outputs(batch, ['tokens', 'mlm', 'sop', 'serving_default'])
   assert called == ['tokens'] and list(again) == list(expected)

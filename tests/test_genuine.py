@@ -20,6 +20,7 @@ KINDS = ('einsum', 'partitioned')
 @dataclasses.dataclass
 class Exported:
   """One of the modules, exported as a release engineer does: from an archive, by one command."""
+
   kind: str
   module: pathlib.Path
   flags: list[str]
@@ -33,11 +34,26 @@ def exported(request, tmp_path_factory, python_module):
   kind, root = request.param, tmp_path_factory.mktemp(request.param)
   module = FIXTURES / f'{kind}.tar.gz'
   # The partitioned one has no albert_config.json among its assets, as early modules.
-  flags = [f'--source={module}', *([f'--albert_config={FIXTURES}/{kind}.albert_config.json'] if kind == 'partitioned' else [])]
-  process = subprocess.run(python_module(
-      'export', *flags, '--model=albert_en_demo', '--version=2', '--preprocessor=albert_en_demo_preprocess/4', '--breaking', f'--export_root={root}'),
-      capture_output=True, text=True)
-  return Exported(kind, module, flags, process, root / 'tensorflow/albert_en_demo/2', root / 'tensorflow/albert_en_demo_preprocess/4')
+  flags = [
+    f'--source={module}',
+    *([f'--albert_config={FIXTURES}/{kind}.albert_config.json'] if kind == 'partitioned' else []),
+  ]
+  process = subprocess.run(
+    python_module(
+      'export',
+      *flags,
+      '--model=albert_en_demo',
+      '--version=2',
+      '--preprocessor=albert_en_demo_preprocess/4',
+      '--breaking',
+      f'--export_root={root}',
+    ),
+    capture_output=True,
+    text=True,
+  )
+  return Exported(
+    kind, module, flags, process, root / 'tensorflow/albert_en_demo/2', root / 'tensorflow/albert_en_demo_preprocess/4'
+  )
 
 
 def test_release_computes_what_tensorflow_1_computed(exported):
@@ -45,7 +61,14 @@ def test_release_computes_what_tensorflow_1_computed(exported):
   found = comparison.compare(exported.encoder, exported.preprocessor, FIXTURES / f'{exported.kind}.expected.npz')
   assert found.faults() == [] and found.texts > 100
   sop = ['sop/pooled_output', 'sop/sequence_output', 'sop/sop_log_probs'] if exported.kind == 'einsum' else []
-  assert list(found.outputs) == ['mlm/mlm_logits', 'mlm/pooled_output', 'mlm/sequence_output', *sop, 'tokens/pooled_output', 'tokens/sequence_output']
+  assert list(found.outputs) == [
+    'mlm/mlm_logits',
+    'mlm/pooled_output',
+    'mlm/sequence_output',
+    *sop,
+    'tokens/pooled_output',
+    'tokens/sequence_output',
+  ]
   assert integrity.read_record(exported.encoder)['certificate']['against'] == 'graph'
 
 
@@ -57,7 +80,11 @@ def test_comparison_sees_other_outputs_and_other_ids(exported, tmp_path):
   values['tokens/pooled_output'] = values['tokens/pooled_output'] * np.nan
   np.savez(tmp_path / 'expected.npz', **values)
   faults = comparison.compare(exported.encoder, exported.preprocessor, tmp_path / 'expected.npz').faults()
-  assert [fault.split(' ')[0] for fault in faults] == ['mlm/mlm_logits', 'tokens/pooled_output', '1'] and '1 of 132 texts' in faults[-1]
+  assert [fault.split(' ')[0] for fault in faults] == [
+    'mlm/mlm_logits',
+    'tokens/pooled_output',
+    '1',
+  ] and '1 of 132 texts' in faults[-1]
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -77,12 +104,20 @@ def test_fixtures_have_what_only_the_exporter_writes(tmp_path, kind):
 @pytest.mark.slow
 def test_golden_files_and_corpora_take_them(exported, tmp_path, python_module):
   """Both run the source's graph in subprocesses of their own."""
+
   def run(*flags):
     process = subprocess.run(python_module('export.golden', *flags), capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
+
   run('--record', f'--golden={tmp_path / "golden.json"}', *exported.flags)
   run('--check', f'--release={exported.encoder}', f'--golden={tmp_path / "golden.json"}')
   (tmp_path / 'lines.txt').write_text('The ferry was late.\nIt cost 1,200 crowns, or less.\n' * 20)
-  run(f'--corpus={tmp_path / "lines.txt"}', *exported.flags, f'--release={exported.encoder}', f'--output={tmp_path / "out"}', '--direct_num_workers=1')
+  run(
+    f'--corpus={tmp_path / "lines.txt"}',
+    *exported.flags,
+    f'--release={exported.encoder}',
+    f'--output={tmp_path / "out"}',
+    '--direct_num_workers=1',
+  )
   results = json.loads((tmp_path / 'out/results.json').read_text())
   assert results['passed'] and results['lines'] == 40 and results['different'] == results['not_compared'] == 0

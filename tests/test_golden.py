@@ -30,7 +30,12 @@ def _check(path, golden):
 def test_every_interface_version_gives_the_golden_outputs(make_module, release, version):
   path, _ = release(make_module(**MODULES[version]), version=version, interface='list' if version == 1 else 'dict')
   distances = _check(path, golden_file.read(GOLDEN / f'interface_{version}.json'))
-  assert list(distances) == ['pooled_output', 'sequence_output', *(['mlm_logits'] if version > 1 else []), *(['sop_log_probs'] if version > 2 else [])]
+  assert list(distances) == [
+    'pooled_output',
+    'sequence_output',
+    *(['mlm_logits'] if version > 1 else []),
+    *(['sop_log_probs'] if version > 2 else []),
+  ]
 
 
 @pytest.mark.parametrize('version', spec.PREPROCESSOR_VERSIONS)
@@ -46,6 +51,7 @@ def test_every_preprocessor_version_gives_the_golden_ids(demo, release, version)
 def demo(tmp_path_factory, python_module):
   def make(path):
     subprocess.run(python_module('export.demo', f'--output={path}/albert_en_demo'), check=True)
+
   return shared.directory(tmp_path_factory, 'demo', make) / 'albert_en_demo'
 
 
@@ -54,7 +60,17 @@ def test_demo_on_the_command_line(demo, tmp_path, python_module):
   def run(*flags):
     return subprocess.run(python_module(*flags), capture_output=True, text=True)
 
-  assert run('export', f'--source={demo}', '--model=albert_en_demo', '--version=2', f'--export_root={tmp_path}', f'--report={tmp_path / "report.html"}').returncode == 0
+  assert (
+    run(
+      'export',
+      f'--source={demo}',
+      '--model=albert_en_demo',
+      '--version=2',
+      f'--export_root={tmp_path}',
+      f'--report={tmp_path / "report.html"}',
+    ).returncode
+    == 0
+  )
   release = tmp_path / 'tensorflow/albert_en_demo/2'
   assert 'albert_en_demo/2' in (tmp_path / 'report.html').read_text()
   right = run('export.golden', '--check', f'--release={release}', f'--golden={GOLDEN / "albert_en_demo.json"}')
@@ -73,13 +89,17 @@ def test_demo_on_the_command_line(demo, tmp_path, python_module):
   assert 'Moved in' in moved and 'sequence_output' in moved and 'shape' in moved
 
 
-@pytest.mark.parametrize('flags, message', [
+@pytest.mark.parametrize(
+  'flags, message',
+  [
     ([], 'give either --record, --check or --corpus'),
     (['--record', '--check'], 'give either --record, --check or --corpus'),
     (['--check', '--release=x'], '--golden= is empty'),
     (['--check', '--golden=x'], '--release= is empty'),
     (['--record', '--golden=x'], '--source= is empty'),
-    (['--record', '--golden=x', '--source=.', '--preprocessor=5'], '--preprocessor=5: there are versions 1, 2, 3, 4')])
+    (['--record', '--golden=x', '--source=.', '--preprocessor=5'], '--preprocessor=5: there are versions 1, 2, 3, 4'),
+  ],
+)
 def test_flags_that_cannot_be_meant(flags, message):
   run = subprocess.run([sys.executable, '-m', 'export.golden', *flags], capture_output=True, text=True)
   assert run.returncode == 2 and run.stderr.startswith('error: ') and message in run.stderr
@@ -131,37 +151,54 @@ def test_one_value_that_moved_fails(golden, encoder_path, name):
   assert [what for what, _ in golden_file.moved(golden, wrong)] == [name]
 
 
-@pytest.mark.parametrize('change', [
-    lambda g: g.update(outputs='text'), lambda g: g.update(outputs=[1]), lambda g: g.update(inputs=3), lambda g: g['outputs'].update(pooled_output=7)])
+@pytest.mark.parametrize(
+  'change',
+  [
+    lambda g: g.update(outputs='text'),
+    lambda g: g.update(outputs=[1]),
+    lambda g: g.update(inputs=3),
+    lambda g: g['outputs'].update(pooled_output=7),
+  ],
+)
 def test_files_of_another_shape_fail(golden, encoder_path, change):
   wrong = _changed(golden, change)
   with pytest.raises(errors.AlbertHubError, match='is broken|stale|is no table|is not in the golden file|has shape'):
     _check(pathlib.Path(encoder_path), wrong)
 
 
-@pytest.mark.parametrize('change, fault', [
+@pytest.mark.parametrize(
+  'change, fault',
+  [
     (lambda g: g['outputs'].pop('mlm_logits'), 'mlm_logits is not in the golden file'),
     (lambda g: g['outputs'].update(pooled_output=[[0.5]]), r'pooled_output has shape \[2, 16\] instead of \[1, 1\]'),
-    (lambda g: g['outputs'].update(pooled_output=[]), r'pooled_output has shape \[2, 16\] instead of \[0\]')])
+    (lambda g: g['outputs'].update(pooled_output=[]), r'pooled_output has shape \[2, 16\] instead of \[0\]'),
+  ],
+)
 def test_missing_and_misshapen_outputs_fail(golden, encoder_path, change, fault):
   wrong = _changed(golden, change)
   with pytest.raises(errors.ParityError, match=fault):
     _check(pathlib.Path(encoder_path), wrong)
 
 
-@pytest.mark.parametrize('change, fault', [
+@pytest.mark.parametrize(
+  'change, fault',
+  [
     (lambda g: g.update(source='sha256:0'), 'the golden file is of sha256:0, and .* was made from sha256:'),
     (lambda g: g.update(kind='preprocessor'), 'is of kind preprocessor'),
     (lambda g: g['inputs']['input_mask'][0].reverse() or g['inputs']['input_word_ids'][0].reverse(), 'stale inputs'),
     (lambda g: g['outputs'].update(pooled_output=[['x']]), 'pooled_output is no table of numbers'),
-    (lambda g: g['outputs'].update(pooled_output={'values': [[1.0]]}), 'pooled_output is no table of numbers')])
+    (lambda g: g['outputs'].update(pooled_output={'values': [[1.0]]}), 'pooled_output is no table of numbers'),
+  ],
+)
 def test_foreign_and_stale_files_fail(golden, encoder_path, change, fault):
   wrong = _changed(golden, change)
   with pytest.raises(errors.GoldenError, match=fault):
     _check(pathlib.Path(encoder_path), wrong)
 
 
-@pytest.mark.parametrize('content, fault', [
+@pytest.mark.parametrize(
+  'content, fault',
+  [
     (lambda t: '', 'is no golden file'),
     (lambda t: '[]', 'is no golden file'),
     (lambda t: t[:-40], 'is no golden file'),
@@ -171,7 +208,12 @@ def test_foreign_and_stale_files_fail(golden, encoder_path, change, fault):
     (lambda t: json.dumps(json.loads(t) | {'format': 0}), 'format 0 instead of 2'),
     (lambda t: json.dumps(json.loads(t) | {'format': 1}), 'format 1 instead of 2 .*record it again'),
     (lambda t: t.replace('"pooled_output": [\n   [ ', '"pooled_output": [\n   [ NaN, ', 1), 'NaN among the values'),
-    (lambda t: t.replace('"pooled_output": [\n   [ ', '"pooled_output": [\n   [ -Infinity, ', 1), '-Infinity among the values')])
+    (
+      lambda t: t.replace('"pooled_output": [\n   [ ', '"pooled_output": [\n   [ -Infinity, ', 1),
+      '-Infinity among the values',
+    ),
+  ],
+)
 def test_broken_files_fail(written, content, fault):
   before = written.read_text()
   written.write_text(content(before))
@@ -187,14 +229,22 @@ def test_no_file_and_no_record_fail(tmp_path):
 
 def test_nan_in_the_release_fails(golden, encoder_path, monkeypatch):
   from export.validation import exported_encoder
+
   outputs = exported_encoder.Exported.outputs
-  monkeypatch.setattr(exported_encoder.Exported, 'outputs', lambda self, *args: {n: v * np.float32(np.nan) for n, v in outputs(self, *args).items()})
+  monkeypatch.setattr(
+    exported_encoder.Exported,
+    'outputs',
+    lambda self, *args: {n: v * np.float32(np.nan) for n, v in outputs(self, *args).items()},
+  )
   with pytest.raises(errors.ParityError, match='pooled_output is nan'):
     _check(pathlib.Path(encoder_path), golden)
 
 
 def test_a_model_from_text_to_vectors_has_none(text_path, golden):
-  with pytest.raises(errors.GoldenError, match='goes from text to vectors, and golden files are of encoders and preprocessors: check the two'):
+  with pytest.raises(
+    errors.GoldenError,
+    match='goes from text to vectors, and golden files are of encoders and preprocessors: check the two',
+  ):
     _check(pathlib.Path(text_path), golden)
 
 
@@ -221,6 +271,10 @@ def test_a_source_whose_calls_disagree_is_not_recorded(own_module):
     output = graph.signature_def['mlm'].outputs['pooled_output']
     tanh = next(n for n in graph.graph_def.node if n.name == output.name.split(':')[0])
     output.name = f'{tanh.input[0]}:0'
+
   modules.edit_graph(own_module, edit)
-  with source_lib.open_source(str(own_module)) as source, pytest.raises(errors.ParityError, match='mlm/pooled_output is .* from the reference'):
+  with (
+    source_lib.open_source(str(own_module)) as source,
+    pytest.raises(errors.ParityError, match='mlm/pooled_output is .* from the reference'),
+  ):
     golden_file.of_source(source)

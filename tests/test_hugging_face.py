@@ -60,6 +60,7 @@ def _edit_config(**changes):
   def edit(path):
     values = json.loads((path / 'config.json').read_text()) | changes
     (path / 'config.json').write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
   return edit
 
 
@@ -91,7 +92,11 @@ def test_there_and_back_is_the_identity(make_module, tmp_path, spec):
 
 def test_names_and_layout_are_those_of_the_class(model, source):
   config = json.loads((model / 'config.json').read_text())
-  assert config['architectures'] == ['AlbertForPreTraining'] and config['hidden_act'] == 'gelu_new' and config['layer_norm_eps'] == 1e-12
+  assert (
+    config['architectures'] == ['AlbertForPreTraining']
+    and config['hidden_act'] == 'gelu_new'
+    and config['layer_norm_eps'] == 1e-12
+  )
   tensors = safetensors_numpy.load_file(model / 'model.safetensors')
   rows = weight_map.rows(source.config, source.parts)
   assert set(tensors) == {row.hugging_face for row in rows}
@@ -116,11 +121,16 @@ def test_masked_lm_has_no_pooler(module, tmp_path):
   assert 'predictions.bias' in names and not any('pooler' in name or 'sop' in name for name in names)
 
 
-@pytest.mark.parametrize('parts, architecture, left', [
+@pytest.mark.parametrize(
+  'parts, architecture, left',
+  [
     ((weight_map.Part.ENCODER,), 'AlbertModel', []),
     ((weight_map.Part.ENCODER, weight_map.Part.MLM), 'AlbertModel', ['the masked language model head']),
     ((weight_map.Part.ENCODER, weight_map.Part.SOP), 'AlbertModel', ['the sentence order head']),
-    (tuple(weight_map.Part), 'AlbertForPreTraining', [])], ids=lambda value: value if isinstance(value, str) else '')
+    (tuple(weight_map.Part), 'AlbertForPreTraining', []),
+  ],
+  ids=lambda value: value if isinstance(value, str) else '',
+)
 def test_default_is_the_largest_class_that_the_source_fills(module, tmp_path, parts, architecture, left):
   directory, found = write(module, tmp_path / 'albert', parts=parts)
   assert found == left and json.loads((directory / 'config.json').read_text())['architectures'] == [architecture]
@@ -133,15 +143,21 @@ def test_class_that_the_source_does_not_fill(module, tmp_path):
 
 def test_card(model, source):
   card = (model / 'README.md').read_text()
-  assert source.digest.removeprefix('sha256:') in card and 'weights of a TF1 Hub module' in card and 'AlbertForPreTraining' in card
+  assert (
+    source.digest.removeprefix('sha256:') in card
+    and 'weights of a TF1 Hub module' in card
+    and 'AlbertForPreTraining' in card
+  )
   assert '{{' not in card and '{%' not in card
 
 
 def test_layout_of_the_published_models(own, module):
   """albert-base-v2 and the like: AlbertForMaskedLM, saved when that class still had a pooler."""
+
   def change(tensors):
     for name in [name for name in tensors if name.startswith('sop_classifier.')]:
       del tensors[name]
+
   _change(own, change)
   with source_lib.open_source(str(own)) as source, source_lib.open_source(str(module)) as original:
     assert source.parts == {weight_map.Part.ENCODER, weight_map.Part.MLM}
@@ -151,8 +167,19 @@ def test_layout_of_the_published_models(own, module):
 
 
 def test_config_of_an_early_version(own, module):
-  _edit_config(output_past=True, pruned_heads={}, torchscript=False, num_beams=1, down_scale_factor=1, net_structure_type=0, gap_size=0,
-               num_memory_blocks=0, layers_to_keep=[], _name_or_path='albert-base-v2', torch_dtype='float32')(own)
+  _edit_config(
+    output_past=True,
+    pruned_heads={},
+    torchscript=False,
+    num_beams=1,
+    down_scale_factor=1,
+    net_structure_type=0,
+    gap_size=0,
+    num_memory_blocks=0,
+    layers_to_keep=[],
+    _name_or_path='albert-base-v2',
+    torch_dtype='float32',
+  )(own)
   _assert_same(module, own)
 
 
@@ -172,6 +199,7 @@ def test_what_other_versions_save_besides(own, module):
     tensors['albert.embeddings.position_ids'] = np.arange(8)[np.newaxis]
     tensors['predictions.decoder.weight'] = tensors['albert.embeddings.word_embeddings.weight'].copy()
     tensors['predictions.decoder.bias'] = tensors['predictions.bias'].copy()
+
   _change(own, change)
   _assert_same(module, own)
 
@@ -182,7 +210,9 @@ def _tensor(name, change):
       value = change(tensors.pop(name))
       if value is not None:
         tensors[name] = value
+
     _change(path, apply)
+
   return edit
 
 
@@ -196,6 +226,7 @@ def _break_index(change):
     values = json.loads(index.read_text())
     change(values['weight_map'])
     index.write_text(json.dumps(values))
+
   return edit
 
 
@@ -215,7 +246,9 @@ def _repeat_in_both_shards(path):
     safetensors_numpy.save_file(tensors | {_POOLER: shards[places[_POOLER]][_POOLER]}, path / place)
 
 
-@pytest.mark.parametrize('break_it, message', [
+@pytest.mark.parametrize(
+  'break_it, message',
+  [
     (_edit_config(model_type='bert'), "model_type is 'bert'.*config.json"),
     (_edit_config(hidden_act='gelu'), "hidden_act is 'gelu', not 'gelu_new' or"),
     (_edit_config(layer_norm_eps=1e-5), 'layer_norm_eps is 1e-05'),
@@ -223,33 +256,65 @@ def _repeat_in_both_shards(path):
     (_edit_config(novelty=1), "unknown 'novelty'"),
     (_edit_config(hidden_size=None), 'missing hidden_size'),
     (_edit_config(position_embedding_type='relative_key'), 'position_embedding_type'),
-    (lambda path: (path / 'tokenizer_config.json').write_text('{"do_lower_case": false}'), 'do_lower_case is False, not True, in .*cased'),
-    (lambda path: (path / 'tokenizer_config.json').write_text('{"keep_accents": true}'), 'keep_accents is True, not False'),
-    (lambda path: (path / 'tokenizer_config.json').write_text('{"remove_space": false}'), 'remove_space is False, not True'),
+    (
+      lambda path: (path / 'tokenizer_config.json').write_text('{"do_lower_case": false}'),
+      'do_lower_case is False, not True, in .*cased',
+    ),
+    (
+      lambda path: (path / 'tokenizer_config.json').write_text('{"keep_accents": true}'),
+      'keep_accents is True, not False',
+    ),
+    (
+      lambda path: (path / 'tokenizer_config.json').write_text('{"remove_space": false}'),
+      'remove_space is False, not True',
+    ),
     (lambda path: (path / 'config.json').unlink(), 'cannot read .*config.json'),
     (lambda path: (path / 'model.safetensors').rename(path / 'pytorch_model.bin'), 'neither model.safetensors nor'),
     (_add('predictions.decoder.bias', np.zeros(200, np.float16)), 'predictions.decoder.bias is not predictions.bias'),
     (lambda path: (path / 'config.json').write_text('{'), 'no valid JSON in .*config.json'),
     (lambda path: (path / 'config.json').write_text('[]'), 'a list instead of an object'),
-    (lambda path: (path / 'config.json').write_text('{"model_type": "albert", "model_type": "albert"}'), "'model_type' is there twice"),
-    (lambda path: ((path / 'model.safetensors').unlink(), os.mkfifo(path / 'model.safetensors')), 'cannot read .*model.safetensors, which is no file'),
+    (
+      lambda path: (path / 'config.json').write_text('{"model_type": "albert", "model_type": "albert"}'),
+      "'model_type' is there twice",
+    ),
+    (
+      lambda path: ((path / 'model.safetensors').unlink(), os.mkfifo(path / 'model.safetensors')),
+      'cannot read .*model.safetensors, which is no file',
+    ),
     (lambda path: (path / 'spiece.model').unlink(), 'no spiece.model in .*copy it'),
     (lambda path: (path / 'model.safetensors').write_bytes(b'\xff' * 99), 'cannot read .*model.safetensors'),
-    (lambda path: (path / 'model.safetensors').write_bytes((path / 'model.safetensors').read_bytes()[:-9]), 'cannot read .*model.safetensors'),
+    (
+      lambda path: (path / 'model.safetensors').write_bytes((path / 'model.safetensors').read_bytes()[:-9]),
+      'cannot read .*model.safetensors',
+    ),
     (_tensor(_POOLER, lambda value: None), 'no pooler.weight in .*AlbertForMaskedLM'),
     (_tensor('albert.pooler.bias', lambda value: None), 'missing albert.pooler.bias'),
     (_tensor(_POOLER, lambda value: value[1:]), r'albert.pooler.weight has shape \[15, 16\], not \[16, 16\]'),
     (_tensor(_POOLER, lambda value: value.astype(np.float16)), 'albert.pooler.weight is F16, not float32'),
     (_tensor(_POOLER, lambda value: value * np.nan), 'NaN or infinity in albert.pooler.weight'),
     (_add('classifier.weight', np.zeros((3, 16), np.float32)), 'unexpected classifier.weight'),
-    (_add('predictions.decoder.weight', np.zeros((200, 8), np.float32)), 'predictions.decoder.weight is not albert.embeddings'),
-    (_break_index(lambda places: places.update({'x': 'model-00001-of-00002.safetensors'})), 'x is not where .*index.json says'),
-    (_break_index(lambda places: places.update({_POOLER: '../model-00001-of-00002.safetensors'})), 'no `weight_map` from tensors to files'),
+    (
+      _add('predictions.decoder.weight', np.zeros((200, 8), np.float32)),
+      'predictions.decoder.weight is not albert.embeddings',
+    ),
+    (
+      _break_index(lambda places: places.update({'x': 'model-00001-of-00002.safetensors'})),
+      'x is not where .*index.json says',
+    ),
+    (
+      _break_index(lambda places: places.update({_POOLER: '../model-00001-of-00002.safetensors'})),
+      'no `weight_map` from tensors to files',
+    ),
     (_break_index(lambda places: places.pop(_POOLER)), f'{_POOLER} is not where'),
     (_shard_besides, 'model.safetensors and model.safetensors.index.json are both in'),
     (_repeat_in_both_shards, f'{_POOLER} is not where'),
-    (_break_index(lambda places: places.update({_POOLER: 'model-00003-of-00003.safetensors'})), 'cannot read .*model-00003-of-00003'),
-], ids=lambda value: value if isinstance(value, str) else '')
+    (
+      _break_index(lambda places: places.update({_POOLER: 'model-00003-of-00003.safetensors'})),
+      'cannot read .*model-00003-of-00003',
+    ),
+  ],
+  ids=lambda value: value if isinstance(value, str) else '',
+)
 def test_what_does_not_fit_is_named(own, refused, break_it, message):
   break_it(own)
   refused(own, message)
@@ -262,7 +327,9 @@ def test_embeddings_that_are_projected_though_as_wide_as_the_layers(make_module,
 
 
 def test_config_for_a_format_that_has_its_own(own, module, refused):
-  refused(own, '--albert_config for', reading=source_lib.Reading(albert_config=str(module / 'assets/albert_config.json')))
+  refused(
+    own, '--albert_config for', reading=source_lib.Reading(albert_config=str(module / 'assets/albert_config.json'))
+  )
 
 
 def test_release_has_the_weights_of_the_module(model, released, release):

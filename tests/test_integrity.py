@@ -81,23 +81,30 @@ def _beside(suffix):
 
 
 DAMAGE = {
-    'graph': (lambda r: _flip(r / 'saved_model.pb', 100), 'saved_model.pb has changed in '),
-    'weights': (lambda r: _flip(r / DATA, 1000), f'{DATA} has changed in '),
-    'fingerprint': (lambda r: _flip(r / 'fingerprint.pb'), 'fingerprint.pb has changed'),
-    'missing file': (lambda r: (r / 'assets/30k-clean.model').unlink(), 'assets/30k-clean.model is missing'),
-    'added file': (lambda r: (r / 'assets/x').write_text(''), 'assets/x is not in the record'),
-    'warmup requests': (lambda r: _flip(r / WARMUP), f'{WARMUP} has changed'),
-    'file beside the warmup requests': (lambda r: (r / 'assets.extra/x').write_text(''), 'assets.extra/x is not in the record'),
-    'link': (lambda r: ((r / 'saved_model.pb').rename(r.parent / 'x'), (r / 'saved_model.pb').symlink_to(r.parent / 'x')),
-             'saved_model.pb is a link'),
-    'fifo': (lambda r: os.mkfifo(r / 'assets/fifo'), 'assets/fifo is a link, or nothing that was published'),
-    'directory': (lambda r: (r / 'extra').mkdir(), 'extra is a link, or nothing that was published'),
-    'card': (lambda r: _flip(_beside('.md')(r)), '2.md has changed'),
-    'no card': (lambda r: _beside('.md')(r).unlink(), '2.md is missing'),
-    'archive': (lambda r: _flip(_beside('.tar.gz')(r), 3000), '2.tar.gz has changed'),
-    'no archive': (lambda r: _beside('.tar.gz')(r).unlink(), '2.tar.gz is missing'),
-    'another place': (lambda r: _edit_record(r, lambda record: record.update(release='tensorflow/albert_en_tiny/1')),
-                      'the record is of tensorflow/albert_en_tiny/1'),
+  'graph': (lambda r: _flip(r / 'saved_model.pb', 100), 'saved_model.pb has changed in '),
+  'weights': (lambda r: _flip(r / DATA, 1000), f'{DATA} has changed in '),
+  'fingerprint': (lambda r: _flip(r / 'fingerprint.pb'), 'fingerprint.pb has changed'),
+  'missing file': (lambda r: (r / 'assets/30k-clean.model').unlink(), 'assets/30k-clean.model is missing'),
+  'added file': (lambda r: (r / 'assets/x').write_text(''), 'assets/x is not in the record'),
+  'warmup requests': (lambda r: _flip(r / WARMUP), f'{WARMUP} has changed'),
+  'file beside the warmup requests': (
+    lambda r: (r / 'assets.extra/x').write_text(''),
+    'assets.extra/x is not in the record',
+  ),
+  'link': (
+    lambda r: ((r / 'saved_model.pb').rename(r.parent / 'x'), (r / 'saved_model.pb').symlink_to(r.parent / 'x')),
+    'saved_model.pb is a link',
+  ),
+  'fifo': (lambda r: os.mkfifo(r / 'assets/fifo'), 'assets/fifo is a link, or nothing that was published'),
+  'directory': (lambda r: (r / 'extra').mkdir(), 'extra is a link, or nothing that was published'),
+  'card': (lambda r: _flip(_beside('.md')(r)), '2.md has changed'),
+  'no card': (lambda r: _beside('.md')(r).unlink(), '2.md is missing'),
+  'archive': (lambda r: _flip(_beside('.tar.gz')(r), 3000), '2.tar.gz has changed'),
+  'no archive': (lambda r: _beside('.tar.gz')(r).unlink(), '2.tar.gz is missing'),
+  'another place': (
+    lambda r: _edit_record(r, lambda record: record.update(release='tensorflow/albert_en_tiny/1')),
+    'the record is of tensorflow/albert_en_tiny/1',
+  ),
 }
 
 
@@ -151,9 +158,12 @@ def test_weight_changed_with_all_digests_is_found_by_the_ledger(published):
 
 
 def test_ledger_with_impossible_entries_is_refused(published):
-  for change, message in ((dict(shape=[3]), 'cannot be read'), (dict(transform='rot13'), 'cannot be read'),
-                          (dict(checkpoint_key='x'), 'the ledger does not list the tensors of the checkpoint'),
-                          (dict(source='x'), 'the ledger does not list the weights of such a model')):
+  for change, message in (
+    (dict(shape=[3]), 'cannot be read'),
+    (dict(transform='rot13'), 'cannot be read'),
+    (dict(checkpoint_key='x'), 'the ledger does not list the tensors of the checkpoint'),
+    (dict(source='x'), 'the ledger does not list the weights of such a model'),
+  ):
     before = _beside('.release.json')(published).read_text()
     _edit_record(published, lambda record, change=change: record['weights'][0].update(change))
     with pytest.raises(errors.IntegrityError, match=message):
@@ -166,10 +176,12 @@ def test_ledger_with_a_part_left_out_is_refused(published):
     record['heads'].remove('mlm')
     record['weights'] = [w for w in record['weights'] if not w['source'].startswith('mlm.')]
 
-  for edit, message in ((lambda record: record.pop('weights'), "KeyError: 'weights'"),
-                        (lambda record: record['weights'].pop(), 'does not list the weights of such a model'),
-                        (without_mlm, 'does not list the tensors of the checkpoint'),
-                        (lambda record: record['config'].update(hidden_size=5), 'not a multiple of|cannot be read')):
+  for edit, message in (
+    (lambda record: record.pop('weights'), "KeyError: 'weights'"),
+    (lambda record: record['weights'].pop(), 'does not list the weights of such a model'),
+    (without_mlm, 'does not list the tensors of the checkpoint'),
+    (lambda record: record['config'].update(hidden_size=5), 'not a multiple of|cannot be read'),
+  ):
     before = _beside('.release.json')(published).read_text()
     _edit_record(published, edit)
     with pytest.raises(errors.IntegrityError, match=message):
@@ -179,20 +191,29 @@ def test_ledger_with_a_part_left_out_is_refused(published):
 
 def test_swapped_ledger_entries_are_found(published):
   def swap(record):
-    query, key = (next(w for w in record['weights'] if w['source'] == f'attention.{n}.kernel') for n in ('query', 'key'))
+    query, key = (
+      next(w for w in record['weights'] if w['source'] == f'attention.{n}.kernel') for n in ('query', 'key')
+    )
     query['checkpoint_key'], key['checkpoint_key'] = key['checkpoint_key'], query['checkpoint_key']
+
   _edit_record(published, swap)
-  with pytest.raises(errors.IntegrityError, match="query/kernel is not the source's attention.query.kernel; .*key/kernel is not"):
+  with pytest.raises(
+    errors.IntegrityError, match="query/kernel is not the source's attention.query.kernel; .*key/kernel is not"
+  ):
     _check(published)
 
 
 RECORDS = {
-    'missing': (lambda path: path.unlink(), 'no record .*2.release.json'),
-    'empty': (lambda path: path.write_text(''), 'is no release record'),
-    'a list': (lambda path: path.write_text('[]'), 'is no release record'),
-    'without files': (lambda path: path.write_text('{"release": "a/b/1", "kind": "encoder"}'), "KeyError: 'files'"),
-    'with odd files': (lambda path: path.write_text(json.dumps(
-        {'release': 'tensorflow/albert_en_tiny/2', 'kind': 'encoder', 'files': [], 'archive': 3, 'card': None})), 'is no release record'),
+  'missing': (lambda path: path.unlink(), 'no record .*2.release.json'),
+  'empty': (lambda path: path.write_text(''), 'is no release record'),
+  'a list': (lambda path: path.write_text('[]'), 'is no release record'),
+  'without files': (lambda path: path.write_text('{"release": "a/b/1", "kind": "encoder"}'), "KeyError: 'files'"),
+  'with odd files': (
+    lambda path: path.write_text(
+      json.dumps({'release': 'tensorflow/albert_en_tiny/2', 'kind': 'encoder', 'files': [], 'archive': 3, 'card': None})
+    ),
+    'is no release record',
+  ),
 }
 
 
@@ -205,22 +226,43 @@ def test_broken_record_is_refused(published, case):
 
 
 CERTIFICATES = {
-    'a figure that did not pass': (lambda c: c['outputs']['pooled_output'].update(reference=2e-9), 'pooled_output did not pass'),
-    'a source that did not': (lambda c: c['outputs']['layer_1'].update(source=2e-9), 'layer_1 did not pass'),
-    'a derivative that did not': (lambda c: c['gradient']['pooler.bias'].update(source=2e-8), 'pooler.bias did not pass'),
-    'other bounds': (lambda c: (c['bounds'].update(outputs=1.0), c['outputs']['pooled_output'].update(source=0.5)), 'pooled_output did not pass'),
-    'no number': (lambda c: c['gradient']['pooler.bias'].update(reference=float('nan')), 'pooler.bias did not pass'),
-    'nothing compared': (lambda c: c['outputs']['pooled_output'].update(values=0), 'pooled_output did not pass'),
-    'no source': (lambda c: c['outputs']['pooled_output'].update(source=None), 'lacks distances to it'),
-    'float32 too far off': (lambda c: c['outputs']['layer_0']['float32']['export'].update(largest=0.01), 'layer_0 in float32 did not pass'),
-    'no limit': (lambda c: c['outputs']['pooled_output']['float32']['allowed'].update(rms=float('inf')), 'pooled_output in float32 did not pass'),
-    'an output left out': (lambda c: c['outputs'].pop('mlm_logits'), 'does not have the outputs of such a model'),
-    'a layer left out': (lambda c: c['outputs'].pop('layer_2'), 'does not have the outputs of such a model'),
-    'a weight left out': (lambda c: c['gradient'].pop('mlm.norm.beta'), 'does not have the gradient of such a model'),
-    'no controls': (lambda c: c['controls'].clear(), 'a wrong model that passed, or too few of them'),
-    'a control that is no number': (lambda c: c['controls'].update({'query and key swapped': float('nan')}), 'a wrong model that passed'),
-    'a control that passed': (lambda c: c['controls'].update({'query and key swapped': 1e-8}), 'a wrong model that passed'),
-    'of an earlier version': (lambda c: c.clear(), 'the certificate has the form of an earlier version of this tool: publish the next version'),
+  'a figure that did not pass': (
+    lambda c: c['outputs']['pooled_output'].update(reference=2e-9),
+    'pooled_output did not pass',
+  ),
+  'a source that did not': (lambda c: c['outputs']['layer_1'].update(source=2e-9), 'layer_1 did not pass'),
+  'a derivative that did not': (lambda c: c['gradient']['pooler.bias'].update(source=2e-8), 'pooler.bias did not pass'),
+  'other bounds': (
+    lambda c: (c['bounds'].update(outputs=1.0), c['outputs']['pooled_output'].update(source=0.5)),
+    'pooled_output did not pass',
+  ),
+  'no number': (lambda c: c['gradient']['pooler.bias'].update(reference=float('nan')), 'pooler.bias did not pass'),
+  'nothing compared': (lambda c: c['outputs']['pooled_output'].update(values=0), 'pooled_output did not pass'),
+  'no source': (lambda c: c['outputs']['pooled_output'].update(source=None), 'lacks distances to it'),
+  'float32 too far off': (
+    lambda c: c['outputs']['layer_0']['float32']['export'].update(largest=0.01),
+    'layer_0 in float32 did not pass',
+  ),
+  'no limit': (
+    lambda c: c['outputs']['pooled_output']['float32']['allowed'].update(rms=float('inf')),
+    'pooled_output in float32 did not pass',
+  ),
+  'an output left out': (lambda c: c['outputs'].pop('mlm_logits'), 'does not have the outputs of such a model'),
+  'a layer left out': (lambda c: c['outputs'].pop('layer_2'), 'does not have the outputs of such a model'),
+  'a weight left out': (lambda c: c['gradient'].pop('mlm.norm.beta'), 'does not have the gradient of such a model'),
+  'no controls': (lambda c: c['controls'].clear(), 'a wrong model that passed, or too few of them'),
+  'a control that is no number': (
+    lambda c: c['controls'].update({'query and key swapped': float('nan')}),
+    'a wrong model that passed',
+  ),
+  'a control that passed': (
+    lambda c: c['controls'].update({'query and key swapped': 1e-8}),
+    'a wrong model that passed',
+  ),
+  'of an earlier version': (
+    lambda c: c.clear(),
+    'the certificate has the form of an earlier version of this tool: publish the next version',
+  ),
 }
 
 
@@ -256,24 +298,41 @@ def _swap(record):
 
 
 OF_TEXT = {
-    'a figure that did not pass': (lambda r: r['certificate']['outputs']['layer_1']['apart'].update(rms=9.0), 'layer_1 did not pass'),
-    'no number': (lambda r: r['certificate']['outputs']['default']['apart'].update(largest=float('nan')), 'default did not pass'),
-    'no limit': (lambda r: r['certificate']['outputs']['default']['allowed'].update(rms=float('inf')), 'default did not pass'),
-    'a layer left out': (lambda r: r['certificate']['outputs'].pop('layer_2'), 'not of the outputs of such a model'),
-    'a signature left out': (lambda r: r['certificate']['outputs'].pop('serving_default/default'), 'not of the outputs of such a model'),
-    'a single text': (lambda r: r['certificate'].update(texts=1), 'not of the outputs of such a model'),
-    'a control that is no number': (lambda r: r['certificate']['outputs']['layer_0']['control'].update(rms=float('nan'), largest=float('nan')),
-                                    'layer_0 of another text passed'),
-    'a control that passed': (lambda r: r['certificate']['outputs']['layer_0']['control'].update(rms=0.0, largest=0.0), 'layer_0 of another text passed'),
-    'nothing': (lambda r: r['certificate'].clear(), 'is no release record'),
-    'no encoder': (lambda r: r.pop('encoder'), 'is no release record'),
-    'an encoder elsewhere': (lambda r: r.update(encoder='../../etc/1'), 'does not name an encoder and a preprocessor'),
-    'one part for both': (lambda r: r.update(encoder=r['preprocessor']), 'does not name an encoder and a preprocessor'),
-    'a weight left out': (lambda r: r['weights'].pop(), 'the ledger does not list the weights of such a model'),
-    'weights in another order': (_swap, 'the ledger does not list the weights of such a model'),
-    'a head': (lambda r: r.update(heads=['mlm']), 'the ledger does not list the weights of such a model'),
-    'another kind': (lambda r: r.update(kind='preprocessor'), 'this is no preprocessor'),
-    'a kind that there is not': (lambda r: r.update(kind='texts'), 'is no release record'),
+  'a figure that did not pass': (
+    lambda r: r['certificate']['outputs']['layer_1']['apart'].update(rms=9.0),
+    'layer_1 did not pass',
+  ),
+  'no number': (
+    lambda r: r['certificate']['outputs']['default']['apart'].update(largest=float('nan')),
+    'default did not pass',
+  ),
+  'no limit': (
+    lambda r: r['certificate']['outputs']['default']['allowed'].update(rms=float('inf')),
+    'default did not pass',
+  ),
+  'a layer left out': (lambda r: r['certificate']['outputs'].pop('layer_2'), 'not of the outputs of such a model'),
+  'a signature left out': (
+    lambda r: r['certificate']['outputs'].pop('serving_default/default'),
+    'not of the outputs of such a model',
+  ),
+  'a single text': (lambda r: r['certificate'].update(texts=1), 'not of the outputs of such a model'),
+  'a control that is no number': (
+    lambda r: r['certificate']['outputs']['layer_0']['control'].update(rms=float('nan'), largest=float('nan')),
+    'layer_0 of another text passed',
+  ),
+  'a control that passed': (
+    lambda r: r['certificate']['outputs']['layer_0']['control'].update(rms=0.0, largest=0.0),
+    'layer_0 of another text passed',
+  ),
+  'nothing': (lambda r: r['certificate'].clear(), 'is no release record'),
+  'no encoder': (lambda r: r.pop('encoder'), 'is no release record'),
+  'an encoder elsewhere': (lambda r: r.update(encoder='../../etc/1'), 'does not name an encoder and a preprocessor'),
+  'one part for both': (lambda r: r.update(encoder=r['preprocessor']), 'does not name an encoder and a preprocessor'),
+  'a weight left out': (lambda r: r['weights'].pop(), 'the ledger does not list the weights of such a model'),
+  'weights in another order': (_swap, 'the ledger does not list the weights of such a model'),
+  'a head': (lambda r: r.update(heads=['mlm']), 'the ledger does not list the weights of such a model'),
+  'another kind': (lambda r: r.update(kind='preprocessor'), 'this is no preprocessor'),
+  'a kind that there is not': (lambda r: r.update(kind='texts'), 'is no release record'),
 }
 
 
@@ -290,7 +349,13 @@ def test_text_is_held_against_its_parts_and_the_source(text, module, make_module
   assert done.returncode == 0 and '25 weights are as recorded' in done.stdout
   done = _verify(f'--release={text}', f'--source={module}')
   assert done.returncode == 0 and done.stderr == '', done.stderr
-  for word in ('check tensorflow/albert_en_demo_preprocess/3', 'check tensorflow/albert_en_demo/3', 'tokens are the same', 'mlm_logits', 'From text to vectors, 23 texts'):
+  for word in (
+    'check tensorflow/albert_en_demo_preprocess/3',
+    'check tensorflow/albert_en_demo/3',
+    'tokens are the same',
+    'mlm_logits',
+    'From text to vectors, 23 texts',
+  ):
     assert word in done.stdout, done.stdout
   done = _verify(f'--release={text}', f'--source={make_module(seed=1)}')
   assert done.returncode == 1 and 'was made from sha256:' in done.stderr
@@ -300,7 +365,11 @@ def test_text_is_held_against_its_parts_and_the_source(text, module, make_module
   assert done.returncode == 1 and f'saved_model.pb has changed in {encoder}' in done.stderr
   encoder.with_name('3.release.json').unlink()
   done = _verify(f'--release={text}', f'--source={module}')
-  assert done.returncode == 1 and 'error: tensorflow/albert_en_demo/3 is not beside ' in done.stderr and 'leave --source out' in done.stderr
+  assert (
+    done.returncode == 1
+    and 'error: tensorflow/albert_en_demo/3 is not beside ' in done.stderr
+    and 'leave --source out' in done.stderr
+  )
 
 
 def test_an_encoder_cannot_pass_for_a_preprocessor(published):
@@ -314,10 +383,16 @@ def test_an_encoder_cannot_pass_for_a_preprocessor(published):
     _check(companion)
 
 
-@pytest.mark.parametrize('change, fault', [
+@pytest.mark.parametrize(
+  'change, fault',
+  [
     (lambda record: record['config'].update(hidden_dropout_prob=0.5), 'has another config than'),
-    (lambda record: record['certificate']['outputs']['pooled_output'].update(scale=0.5),
-     'the outputs of the certificate in the record of .* are not what is found now')])
+    (
+      lambda record: record['certificate']['outputs']['pooled_output'].update(scale=0.5),
+      'the outputs of the certificate in the record of .* are not what is found now',
+    ),
+  ],
+)
 def test_with_the_source_config_and_certificate_are_held_against_it(published, module, change, fault):
   _edit_record(published, change)
   done = _verify(f'--release={published}', f'--source={module}')
@@ -325,18 +400,30 @@ def test_with_the_source_config_and_certificate_are_held_against_it(published, m
 
 
 def _verify(*flags):
-  return subprocess.run([sys.executable, '-m', 'export.verify', *flags], capture_output=True, text=True, check=False,
-                        env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])})
+  return subprocess.run(
+    [sys.executable, '-m', 'export.verify', *flags],
+    capture_output=True,
+    text=True,
+    check=False,
+    env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])},
+  )
 
 
 def test_command_line_without_a_source_imports_no_tensorflow(encoder_path):
-  code = ('import sys; sys.argv = ["verify", "--release=" + sys.argv[1]]\n'
-          'import runpy\n'
-          'try:\n  runpy.run_module("export.verify", run_name="__main__")\n'
-          'except SystemExit as e:\n  assert not e.code\n'
-          'print([m for m in sys.modules if m.split(".")[0] in ("tensorflow", "tf_keras", "keras")])')
-  process = subprocess.run([sys.executable, '-c', code, encoder_path], capture_output=True, text=True, check=False,
-                           env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])})
+  code = (
+    'import sys; sys.argv = ["verify", "--release=" + sys.argv[1]]\n'
+    'import runpy\n'
+    'try:\n  runpy.run_module("export.verify", run_name="__main__")\n'
+    'except SystemExit as e:\n  assert not e.code\n'
+    'print([m for m in sys.modules if m.split(".")[0] in ("tensorflow", "tf_keras", "keras")])'
+  )
+  process = subprocess.run(
+    [sys.executable, '-c', code, encoder_path],
+    capture_output=True,
+    text=True,
+    check=False,
+    env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])},
+  )
   assert process.stdout.splitlines()[-1] == '[]', process.stderr
   assert '32 weights are as recorded' in process.stdout
 
@@ -361,11 +448,15 @@ def test_command_line_fails_on_a_changed_byte_and_on_wrong_flags(published):
 
 def test_what_changes_after_it_was_verified_is_not_published(release, module, monkeypatch):
   certify = encoder_certificate.Examination.certify
+
   def meddled(self, path, *args, **kwargs):
     result = certify(self, path, *args, **kwargs)
     variables = path / 'variables/variables.index'
     variables.write_bytes(variables.read_bytes())  # the same, but somebody is at work there
     return result
+
   monkeypatch.setattr(encoder_certificate.Examination, 'certify', meddled)
-  with pytest.raises(errors.IntegrityError, match='files of tensorflow/albert_en_tiny/2 changed while they were compared'):
+  with pytest.raises(
+    errors.IntegrityError, match='files of tensorflow/albert_en_tiny/2 changed while they were compared'
+  ):
     release(module)

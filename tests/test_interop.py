@@ -19,7 +19,11 @@ from export.demo import vocabulary
 from export.reference import tokenizer as reference_tokenizer
 from export.validation import preprocessor_certificate
 
-_PARTS = {'AlbertModel': ['encoder'], 'AlbertForMaskedLM': ['encoder', 'mlm'], 'AlbertForPreTraining': ['encoder', 'mlm', 'sop']}
+_PARTS = {
+  'AlbertModel': ['encoder'],
+  'AlbertForMaskedLM': ['encoder', 'mlm'],
+  'AlbertForPreTraining': ['encoder', 'mlm', 'sop'],
+}
 # float32 rounding of three small layers on values of about 1, by two libraries.
 _TOLERANCE = 1e-5
 
@@ -32,11 +36,20 @@ def ask(request):
     pytest.skip('needs PyTorch and Transformers: make interop')
 
   def run(do, **job):
-    environment = {name: value for name, value in os.environ.items() if name not in ('PYTHONPATH', 'TF_USE_LEGACY_KERAS')}
-    done = subprocess.run([python, os.path.join(os.path.dirname(__file__), 'interop_probe.py')], input=json.dumps({'do': do, **job}), text=True,
-                          capture_output=True, timeout=600, env=environment | {'HF_HUB_OFFLINE': '1'})
+    environment = {
+      name: value for name, value in os.environ.items() if name not in ('PYTHONPATH', 'TF_USE_LEGACY_KERAS')
+    }
+    done = subprocess.run(
+      [python, os.path.join(os.path.dirname(__file__), 'interop_probe.py')],
+      input=json.dumps({'do': do, **job}),
+      text=True,
+      capture_output=True,
+      timeout=600,
+      env=environment | {'HF_HUB_OFFLINE': '1'},
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
+
   return run
 
 
@@ -54,8 +67,11 @@ def inputs(tmp_path_factory):
 def _ours(encoder, inputs):
   """What an exported encoder gives for the batch, with logits at every position."""
   given = np.load(inputs)
-  batch = {'input_word_ids': tf.constant(given['input_ids']), 'input_mask': tf.constant(given['attention_mask']),
-           'input_type_ids': tf.constant(given['token_type_ids'])}
+  batch = {
+    'input_word_ids': tf.constant(given['input_ids']),
+    'input_mask': tf.constant(given['attention_mask']),
+    'input_type_ids': tf.constant(given['token_type_ids']),
+  }
   result = dict(encoder(batch))
   if hasattr(encoder, 'mlm'):
     positions = tf.tile(tf.range(7)[tf.newaxis], [2, 1])
@@ -79,8 +95,14 @@ def _assert_same(theirs, ours, mask):
 @pytest.mark.parametrize('class_name', list(_PARTS))
 def test_transformers_loads_every_key_and_computes_the_same(ask, module, released, inputs, tmp_path, class_name):
   directory, _ = write(module, tmp_path / 'albert', class_name)
-  told = ask('load', directory=str(directory), class_name=class_name, inputs=inputs, outputs=str(tmp_path / 'theirs.npz'))
-  assert {kind: names for kind, names in told.items() if kind.endswith('_keys')} == {'missing_keys': [], 'unexpected_keys': [], 'mismatched_keys': []}
+  told = ask(
+    'load', directory=str(directory), class_name=class_name, inputs=inputs, outputs=str(tmp_path / 'theirs.npz')
+  )
+  assert {kind: names for kind, names in told.items() if kind.endswith('_keys')} == {
+    'missing_keys': [],
+    'unexpected_keys': [],
+    'mismatched_keys': [],
+  }
   assert told['dtype'] == 'torch.float32'
   ours, mask = _ours(tf.saved_model.load(released.root / 'tensorflow/albert_en_tiny/2'), inputs)
   theirs = np.load(tmp_path / 'theirs.npz')
@@ -93,14 +115,24 @@ def test_tokenizer_gives_the_same_ids(ask, module, config, sp_model, tmp_path):
   directory, _ = write(module, tmp_path / 'albert')
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
   characters = [f'a{chr(code)}b' for code in range(0x20, 0x3000) if unicodedata.category(chr(code)) != 'Cn']
-  texts = ['The bridge was closed.', *preprocessor_certificate.TEXTS, *vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()[:300], *characters]
+  texts = [
+    'The bridge was closed.',
+    *preprocessor_certificate.TEXTS,
+    *vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()[:300],
+    *characters,
+  ]
   answer = ask('tokenize', directory=str(directory), texts=texts)
   assert answer['mask'] == 4 and answer['pad'] == 0 and answer['longest'] == config.max_position_embeddings
   first = processor.encode(reference_tokenizer.normalized(texts[0]))
   assert answer['pair']['input_ids'] == [2, *first, 3, *first, 3]
   assert answer['pair']['token_type_ids'] == [0] * (len(first) + 2) + [1] * (len(first) + 1)
-  different = [text for text, ids in zip(texts, answer['ids'], strict=True)
-               if not preprocessor_certificate.equally_likely(processor, ids, processor.encode(reference_tokenizer.normalized(text)))]
+  different = [
+    text
+    for text, ids in zip(texts, answer['ids'], strict=True)
+    if not preprocessor_certificate.equally_likely(
+      processor, ids, processor.encode(reference_tokenizer.normalized(text))
+    )
+  ]
   assert different == ['[CLS] is text here, and so is <pad>']  # as in every tokenizer of Transformers
 
 
@@ -111,13 +143,29 @@ def test_keras_hub_loads_it_and_computes_the_same(ask, module, released, inputs,
   _assert_same(np.load(tmp_path / 'theirs.npz'), ours, mask)
 
 
-@pytest.mark.parametrize('class_name, shard', [('AlbertModel', '5GB'), ('AlbertForPreTraining', '5GB'), ('AlbertForPreTraining', '10KB')])
+@pytest.mark.parametrize(
+  'class_name, shard', [('AlbertModel', '5GB'), ('AlbertForPreTraining', '5GB'), ('AlbertForPreTraining', '10KB')]
+)
 def test_what_transformers_saves_is_read(ask, module, config, inputs, release, tmp_path, class_name, shard):
-  sizes = dict(vocab_size=config.vocab_size, embedding_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
-               intermediate_size=24, max_position_embeddings=config.max_position_embeddings)
+  sizes = dict(
+    vocab_size=config.vocab_size,
+    embedding_size=8,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=24,
+    max_position_embeddings=config.max_position_embeddings,
+  )
   directory = tmp_path / 'saved'
-  files = ask('save', directory=str(directory), class_name=class_name, config=sizes, inputs=inputs, outputs=str(tmp_path / 'theirs.npz'),
-              max_shard_size=shard)
+  files = ask(
+    'save',
+    directory=str(directory),
+    class_name=class_name,
+    config=sizes,
+    inputs=inputs,
+    outputs=str(tmp_path / 'theirs.npz'),
+    max_shard_size=shard,
+  )
   assert ('model.safetensors.index.json' in files) == (shard == '10KB')
   (directory / 'spiece.model').write_bytes((module / 'assets/30k-clean.model').read_bytes())
   with source_lib.open_source(str(directory)) as source:
@@ -128,10 +176,24 @@ def test_what_transformers_saves_is_read(ask, module, config, inputs, release, t
 
 
 def test_masked_lm_saves_no_pooler_and_is_refused_with_that(ask, module, config, inputs, tmp_path, refused):
-  sizes = dict(vocab_size=config.vocab_size, embedding_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
-               intermediate_size=24, max_position_embeddings=config.max_position_embeddings)
+  sizes = dict(
+    vocab_size=config.vocab_size,
+    embedding_size=8,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=24,
+    max_position_embeddings=config.max_position_embeddings,
+  )
   directory = tmp_path / 'saved'
-  ask('save', directory=str(directory), class_name='AlbertForMaskedLM', config=sizes, inputs=inputs, outputs=str(tmp_path / 'theirs.npz'),
-      max_shard_size='5GB')
+  ask(
+    'save',
+    directory=str(directory),
+    class_name='AlbertForMaskedLM',
+    config=sizes,
+    inputs=inputs,
+    outputs=str(tmp_path / 'theirs.npz'),
+    max_shard_size='5GB',
+  )
   (directory / 'spiece.model').write_bytes((module / 'assets/30k-clean.model').read_bytes())
   refused(directory, 'no pooler.weight in .*AlbertForMaskedLM has no pooled output')

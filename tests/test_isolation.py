@@ -19,12 +19,21 @@ LIMITS = sandbox.Limits(memory=1 << 30, cpu_seconds=1, file_bytes=1 << 20)
 def _python(code, *, limits=True, writable=None):
   if limits:
     code = f'from export.source import sandbox; sandbox.{LIMITS!r}.apply()\n{code}'
-  return subprocess.run(sandbox.command([sys.executable, '-c', code], writable) if writable else [sys.executable, '-c', code],
-                        capture_output=True, text=True, env=sandbox.environment() | {'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)})
+  return subprocess.run(
+    sandbox.command([sys.executable, '-c', code], writable) if writable else [sys.executable, '-c', code],
+    capture_output=True,
+    text=True,
+    env=sandbox.environment() | {'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)},
+  )
 
 
-@pytest.mark.parametrize('code, fault', [
-    ('import mmap; mmap.mmap(-1, 2 << 30)', 'Cannot allocate memory'), ('open(FILE, "wb").write(bytes(1 << 21))', 'File too large')])
+@pytest.mark.parametrize(
+  'code, fault',
+  [
+    ('import mmap; mmap.mmap(-1, 2 << 30)', 'Cannot allocate memory'),
+    ('open(FILE, "wb").write(bytes(1 << 21))', 'File too large'),
+  ],
+)
 def test_limits(tmp_path, code, fault):
   code = code.replace('FILE', repr(str(tmp_path / 'file')))
   assert _python(code, limits=False).returncode == 0
@@ -41,12 +50,19 @@ def test_no_core_is_dumped():
   assert process.stdout == '(0, 0)\n', process.stderr
 
 
-@pytest.mark.parametrize('trust', [source_policy.Trust(memory_gib=1), source_policy.Trust(cpu_seconds=1)], ids=['memory', 'time'])
+@pytest.mark.parametrize(
+  'trust', [source_policy.Trust(memory_gib=1), source_policy.Trust(cpu_seconds=1)], ids=['memory', 'time']
+)
 def test_a_source_that_needs_more_is_refused(module, start_run, trust):
   # TensorFlow alone takes more. Where memory ends, parsing the graph may be what fails.
-  with start_run(module, trust=trust) as run, pytest.raises(
-      errors.SourceError, match='running saved_model.pb in .* failed .*raise --max_run_gib or --max_run_seconds'
-      + ('|no SavedModel in ' if trust.memory_gib == 1 else '')):
+  with (
+    start_run(module, trust=trust) as run,
+    pytest.raises(
+      errors.SourceError,
+      match='running saved_model.pb in .* failed .*raise --max_run_gib or --max_run_seconds'
+      + ('|no SavedModel in ' if trust.memory_gib == 1 else ''),
+    ),
+  ):
     run.outputs()
     run.gradient()  # of a tiny module, the outputs may take less than a second
 
@@ -69,8 +85,7 @@ def test_every_means_runs_what_it_is_given(tmp_path, monkeypatch, means):
   assert process.returncode == 0 and (work / 'x').read_text() == 'y', process.stderr
   process = _python(f'open({str(outside)!r}, "w")', writable=work, limits=False)
   assert outside.exists() == (means != 'bubblewrap'), process.stderr
-  process = _python('print(open("/proc/self/net/dev").read().count(":"))', writable=work,
-                    limits=False)
+  process = _python('print(open("/proc/self/net/dev").read().count(":"))', writable=work, limits=False)
   assert (process.stdout == '1\n') or means == 'none', process.stdout  # the loopback alone
   process = _python('import os; os.kill(os.getpid(), 9)', writable=work, limits=False)
   assert process.returncode in (-9, 128 + 9)

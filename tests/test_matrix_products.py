@@ -12,8 +12,17 @@ from official.nlp.modeling import networks
 from export.model import encoder as encoder_lib
 
 _INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
-_SIZES = dict(vocab_size=50, embedding_width=8, hidden_size=24, num_layers=2, num_attention_heads=3, max_sequence_length=16, intermediate_size=40,
-              dropout_rate=0.0, attention_dropout_rate=0.0)
+_SIZES = dict(
+  vocab_size=50,
+  embedding_width=8,
+  hidden_size=24,
+  num_layers=2,
+  num_attention_heads=3,
+  max_sequence_length=16,
+  intermediate_size=40,
+  dropout_rate=0.0,
+  attention_dropout_rate=0.0,
+)
 
 
 def _encoder(**changes):
@@ -30,18 +39,24 @@ def _encoder(**changes):
 
 def _outlined(encoder):
   """What is exported of it."""
-  return encoder_lib.Outlined(types.SimpleNamespace(encoder=encoder, config=types.SimpleNamespace(hidden_size=_SIZES['hidden_size'])))
+  return encoder_lib.Outlined(
+    types.SimpleNamespace(encoder=encoder, config=types.SimpleNamespace(hidden_size=_SIZES['hidden_size']))
+  )
 
 
 def _inputs(batch, length):
   rng = np.random.default_rng(2)
   lengths = rng.integers(0, length + 1, [batch, 1])  # no token at all, too
-  return [tf.constant(rng.integers(0, 50, [batch, length]), tf.int32), tf.constant(np.arange(length) < lengths, tf.int32),
-          tf.constant(rng.integers(-1, 3, [batch, length]), tf.int32)]  # types that there are, and others
+  return [
+    tf.constant(rng.integers(0, 50, [batch, length]), tf.int32),
+    tf.constant(np.arange(length) < lengths, tf.int32),
+    tf.constant(rng.integers(-1, 3, [batch, length]), tf.int32),
+  ]  # types that there are, and others
 
 
 def _run(encoder, inputs, training, encode):
   """The outputs, and the derivatives of a sum of them by every variable."""
+
   @tf.function(autograph=False)
   def call():
     with tf.GradientTape() as tape:
@@ -49,19 +64,30 @@ def _run(encoder, inputs, training, encode):
       flat = [outputs['pooled_output'], *outputs['encoder_outputs']]
       total = tf.add_n([tf.reduce_sum(tf.sin(output)) for output in flat])
     return flat, [tf.convert_to_tensor(gradient) for gradient in tape.gradient(total, encoder.trainable_variables)]
+
   flat, gradients = call()
   return [value.numpy() for value in (*flat, *gradients)]
 
 
 _QUICK = [
-    ({}, 4, 16, True), ({}, 0, 5, False), (dict(embedding_width=24), 2, 7, True),
-    (dict(dropout_rate=0.1, attention_dropout_rate=0.1), 2, 7, True)]
+  ({}, 4, 16, True),
+  ({}, 0, 5, False),
+  (dict(embedding_width=24), 2, 7, True),
+  (dict(dropout_rate=0.1, attention_dropout_rate=0.1), 2, 7, True),
+]
 _SLOW = [
-    ({}, 4, 16, False), ({}, 1, 1, False), (dict(activation=tf.nn.relu), 2, 7, False), (dict(num_attention_heads=1), 2, 7, True),
-    (dict(dropout_rate=0.1, attention_dropout_rate=0.1), 2, 7, False), (dict(intermediate_size=24), 2, 7, False)]
+  ({}, 4, 16, False),
+  ({}, 1, 1, False),
+  (dict(activation=tf.nn.relu), 2, 7, False),
+  (dict(num_attention_heads=1), 2, 7, True),
+  (dict(dropout_rate=0.1, attention_dropout_rate=0.1), 2, 7, False),
+  (dict(intermediate_size=24), 2, 7, False),
+]
 
 
-@pytest.mark.parametrize('changes, batch, length, training', [*_QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in _SLOW)])
+@pytest.mark.parametrize(
+  'changes, batch, length, training', [*_QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in _SLOW)]
+)
 def test_outputs_and_derivatives_are_those_of_einsums(changes, batch, length, training):
   inputs = _inputs(batch, length)
   encoder = _encoder(**changes)
@@ -70,6 +96,7 @@ def test_outputs_and_derivatives_are_those_of_einsums(changes, batch, length, tr
 
   def ours(mode):
     return _run(encoder, inputs, mode, lambda values, mode: encode(dict(zip(_INPUTS, values, strict=True)), mode))
+
   mine = ours(training)
   assert len(right) == len(mine) == 3 + (23 if 'embedding_width' in changes else 25)
   for one, other in zip(right, mine, strict=True):

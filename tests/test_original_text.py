@@ -26,17 +26,50 @@ from export.validation import preprocessor_certificate
 # Without those of private use, which are all alike.
 ASSIGNED = [c for c in map(chr, range(0x110000)) if unicodedata.category(c) not in ('Cn', 'Co', 'Cs')]
 # Digits with commas, with and without what is left of them; and letters that tell one rule from another.
-PIECES = ['▁1,', '1,', '00,', '0,', '000,', '▁', '1', '2', '▁2', '9', '▁57', '57,', '▁57,', '3', '٣', '٣,', '▁x1', 'x1,', 'ς', 'σ', 'ß', 'ss', 'α', 'é', 'か', '한', 'ि', 'ु']
+PIECES = [
+  '▁1,',
+  '1,',
+  '00,',
+  '0,',
+  '000,',
+  '▁',
+  '1',
+  '2',
+  '▁2',
+  '9',
+  '▁57',
+  '57,',
+  '▁57,',
+  '3',
+  '٣',
+  '٣,',
+  '▁x1',
+  'x1,',
+  'ς',
+  'σ',
+  'ß',
+  'ss',
+  'α',
+  'é',
+  'か',
+  '한',
+  'ि',
+  'ु',
+]
 
 
 def _with_pieces(model, pieces):
   """A SentencePiece model with more pieces: protocol buffers in a row are one message."""
+
   def field(number, payload):
     return bytes([number << 3 | 2, len(payload)]) + payload
+
   processor = spm.SentencePieceProcessor(model_proto=model)
   fresh = [piece for piece in pieces if processor.piece_to_id(piece) == processor.unk_id()]
   return model + b''.join(
-      field(1, field(1, piece.encode()) + b'\x15' + struct.pack('<f', -3 - number / 7)) for number, piece in enumerate(fresh))
+    field(1, field(1, piece.encode()) + b'\x15' + struct.pack('<f', -3 - number / 7))
+    for number, piece in enumerate(fresh)
+  )
 
 
 def _saved(model, version, path):
@@ -72,7 +105,9 @@ def loaded(path):
 
 @pytest.fixture(scope='module')
 def normalize():
-  graph = tf.function(pretraining_tokenization.normalize, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+  graph = tf.function(
+    pretraining_tokenization.normalize, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
+  )
   return lambda texts: [text.decode() for text in graph(tf.constant(texts, tf.string)).numpy()]
 
 
@@ -100,7 +135,18 @@ def test_every_assigned_character_has_the_ids_of_the_rule(loaded, processor, for
 
 
 def test_private_and_unassigned_characters_and_noncharacters(loaded, processor, normalize):
-  points = [0xE000, 0xF8FF, 0xF0000, 0x10FFFD, 0x378, 0x1FFFC, 0xE0FFF, 0xFDD0, 0xFDEF, *(plane << 16 | n for plane in range(17) for n in (0xFFFE, 0xFFFF))]
+  points = [
+    0xE000,
+    0xF8FF,
+    0xF0000,
+    0x10FFFD,
+    0x378,
+    0x1FFFC,
+    0xE0FFF,
+    0xFDD0,
+    0xFDEF,
+    *(plane << 16 | n for plane in range(17) for n in (0xFFFE, 0xFFFF)),
+  ]
   texts = [form.format(chr(point)) for form in ('{}', 'a{}b', '{0}{0} Σ{0}', 'Α{}Σ') for point in points]
   assert normalize(texts) == list(map(reference_tokenizer.normalized, texts))
   assert loaded.tokenize(tf.constant(texts)).to_list() == [reference_tokenizer.ids(processor, text) for text in texts]
@@ -110,7 +156,11 @@ def test_private_and_unassigned_characters_and_noncharacters(loaded, processor, 
 def test_long_texts_of_every_kind(loaded, processor, normalize, number):
   rng = random.Random(number)
   awkward = [*preprocessor_certificate.texts(4), *map(str, range(990, 1010)), *PIECES]
-  parts = [*rng.sample(ASSIGNED, 20_000), *(rng.choice(awkward) for _ in range(40)), *(rng.choice([' ', 'Σ', '1,', 'a', 'É', '\t\n', '\u200d', ',']) for _ in range(10_000))]
+  parts = [
+    *rng.sample(ASSIGNED, 20_000),
+    *(rng.choice(awkward) for _ in range(40)),
+    *(rng.choice([' ', 'Σ', '1,', 'a', 'É', '\t\n', '\u200d', ',']) for _ in range(10_000)),
+  ]
   rng.shuffle(parts)
   text = ''.join(parts)
   assert normalize([text]) == [reference_tokenizer.normalized(text)]
@@ -138,9 +188,29 @@ def test_white_space_is_what_python_takes_for_it(normalize):
 
 
 BROKEN = [
-    b'\xff', b'a\xffb', b'\x80', b'\xc3', b'caf\xc3', b'\xe2\x82', b'\xe2\x82 x', b'\xf0\x9f\x98', b'a\xf0\x9f\x98\x80\xf0\x9fb', b'\xc0\x80', b'\xed\xa0\x80',
-    b'\xed\xa0\xbd\xed\xb8\x80', b'\xf4\x90\x80\x80', b'\xf8\x88\x80\x80\x80', b'\xe2\xc2\x85a', b'\xe1\x9a\xe1\x9a\x80b', b'\x85', b'\xa0 x \xa0', b'\xce\xa3\xce',
-    b'A\xce\xa3\xce', b'\xef\xbb\xbfa', b'\xff\xfea\x00', b'\xe3\x80\xe3\x80\x80',
+  b'\xff',
+  b'a\xffb',
+  b'\x80',
+  b'\xc3',
+  b'caf\xc3',
+  b'\xe2\x82',
+  b'\xe2\x82 x',
+  b'\xf0\x9f\x98',
+  b'a\xf0\x9f\x98\x80\xf0\x9fb',
+  b'\xc0\x80',
+  b'\xed\xa0\x80',
+  b'\xed\xa0\xbd\xed\xb8\x80',
+  b'\xf4\x90\x80\x80',
+  b'\xf8\x88\x80\x80\x80',
+  b'\xe2\xc2\x85a',
+  b'\xe1\x9a\xe1\x9a\x80b',
+  b'\x85',
+  b'\xa0 x \xa0',
+  b'\xce\xa3\xce',
+  b'A\xce\xa3\xce',
+  b'\xef\xbb\xbfa',
+  b'\xff\xfea\x00',
+  b'\xe3\x80\xe3\x80\x80',
 ]
 
 
@@ -151,9 +221,21 @@ def test_what_is_no_utf8_is_replaced(loaded, processor, normalize):
 
 
 def test_nothing_and_nul(loaded, processor, normalize):
-  for texts in ([], [''], ['', ''], ['', 'a', ''], ['\x00'], ['a\x00b', '\x00\x00', ' \x00 '], [' '], ['\u0301'], ['', '\u0301', ' ']):
+  for texts in (
+    [],
+    [''],
+    ['', ''],
+    ['', 'a', ''],
+    ['\x00'],
+    ['a\x00b', '\x00\x00', ' \x00 '],
+    [' '],
+    ['\u0301'],
+    ['', '\u0301', ' '],
+  ):
     assert normalize(texts) == list(map(reference_tokenizer.normalized, texts))
-    assert loaded.tokenize(tf.constant(texts, tf.string)).to_list() == [reference_tokenizer.ids(processor, text) for text in texts]
+    assert loaded.tokenize(tf.constant(texts, tf.string)).to_list() == [
+      reference_tokenizer.ids(processor, text) for text in texts
+    ]
     assert loaded(tf.constant(texts, tf.string))['input_word_ids'].shape == (len(texts), 128)
 
 
@@ -171,14 +253,20 @@ def test_a_comma_after_a_digit_is_a_piece_of_its_own(loaded, processor):
   assert '57,' in processor.encode('a57,', out_type=str)
   assert _pieces(loaded, processor, 'a57,')[-2:] == ['<unk>', ',']
   texts = [''.join(one) for length in range(6) for one in itertools.product('0125 7,', repeat=length)]
-  texts += [f'{sign}{number:,}{sign}' for number in (*range(0, 3000, 7), 10**9, 570_000, 57) for sign in ('', ' ', 'x', ',', '٣')]
+  texts += [
+    f'{sign}{number:,}{sign}'
+    for number in (*range(0, 3000, 7), 10**9, 570_000, 57)
+    for sign in ('', ' ', 'x', ',', '٣')
+  ]
   for text, ids in zip(texts, loaded.tokenize(tf.constant(texts)).to_list(), strict=True):
     expected = reference_tokenizer.ids(processor, text)
     assert ids == expected or preprocessor_certificate.equally_likely(processor, ids, expected), text
 
 
 def test_a_vocabulary_without_such_pieces(sp_model, tmp_path):
-  lines = [''.join(c for c in line if not c.isdigit()) for line in vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()]
+  lines = [
+    ''.join(c for c in line if not c.isdigit()) for line in vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()
+  ]
   model = vocabulary.train(lines, 150)
   assert len(pretraining_tokenization.commas(model).ids) == 1
   assert preprocessor_certificate.check(_saved(model, 4, tmp_path / 'model'), model, 4) > 10_000
@@ -192,7 +280,9 @@ def test_a_vocabulary_without_comma_is_refused():
 
 def test_ordinary_text_keeps_its_ids_and_packing_is_the_same(loaded, published):
   before = tf.saved_model.load(str(published))
-  lines = tf.constant([line for line in vocabulary.CORPUS.read_text(encoding='utf-8').splitlines() if not any(map(str.isdigit, line))])
+  lines = tf.constant(
+    [line for line in vocabulary.CORPUS.read_text(encoding='utf-8').splitlines() if not any(map(str.isdigit, line))]
+  )
   for name, value in before(lines).items():
     assert np.array_equal(loaded(lines)[name], value)
   tokens = loaded.tokenize(lines)
@@ -224,10 +314,18 @@ def test_the_same_model_gives_the_same_table(monkeypatch):
 
 
 def test_it_works_in_a_process_without_this_project(path, processor, tmp_path):
-  program = ('import json, sys\nimport tensorflow as tf\nimport tensorflow_text\nloaded = tf.saved_model.load(sys.argv[1])\n'
-             'print(json.dumps(loaded.tokenize(tf.constant(json.loads(sys.argv[2]))).to_list()))\n')
+  program = (
+    'import json, sys\nimport tensorflow as tf\nimport tensorflow_text\nloaded = tf.saved_model.load(sys.argv[1])\n'
+    'print(json.dumps(loaded.tokenize(tf.constant(json.loads(sys.argv[2]))).to_list()))\n'
+  )
   texts = [text for text in reference_tokenizer.TEXTS if '\x00' not in text]
-  run = subprocess.run([sys.executable, '-I', '-c', program, str(path), json.dumps(texts)], capture_output=True, text=True, cwd=tmp_path, check=True)
+  run = subprocess.run(
+    [sys.executable, '-I', '-c', program, str(path), json.dumps(texts)],
+    capture_output=True,
+    text=True,
+    cwd=tmp_path,
+    check=True,
+  )
   for text, ids in zip(texts, json.loads(run.stdout.splitlines()[-1]), strict=True):
     expected = reference_tokenizer.ids(processor, text)
     assert ids == expected or preprocessor_certificate.equally_likely(processor, ids, expected), text
@@ -236,7 +334,9 @@ def test_it_works_in_a_process_without_this_project(path, processor, tmp_path):
 def test_in_an_input_pipeline(loaded):
   texts = list(preprocessor_certificate.texts(4))
   data = tf.data.Dataset.from_tensor_slices(texts).batch(5).map(loaded, num_parallel_calls=2)
-  assert np.array_equal(np.concatenate([batch['input_word_ids'] for batch in data]), loaded(tf.constant(texts))['input_word_ids'])
+  assert np.array_equal(
+    np.concatenate([batch['input_word_ids'] for batch in data]), loaded(tf.constant(texts))['input_word_ids']
+  )
 
 
 def _ascii_space(table=pretraining_tokenization.table):
@@ -245,11 +345,15 @@ def _ascii_space(table=pretraining_tokenization.table):
 
 def _o_for_e(table=pretraining_tokenization.table):
   values = table().values
-  return dataclasses.replace(table(), values=np.where(values % pretraining_tokenization._KIND == ord('e'), values + ord('o') - ord('e'), values))
+  return dataclasses.replace(
+    table(), values=np.where(values % pretraining_tokenization._KIND == ord('e'), values + ord('o') - ord('e'), values)
+  )
 
 
 def _no_comma(model, commas=pretraining_tokenization.commas):
-  return dataclasses.replace(commas(model), values=np.where(commas(model).values == commas(model).values[-1], 5, commas(model).values))
+  return dataclasses.replace(
+    commas(model), values=np.where(commas(model).values == commas(model).values[-1], 5, commas(model).values)
+  )
 
 
 def _plain_sigma(values):
@@ -258,13 +362,13 @@ def _plain_sigma(values):
 
 
 WRONG = {
-    'no cut': ('split_commas', lambda tokens, cut: tokens),
-    'no comma': ('commas', _no_comma),
-    'ASCII white space only': ('table', _ascii_space),
-    'no end of a word': ('_end_words', _plain_sigma),
-    'another letter': ('table', _o_for_e),
-    'points taken for Hangul': ('_ITSELF', 3),
-    'ignorable characters replaced': ('_REPLACED', 4),
+  'no cut': ('split_commas', lambda tokens, cut: tokens),
+  'no comma': ('commas', _no_comma),
+  'ASCII white space only': ('table', _ascii_space),
+  'no end of a word': ('_end_words', _plain_sigma),
+  'another letter': ('table', _o_for_e),
+  'points taken for Hangul': ('_ITSELF', 3),
+  'ignorable characters replaced': ('_REPLACED', 4),
 }
 
 
@@ -279,7 +383,9 @@ def test_what_is_wrong_is_noticed_when_it_is_exported(rich, tmp_path, monkeypatc
 
 
 def test_versions_are_told_apart(path, published, rich):
-  assert preprocessor_certificate.check(pathlib.Path(path), rich, 4) > preprocessor_certificate.check(published, rich, 3)
+  assert preprocessor_certificate.check(pathlib.Path(path), rich, 4) > preprocessor_certificate.check(
+    published, rich, 3
+  )
   for saved, version in ((path, 3), (published, 4)):
     with pytest.raises(errors.ParityError, match='no parity .ids '):
       preprocessor_certificate.check(saved, rich, version)

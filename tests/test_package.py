@@ -55,8 +55,8 @@ def test_digests_are_those_of_archive_tar_and_files(model, tmp_path):
 
 def test_digests_name_every_file(model):
   assert digests.of_directory(model) == {
-      'saved_model.pb': digests.Digest(5000, hashlib.sha256(b'graph' * 1000).hexdigest()),
-      'variables/variables.index': digests.Digest(5, hashlib.sha256(b'index').hexdigest()),
+    'saved_model.pb': digests.Digest(5000, hashlib.sha256(b'graph' * 1000).hexdigest()),
+    'variables/variables.index': digests.Digest(5, hashlib.sha256(b'index').hexdigest()),
   }
 
 
@@ -66,7 +66,18 @@ def test_an_existing_archive_is_not_overwritten(model, tmp_path):
     release_archive.pack(model, tmp_path / '2.tar.gz')
 
 
-@pytest.mark.parametrize('name', ['notes.txt', 'assets/more/x', 'variables/checkpoint', 'assets.extra/deep/er', '.hidden', 'saved_model.pb.bak', 'variables/sub/x'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'notes.txt',
+    'assets/more/x',
+    'variables/checkpoint',
+    'assets.extra/deep/er',
+    '.hidden',
+    'saved_model.pb.bak',
+    'variables/sub/x',
+  ],
+)
 def test_only_what_a_hub_host_allows_is_packed(model, tmp_path, name):
   (model / name).parent.mkdir(parents=True, exist_ok=True)
   (model / name).write_text('')
@@ -82,7 +93,13 @@ def test_a_link_is_not_packed(model, tmp_path):
 
 
 def test_everything_a_hub_host_allows_is_packed(model, tmp_path):
-  allowed = ['fingerprint.pb', 'keras_metadata.pb', 'assets/a.model', 'assets.extra/tf_serving_warmup_requests', 'variables/variables.data-00000-of-00001']
+  allowed = [
+    'fingerprint.pb',
+    'keras_metadata.pb',
+    'assets/a.model',
+    'assets.extra/tf_serving_warmup_requests',
+    'variables/variables.data-00000-of-00001',
+  ]
   for name in allowed:
     (model / name).parent.mkdir(exist_ok=True)
     (model / name).write_text(name)

@@ -38,25 +38,52 @@ def test_padding_is_left_out_of_what_is_by_position():
   value = np.arange(30.0).reshape(2, 3, 5)
   kept = np.concatenate([value[0].ravel(), value[1, 0]])
   for shaped in (value, value.reshape(6, 5)):
-    assert np.array_equal(measures.packed(shaped, MASK, 'sequence_output'), kept) and np.array_equal(measures.packed(shaped, MASK, 'layer_7'), kept)
+    assert np.array_equal(measures.packed(shaped, MASK, 'sequence_output'), kept) and np.array_equal(
+      measures.packed(shaped, MASK, 'layer_7'), kept
+    )
   assert measures.packed(value, MASK, 'mlm_logits').size == 30
 
 
-@pytest.mark.parametrize('rms, largest, within', [(1, 2, True), (0, 2, True), (1.1, 2, False), (1, 2.1, False), (np.nan, 0, False), (0, np.nan, False)])
+@pytest.mark.parametrize(
+  'rms, largest, within',
+  [(1, 2, True), (0, 2, True), (1.1, 2, False), (1, 2.1, False), (np.nan, 0, False), (0, np.nan, False)],
+)
 def test_both_figures_of_a_distance_are_within_another(rms, largest, within):
   assert measures.Distance(rms, largest).within(measures.Distance(1, 2)) == within
 
 
 def test_figures_are_rounded_to_two_digits_everywhere():
-  assert parity.rounded({'a': {'b': 1.2649e-7, 'c': None}, 'n': 3, 's': 'x'}) == {'a': {'b': 1.3e-7, 'c': None}, 'n': 3, 's': 'x'}
+  assert parity.rounded({'a': {'b': 1.2649e-7, 'c': None}, 'n': 3, 's': 'x'}) == {
+    'a': {'b': 1.3e-7, 'c': None},
+    'n': 3,
+    's': 'x',
+  }
 
 
-@pytest.mark.parametrize('name, scale', [
-    ('pooler.kernel', 2.0), ('pooler.bias', 2.0), ('attention.value.bias', 3.0), ('attention.query.kernel', 3.0), ('attention.key.bias', 3.0),
-    ('attention.query.bias', 5.0), ('mlm.norm.beta', 0.5)])
+@pytest.mark.parametrize(
+  'name, scale',
+  [
+    ('pooler.kernel', 2.0),
+    ('pooler.bias', 2.0),
+    ('attention.value.bias', 3.0),
+    ('attention.query.kernel', 3.0),
+    ('attention.key.bias', 3.0),
+    ('attention.query.bias', 5.0),
+    ('mlm.norm.beta', 0.5),
+  ],
+)
 def test_a_derivative_that_cancels_is_measured_by_its_terms(name, scale):
-  scales = {'pooler.kernel': 2.0, 'pooler.bias': 1.0, 'attention.value.kernel': 3.0, 'attention.value.bias': 1e-3, 'attention.query.kernel': 1e-11,
-            'attention.query.bias': 5.0, 'attention.key.bias': 1e-17, 'attention.key.kernel': 1e-11, 'mlm.norm.beta': 0.5}
+  scales = {
+    'pooler.kernel': 2.0,
+    'pooler.bias': 1.0,
+    'attention.value.kernel': 3.0,
+    'attention.value.bias': 1e-3,
+    'attention.query.kernel': 1e-11,
+    'attention.query.bias': 5.0,
+    'attention.key.bias': 1e-17,
+    'attention.key.kernel': 1e-11,
+    'mlm.norm.beta': 0.5,
+  }
   assert parity.gradient_scale(name, scales) == scale
 
 
@@ -85,12 +112,14 @@ def test_distances_of_arrays_in_pieces(where):
   rng = np.random.default_rng(0)
   whole, others = rng.standard_normal(12), [rng.standard_normal(12) for _ in range(2)]
   whole[where] = -100.0
-  pieces = [whole[start:start + 2].reshape(1, 2) for start in range(0, 12, 2)]
+  pieces = [whole[start : start + 2].reshape(1, 2) for start in range(0, 12, 2)]
   for found, other in zip(measures.distances(iter(pieces), others), others, strict=True):
     right = measures.distance(other, whole)
     assert (found.rms, found.largest) == pytest.approx((right.rms, right.largest)) and right.largest > 95
   others[1][where] = np.nan
-  assert np.isnan([measures.distances(iter(pieces), others)[1].rms, measures.distances(iter(pieces), others)[1].largest]).all()
+  assert np.isnan(
+    [measures.distances(iter(pieces), others)[1].rms, measures.distances(iter(pieces), others)[1].largest]
+  ).all()
 
 
 def _swapped(one, other):
@@ -102,14 +131,14 @@ def _changed(name, change):
 
 
 WRONG = {
-    'query and key swapped': _swapped('attention.query.kernel', 'attention.key.kernel'),
-    'layer norms swapped': _swapped('attention.norm.gamma', 'feed_forward.norm.gamma'),
-    'value transposed': _changed('attention.value.kernel', lambda v: v.T),
-    'pooler transposed': _changed('pooler.kernel', lambda v: v.T),
-    'word embedding shifted': _changed('embeddings.word', lambda v: np.roll(v, 1, axis=0)),
-    'token types swapped': _changed('embeddings.token_type', lambda v: v[::-1]),
-    'mlm bias reversed': _changed('mlm.output_bias', lambda v: v[::-1]),
-    'sop classes swapped': _changed('sop.kernel', lambda v: v[::-1]),
+  'query and key swapped': _swapped('attention.query.kernel', 'attention.key.kernel'),
+  'layer norms swapped': _swapped('attention.norm.gamma', 'feed_forward.norm.gamma'),
+  'value transposed': _changed('attention.value.kernel', lambda v: v.T),
+  'pooler transposed': _changed('pooler.kernel', lambda v: v.T),
+  'word embedding shifted': _changed('embeddings.word', lambda v: np.roll(v, 1, axis=0)),
+  'token types swapped': _changed('embeddings.token_type', lambda v: v[::-1]),
+  'mlm bias reversed': _changed('mlm.output_bias', lambda v: v[::-1]),
+  'sop classes swapped': _changed('sop.kernel', lambda v: v[::-1]),
 }
 
 
@@ -117,9 +146,12 @@ WRONG = {
 _QUICK = {'token types swapped', 'mlm bias reversed', 'sop classes swapped'}
 
 
-@pytest.mark.parametrize('wrong', [None, *(name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in WRONG)])
+@pytest.mark.parametrize(
+  'wrong', [None, *(name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in WRONG)]
+)
 def test_weights_in_the_wrong_place_fail(source, examination, monkeypatch, tmp_path, wrong):
   from export.model import encoder
+
   rows = {r.name: r for r in weight_map.rows(source.config, source.parts)}
   read = source.tensor
   if wrong:
@@ -137,8 +169,11 @@ def test_weights_in_the_wrong_place_fail(source, examination, monkeypatch, tmp_p
 
 def test_export_without_parity_publishes_nothing(module, release, monkeypatch):
   transform = weight_map.Transform.apply
-  monkeypatch.setattr(weight_map.Transform, 'apply',
-                      lambda self, value, shape: transform(self, value.T if value.shape == (16, 16) else value, shape))
+  monkeypatch.setattr(
+    weight_map.Transform,
+    'apply',
+    lambda self, value, shape: transform(self, value.T if value.shape == (16, 16) else value, shape),
+  )
   with pytest.raises(errors.ParityError, match='no parity '):
     release(module)
   assert trees.leftovers(release.root) == []
@@ -146,6 +181,7 @@ def test_export_without_parity_publishes_nothing(module, release, monkeypatch):
 
 def test_head_without_a_signature_is_refused_or_left_out(own_module, release, prove):
   from tensorflow.core.protobuf import saved_model_pb2
+
   path = own_module / 'saved_model.pb'
   saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
   for meta_graph in saved.meta_graphs:
@@ -162,7 +198,10 @@ def test_every_signature_is_compared(own_module, prove, signature):
     output = graph.signature_def[signature].outputs['pooled_output']
     tanh = next(n for n in graph.graph_def.node if n.name == output.name.split(':')[0])
     output.name = tanh.input[0] + ':0'
+
   modules.edit_graph(own_module, edit)
-  with pytest.raises(errors.ParityError, match=rf"{signature}/pooled_output is [^;]* from the source's graph in float64") as caught:
+  with pytest.raises(
+    errors.ParityError, match=rf"{signature}/pooled_output is [^;]* from the source's graph in float64"
+  ) as caught:
     prove(own_module)
   assert not [other for other in source_graph.SIGNATURES if other != signature and f'; {other}/' in str(caught.value)]

@@ -18,6 +18,7 @@ NAME = 'tensorflow/albert_en_demo_preprocess'
 def test_nothing_that_an_encoder_needs_is_touched(release, module, monkeypatch):
   def refuse(*arguments, **options):
     raise AssertionError
+
   monkeypatch.setattr(tf1_hub.Module, 'tensor', refuse)
   monkeypatch.setattr(subprocess, 'Popen', refuse)
   path, outcome = release.preprocessor(module, 3)
@@ -26,9 +27,11 @@ def test_nothing_that_an_encoder_needs_is_touched(release, module, monkeypatch):
 
 
 def test_a_process_that_makes_one_starts_no_other_and_imports_no_tf_models(module, python_module, tmp_path):
-  code = ('from export.source import process; process.prepare = None; import sys; sys.argv = ["export", "--model=albert_en_demo_preprocess", f"--source={sys.argv[1]}", "--version=3"]; import runpy\n'
-          'try:\n  runpy.run_module("export", run_name="__main__")\n'
-          'finally:\n  print("imported", [name for name in sys.modules if name.split(".")[0] == "official"])')
+  code = (
+    'from export.source import process; process.prepare = None; import sys; sys.argv = ["export", "--model=albert_en_demo_preprocess", f"--source={sys.argv[1]}", "--version=3"]; import runpy\n'
+    'try:\n  runpy.run_module("export", run_name="__main__")\n'
+    'finally:\n  print("imported", [name for name in sys.modules if name.split(".")[0] == "official"])'
+  )
   process = commands.run([*python_module('export')[:1], '-c', code, str(module)], cwd=tmp_path)
   assert process.returncode == 0 and 'imported []' in process.stdout, process.stderr
   assert (tmp_path / 'dist' / NAME / '3').is_dir()
@@ -36,7 +39,9 @@ def test_a_process_that_makes_one_starts_no_other_and_imports_no_tf_models(modul
 
 def test_it_is_signed_said_to_break_and_listed(release, module, keys):
   release.preprocessor(module, 3, sign_key=keys[0])
-  with pytest.raises(errors.CompatibilityError, match='preprocess/4 is not what users of .*preprocess/3 expect .the ids of '):
+  with pytest.raises(
+    errors.CompatibilityError, match='preprocess/4 is not what users of .*preprocess/3 expect .the ids of '
+  ):
     release.preprocessor(module, 4)
   path, outcome = release.preprocessor(module, 4, breaking=True, sign_key=keys[0], changes=['Commas are tokens.'])
   signature.verify(path, keys[1])

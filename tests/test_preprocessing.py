@@ -17,8 +17,20 @@ from export.model import preprocessor as preprocessor_model
 from export.model import saved_model
 
 TEXTS = [
-    'Is this the Road to the mill?', 'CAFÉ naïve 1,200 (or £3.50) – "so"', '', '   ', '\t\n', 'straße ﬁnal Ǆ',
-    'x' * 10_000, '1,2,3,4', 'a\u200bb', '😀 gulls', '東京 ǆ', '[CLS] <pad>', 'é' + '\u0301' * 5, '\u0301'
+  'Is this the Road to the mill?',
+  'CAFÉ naïve 1,200 (or £3.50) – "so"',
+  '',
+  '   ',
+  '\t\n',
+  'straße ﬁnal Ǆ',
+  'x' * 10_000,
+  '1,2,3,4',
+  'a\u200bb',
+  '😀 gulls',
+  '東京 ǆ',
+  '[CLS] <pad>',
+  'é' + '\u0301' * 5,
+  '\u0301',
 ]
 
 
@@ -43,7 +55,9 @@ def test_call_gives_the_encoders_inputs(loaded):
 
 def test_tokenizes_like_tf_models(loaded, published):
   tokens = loaded.tokenize(tf.constant(TEXTS))
-  assert isinstance(tokens, tf.RaggedTensor) and tokens.dtype == tf.int32 and tokens.shape.as_list() == [len(TEXTS), None]
+  assert (
+    isinstance(tokens, tf.RaggedTensor) and tokens.dtype == tf.int32 and tokens.shape.as_list() == [len(TEXTS), None]
+  )
   assert tokens.to_list() == published(tf.constant(TEXTS)).to_list()
 
 
@@ -63,8 +77,10 @@ def test_tokenizes_like_the_rule_in_plain_python(loaded, sp_model):
 def _random_segments(rng, count, ragged_rank, batch):
   def tokens():
     return [rng.randint(5, 199) for _ in range(rng.randint(0, 9))]
+
   def row():
     return tokens() if ragged_rank == 1 else [tokens() for _ in range(rng.randint(0, 3))]
+
   return [tf.ragged.constant([row() for _ in range(batch)], tf.int32, ragged_rank) for _ in range(count)]
 
 
@@ -120,7 +136,11 @@ def test_versions(tmp_path, sp_model, version):
 def test_graph_has_only_core_ops_and_tf_texts_sentencepiece_and_normalization(preprocessor_path):
   ops = saved_model.ops(pathlib.Path(preprocessor_path))
   assert {op for op in ops if 'Sentencepiece' in op or 'UTF8' in op or '>' in op} == {
-      'SentencepieceOp', 'SentencepieceTokenizeOp', 'CaseFoldUTF8', 'NormalizeUTF8'}
+    'SentencepieceOp',
+    'SentencepieceTokenizeOp',
+    'CaseFoldUTF8',
+    'NormalizeUTF8',
+  }
   assert 'Assert' not in ops and 'PyFunc' not in ops
 
 

@@ -30,25 +30,32 @@ def test_what_is_inside_is_noted_even_if_it_fails():
 
 def test_threads_have_tracks_of_their_own():
   profile = trace_lib.Profile()
+
   def work():
     with profile.span('beside'):
       pass
+
   with profile.span('main'):
     thread = threading.Thread(target=work, name='packer')
     thread.start()
     thread.join()
   tracks = {event['args']['name']: event['tid'] for event in profile.events() if event['name'] == 'thread_name'}
-  assert {event['name']: event['tid'] for event in _spans(profile)} == {'main': tracks['MainThread'], 'beside': tracks['packer']}
+  assert {event['name']: event['tid'] for event in _spans(profile)} == {
+    'main': tracks['MainThread'],
+    'beside': tracks['packer'],
+  }
 
 
 def test_another_process_is_on_the_same_clock(tmp_path):
   profile = trace_lib.Profile()
   with profile.span('before'):
     pass
-  code = ('import pathlib, sys; from export.ui import trace\n'
-          'p = trace.Profile()\n'
-          'with p.span("child"): pass\n'
-          'p.save(pathlib.Path(sys.argv[1]))')
+  code = (
+    'import pathlib, sys; from export.ui import trace\n'
+    'p = trace.Profile()\n'
+    'with p.span("child"): pass\n'
+    'p.save(pathlib.Path(sys.argv[1]))'
+  )
   subprocess.run([sys.executable, '-c', code, str(tmp_path / 'child.json')], check=True)
   profile.load(tmp_path / 'child.json')
   profile.load(tmp_path / 'never_written.json')
@@ -61,10 +68,34 @@ def test_another_process_is_on_the_same_clock(tmp_path):
   assert spans[0]['pid'] == spans[2]['pid'] == os.getpid() != spans[1]['pid']
 
 
-@pytest.mark.parametrize('text', [
-    '[' * 100_000, 'no json', '{}', '[1]', '[{"name": "x"}]',
-    *(json.dumps([dict(name='x', process=1, thread='t', start=0.0, seconds=0.0, thread_seconds=0.0, process_seconds=0.0, peak_bytes=0) | wrong])
-      for wrong in (dict(start='a'), dict(seconds=float('nan')), dict(process=True), dict(peak_bytes=1.5), dict(more=1)))])
+@pytest.mark.parametrize(
+  'text',
+  [
+    '[' * 100_000,
+    'no json',
+    '{}',
+    '[1]',
+    '[{"name": "x"}]',
+    *(
+      json.dumps(
+        [
+          dict(
+            name='x',
+            process=1,
+            thread='t',
+            start=0.0,
+            seconds=0.0,
+            thread_seconds=0.0,
+            process_seconds=0.0,
+            peak_bytes=0,
+          )
+          | wrong
+        ]
+      )
+      for wrong in (dict(start='a'), dict(seconds=float('nan')), dict(process=True), dict(peak_bytes=1.5), dict(more=1))
+    ),
+  ],
+)
 def test_what_another_process_saved_is_not_trusted(tmp_path, text):
   profile = trace_lib.Profile()
   (tmp_path / 'child.json').write_text(text)

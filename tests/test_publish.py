@@ -34,7 +34,8 @@ def test_both_models_appear_with_all_their_files(tmp_path):
   assert _publish(tmp_path) == [COMPANION, ENCODER]
   files = [p for p in trees.leftovers(tmp_path) if (tmp_path / p).is_file()]
   assert files == sorted(
-      f'{release}{suffix}' for release in (COMPANION, ENCODER) for suffix in ('/saved_model.pb', *publish.COMPANIONS))
+    f'{release}{suffix}' for release in (COMPANION, ENCODER) for suffix in ('/saved_model.pb', *publish.COMPANIONS)
+  )
 
 
 def test_what_a_killed_export_left_is_no_part_of_the_next(tmp_path):
@@ -70,7 +71,10 @@ def test_a_third_model_may_follow_later(tmp_path):
   _publish(tmp_path)
   with publish.staging(tmp_path) as staged:
     _stage_three(staged, albert='other')
-    with pytest.raises(errors.PublishError, match='tensorflow/albert/2 exists in .* with other bytes .*or if it is the encoder, give the next one with --version'):
+    with pytest.raises(
+      errors.PublishError,
+      match='tensorflow/albert/2 exists in .* with other bytes .*or if it is the encoder, give the next one with --version',
+    ):
       publish.publish(tmp_path, staged, [COMPANION, ENCODER, TEXT])
   assert not (tmp_path / TEXT).exists()
   with publish.staging(tmp_path) as staged:
@@ -153,7 +157,9 @@ def test_a_failing_rename_takes_everything_back(tmp_path, monkeypatch, number):
 def test_the_encoders_directory_comes_last(tmp_path, monkeypatch):
   order = []
   replace = pathlib.Path.replace
-  monkeypatch.setattr(pathlib.Path, 'replace', lambda self, target: (order.append(target.name), replace(self, target))[1])
+  monkeypatch.setattr(
+    pathlib.Path, 'replace', lambda self, target: (order.append(target.name), replace(self, target))[1]
+  )
   _publish(tmp_path)
   assert order == [f'{version}{suffix}' for version in (1, 2) for suffix in (*publish.COMPANIONS, '')]
 
@@ -187,12 +193,17 @@ def test_what_a_killed_export_left_beside_a_version_is_replaced(tmp_path):
 
 def test_a_root_that_cannot_be_written_is_refused(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(errors.PublishError, match='cannot write in .*file/dist.*--export_root'), publish.staging(tmp_path / 'file' / 'dist'):
+  with (
+    pytest.raises(errors.PublishError, match='cannot write in .*file/dist.*--export_root'),
+    publish.staging(tmp_path / 'file' / 'dist'),
+  ):
     pass
 
 
 def test_what_a_killed_export_left_is_swept_and_what_a_running_one_has_is_not(tmp_path):
-  dead, alive, other = (tmp_path / f'.staging-{name}' for name in ('dead1234.scratch', 'alive123.scratch', 'of somebody'))
+  dead, alive, other = (
+    tmp_path / f'.staging-{name}' for name in ('dead1234.scratch', 'alive123.scratch', 'of somebody')
+  )
   for path in (dead, alive, other):
     (path / 'model').mkdir(parents=True)
   handle = os.open(alive, os.O_RDONLY)

@@ -16,8 +16,11 @@ def _reference(source, batch):
   return reference_outputs.Expected(source, source.parts, batch, proof_inputs.make_scalar(source.config, source.parts))
 
 
-@pytest.mark.parametrize('changes', [{}, dict(embedding_size=16), dict(num_attention_heads=1, type_vocab_size=3, seed=5)],
-                         ids=['projected', 'not projected', 'one head'])
+@pytest.mark.parametrize(
+  'changes',
+  [{}, dict(embedding_size=16), dict(num_attention_heads=1, type_vocab_size=3, seed=5)],
+  ids=['projected', 'not projected', 'one head'],
+)
 def test_agrees_with_the_tf1_graph(make_module, changes):
   module = make_module(**changes)
   with source_lib.open_source(str(module)) as source:
@@ -34,7 +37,9 @@ def test_agrees_with_the_tf1_graph(make_module, changes):
   np.testing.assert_allclose(mlm['mlm/pooled_output'], right['pooled_output'], atol=1e-5)
   np.testing.assert_allclose(mlm['mlm/mlm_logits'].reshape(right['mlm_logits'].shape), right['mlm_logits'], atol=1e-5)
   np.testing.assert_allclose(sop['sop/sop_log_probs'], right['sop_log_probs'], atol=1e-5)
-  assert len(right) == 4 + source.config.num_hidden_layers and {value.dtype for value in right.values()} == {np.dtype(np.float64)}
+  assert len(right) == 4 + source.config.num_hidden_layers and {value.dtype for value in right.values()} == {
+    np.dtype(np.float64)
+  }
 
 
 def test_float32_evaluations_are_as_far_off_as_float32_is(expecting, ran, batch):
@@ -42,8 +47,11 @@ def test_float32_evaluations_are_as_far_off_as_float32_is(expecting, ran, batch)
   in_float32, _ = ran.outputs()
   assert expected.float32.keys() == expected.outputs.keys()
   for name, distance in expected.float32.items():
-    source = measures.relative(measures.packed(in_float32[f'tokens/{name}'], batch.input_mask, name), expected.outputs[name]) if (
-        f'tokens/{name}' in in_float32) else None
+    source = (
+      measures.relative(measures.packed(in_float32[f'tokens/{name}'], batch.input_mask, name), expected.outputs[name])
+      if (f'tokens/{name}' in in_float32)
+      else None
+    )
     assert 1e-8 < distance.rms <= distance.largest < 1e-4
     assert source is None or 0.05 < distance.rms / source.rms < 50
 
@@ -53,18 +61,26 @@ def test_padding_and_other_rows_do_not_matter(source):
   together, rows = _reference(source, batch), np.nonzero(batch.input_mask)[0]
   for number in range(4):
     length = int(batch.input_mask[number].sum())
-    alone = proof_inputs.Batch(*(v[number:number + 1, :length] for v in (batch.input_word_ids, batch.input_mask, batch.input_type_ids)),
-                         batch.masked_lm_positions[number:number + 1])
+    alone = proof_inputs.Batch(
+      *(v[number : number + 1, :length] for v in (batch.input_word_ids, batch.input_mask, batch.input_type_ids)),
+      batch.masked_lm_positions[number : number + 1],
+    )
     single = _reference(source, alone)
-    np.testing.assert_allclose(single.outputs['sequence_output'], together.outputs['sequence_output'][rows == number], atol=1e-12)
-    np.testing.assert_allclose(single.outputs['pooled_output'][0], together.outputs['pooled_output'][number], atol=1e-12)
+    np.testing.assert_allclose(
+      single.outputs['sequence_output'], together.outputs['sequence_output'][rows == number], atol=1e-12
+    )
+    np.testing.assert_allclose(
+      single.outputs['pooled_output'][0], together.outputs['pooled_output'][number], atol=1e-12
+    )
 
 
 def test_kernels_in_pieces_come_to_the_same(source, monkeypatch):
   batch = proof_inputs.make(source.config)
   whole = _reference(source, batch)
-  right = {row.name: np.concatenate([*whole.gradient.pieces(row.name, weight_map.shape(row.shape, source.config))])
-           for row in weight_map.rows(source.config, source.parts)}
+  right = {
+    row.name: np.concatenate([*whole.gradient.pieces(row.name, weight_map.shape(row.shape, source.config))])
+    for row in weight_map.rows(source.config, source.parts)
+  }
   monkeypatch.setattr(reference_albert, '_PIECE', 40)
   monkeypatch.setattr(reference_albert, '_ROWS', 5)
   monkeypatch.setattr(reference_albert, '_COLUMNS', 3)
@@ -74,11 +90,13 @@ def test_kernels_in_pieces_come_to_the_same(source, monkeypatch):
   for row in weight_map.rows(source.config, source.parts):
     shape = weight_map.shape(row.shape, source.config)
     np.testing.assert_allclose(
-        np.concatenate([*pieces.gradient.pieces(row.name, shape)]), right[row.name], atol=1e-10, err_msg=row.name)
+      np.concatenate([*pieces.gradient.pieces(row.name, shape)]), right[row.name], atol=1e-10, err_msg=row.name
+    )
 
 
-@pytest.mark.parametrize('changes', [{}, dict(embedding_size=16), dict(num_attention_heads=1)],
-                         ids=['projected', 'not projected', 'one head'])
+@pytest.mark.parametrize(
+  'changes', [{}, dict(embedding_size=16), dict(num_attention_heads=1)], ids=['projected', 'not projected', 'one head']
+)
 def test_gradient_is_the_slope_of_the_forward_pass(make_module, changes):
   with source_lib.open_source(str(make_module(**changes))) as source:
     rows = weight_map.rows(source.config, source.parts)
@@ -90,7 +108,8 @@ def test_gradient_is_the_slope_of_the_forward_pass(make_module, changes):
 
   def run(tensor, inputs):
     return reference_albert.encode_and_differentiate(
-        tensor, source.config, inputs, own, batch.masked_lm_positions, factors)
+      tensor, source.config, inputs, own, batch.masked_lm_positions, factors
+    )
 
   def value(changed, head_only):
     layers, pooled, _ = run(changed.__getitem__, own)
@@ -99,8 +118,10 @@ def test_gradient_is_the_slope_of_the_forward_pass(make_module, changes):
     if head_only:
       return (reference_albert.sop_log_probs(changed.__getitem__, pooled) * factors['sop_log_probs']).sum()
     logits = reference_albert.mlm_logits(changed.__getitem__, sequence, batch.masked_lm_positions)
-    return sum((one * factors[name]).sum() for name, one in (
-        ('pooled_output', pooled), ('sequence_output', sequence), ('mlm_logits', logits)))
+    return sum(
+      (one * factors[name]).sum()
+      for name, one in (('pooled_output', pooled), ('sequence_output', sequence), ('mlm_logits', logits))
+    )
 
   # Beside another batch, as it is used.
   _, _, gradient = run(weights.__getitem__, other)
@@ -122,14 +143,26 @@ def test_every_weight_counts(source):
   def outputs(changed=None):
     def tensor(name):
       return weights[name] * np.float32(1.01) + np.float32(0.01) if name == changed else weights[name]
-    inputs, other = (reference_albert.Inputs(b.input_word_ids, b.input_mask, b.input_type_ids) for b in (batch, scalar.batch))
+
+    inputs, other = (
+      reference_albert.Inputs(b.input_word_ids, b.input_mask, b.input_type_ids) for b in (batch, scalar.batch)
+    )
     layers, pooled, _ = reference_albert.encode_and_differentiate(
-        tensor, source.config, inputs, other, scalar.batch.masked_lm_positions, scalar.factors)
+      tensor, source.config, inputs, other, scalar.batch.masked_lm_positions, scalar.factors
+    )
     sequence = np.zeros((*batch.input_mask.shape, source.config.hidden_size))
     sequence[batch.input_mask.astype(bool)] = layers[-1]
-    return np.concatenate([v.ravel() for v in (
-        layers[-1], pooled, reference_albert.mlm_logits(tensor, sequence, batch.masked_lm_positions),
-        reference_albert.sop_log_probs(tensor, pooled))])
+    return np.concatenate(
+      [
+        v.ravel()
+        for v in (
+          layers[-1],
+          pooled,
+          reference_albert.mlm_logits(tensor, sequence, batch.masked_lm_positions),
+          reference_albert.sop_log_probs(tensor, pooled),
+        )
+      ]
+    )
 
   right = outputs()
   for row in rows:
@@ -153,6 +186,12 @@ def test_products_in_blocks(shape):
 
 def test_the_worst_of_all_float32_evaluations_counts(source, monkeypatch):
   figures = iter(range(1000, 0, -1))  # the first evaluation is the worst
-  monkeypatch.setattr(reference_outputs.measures, 'relative', lambda value, right: measures.Distance(*[float(next(figures))] * 2))
-  found = reference_outputs.Expected(source, source.parts, proof_inputs.make(source.config), proof_inputs.make_scalar(source.config, source.parts))
-  assert sorted(distance.rms for distance in found.float32.values()) == [float(number) for number in range(1001 - len(found.outputs), 1001)]
+  monkeypatch.setattr(
+    reference_outputs.measures, 'relative', lambda value, right: measures.Distance(*[float(next(figures))] * 2)
+  )
+  found = reference_outputs.Expected(
+    source, source.parts, proof_inputs.make(source.config), proof_inputs.make_scalar(source.config, source.parts)
+  )
+  assert sorted(distance.rms for distance in found.float32.values()) == [
+    float(number) for number in range(1001 - len(found.outputs), 1001)
+  ]

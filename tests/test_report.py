@@ -51,16 +51,36 @@ def test_page_shows_what_the_record_holds(record):
   page = _Page(html_report.page(record))
   text = ' '.join(' '.join(page.text).split())
   certificate = record['certificate']
-  for name in (*certificate['controls'], *certificate['gradient'], *record['libraries'], record['release'], record['source']['digest'],
-               record['archive']['sha256'], 'pooled_output', 'mlm_logits', 'training=True'):
+  for name in (
+    *certificate['controls'],
+    *certificate['gradient'],
+    *record['libraries'],
+    record['release'],
+    record['source']['digest'],
+    record['archive']['sha256'],
+    'pooled_output',
+    'mlm_logits',
+    'training=True',
+  ):
     assert name in text, name
   for weight in record['weights']:
     assert weight['target'] in text and weight['sha256'][:16] in text
   for name in ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs'):
-    for figure in (certificate['outputs'][name]['source'], certificate['outputs'][name]['reference'], certificate['outputs'][name]['float32']['export']['rms']):
+    for figure in (
+      certificate['outputs'][name]['source'],
+      certificate['outputs'][name]['reference'],
+      certificate['outputs'][name]['float32']['export']['rms'],
+    ):
       assert f'{figure:.1e}' in text
   assert proof_text.sentence(certificate) in text
-  assert {e['id'] for _, e in page.elements if 'id' in e} == {'layers', 'outputs', 'controls', 'gradient', 'ledger', 'environment'}
+  assert {e['id'] for _, e in page.elements if 'id' in e} == {
+    'layers',
+    'outputs',
+    'controls',
+    'gradient',
+    'ledger',
+    'environment',
+  }
 
 
 def test_plot_has_every_layer_inside_the_picture(record):
@@ -102,9 +122,13 @@ def test_list_interface_and_preprocessor_have_their_pages(released, release, mod
   page = html_report.page(json.loads(path.with_name('1.release.json').read_text()))
   assert '<svg' not in page and 'sequence_output' in page
   preprocessor = json.loads((released.root / 'tensorflow/albert_en_tiny_preprocess/3.release.json').read_text())
-  assert f'{preprocessor["certificate"]["tokens"]["values"]:,} tokens' in ' '.join(_Page(html_report.page(preprocessor)).text)
+  assert f'{preprocessor["certificate"]["tokens"]["values"]:,} tokens' in ' '.join(
+    _Page(html_report.page(preprocessor)).text
+  )
   one = json.loads(json.dumps(record))
-  one['certificate']['outputs'] = {n: c for n, c in one['certificate']['outputs'].items() if n not in ('layer_1', 'layer_2')}
+  one['certificate']['outputs'] = {
+    n: c for n, c in one['certificate']['outputs'].items() if n not in ('layer_1', 'layer_2')
+  }
   assert _Page(html_report.page(one))  # a model of a single layer
 
 
@@ -113,8 +137,16 @@ def test_text_has_its_page(text_path):
   page = _Page(html_report.page(record))
   text = ' '.join(' '.join(page.text).split())
   certificate = record['certificate']
-  for word in (record['encoder'], record['preprocessor'], f'{certificate["texts"]} awkward texts', 'serving_default/sequence_output', 'layer_2',
-               f'{certificate["outputs"]["layer_0"]["control"]["rms"]:.1e}', record['source']['digest'], record['weights'][3]['target']):
+  for word in (
+    record['encoder'],
+    record['preprocessor'],
+    f'{certificate["texts"]} awkward texts',
+    'serving_default/sequence_output',
+    'layer_2',
+    f'{certificate["outputs"]["layer_0"]["control"]["rms"]:.1e}',
+    record['source']['digest'],
+    record['weights'][3]['target'],
+  ):
     assert word in text, word
   assert {e['id'] for _, e in page.elements if 'id' in e} == {'texts', 'ledger', 'environment'}
   del certificate['outputs']['layer_0']['control']
@@ -124,7 +156,9 @@ def test_text_has_its_page(text_path):
 
 def test_commands_write_it(encoder_path, tmp_path, python_module, record):
   def verify(*flags):
-    return subprocess.run(python_module('export.verify', f'--release={encoder_path}', *flags), capture_output=True, text=True)
+    return subprocess.run(
+      python_module('export.verify', f'--release={encoder_path}', *flags), capture_output=True, text=True
+    )
 
   done = verify(f'--report={tmp_path / "report.html"}')
   assert done.returncode == 0 and (tmp_path / 'report.html').read_text() == html_report.page(record)
@@ -139,7 +173,9 @@ def test_a_record_without_its_certificate_is_refused(record, tmp_path, key):
   del broken['certificate'][key]
   if key == 'outputs':
     broken['certificate']['outputs'] = {'layer_0': {}}
-  with pytest.raises(errors.IntegrityError, match='the record of tensorflow/albert_en_tiny/2 holds no such certificate'):
+  with pytest.raises(
+    errors.IntegrityError, match='the record of tensorflow/albert_en_tiny/2 holds no such certificate'
+  ):
     html_report.write(broken, tmp_path / 'report.html')
   assert not list(tmp_path.iterdir())
 
@@ -153,10 +189,24 @@ def test_a_browser_draws_it(record, tmp_path, scheme):
   page, picture = tmp_path / 'report.html', tmp_path / 'report.png'
   html_report.write(record, page)
   flags = ['--force-dark-mode', '--blink-settings=preferredColorScheme=0'] if scheme == 'dark' else []
-  subprocess.run([BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--window-size=1000,1600', *flags,
-                  f'--user-data-dir={tmp_path / "profile"}', f'--screenshot={picture}', page.as_uri()],
-                 check=True, capture_output=True, timeout=120)
+  subprocess.run(
+    [
+      BROWSER,
+      '--headless',
+      '--no-sandbox',
+      '--disable-gpu',
+      '--window-size=1000,1600',
+      *flags,
+      f'--user-data-dir={tmp_path / "profile"}',
+      f'--screenshot={picture}',
+      page.as_uri(),
+    ],
+    check=True,
+    capture_output=True,
+    timeout=120,
+  )
   import tensorflow as tf
+
   pixels = tf.io.decode_png(pathlib.Path(picture).read_bytes(), channels=3).numpy()
   background = pixels[-1, 0].astype(int)
   assert (background.mean() > 200) == (scheme == 'light')

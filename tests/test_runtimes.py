@@ -13,8 +13,19 @@ from support import commands
 from runtimes import __main__ as runtimes
 from runtimes import probe
 
-CHECKS = ['load', 'text to tensors', 'pairs of texts', 'outputs', 'signature', 'heads', 'TFSMLayer of Keras 3', 'gradient', 'training mode',
-          'training step', 'complete']
+CHECKS = [
+  'load',
+  'text to tensors',
+  'pairs of texts',
+  'outputs',
+  'signature',
+  'heads',
+  'TFSMLayer of Keras 3',
+  'gradient',
+  'training mode',
+  'training step',
+  'complete',
+]
 
 
 def _paths(history, version):
@@ -38,7 +49,8 @@ def _probed(paths, expected, interface='dict'):
 
 def test_every_derivative_is_recorded(history, recorded):
   assert {name for name in recorded if name.startswith('gradient/')} == {
-      f'gradient/{variable.name}' for variable in tf.saved_model.load(_paths(history, 3)[0]).trainable_variables}
+    f'gradient/{variable.name}' for variable in tf.saved_model.load(_paths(history, 3)[0]).trainable_variables
+  }
 
 
 TEXT_CHECKS = ['text to vectors', 'text to vectors, TFSMLayer', 'text to vectors, gradient']
@@ -61,7 +73,9 @@ def test_text_that_differs_is_named(history, recorded):
   # The same weights behind another preprocessor.
   faults = _probed_text(history, 3, recorded, 4).faults
   assert {fault.partition(':')[0] for fault in faults} == set(TEXT_CHECKS)
-  assert any(fault.startswith('text to vectors: layer_0 is ') for fault in faults) and any(': gradient/' in fault for fault in faults)
+  assert any(fault.startswith('text to vectors: layer_0 is ') for fault in faults) and any(
+    ': gradient/' in fault for fault in faults
+  )
 
 
 @pytest.mark.slow
@@ -79,18 +93,28 @@ def test_dropout_passes_and_is_expected(make_module, release, recorded):
   ledger = probe.Ledger()
   probe.run(*paths, 'dict', ledger)
   assert not ledger.faults and ledger.values['dropout']
-  assert any('training mode: dropout' in fault for fault in _probed(paths, ledger.values | {'dropout': np.array(False)}).faults)
+  assert any(
+    'training mode: dropout' in fault for fault in _probed(paths, ledger.values | {'dropout': np.array(False)}).faults
+  )
 
 
 # What is held by name, and in which checks.
 HELD = {
-    'input_type_ids': 2 * ['text to tensors'], 'pair/input_type_ids': ['pairs of texts'], 'special_tokens/mask_id': ['pairs of texts'],
-    'pooled_output': ['outputs', 'signature', 'TFSMLayer of Keras 3'], 'layer_1': ['outputs', 'TFSMLayer of Keras 3'],
-    'sequence_output': ['outputs', 'signature', 'TFSMLayer of Keras 3', 'training mode'], 'mlm_logits': ['heads'], 'sop_log_probs': ['heads'],
-    'gradient/transformer/self_attention/value/kernel:0': ['gradient']}
+  'input_type_ids': 2 * ['text to tensors'],
+  'pair/input_type_ids': ['pairs of texts'],
+  'special_tokens/mask_id': ['pairs of texts'],
+  'pooled_output': ['outputs', 'signature', 'TFSMLayer of Keras 3'],
+  'layer_1': ['outputs', 'TFSMLayer of Keras 3'],
+  'sequence_output': ['outputs', 'signature', 'TFSMLayer of Keras 3', 'training mode'],
+  'mlm_logits': ['heads'],
+  'sop_log_probs': ['heads'],
+  'gradient/transformer/self_attention/value/kernel:0': ['gradient'],
+}
 
 
-@pytest.mark.parametrize('names', [['input_type_ids'], [name for name in HELD if name != 'input_type_ids']], ids=['inputs', 'the others'])
+@pytest.mark.parametrize(
+  'names', [['input_type_ids'], [name for name in HELD if name != 'input_type_ids']], ids=['inputs', 'the others']
+)
 def test_what_differs_is_named(history, recorded, names):
   other = dict(recorded)
   for name in names:
@@ -108,7 +132,10 @@ def test_what_differs_is_named(history, recorded, names):
 def test_what_is_missing_or_new_is_named(history, recorded):
   other = {name: value for name, value in recorded.items() if name != 'layer_2'} | {'layer_3': recorded['layer_2']}
   assert _probed(_paths(history, 3), other).faults == [
-      'outputs: layer_2 was not recorded', 'TFSMLayer of Keras 3: layer_2 was not recorded', 'complete: layer_3 was not computed']
+    'outputs: layer_2 was not recorded',
+    'TFSMLayer of Keras 3: layer_2 was not recorded',
+    'complete: layer_3 was not computed',
+  ]
 
 
 def test_no_model_is_a_fault(history, recorded, tmp_path):
@@ -119,13 +146,15 @@ def test_no_model_is_a_fault(history, recorded, tmp_path):
 def test_derivatives_that_are_none_or_no_numbers_are_named(history, recorded, monkeypatch):
   real = probe.derivatives
   damage = {
-      'transformer/output/kernel:0': (lambda derivative: None, 'no derivative by '),
-      'transformer/intermediate/kernel:0': (lambda derivative: derivative * np.float32('nan'), 'is not finite'),
-      'transformer/self_attention/value/kernel:0': (lambda derivative: derivative * 0, 'is zero')}
+    'transformer/output/kernel:0': (lambda derivative: None, 'no derivative by '),
+    'transformer/intermediate/kernel:0': (lambda derivative: derivative * np.float32('nan'), 'is not finite'),
+    'transformer/self_attention/value/kernel:0': (lambda derivative: derivative * 0, 'is zero'),
+  }
 
   def damaged(ledger, encoder, interface, inputs, training):
     found = real(ledger, encoder, interface, inputs, training)
     return found | {name: change(found[name]) for name, (change, _) in damage.items()} if training else found
+
   monkeypatch.setattr(probe, 'derivatives', damaged)
   faults = _probed(_paths(history, 3), recorded).faults
   assert len(faults) == 3 and all(fault.startswith('training step: ') for fault in faults)
@@ -135,8 +164,13 @@ def test_derivatives_that_are_none_or_no_numbers_are_named(history, recorded, mo
 
 def test_a_step_that_does_not_descend_is_named(history, recorded, monkeypatch):
   real = probe.derivatives
-  monkeypatch.setattr(probe, 'derivatives', lambda *arguments: {
-      name: -derivative if arguments[-1] else derivative for name, derivative in real(*arguments).items()})
+  monkeypatch.setattr(
+    probe,
+    'derivatives',
+    lambda *arguments: {
+      name: -derivative if arguments[-1] else derivative for name, derivative in real(*arguments).items()
+    },
+  )
   faults = _probed(_paths(history, 3), recorded).faults
   assert len(faults) == 1 and faults[0].startswith('training step: a step of descent took')
 
@@ -147,30 +181,60 @@ def test_as_a_program_it_records_and_compares(history, tmp_path):
   record = tmp_path / 'record.npz'
   answers = []
   for place in (f'--record={record}', f'--expected={record}'):
-    process = subprocess.run([sys.executable, str(pathlib.Path(probe.__file__)), f'--encoder={encoder}', f'--preprocessor={preprocessor}', place],
-                             capture_output=True, text=True, cwd=tmp_path)
+    process = subprocess.run(
+      [
+        sys.executable,
+        str(pathlib.Path(probe.__file__)),
+        f'--encoder={encoder}',
+        f'--preprocessor={preprocessor}',
+        place,
+      ],
+      capture_output=True,
+      text=True,
+      cwd=tmp_path,
+    )
     assert process.returncode == 0, process.stderr
     answers.append(json.loads(process.stdout.splitlines()[-1]))
-  assert answers[0]['versions']['tensorflow'] == tf.__version__ and answers[0]['versions'].keys() >= {'python', 'keras', 'tensorflow-text', 'numpy'}
-  assert all(list(answer['checks']) == CHECKS and not any(check['faults'] for check in answer['checks'].values()) for answer in answers)
+  assert answers[0]['versions']['tensorflow'] == tf.__version__ and answers[0]['versions'].keys() >= {
+    'python',
+    'keras',
+    'tensorflow-text',
+    'numpy',
+  }
+  assert all(
+    list(answer['checks']) == CHECKS and not any(check['faults'] for check in answer['checks'].values())
+    for answer in answers
+  )
 
 
 def test_cells():
-  assert [runtimes.cell(check) for check in (
-      None, {'distance': 0.0, 'allowed': None, 'faults': []}, {'distance': 0.0, 'allowed': 1e-5, 'faults': []},
-      {'distance': 2.5e-7, 'allowed': 1e-5, 'faults': []}, {'distance': 1.0, 'allowed': 1e-5, 'faults': ['x']})] == [
-          '-', 'passed', 'same', '2.5e-07', 'FAILED']
+  assert [
+    runtimes.cell(check)
+    for check in (
+      None,
+      {'distance': 0.0, 'allowed': None, 'faults': []},
+      {'distance': 0.0, 'allowed': 1e-5, 'faults': []},
+      {'distance': 2.5e-7, 'allowed': 1e-5, 'faults': []},
+      {'distance': 1.0, 'allowed': 1e-5, 'faults': ['x']},
+    )
+  ] == ['-', 'passed', 'same', '2.5e-07', 'FAILED']
 
 
 def test_an_environment_that_fails_is_told_and_is_no_pass(tmp_path):
   answer = runtimes.probe_environment(sys.executable, ['--nothing'], tmp_path / 'log')
-  with pytest.raises(runtimes.RuntimesError, match=r'tensorflow-9: start: .*the following arguments are required.*see .*logs'):
+  with pytest.raises(
+    runtimes.RuntimesError, match=r'tensorflow-9: start: .*the following arguments are required.*see .*logs'
+  ):
     runtimes.check_answers({'tensorflow-9': answer}, tmp_path)
   runtimes.check_answers({'tensorflow-9': {'checks': {'load': {'faults': []}}}}, tmp_path)
 
 
 def test_no_environment_at_all_is_refused(python_module, tmp_path):
-  commands.fails(commands.run(python_module('runtimes', f'--environments={tmp_path}/nothing', f'--work_dir={tmp_path}')), 2, 'none of them is there')
+  commands.fails(
+    commands.run(python_module('runtimes', f'--environments={tmp_path}/nothing', f'--work_dir={tmp_path}')),
+    2,
+    'none of them is there',
+  )
 
 
 @pytest.mark.parametrize('value, faults', [([1.0, np.nan], 1), ([1.0, np.inf], 1), ([1.0, 2.0], 0)])

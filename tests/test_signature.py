@@ -15,7 +15,11 @@ from converters import errors
 from export.release import integrity
 from export.release import signature
 
-ENCODER, PREPROCESSOR, TEXT = 'tensorflow/albert_en_demo/3', 'tensorflow/albert_en_demo_preprocess/3', 'tensorflow/albert_en_demo_text/3'
+ENCODER, PREPROCESSOR, TEXT = (
+  'tensorflow/albert_en_demo/3',
+  'tensorflow/albert_en_demo_preprocess/3',
+  'tensorflow/albert_en_demo_text/3',
+)
 
 
 @pytest.fixture
@@ -42,8 +46,16 @@ def test_both_models_are_signed(signed, keys):
 
 
 def test_the_upstream_command_takes_the_signature(signed, keys):
-  command = [str(pathlib.Path(shutil.which('model_signing', path=commands.BIN))), 'verify', 'key', str(signed), '--signature', f'{signed}.sig',
-             '--public_key', str(keys[1])]
+  command = [
+    str(pathlib.Path(shutil.which('model_signing', path=commands.BIN))),
+    'verify',
+    'key',
+    str(signed),
+    '--signature',
+    f'{signed}.sig',
+    '--public_key',
+    str(keys[1]),
+  ]
   assert subprocess.run(command, capture_output=True).returncode == 0
   (signed / 'saved_model.pb').write_bytes(b'')
   assert subprocess.run(command, capture_output=True).returncode != 0
@@ -70,7 +82,9 @@ def test_every_changed_byte_is_noticed(signed, keys):
   assert _check(signed, keys[1]) == 32
 
 
-@pytest.mark.parametrize('name', ['new', 'assets/new', '.gitignore', '.git/config', 'variables/variables.data-00001-of-00002'])
+@pytest.mark.parametrize(
+  'name', ['new', 'assets/new', '.gitignore', '.git/config', 'variables/variables.data-00001-of-00002']
+)
 def test_an_added_file_is_noticed(signed, keys, name):
   (signed / name).parent.mkdir(exist_ok=True)
   (signed / name).write_text('x')
@@ -109,12 +123,20 @@ def test_signatures_of_another_release_are_noticed(signed, history, keys, tmp_pa
 def wrong_keys(tmp_path, keys):
   private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
   locked = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-      serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b'secret'))
+    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b'secret')
+  )
   of_rsa = rsa.generate_private_key(65537, 2048)
   content = {
-      'rsa': of_rsa.private_bytes(serialization.Encoding.PEM, *private),
-      'rsa_public': of_rsa.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
-      'locked': locked, 'empty': b'', 'text': b'hello', 'private': keys[0].read_bytes(), 'public': keys[1].read_bytes()}
+    'rsa': of_rsa.private_bytes(serialization.Encoding.PEM, *private),
+    'rsa_public': of_rsa.public_key().public_bytes(
+      serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    ),
+    'locked': locked,
+    'empty': b'',
+    'text': b'hello',
+    'private': keys[0].read_bytes(),
+    'public': keys[1].read_bytes(),
+  }
   for name, value in content.items():
     (tmp_path / name).write_bytes(value)
   return tmp_path
@@ -140,7 +162,9 @@ def test_verify_on_the_command_line(signed, keys, tmp_path, python_module):
   assert right.returncode == 0 and right.stderr == '' and f'{ENCODER} is signed with {keys[1]}' in right.stdout
   for status, public in ((1, releases.make_keys(tmp_path)[1]), (2, keys[0]), (2, tmp_path / 'missing')):
     wrong = run(f'--public_key={public}')
-    assert wrong.returncode == status and wrong.stderr.startswith('error: ') and wrong.stderr.count('\n') == 1, wrong.stderr
+    assert wrong.returncode == status and wrong.stderr.startswith('error: ') and wrong.stderr.count('\n') == 1, (
+      wrong.stderr
+    )
     assert 'is signed with' not in wrong.stdout
   (signed / 'new').write_text('')
   wrong = run(f'--public_key={keys[1]}')
@@ -149,5 +173,7 @@ def test_verify_on_the_command_line(signed, keys, tmp_path, python_module):
   # What is signed as one model is not another one of the same signer.
   (signed / 'new').unlink()
   moved = signed.parent.rename(signed.parent.with_name('albert_en_large')) / '3'
-  wrong = subprocess.run(python_module('export.verify', f'--release={moved}', f'--public_key={keys[1]}'), capture_output=True, text=True)
+  wrong = subprocess.run(
+    python_module('export.verify', f'--release={moved}', f'--public_key={keys[1]}'), capture_output=True, text=True
+  )
   assert wrong.returncode == 1 and f'what is signed in {moved} is {ENCODER}' in wrong.stderr, wrong.stderr

@@ -79,15 +79,28 @@ def models(tmp_path_factory):
 
 
 def _functions(message):
-  return {function.signature.name.rsplit('_', 1)[0].removeprefix('__inference_'): function
-          for function in message.meta_graphs[0].graph_def.library.function}
+  return {
+    function.signature.name.rsplit('_', 1)[0].removeprefix('__inference_'): function
+    for function in message.meta_graphs[0].graph_def.library.function
+  }
 
 
 def _ops(function):
   return [node.op for node in function.node_def]
 
 
-@pytest.mark.parametrize('name', ['scale', 'twice', 'reads_in_vain', 'counting', 'calls_what_it_does_not_return', 'counts_twice', 'changes_what_it_read'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'scale',
+    'twice',
+    'reads_in_vain',
+    'counting',
+    'calls_what_it_does_not_return',
+    'counts_twice',
+    'changes_what_it_read',
+  ],
+)
 def test_results_derivatives_and_changes_are_the_same(models, name):
   seen = []
   for path in models[0]:
@@ -107,7 +120,9 @@ def test_what_only_hands_on_is_taken_out(models):
   assert 'Identity' in _ops(whole['scale']) and _ops(slim['scale']) == ['ReadVariableOp', 'Mul']
   # An argument that is returned is handed on: its derivative goes through that.
   assert _ops(whole['twice']).count('Identity') == 3
-  assert [node.op for node in slim['twice'].node_def if node.name == slim['twice'].ret['identity'].split(':')[0]] == ['Identity']
+  assert [node.op for node in slim['twice'].node_def if node.name == slim['twice'].ret['identity'].split(':')[0]] == [
+    'Identity'
+  ]
   assert _ops(slim['twice']).count('Identity') == 1
 
 
@@ -115,7 +130,9 @@ def test_what_only_hands_on_is_taken_out(models):
 def test_results_wait_for_changes(models, name):
   slim = _functions(models[1][1])[name]
   nodes = {node.name: node for node in slim.node_def}
-  assert slim.ret and all(any(i.startswith('^') for i in nodes[tensor.split(':')[0]].input) for tensor in slim.ret.values())
+  assert slim.ret and all(
+    any(i.startswith('^') for i in nodes[tensor.split(':')[0]].input) for tensor in slim.ret.values()
+  )
 
 
 def test_callers_wait_for_all_that_a_function_does(models):
@@ -137,6 +154,7 @@ def test_a_change_after_a_call_waits_for_what_the_call_reads(models):
     result = model.reads_late(x)
     model.weight.assign([-1.0, -1.0])
     return result
+
   assert call_and_change(tf.constant([5.0, 7.0])).numpy().tolist() == [10.0, 21.0]
 
 

@@ -58,7 +58,6 @@ def host(tmp_path):
   asked = []
 
   class Handler(http.server.BaseHTTPRequestHandler):
-
     def do_GET(self):
       asked.append(self.path)
       known = self.path == '/google/albert_tiny/3?tf-hub-format=compressed'
@@ -121,9 +120,13 @@ def test_what_a_host_sends_is_unpacked_like_any_other_archive(own_module, tmp_pa
 
 def test_a_host_that_says_nothing_is_given_up(tmp_path, monkeypatch):
   from converters.io import hub_download
+
   monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'cache'))
   monkeypatch.setattr(hub_download, '_SILENCE_SECONDS', 0.2)
-  with socket.create_server(('127.0.0.1', 0)) as silent, pytest.raises(errors.SourceError, match='timed out.*google/albert_tiny/3: check the handle'):
+  with (
+    socket.create_server(('127.0.0.1', 0)) as silent,
+    pytest.raises(errors.SourceError, match='timed out.*google/albert_tiny/3: check the handle'),
+  ):
     _facts(f'http://127.0.0.1:{silent.getsockname()[1]}/google/albert_tiny/3')
   assert socket.getdefaulttimeout() is None
 
@@ -144,6 +147,7 @@ def test_a_cased_module_is_refused(own_module):
   def edit(graph):
     node = next(n for n in graph.graph_def.node if n.name == 'Const')
     node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(False))
+
   modules.edit_graph(own_module, edit)
   with pytest.raises(errors.SourceError, match='do_lower_case is not true in .*saved_model.pb'):
     _facts(own_module)
@@ -167,12 +171,24 @@ def test_digest_follows_links(module, make_module, tmp_path):
 def test_a_directory_of_ten_thousand_files_and_more_is_refused(tmp_path):
   for number in range(10_001):
     (tmp_path / str(number)).touch()
-  with pytest.raises(errors.SourceError, match=f'more than 10000 files in {tmp_path}: give a directory with the files of a module'):
+  with pytest.raises(
+    errors.SourceError, match=f'more than 10000 files in {tmp_path}: give a directory with the files of a module'
+  ):
     digest.of_tree(tmp_path)
 
 
 def test_a_checkpoint_beside_a_model_of_hugging_face_is_refused(module, tmp_path):
-  for name in ('config.json', 'model.safetensors', 'spiece.model', 'albert_config.json', 'model.ckpt-best.index', '30k-clean.model'):
+  for name in (
+    'config.json',
+    'model.safetensors',
+    'spiece.model',
+    'albert_config.json',
+    'model.ckpt-best.index',
+    '30k-clean.model',
+  ):
     (tmp_path / name).write_bytes(b'{}')
-  with pytest.raises(errors.SourceError, match='a checkpoint and a model of Hugging Face in '), source_lib.open_source(str(tmp_path)):
+  with (
+    pytest.raises(errors.SourceError, match='a checkpoint and a model of Hugging Face in '),
+    source_lib.open_source(str(tmp_path)),
+  ):
     pass

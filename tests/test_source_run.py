@@ -21,14 +21,32 @@ ALL = tuple(source_graph.SIGNATURES)
 def test_gives_the_outputs_of_all_signatures(module, batch, start_run):
   with start_run(module) as run:
     outputs, in_float64 = run.outputs()
-  assert {value.dtype for value in outputs.values()} == {np.dtype(np.float32)} and {value.dtype for value in in_float64.values()} == {np.dtype(np.float64)}
-  assert sorted(in_float64) == sorted(outputs) == [
-      'mlm/mlm_logits', 'mlm/pooled_output', 'mlm/sequence_output', 'sop/pooled_output', 'sop/sequence_output',
-      'sop/sop_log_probs', 'tokens/layer_0', 'tokens/layer_1', 'tokens/layer_2', 'tokens/pooled_output', 'tokens/sequence_output']
+  assert {value.dtype for value in outputs.values()} == {np.dtype(np.float32)} and {
+    value.dtype for value in in_float64.values()
+  } == {np.dtype(np.float64)}
+  assert (
+    sorted(in_float64)
+    == sorted(outputs)
+    == [
+      'mlm/mlm_logits',
+      'mlm/pooled_output',
+      'mlm/sequence_output',
+      'sop/pooled_output',
+      'sop/sequence_output',
+      'sop/sop_log_probs',
+      'tokens/layer_0',
+      'tokens/layer_1',
+      'tokens/layer_2',
+      'tokens/pooled_output',
+      'tokens/sequence_output',
+    ]
+  )
   assert outputs['mlm/mlm_logits'].shape == (4 * 3, 200)
   assert np.array_equal(outputs['tokens/layer_2'].ravel(), outputs['tokens/sequence_output'].ravel())
   loaded = tf.saved_model.load(str(module), tags=[])
-  expected = loaded.signatures['sop'](**{k: tf.constant(batch.for_source[k]) for k in ('input_ids', 'input_mask', 'segment_ids')})
+  expected = loaded.signatures['sop'](
+    **{k: tf.constant(batch.for_source[k]) for k in ('input_ids', 'input_mask', 'segment_ids')}
+  )
   np.testing.assert_allclose(outputs['sop/sop_log_probs'], expected['sop_log_probs'], atol=1e-6)
 
 
@@ -43,15 +61,21 @@ def test_graph_that_is_refused_in_the_child_is_reported(own_module, start_run):
     node = meta_graph.signature_def['tokens'].outputs['pooled_output'].name.split(':')[0]
     assignment = next(n.name for n in meta_graph.graph_def.node if n.op == 'AssignVariableOp')
     next(n for n in meta_graph.graph_def.node if n.name == node).input.append(f'^{assignment}')
+
   modules.edit_graph(own_module, edit)
-  with start_run(own_module) as run, pytest.raises(errors.UntrustedGraphError, match='AssignVariableOp .*not allowed in a signature'):
+  with (
+    start_run(own_module) as run,
+    pytest.raises(errors.UntrustedGraphError, match='AssignVariableOp .*not allowed in a signature'),
+  ):
     run.outputs()
 
 
 def test_child_that_fails_is_an_error(module, batch, start_run):
   too_long = proof_inputs.Batch(*[np.ones((1, 129), np.int32)] * 3, batch.masked_lm_positions[:1])
-  with start_run(module, batch=too_long) as run, pytest.raises(
-      errors.SourceError, match='running saved_model.pb in .* failed'):
+  with (
+    start_run(module, batch=too_long) as run,
+    pytest.raises(errors.SourceError, match='running saved_model.pb in .* failed'),
+  ):
     run.outputs()
 
 
@@ -79,11 +103,16 @@ def test_gives_the_derivatives_of_the_training_graph(module, config, start_run):
   with tf.GradientTape() as tape:
     tape.watch(loaded.variables)
     outputs = loaded.signatures['mlm'](**{k: tf.constant(v) for k, v in scalar.batch.for_source.items()})
-    value = sum(tf.reduce_sum(tf.reshape(outputs[name], [-1]) * factors.ravel())
-                for name, factors in scalar.factors.items() if name != 'sop_log_probs')
+    value = sum(
+      tf.reduce_sum(tf.reshape(outputs[name], [-1]) * factors.ravel())
+      for name, factors in scalar.factors.items()
+      if name != 'sop_log_probs'
+    )
   for variable, right in zip(loaded.variables, tape.gradient(value, loaded.variables), strict=True):
     if right is not None:
-      np.testing.assert_allclose(gradient[variable.name.removesuffix(':0')], tf.convert_to_tensor(right), rtol=1e-3, atol=1e-3)
+      np.testing.assert_allclose(
+        gradient[variable.name.removesuffix(':0')], tf.convert_to_tensor(right), rtol=1e-3, atol=1e-3
+      )
 
 
 def test_child_that_is_killed_after_the_outputs_gives_no_gradient(module, start_run):

@@ -30,14 +30,23 @@ def loaded(text_path):
 @pytest.fixture(scope='module')
 def parts(history):
   """The preprocessor and the encoder that it is made of."""
-  return [tf.saved_model.load(str(history / 'tensorflow' / model / '3')) for model in ('albert_en_demo_preprocess', 'albert_en_demo')]
+  return [
+    tf.saved_model.load(str(history / 'tensorflow' / model / '3'))
+    for model in ('albert_en_demo_preprocess', 'albert_en_demo')
+  ]
 
 
 def test_what_it_offers(text_path):
   interface = compatibility.describe(pathlib.Path(text_path))
   assert list(interface.calls) == [''] and interface.trainable == {'': 25} and interface.assets == {}
-  assert [trace.inputs for trace in interface.calls['']] == [{'': 'string [?]', '(argument 1)': mode} for mode in ('False', 'True')]
-  outputs = {'default': 'float32 [?, 16]', 'pooled_output': 'float32 [?, 16]', 'sequence_output': 'float32 [?, 128, 16]'}
+  assert [trace.inputs for trace in interface.calls['']] == [
+    {'': 'string [?]', '(argument 1)': mode} for mode in ('False', 'True')
+  ]
+  outputs = {
+    'default': 'float32 [?, 16]',
+    'pooled_output': 'float32 [?, 16]',
+    'sequence_output': 'float32 [?, 128, 16]',
+  }
   for trace in interface.calls['']:
     assert trace.outputs == outputs | {f'encoder_outputs[{number}]': 'float32 [?, 128, 16]' for number in range(3)}
   assert interface.signatures == {'serving_default': compatibility.Trace({'sentences': 'string [?]'}, outputs)}
@@ -71,9 +80,13 @@ def test_gradient_is_that_of_the_two(loaded, parts):
   for model, inputs in ((loaded, tf.constant(SENTENCES)), (parts[1], parts[0](tf.constant(SENTENCES)))):
     with tf.GradientTape() as tape:
       outputs = model(inputs, training=True)
-      loss = tf.reduce_sum(outputs['pooled_output']**2) + tf.reduce_sum(outputs['sequence_output']**3)
-    gradients.append({v.name: tf.convert_to_tensor(g) for v, g in zip(
-        model.trainable_variables, tape.gradient(loss, model.trainable_variables), strict=True)})
+      loss = tf.reduce_sum(outputs['pooled_output'] ** 2) + tf.reduce_sum(outputs['sequence_output'] ** 3)
+    gradients.append(
+      {
+        v.name: tf.convert_to_tensor(g)
+        for v, g in zip(model.trainable_variables, tape.gradient(loss, model.trainable_variables), strict=True)
+      }
+    )
   assert len(gradients[0]) == 25 and gradients[0].keys() == gradients[1].keys()
   for name, value in gradients[0].items():
     np.testing.assert_allclose(value, gradients[1][name], rtol=1e-4, atol=1e-3)
@@ -103,7 +116,11 @@ def test_a_layer_on_text_is_trained_saved_and_loaded(text_path, tmp_path):
 
 
 def _functions(path):
-  return saved_model_pb2.SavedModel.FromString((pathlib.Path(path) / 'saved_model.pb').read_bytes()).meta_graphs[0].graph_def.library.function
+  return (
+    saved_model_pb2.SavedModel.FromString((pathlib.Path(path) / 'saved_model.pb').read_bytes())
+    .meta_graphs[0]
+    .graph_def.library.function
+  )
 
 
 def test_everything_is_in_the_graph_once(text_path, history, sp_model):
@@ -112,16 +129,23 @@ def test_everything_is_in_the_graph_once(text_path, history, sp_model):
   names = {f.signature.name for f in blocks}
   assert sum(n.attr['f'].func.name in names for f in _functions(text_path) for n in f.node_def) == 3  # layers
   assert (pathlib.Path(text_path) / 'saved_model.pb').read_bytes().count(sp_model) == 2
-  sizes = [(history / 'tensorflow' / model / '3/saved_model.pb').stat().st_size for model in ('albert_en_demo_text', 'albert_en_demo', 'albert_en_demo_preprocess')]
+  sizes = [
+    (history / 'tensorflow' / model / '3/saved_model.pb').stat().st_size
+    for model in ('albert_en_demo_text', 'albert_en_demo', 'albert_en_demo_preprocess')
+  ]
   assert sizes[0] < sizes[1] + sizes[2]
 
 
 def test_it_holds_the_encoders_weights_and_no_heads(text_path):
-  assert set(checkpoint_keys.read(pathlib.Path(text_path))) == {v.name.removesuffix(':0') for v in tf.saved_model.load(text_path).variables}
+  assert set(checkpoint_keys.read(pathlib.Path(text_path))) == {
+    v.name.removesuffix(':0') for v in tf.saved_model.load(text_path).variables
+  }
   record = trees.record(pathlib.Path(text_path))
   encoder = trees.record(pathlib.Path(text_path).parents[1] / 'albert_en_demo/3')
   digests = {weight['source']: weight['sha256'] for weight in encoder['weights']}
-  assert len(record['weights']) == 25 and all(digests[weight['source']] == weight['sha256'] for weight in record['weights'])
+  assert len(record['weights']) == 25 and all(
+    digests[weight['source']] == weight['sha256'] for weight in record['weights']
+  )
   assert record['encoder'] == encoder['release'] and record['preprocessor'] == encoder['preprocessor']
 
 
@@ -133,19 +157,25 @@ def test_lists_are_refused(release, module):
 
 
 def test_a_model_of_short_sequences_is_refused(make_module, refused):
-  refused(make_module(max_position_embeddings=127), 'max_position_embeddings=127 in the config of .*: leave --with_text out', with_text=True)
+  refused(
+    make_module(max_position_embeddings=127),
+    'max_position_embeddings=127 in the config of .*: leave --with_text out',
+    with_text=True,
+  )
 
 
 @pytest.fixture
 def changed_weights(monkeypatch):
   """Models from text to vectors are saved with other weights than their encoder."""
   from export.model import text_encoder
+
   made = text_encoder.exportable
 
   def wrong(preprocessor, encoder, *more):
     root, signatures = made(preprocessor, encoder, *more)
     encoder.variables[0].assign(encoder.variables[0] * 1.001)  # the encoder is saved, and this model is not yet
     return root, signatures
+
   monkeypatch.setattr(text_encoder, 'exportable', wrong)
 
 
@@ -166,7 +196,10 @@ def test_one_with_other_weights_is_not_published_whatever_its_parity(release, mo
 def test_an_encoder_that_is_published_gets_one_with_its_own_preprocessor(release, released, module):
   shutil.copytree(released.root, release.root)
   before = trees.tree_bytes(release.root)
-  with pytest.raises(errors.PublishError, match='albert_en_tiny/2 in .* goes with tensorflow/albert_en_tiny_preprocess/3: give its model .* '
-                                                'with --preprocessor=albert_en_tiny_preprocess/3'):
+  with pytest.raises(
+    errors.PublishError,
+    match='albert_en_tiny/2 in .* goes with tensorflow/albert_en_tiny_preprocess/3: give its model .* '
+    'with --preprocessor=albert_en_tiny_preprocess/3',
+  ):
     release(module, preprocessor='albert_en_tiny_preprocess/2', with_text=True)
   assert trees.tree_bytes(release.root) == before

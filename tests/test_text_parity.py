@@ -33,6 +33,7 @@ def paths(text_path):
 @pytest.fixture
 def make(module, sp_model, tmp_path, config):
   """A function that saves a model from text to vectors after something was changed in what it is made of."""
+
   def save(version=3, change=lambda root, encoder: None, encode=lambda preprocessor, encoder: None):
     with source_lib.open_source(str(module)) as source:
       albert = build_encoder.build(source, {weight_map.Part.ENCODER})
@@ -44,13 +45,16 @@ def make(module, sp_model, tmp_path, config):
     change(root, encoder)
     saved_model.write(root, signatures, tmp_path / 'text')
     return tmp_path / 'text'
+
   return save
 
 
 def test_the_certificate_of_what_is_published(paths, config):
   certificate = text_certificate.check(*paths, 3, config)
   served = ['default', 'pooled_output', 'sequence_output']
-  assert sorted(certificate.outputs) == sorted([*served, *(f'serving_default/{name}' for name in served), 'layer_0', 'layer_1', 'layer_2'])
+  assert sorted(certificate.outputs) == sorted(
+    [*served, *(f'serving_default/{name}' for name in served), 'layer_0', 'layer_1', 'layer_2']
+  )
   assert certificate.texts == len(preprocessor_certificate.TEXTS) and not certificate.dropout
   for name, check in certificate.outputs.items():
     assert check.apart.largest == 0 and check.passes, name  # the same graph on the same numbers
@@ -65,12 +69,20 @@ def test_right_ones_pass(paths, make, config):
 
 
 WRONG = {
-    'other weights': (dict(change=lambda root, encoder: encoder.variables[-1].assign(encoder.variables[-1] + 1e-4)), 'pooled_output is .* more than'),
-    'other ids': (dict(version=4), 'sequence_output is .* from what the two parts give'),
-    'no layer': (dict(encode=lambda preprocessor, encoder: _without(encoder, 'encoder_outputs')), 'layer_0 is missing; layer_1 is missing'),
-    'a variable that is not trained': (dict(change=lambda root, encoder: setattr(root, 'trainable_variables', root.trainable_variables[1:])),
-                                       '24 variables can be trained, which are not the 25 of the encoder'),
-    'one more layer': (dict(encode=lambda preprocessor, encoder: _without(encoder, None)), 'layer_3 is new'),
+  'other weights': (
+    dict(change=lambda root, encoder: encoder.variables[-1].assign(encoder.variables[-1] + 1e-4)),
+    'pooled_output is .* more than',
+  ),
+  'other ids': (dict(version=4), 'sequence_output is .* from what the two parts give'),
+  'no layer': (
+    dict(encode=lambda preprocessor, encoder: _without(encoder, 'encoder_outputs')),
+    'layer_0 is missing; layer_1 is missing',
+  ),
+  'a variable that is not trained': (
+    dict(change=lambda root, encoder: setattr(root, 'trainable_variables', root.trainable_variables[1:])),
+    '24 variables can be trained, which are not the 25 of the encoder',
+  ),
+  'one more layer': (dict(encode=lambda preprocessor, encoder: _without(encoder, None)), 'layer_3 is new'),
 }
 
 
@@ -85,10 +97,14 @@ def _without(encoder, name):
       return dict(outputs, encoder_outputs=[*outputs['encoder_outputs'], outputs['sequence_output']])
     del outputs[name]
     return outputs
+
   encoder.__call__ = encoder_lib.traced(call, specs, True).function
 
 
-@pytest.mark.parametrize('case', [name if name in ('other ids', 'other weights') else pytest.param(name, marks=pytest.mark.slow) for name in WRONG])
+@pytest.mark.parametrize(
+  'case',
+  [name if name in ('other ids', 'other weights') else pytest.param(name, marks=pytest.mark.slow) for name in WRONG],
+)
 def test_wrong_ones_fail(paths, make, config, case):
   changes, message = WRONG[case]
   with pytest.raises(errors.ParityError, match=f'no parity .*{message}.*in the model from text to vectors'):
@@ -97,11 +113,18 @@ def test_wrong_ones_fail(paths, make, config, case):
 
 def test_a_mode_that_does_not_fit_the_config_fails(paths, config, with_dropout):
   dropping = albert_config.parse(vars(config) | {'hidden_dropout_prob': 0.1})
-  with pytest.raises(errors.ParityError, match='training=True is the same as training=False, but the config has dropout'):
+  with pytest.raises(
+    errors.ParityError, match='training=True is the same as training=False, but the config has dropout'
+  ):
     text_certificate.check(*paths, 3, dropping)
-  made = [with_dropout / 'tensorflow' / model for model in ('albert_en_tiny_text/2', 'albert_en_tiny_preprocess/3', 'albert_en_tiny/2')]
+  made = [
+    with_dropout / 'tensorflow' / model
+    for model in ('albert_en_tiny_text/2', 'albert_en_tiny_preprocess/3', 'albert_en_tiny/2')
+  ]
   assert integrity.read_record(made[0])['certificate']['dropout']
-  with pytest.raises(errors.ParityError, match='training=True is not the same as training=False, but the config has no dropout'):
+  with pytest.raises(
+    errors.ParityError, match='training=True is not the same as training=False, but the config has no dropout'
+  ):
     text_certificate.check(*made, 3, config)
 
 
@@ -114,8 +137,13 @@ def test_another_kind_of_model_fails(paths, config):
 
 def test_a_missing_output_is_named(paths, config, monkeypatch):
   outputs = text_certificate.Text.outputs
-  monkeypatch.setattr(text_certificate.Text, 'outputs', lambda self, *given, **more: {
-      name: value for name, value in outputs(self, *given, **more).items() if name != 'sequence_output'})
+  monkeypatch.setattr(
+    text_certificate.Text,
+    'outputs',
+    lambda self, *given, **more: {
+      name: value for name, value in outputs(self, *given, **more).items() if name != 'sequence_output'
+    },
+  )
   with pytest.raises(errors.ParityError, match=r'no parity \(sequence_output is missing\)'):
     text_certificate.check(*paths, 3, config)
 
@@ -137,6 +165,7 @@ def test_what_is_no_number_fails():
 def test_a_large_model_runs_few_texts(config):
   def rows(**sizes):
     return text_certificate.affordable(albert_config.parse(vars(config) | sizes))
+
   assert rows() > len(text_certificate.texts(4, 1000))
   assert rows(num_hidden_layers=12, hidden_size=768, num_attention_heads=12, intermediate_size=3072) == 4
   assert rows(num_hidden_layers=12, hidden_size=4096, num_attention_heads=64, intermediate_size=16384) == 2
@@ -148,12 +177,16 @@ def test_a_large_model_runs_few_texts(config):
 def test_the_least_there_can_be_tells_preprocessors_apart(sp_model):
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
   few = text_certificate.texts(4, 2)
-  assert [preprocessor_certificate.ids(processor, text, 3) for text in few] != [preprocessor_certificate.ids(processor, text, 4) for text in few]
+  assert [preprocessor_certificate.ids(processor, text, 3) for text in few] != [
+    preprocessor_certificate.ids(processor, text, 4) for text in few
+  ]
 
 
 def test_what_was_tampered_with_is_not_run(paths, tmp_path, monkeypatch, config):
   path = pathlib.Path(shutil.copytree(paths[0], tmp_path / 'text'))
-  modules.edit_graph(path, lambda m: m.graph_def.library.function[0].node_def.add(name='hidden', op='ReadFile'), ['serve'])
+  modules.edit_graph(
+    path, lambda m: m.graph_def.library.function[0].node_def.add(name='hidden', op='ReadFile'), ['serve']
+  )
   monkeypatch.setattr(tf.saved_model, 'load', None)
   with pytest.raises(errors.UntrustedGraphError, match="operation ReadFile at node 'hidden'"):
     text_certificate.Text(path)

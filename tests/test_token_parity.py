@@ -22,8 +22,13 @@ def test_either_of_two_equally_likely_segmentations_is_right(preprocessor_path, 
   path = pathlib.Path(preprocessor_path)
   preprocessor_certificate.check(path, sp_model, 3)
   ids = preprocessor_certificate.Preprocessor.ids
+
   def swapped(self, texts):
-    return [[*reversed(one[:2]), *one[2:]] if text.startswith('The') else one for text, one in zip(texts, ids(self, texts), strict=True)]
+    return [
+      [*reversed(one[:2]), *one[2:]] if text.startswith('The') else one
+      for text, one in zip(texts, ids(self, texts), strict=True)
+    ]
+
   monkeypatch.setattr(preprocessor_certificate.Preprocessor, 'ids', swapped)
   with pytest.raises(errors.ParityError, match="no parity .ids .* in the preprocessor for 'The bridge"):
     preprocessor_certificate.check(path, sp_model, 3)
@@ -38,9 +43,11 @@ def test_preprocessor_with_another_model_fails(preprocessor_path, make_module):
 @pytest.mark.parametrize('name', ['input_word_ids', 'input_mask', 'input_type_ids'])
 def test_wrong_packing_fails(preprocessor_path, sp_model, monkeypatch, name):
   packed = preprocessor_certificate.Preprocessor.packed
+
   def wrong(self, texts):
     result = packed(self, texts)
     return result | {name: np.where(np.arange(128) == 127, 1 - result[name], result[name])}
+
   monkeypatch.setattr(preprocessor_certificate.Preprocessor, 'packed', wrong)
   with pytest.raises(errors.ParityError, match=f'no parity .{name} '):
     preprocessor_certificate.check(pathlib.Path(preprocessor_path), sp_model, 3)

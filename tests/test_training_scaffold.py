@@ -26,6 +26,7 @@ def tasks():
       patch.setitem(sys.modules, name, double)
     from official.nlp.tasks import masked_lm
     from official.nlp.tasks import sentence_prediction
+
     yield types.SimpleNamespace(masked_lm=masked_lm, sentence_prediction=sentence_prediction)
 
 
@@ -35,8 +36,11 @@ def written(make_module, tmp_path_factory):
   directory = tmp_path_factory.mktemp('checkpoint') / 'albert'
   with source_lib.open_source(str(make_module())) as source:
     tf2_checkpoint.write(source, directory)
-    tensors = [source.tensor(row) for row in weight_map.rows(source.config, [weight_map.Part.ENCODER])
-               if row.tf1.endswith(('word_embeddings', 'pooler/dense/bias'))]
+    tensors = [
+      source.tensor(row)
+      for row in weight_map.rows(source.config, [weight_map.Part.ENCODER])
+      if row.tf1.endswith(('word_embeddings', 'pooler/dense/bias'))
+    ]
   config = encoders.EncoderConfig(yaml.safe_load((directory / 'encoder.yaml').read_text()))
   return str(directory), config, tensors
 
@@ -49,14 +53,20 @@ def _holds(encoder, tensors):
 def test_sentence_prediction(tasks, written):
   directory, encoder, tensors = written
   module = tasks.sentence_prediction
-  task = module.SentencePredictionTask(module.SentencePredictionConfig(
-      init_checkpoint=directory, model=module.ModelConfig(num_classes=2, encoder=encoder)))
+  task = module.SentencePredictionTask(
+    module.SentencePredictionConfig(init_checkpoint=directory, model=module.ModelConfig(num_classes=2, encoder=encoder))
+  )
   model = task.build_model()
   assert not _holds(model.checkpoint_items['encoder'], tensors)
   task.initialize(model)
   assert len(tensors) == 2 and _holds(model.checkpoint_items['encoder'], tensors)
   ids = tf.constant([[2, 9, 8, 3], [2, 7, 6, 3]])
-  features = {'input_word_ids': ids, 'input_mask': tf.ones_like(ids), 'input_type_ids': tf.zeros_like(ids), 'label_ids': tf.constant([0, 1])}
+  features = {
+    'input_word_ids': ids,
+    'input_mask': tf.ones_like(ids),
+    'input_type_ids': tf.zeros_like(ids),
+    'label_ids': tf.constant([0, 1]),
+  }
   optimizer = tf.keras.optimizers.SGD(0.1)
   logs = task.train_step(features, model, optimizer, metrics=[])
   assert float(logs[task.loss]) > 0 and not _holds(model.checkpoint_items['encoder'], tensors)
@@ -64,8 +74,9 @@ def test_sentence_prediction(tasks, written):
 
 def test_masked_lm(tasks, written):
   directory, encoder, tensors = written
-  task = tasks.masked_lm.MaskedLMTask(tasks.masked_lm.MaskedLMConfig(
-      init_checkpoint=directory, model=bert.PretrainerConfig(encoder=encoder)))
+  task = tasks.masked_lm.MaskedLMTask(
+    tasks.masked_lm.MaskedLMConfig(init_checkpoint=directory, model=bert.PretrainerConfig(encoder=encoder))
+  )
   model = task.build_model()
   task.initialize(model)
   assert _holds(model.encoder_network, tensors)
@@ -75,7 +86,8 @@ def test_a_checkpoint_of_another_size_is_noticed(tasks, written):
   directory, encoder, _ = written
   module = tasks.sentence_prediction
   wider = encoder.replace(albert=encoder.albert.replace(intermediate_size=encoder.albert.intermediate_size + 1))
-  task = module.SentencePredictionTask(module.SentencePredictionConfig(
-      init_checkpoint=directory, model=module.ModelConfig(num_classes=2, encoder=wider)))
+  task = module.SentencePredictionTask(
+    module.SentencePredictionConfig(init_checkpoint=directory, model=module.ModelConfig(num_classes=2, encoder=wider))
+  )
   with pytest.raises(ValueError, match='incompatible'):
     task.initialize(task.build_model())

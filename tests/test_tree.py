@@ -11,7 +11,11 @@ from export.release import collection
 from export.release import integrity
 from export.store import tree as tree_lib
 
-ENCODER, PREPROCESSOR, TEXT = 'tensorflow/albert_en_demo', 'tensorflow/albert_en_demo_preprocess', 'tensorflow/albert_en_demo_text'
+ENCODER, PREPROCESSOR, TEXT = (
+  'tensorflow/albert_en_demo',
+  'tensorflow/albert_en_demo_preprocess',
+  'tensorflow/albert_en_demo_text',
+)
 
 
 @pytest.fixture
@@ -32,8 +36,9 @@ def _stage(tree, history, version, models=(PREPROCESSOR, ENCODER)):
 
 def _files(root):
   paths = {f'{place}/{name}' for place, _, names in tf.io.gfile.walk(root) for name in names}
-  return {path.removeprefix(f'{root}/'): tf.io.gfile.GFile(path, 'rb').read()
-          for path in paths if tf.io.gfile.exists(path)}
+  return {
+    path.removeprefix(f'{root}/'): tf.io.gfile.GFile(path, 'rb').read() for path in paths if tf.io.gfile.exists(path)
+  }
 
 
 def _unpublish(root, release):
@@ -54,7 +59,9 @@ def test_an_export_to_it(root, module, release):
   with tree_lib.release_at(f'{root}/{ENCODER}/1') as local:
     assert integrity.check(local, integrity.read_record(local)) == 25
   # The next one is held against it, there.
-  with pytest.raises(errors.CompatibilityError, match='albert_en_demo/2 is not what users of tensorflow/albert_en_demo/1 expect'):
+  with pytest.raises(
+    errors.CompatibilityError, match='albert_en_demo/2 is not what users of tensorflow/albert_en_demo/1 expect'
+  ):
     release(module, name='albert_en_demo', version=2, preprocessor='albert_en_demo_preprocess/2')
   assert tree.versions(ENCODER) == [1]
 
@@ -79,7 +86,10 @@ def test_both_kinds_of_tree_show_the_same(root, history):
         assert there.size(name) == here.size(name)
         with there.open(name) as one, here.open(name) as other:
           assert one.read() == other.read()
-  with there.open('tensorflow/collections/albert/1.md') as one, here.open('tensorflow/collections/albert/1.md') as other:
+  with (
+    there.open('tensorflow/collections/albert/1.md') as one,
+    here.open('tensorflow/collections/albert/1.md') as other,
+  ):
     assert one.read() == other.read()
   for tree in (here, there):
     for name in (f'{ENCODER}/9.md', f'{ENCODER}/3'):
@@ -151,7 +161,10 @@ def test_another_release_of_the_same_tree(root, history, monkeypatch):
   monkeypatch.chdir(history / ENCODER)
   for path in (f'{root}/{ENCODER}/2', str(history / ENCODER / '2'), f'file://{history}/{ENCODER}/2', '2'):
     with tree_lib.release_at(tree_lib.beside(path, f'{PREPROCESSOR}/2')) as local:
-      assert integrity.check(local, integrity.read_record(local)) == 0 and local.parts[-2:] == ('albert_en_demo_preprocess', '2')
+      assert integrity.check(local, integrity.read_record(local)) == 0 and local.parts[-2:] == (
+        'albert_en_demo_preprocess',
+        '2',
+      )
 
 
 def test_a_file_address_is_a_directory(history):

@@ -11,7 +11,12 @@ from official.nlp.tools import tokenization
 
 from export.model import saved_model
 
-SENTENCES = ['The ferry was late.', 'A fox crossed the pond, and nobody saw it.', 'Soon.', 'Nothing is proved by one example.']
+SENTENCES = [
+  'The ferry was late.',
+  'A fox crossed the pond, and nobody saw it.',
+  'Soon.',
+  'Nothing is proved by one example.',
+]
 LABELS = np.array([0, 1, 0, 1])
 
 
@@ -37,9 +42,9 @@ def _changed(before, variables):
 def test_version_2_on_a_dict_of_inputs(history):
   encoder_path = f'{history}/tensorflow/albert_en_demo/2'
   encoder_inputs = dict(
-      input_word_ids=tf.keras.layers.Input(shape=(None,), dtype=tf.int32),
-      input_mask=tf.keras.layers.Input(shape=(None,), dtype=tf.int32),
-      input_type_ids=tf.keras.layers.Input(shape=(None,), dtype=tf.int32),
+    input_word_ids=tf.keras.layers.Input(shape=(None,), dtype=tf.int32),
+    input_mask=tf.keras.layers.Input(shape=(None,), dtype=tf.int32),
+    input_type_ids=tf.keras.layers.Input(shape=(None,), dtype=tf.int32),
   )
   encoder = hub.KerasLayer(encoder_path, trainable=True)
   outputs = encoder(encoder_inputs)
@@ -80,8 +85,10 @@ def test_outer_model_saved_and_loaded(preprocessor_path, encoder_path, tmp_path)
   expected = model.predict(tf.constant(SENTENCES), verbose=0)
   model.save(tmp_path / 'saved', save_format='tf')
   model.save(tmp_path / 'saved.h5', save_format='h5')
-  for again in (tf.keras.models.load_model(tmp_path / 'saved'),
-                tf.keras.models.load_model(tmp_path / 'saved.h5', custom_objects={'KerasLayer': hub.KerasLayer})):
+  for again in (
+    tf.keras.models.load_model(tmp_path / 'saved'),
+    tf.keras.models.load_model(tmp_path / 'saved.h5', custom_objects={'KerasLayer': hub.KerasLayer}),
+  ):
     np.testing.assert_allclose(again.predict(tf.constant(SENTENCES), verbose=0), expected, atol=1e-5)
     again.compile('adam', tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     again.fit(tf.constant(SENTENCES), LABELS, verbose=0)
@@ -114,15 +121,19 @@ def test_pair_of_segments(preprocessor_path, encoder_path):
 
 def test_mlm_is_trained(encoder_path):
   encoder = hub.load(encoder_path)
-  inputs = {name: tf.keras.layers.Input(shape=(None,), dtype=tf.int32)
-            for name in ('input_word_ids', 'input_mask', 'input_type_ids', 'masked_lm_positions')}
+  inputs = {
+    name: tf.keras.layers.Input(shape=(None,), dtype=tf.int32)
+    for name in ('input_word_ids', 'input_mask', 'input_type_ids', 'masked_lm_positions')
+  }
   mlm = hub.KerasLayer(encoder.mlm, trainable=True)
   model = tf.keras.Model(inputs, mlm(inputs)['mlm_logits'])
   model.compile('adam', tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
   assert len(mlm.trainable_variables) == 30
   before, word_embedding = _values(mlm.trainable_variables), encoder.trainable_variables[0].numpy()
   ids = np.array([[2, 4, 9, 3], [2, 8, 4, 3]], np.int32)
-  data = dict(input_word_ids=ids, input_mask=ids * 0 + 1, input_type_ids=ids * 0, masked_lm_positions=np.array([[1, 0], [2, 0]]))
+  data = dict(
+    input_word_ids=ids, input_mask=ids * 0 + 1, input_type_ids=ids * 0, masked_lm_positions=np.array([[1, 0], [2, 0]])
+  )
   losses = model.fit(data, np.array([[17, 2], [9, 2]]), epochs=3, verbose=0).history['loss']
   assert losses[-1] < losses[0]
   still = {v.name for v in mlm.trainable_variables} - set(_changed(before, mlm.trainable_variables))
@@ -135,14 +146,15 @@ def test_version_3_with_a_persistent_tape(history):
   ones = tf.ones([2, 5], tf.int32)
   with tf.GradientTape(persistent=True) as tape:
     outputs = encoder(dict(input_word_ids=ones * 9, input_mask=ones, input_type_ids=ones * 0), training=True)
-    one, two = (tf.reduce_sum(outputs[name]**2) for name in ('pooled_output', 'sequence_output'))
+    one, two = (tf.reduce_sum(outputs[name] ** 2) for name in ('pooled_output', 'sequence_output'))
   for loss in (one, two, one):
     gradients = tape.gradient(loss, encoder.trainable_variables)
     assert sum(g is not None for g in gradients) >= 23
 
 
-@pytest.mark.parametrize('strategy', [
-    tf.distribute.MirroredStrategy, pytest.param(tf.distribute.OneDeviceStrategy, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  'strategy', [tf.distribute.MirroredStrategy, pytest.param(tf.distribute.OneDeviceStrategy, marks=pytest.mark.slow)]
+)
 def test_distribution_strategies(preprocessor_path, encoder_path, strategy):
   devices = [d.name for d in tf.config.list_logical_devices('CPU')]
   assert len(devices) == 2
@@ -171,7 +183,8 @@ def test_version_1_as_published(history):
   pooled, sequence = model.predict(rows, verbose=0)
   # The same as version 3 gives for the same ids: the history has one set of weights.
   outputs = hub.load(f'{history}/tensorflow/albert_en_demo/3')(
-      dict(zip(('input_word_ids', 'input_mask', 'input_type_ids'), map(tf.constant, rows), strict=True)))
+    dict(zip(('input_word_ids', 'input_mask', 'input_type_ids'), map(tf.constant, rows), strict=True))
+  )
   np.testing.assert_allclose(pooled, outputs['pooled_output'], atol=1e-6)
   np.testing.assert_allclose(sequence, outputs['sequence_output'], atol=1e-6)
 
@@ -187,17 +200,24 @@ def test_preprocessor_as_published(history, version):
   text_input = tf.keras.layers.Input(shape=(), dtype=tf.string)
   encoder_inputs = hub.KerasLayer(path)(text_input)
   assert {name: (value.dtype, value.shape.as_list()) for name, value in encoder_inputs.items()} == dict.fromkeys(
-      ('input_word_ids', 'input_mask', 'input_type_ids'), (tf.int32, [None, 128]))
+    ('input_word_ids', 'input_mask', 'input_type_ids'), (tf.int32, [None, 128])
+  )
   preprocessor = hub.load(path)
   special = preprocessor.tokenize.get_special_tokens_dict()
   assert {name: int(value) for name, value in special.items() if name != 'vocab_size'} == {
-      'padding_id': 0, 'start_of_sequence_id': 2, 'end_of_segment_id': 3, 'mask_id': 4}
+    'padding_id': 0,
+    'start_of_sequence_id': 2,
+    'end_of_segment_id': 3,
+    'mask_id': 4,
+  }
   assert all(value.dtype == tf.int32 and value.shape == [] for value in special.values())
   # New in version 3.
   assert ('vocab_size' in special) == (version >= 3) and int(special.get('vocab_size', 200)) == 200
   # New in version 2.
   assert version == 1 or not {op for op in saved_model.ops(pathlib.Path(path)) if 'Assert' in op}
-  packed = preprocessor.bert_pack_inputs([preprocessor.tokenize(tf.constant(SENTENCES))] * 2, seq_length=tf.constant(16))
+  packed = preprocessor.bert_pack_inputs(
+    [preprocessor.tokenize(tf.constant(SENTENCES))] * 2, seq_length=tf.constant(16)
+  )
   assert packed['input_word_ids'].shape == (4, 16) and packed['input_type_ids'].numpy().max() == 1
   ids = preprocessor(tf.constant(SENTENCES))['input_word_ids'].numpy()
   assert (ids[:, 0] == 2).all() and ((ids == 3).sum(axis=1) == 1).all()

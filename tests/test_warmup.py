@@ -24,8 +24,17 @@ def _requests(path):
   return [log.predict_log.request for log in logs]
 
 
-@pytest.mark.parametrize('model', ['albert_en_demo/1', 'albert_en_demo/2', 'albert_en_demo/3', 'albert_en_demo_preprocess/1',
-                                   'albert_en_demo_preprocess/3', 'albert_en_demo_text/3'])
+@pytest.mark.parametrize(
+  'model',
+  [
+    'albert_en_demo/1',
+    'albert_en_demo/2',
+    'albert_en_demo/3',
+    'albert_en_demo_preprocess/1',
+    'albert_en_demo_preprocess/3',
+    'albert_en_demo_text/3',
+  ],
+)
 def test_every_signature_has_a_request_that_it_takes(history, model):
   path = history / 'tensorflow' / model
   signatures = tf.saved_model.load(str(path)).signatures
@@ -39,11 +48,17 @@ def test_every_signature_has_a_request_that_it_takes(history, model):
     specs = signature.structured_input_signature[1]
     assert given.keys() == specs.keys()
     for name, value in given.items():
-      assert tf.as_dtype(request.inputs[name].dtype) == specs[name].dtype and specs[name].shape.is_compatible_with(value.shape)
+      assert tf.as_dtype(request.inputs[name].dtype) == specs[name].dtype and specs[name].shape.is_compatible_with(
+        value.shape
+      )
     outputs = signature(**{name: tf.constant(value) for name, value in given.items()})
     assert {len(output) for output in outputs.values()} == {1}
     assert all(np.all(np.isfinite(output)) for output in outputs.values())
-    assert {value.shape for value in given.values()} == ({(1,)} if model.partition('/')[0].endswith(('_preprocess', '_text')) else {(1, preprocessor_model.DEFAULT_SEQ_LENGTH)})
+    assert {value.shape for value in given.values()} == (
+      {(1,)}
+      if model.partition('/')[0].endswith(('_preprocess', '_text'))
+      else {(1, preprocessor_model.DEFAULT_SEQ_LENGTH)}
+    )
 
 
 def test_a_model_of_short_sequences_gets_a_short_request(config):

@@ -8,10 +8,20 @@ from converters import errors
 from converters import weight_map
 
 ALL = frozenset(weight_map.Part)
-LARGE = albert_config.parse(dict(
-    vocab_size=30000, embedding_size=128, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16,
-    intermediate_size=4096, max_position_embeddings=512, type_vocab_size=2, hidden_dropout_prob=0,
-    attention_probs_dropout_prob=0))
+LARGE = albert_config.parse(
+  dict(
+    vocab_size=30000,
+    embedding_size=128,
+    hidden_size=1024,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    intermediate_size=4096,
+    max_position_embeddings=512,
+    type_vocab_size=2,
+    hidden_dropout_prob=0,
+    attention_probs_dropout_prob=0,
+  )
+)
 
 
 def _tensors(**changes):
@@ -49,7 +59,9 @@ def test_kernels_of_hugging_face_are_transposed_but_for_the_sentence_order_head(
   small = albert_config.AlbertConfig(11, 6, 8, 1, 2, 10, 7, 3, 0.0, 0.0)
   shapes = {row.name: row.stored_shape(weight_map.Format.HUGGING_FACE, small) for row in weight_map.rows(small, ALL)}
   assert shapes['feed_forward.intermediate.kernel'] == (10, 8) and shapes['embeddings.projection.kernel'] == (8, 6)
-  assert shapes['mlm.transform.kernel'] == (6, 8) and shapes['sop.kernel'] == (2, 8) and shapes['embeddings.word'] == (11, 6)
+  assert (
+    shapes['mlm.transform.kernel'] == (6, 8) and shapes['sop.kernel'] == (2, 8) and shapes['embeddings.word'] == (11, 6)
+  )
 
 
 def test_heads_split_the_columns_of_query_and_the_rows_of_output():
@@ -72,24 +84,29 @@ def test_an_embedding_as_wide_as_the_hidden_size_is_not_projected():
 
 def test_a_complete_checkpoint_passes():
   weight_map.check_source(LARGE, ALL, _tensors())
-  weight_map.check_source(LARGE, ALL, _tensors(global_step=((), np.dtype(np.int64))), ignored=frozenset({'global_step'}))
+  weight_map.check_source(
+    LARGE, ALL, _tensors(global_step=((), np.dtype(np.int64))), ignored=frozenset({'global_step'})
+  )
 
 
 def test_every_fault_of_a_checkpoint_is_listed_at_once():
-  tensors = _tensors(**{
+  tensors = _tensors(
+    **{
       'bert/pooler/dense/bias': None,
       'cls/seq_relationship/output_bias': None,
       'bert/pooler/dense/kernel_2': ((2, 2), np.dtype(np.float32)),
       'bert/embeddings/LayerNorm/beta': ((64,), np.dtype(np.float32)),
       'bert/embeddings/LayerNorm/gamma': ((128,), np.dtype(np.float16)),
-  })
+    }
+  )
   with pytest.raises(errors.MappingError) as caught:
     weight_map.check_source(LARGE, ALL, tensors, where='m/variables')
   assert str(caught.value) == (
-      '5 of the weights do not fit in m/variables (missing bert/pooler/dense/bias; missing cls/seq_relationship/output_bias; '
-      'unexpected bert/pooler/dense/kernel_2; bert/embeddings/LayerNorm/gamma is float16, not float32; '
-      'bert/embeddings/LayerNorm/beta has shape [64], not [128]): the module is incomplete, or its albert_config.json '
-      'belongs to another')
+    '5 of the weights do not fit in m/variables (missing bert/pooler/dense/bias; missing cls/seq_relationship/output_bias; '
+    'unexpected bert/pooler/dense/kernel_2; bert/embeddings/LayerNorm/gamma is float16, not float32; '
+    'bert/embeddings/LayerNorm/beta has shape [64], not [128]): the module is incomplete, or its albert_config.json '
+    'belongs to another'
+  )
 
 
 def test_every_fault_of_a_model_is_listed_at_once():
@@ -98,8 +115,13 @@ def test_every_fault_of_a_model_is_listed_at_once():
   broken = [*created[1:-1], created[5], (created[-1][0], (3,)), ('extra/kernel', (1,))]
   with pytest.raises(errors.MappingError) as caught:
     weight_map.check_model(LARGE, ALL, broken)
-  for fault in ('4 of the weights', 'embedding_projection/kernel exists twice', 'logits/bias has shape [3], not [2]',
-                'variable extra/kernel has no source tensor', 'no variable word_embeddings/embeddings for embeddings.word'):
+  for fault in (
+    '4 of the weights',
+    'embedding_projection/kernel exists twice',
+    'logits/bias has shape [3], not [2]',
+    'variable extra/kernel has no source tensor',
+    'no variable word_embeddings/embeddings for embeddings.word',
+  ):
     assert fault in str(caught.value)
 
 

@@ -35,6 +35,7 @@ class Trial:
     certificate: the encoder's certificate; None if it was refused.
     seconds: wall time of conversion and proof.
   """
+
   regime: str
   seed: int
   wrong_conversion: str | None
@@ -80,7 +81,13 @@ class Modules:
     tf1_module.write(path, spec, self._sp_model, vocabulary.as_text(self._sp_model))
 
 
-def run(module: pathlib.Path, regime: str, seed: int, wrong_conversion: str | None = None, child: source_process.Child | None = None) -> Trial:
+def run(
+  module: pathlib.Path,
+  regime: str,
+  seed: int,
+  wrong_conversion: str | None = None,
+  child: source_process.Child | None = None,
+) -> Trial:
   """Converts a module in this process, into a temporary directory, and compares the encoder with its source.
 
   Args:
@@ -104,7 +111,9 @@ def run(module: pathlib.Path, regime: str, seed: int, wrong_conversion: str | No
     try:
       source = stack.enter_context(source_lib.open_source(str(module)))
       examination = stack.enter_context(encoder_certificate.examine(source, source.parts, child=child))
-      encoder = encoder_artifacts.Encoder(release, str(module), source, source.parts, examination, console_lib.Console())
+      encoder = encoder_artifacts.Encoder(
+        release, str(module), source, source.parts, examination, console_lib.Console()
+      )
       encoder.save(directory)
       encoder.forget()
       certificate = encoder.prove(directory)

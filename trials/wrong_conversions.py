@@ -45,6 +45,7 @@ def _change_model(change: Callable[[build_encoder.Albert], None]) -> Any:
     albert = build(*args, **kwargs)
     change(albert)
     return albert
+
   return mock.patch.object(build_encoder, 'build', wrong)
 
 
@@ -55,6 +56,7 @@ def _change_layers(change: Callable[[Any], None]) -> Any:
   def wrong(self: Any, albert: build_encoder.Albert) -> None:
     init(self, albert)
     change(self.encoder)
+
   return mock.patch.object(encoder_lib.Outlined, '__init__', wrong)
 
 
@@ -65,6 +67,7 @@ def _change_product(name: str, change: Callable[[Any, Any], Any]) -> Any:
   def wrong(layer: Any, *args: Any, **kwargs: Any) -> Any:
     rows = product(layer, *args, **kwargs)
     return change(layer, rows) if layer.name == name else rows
+
   return mock.patch.object(transformer_block, '_product', wrong)
 
 
@@ -74,13 +77,16 @@ def _change_config(**changes: Callable[[Any], Any]) -> Any:
 
   def wrong(**arguments: Any) -> Any:
     return encoder(**arguments | {name: change(arguments[name]) for name, change in changes.items()})
+
   return mock.patch.object(networks, 'AlbertEncoder', wrong)
 
 
 @contextlib.contextmanager
 def _erf_gelu() -> Iterator[None]:
-  with (mock.patch.object(transformer_block, '_gelu', lambda x: 0.5 * x * (1 + tf.math.erf(x * math.sqrt(0.5)))),
-        mock.patch.object(op_allow_list, 'OPERATIONS', op_allow_list.OPERATIONS | {'Erf'})):
+  with (
+    mock.patch.object(transformer_block, '_gelu', lambda x: 0.5 * x * (1 + tf.math.erf(x * math.sqrt(0.5)))),
+    mock.patch.object(op_allow_list, 'OPERATIONS', op_allow_list.OPERATIONS | {'Erf'}),
+  ):
     yield
 
 
@@ -90,8 +96,11 @@ def _dropout_left_on() -> Iterator[None]:
 
   def wrong(self: Any, inputs: Any, adder: Any, kernels: Any, training: bool) -> Any:
     return call(self, inputs, adder, kernels, True)
-  with (_change_config(dropout_rate=lambda rate: rate or 0.1, attention_dropout_rate=lambda rate: rate or 0.1),
-        mock.patch.object(transformer_block.MatrixProducts, 'call', wrong)):
+
+  with (
+    _change_config(dropout_rate=lambda rate: rate or 0.1, attention_dropout_rate=lambda rate: rate or 0.1),
+    mock.patch.object(transformer_block.MatrixProducts, 'call', wrong),
+  ):
     yield
 
 
@@ -100,6 +109,7 @@ def _rounded_to_bfloat16() -> Iterator[None]:
   def change(albert: build_encoder.Albert) -> None:
     for variable in _variables(albert):
       variable.assign(tf.cast(tf.cast(variable, tf.bfloat16), tf.float32))
+
   with _change_model(change), mock.patch.object(integrity, '_weights', lambda *args: iter(())):
     yield
 
@@ -116,6 +126,7 @@ def _epsilon(value: float) -> WrongConversion:
       for layer in part.submodules if part is not None else ():
         if isinstance(layer, tf_keras.layers.LayerNormalization):
           layer.epsilon = value
+
   return lambda: _change_model(change)
 
 
@@ -130,7 +141,8 @@ def _shift_positions(encoder: Any) -> None:
 
   def call(inputs: Any) -> Any:
     table = layer._position_embeddings.read_value()
-    return tf.broadcast_to(tf.concat([table[-1:], table[:-1]], 0)[:tf.shape(inputs)[1]], tf.shape(inputs))
+    return tf.broadcast_to(tf.concat([table[-1:], table[:-1]], 0)[: tf.shape(inputs)[1]], tf.shape(inputs))
+
   layer.call = call
 
 
@@ -173,6 +185,7 @@ def _halve_in_training() -> Any:
   def wrong(self: Any, inputs: Any, adder: Any, kernels: Any, training: bool) -> Any:
     output, kernels = call(self, inputs, adder, kernels, training)
     return (0.5 * output if training else output), kernels
+
   return mock.patch.object(transformer_block.MatrixProducts, 'call', wrong)
 
 
@@ -182,6 +195,7 @@ def _change_outputs(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
 
   def wrong(self: Any, inputs: Any, training: bool) -> dict[str, Any]:
     return change(dict(encode(self, inputs, training)))
+
   return mock.patch.object(encoder_lib.Outlined, 'encode', wrong)
 
 
@@ -194,6 +208,7 @@ def _detach_sop() -> Any:
 
   def wrong(self: Any, inputs: Any) -> Any:
     return call(self, tf.stop_gradient(inputs) if self.units == 2 else inputs)
+
   return mock.patch.object(tf_keras.layers.Dense, 'call', wrong)
 
 
@@ -207,8 +222,10 @@ def _double_layers_of_heads() -> Any:
     def doubled(inputs: Any, training: bool) -> dict[str, Any]:
       outputs = dict(call(inputs, training))
       return outputs | {'encoder_outputs': [2 * layer for layer in outputs['encoder_outputs']]}
+
     doubled.__name__ = call.__name__
     return traced(doubled, *args)
+
   return mock.patch.object(encoder_lib, 'traced', wrong)
 
 
@@ -216,28 +233,30 @@ def _double_layers_of_heads() -> Any:
 OF_DROPOUT = frozenset(['dropout rates of 0.5', 'half of each layer in training'])
 
 WRONG_CONVERSIONS: dict[str, WrongConversion] = {
-    'erf GELU': _erf_gelu,
-    'layer norm epsilon 1e-5': _epsilon(1e-5),
-    'layer norm epsilon 1e-6': _epsilon(1e-6),
-    'layer norm epsilon 1e-7': _epsilon(1e-7),
-    # The first two are seen in the number of layer outputs, the other two in the values alone.
-    'one layer fewer': lambda: _change_config(num_layers=lambda layers: layers - 1),
-    'one layer more': lambda: _change_config(num_layers=lambda layers: layers + 1),
-    'last layer skipped': lambda: _change_layers(_skip_last_layer),
-    'first layer repeated': lambda: _change_layers(_repeat_first_layer),
-    'token type rows swapped': lambda: _change_layers(_swap_token_types),
-    'position embeddings shifted': lambda: _change_layers(_shift_positions),
-    'attention scaled by hidden size': lambda: _change_product('query', _scale_by_hidden_size),
-    'query bias left out': lambda: _change_product('query', _leave_bias_out),
-    'output bias left out': lambda: _change_product('output', _leave_bias_out),
-    'value reversed in one head': lambda: _change_product('value', _reverse_first_head),
-    'half the gradient of keys': lambda: _change_product('key', _halve_gradient),
-    'rounded to bfloat16': _rounded_to_bfloat16,
-    'padding masked by -2': lambda: mock.patch.object(transformer_block, '_FAR_BELOW', -2.0),
-    'dropout left on': _dropout_left_on,
-    'dropout rates of 0.5': lambda: _change_config(dropout_rate=lambda rate: 0.5, attention_dropout_rate=lambda rate: 0.5),
-    'half of each layer in training': _halve_in_training,
-    'layer outputs detached': lambda: _change_outputs(_detach_layers),
-    'sop head detached': _detach_sop,
-    'layers doubled in the heads': _double_layers_of_heads,
+  'erf GELU': _erf_gelu,
+  'layer norm epsilon 1e-5': _epsilon(1e-5),
+  'layer norm epsilon 1e-6': _epsilon(1e-6),
+  'layer norm epsilon 1e-7': _epsilon(1e-7),
+  # The first two are seen in the number of layer outputs, the other two in the values alone.
+  'one layer fewer': lambda: _change_config(num_layers=lambda layers: layers - 1),
+  'one layer more': lambda: _change_config(num_layers=lambda layers: layers + 1),
+  'last layer skipped': lambda: _change_layers(_skip_last_layer),
+  'first layer repeated': lambda: _change_layers(_repeat_first_layer),
+  'token type rows swapped': lambda: _change_layers(_swap_token_types),
+  'position embeddings shifted': lambda: _change_layers(_shift_positions),
+  'attention scaled by hidden size': lambda: _change_product('query', _scale_by_hidden_size),
+  'query bias left out': lambda: _change_product('query', _leave_bias_out),
+  'output bias left out': lambda: _change_product('output', _leave_bias_out),
+  'value reversed in one head': lambda: _change_product('value', _reverse_first_head),
+  'half the gradient of keys': lambda: _change_product('key', _halve_gradient),
+  'rounded to bfloat16': _rounded_to_bfloat16,
+  'padding masked by -2': lambda: mock.patch.object(transformer_block, '_FAR_BELOW', -2.0),
+  'dropout left on': _dropout_left_on,
+  'dropout rates of 0.5': lambda: _change_config(
+    dropout_rate=lambda rate: 0.5, attention_dropout_rate=lambda rate: 0.5
+  ),
+  'half of each layer in training': _halve_in_training,
+  'layer outputs detached': lambda: _change_outputs(_detach_layers),
+  'sop head detached': _detach_sop,
+  'layers doubled in the heads': _double_layers_of_heads,
 }

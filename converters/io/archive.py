@@ -1,5 +1,6 @@
 """Unpacks a module archive, taking regular files and directories and nothing else."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -21,6 +22,7 @@ class Caps:
 
   The largest published module, albert_xxlarge, has 9 files and 0.9 GB of weights that hardly compress.
   """
+
   members: int = 1000
   file_bytes: int = 8 << 30
   total_bytes: int = 8 << 30
@@ -37,8 +39,13 @@ _LONGEST_HEADER = 1 << 16
 _LONGEST_NAME, _LONGEST_PATH = 255, 1023
 
 
-def unpack(path: str | os.PathLike[str], directory: pathlib.Path, caps: Caps = Caps(), objection: Objection = lambda name: None,
-           handle: str | None = None) -> None:
+def unpack(
+  path: str | os.PathLike[str],
+  directory: pathlib.Path,
+  caps: Caps = Caps(),
+  objection: Objection = lambda name: None,
+  handle: str | None = None,
+) -> None:
   """Unpacks a .tar.gz into an existing empty directory, with modes of its own and no times or owners.
 
   Args:
@@ -49,7 +56,8 @@ def unpack(path: str | os.PathLike[str], directory: pathlib.Path, caps: Caps = C
     handle: what messages call the archive; by default its path.
 
   Raises:
-    ArchiveError: the archive is broken or goes over a cap, a member is a link, a device, a duplicate or leads out of the directory, or
+    ArchiveError: the archive is broken or goes over a cap, a member is a link, a device, a duplicate or leads out of
+      the directory, or
       there is an objection to its name. What was unpacked until then stays in `directory`.
   """
   archive = os.fspath(path) if handle is None else handle
@@ -58,20 +66,25 @@ def unpack(path: str | os.PathLike[str], directory: pathlib.Path, caps: Caps = C
   names = _Names(archive)
   files = 0
   try:
-    with igzip.open(path, 'rb') as unpacked, tarfile.open(
-        fileobj=_Capped(unpacked, limit, flag, archive), mode='r|', bufsize=_PIECE, tarinfo=_Member) as tar:  # type: ignore[call-overload]
+    with contextlib.ExitStack() as stack:
+      capped: Any = _Capped(stack.enter_context(igzip.open(path, 'rb')), limit, flag, archive)
+      tar = stack.enter_context(tarfile.open(fileobj=capped, mode='r|', bufsize=_PIECE, tarinfo=_Member))
       for count, member in enumerate(tar, start=1):
         if count > caps.members:
           raise over(f'more than {caps.members} members in {archive}', '--max_source_members')
         if member.size < 0:  # as attributes before it may say
-          raise errors.ArchiveError(f'member {member.name!r} of {member.size} bytes in {archive}: fetch the archive again')
+          raise errors.ArchiveError(
+            f'member {member.name!r} of {member.size} bytes in {archive}: fetch the archive again'
+          )
         name = names.add(member)
         target = directory / name
         if member.isdir():
           target.mkdir(parents=True, exist_ok=True)
           continue
         if member.size > caps.file_bytes:
-          raise over(f'more than {caps.file_bytes} bytes in member {member.name!r} of {archive}', '--max_source_file_bytes')
+          raise over(
+            f'more than {caps.file_bytes} bytes in member {member.name!r} of {archive}', '--max_source_file_bytes'
+          )
         if fault := objection(name.as_posix()):
           raise errors.ArchiveError(f'member {member.name!r} in {archive} {fault}')
         files += 1
@@ -83,7 +96,8 @@ def unpack(path: str | os.PathLike[str], directory: pathlib.Path, caps: Caps = C
       while rest := tar.fileobj.read(_PIECE):  # up to the checksum at the end
         if rest.strip(b'\0'):
           raise errors.ArchiveError(f'more after the end of the tar in {archive}: fetch the archive again')
-  # What tarfile raises for a header it cannot make sense of is not always its own error; headers of headers end in recursion.
+  # What tarfile raises for a header it cannot make sense of is not always its own error; headers of headers end in
+  # recursion.
   except (tarfile.TarError, EOFError, isal_zlib.IsalError, OSError, ValueError, OverflowError, RecursionError) as e:  # type: ignore[misc]
     raise errors.ArchiveError(f'{type(e).__name__}: {e} in {archive}: fetch the archive again') from e
   if not files:
@@ -143,8 +157,10 @@ class _Names:
     for path in (name, *name.parents):
       folded = unicodedata.normalize('NFKC', path.as_posix()).casefold()
       if (other := self._spelled.setdefault(folded, path)) != path:
-        raise errors.ArchiveError(f'members {str(other)!r} and {member.name!r} in {self._archive} are one to some file systems: this is no '
-                                  'module archive')
+        raise errors.ArchiveError(
+          f'members {str(other)!r} and {member.name!r} in {self._archive} are one to some file systems: this is no '
+          'module archive'
+        )
     if name in self._members:
       raise errors.ArchiveError(f'two members {member.name!r} in {self._archive}: this is no module archive')
     self._members.add(name)
@@ -152,10 +168,22 @@ class _Names:
 
   def _checked(self, member: tarfile.TarInfo) -> pathlib.PurePosixPath:
     name = pathlib.PurePosixPath(member.name)
-    if name.is_absolute() or (member.isreg() and not name.parts) or '..' in name.parts or '\\' in member.name or not member.name.isprintable():
+    if (
+      name.is_absolute()
+      or (member.isreg() and not name.parts)
+      or '..' in name.parts
+      or '\\' in member.name
+      or not member.name.isprintable()
+    ):
       raise errors.ArchiveError(f'member {member.name[:99]!r} leads out of {self._archive}: this is no module archive')
     if not (member.isreg() or member.isdir()) or member.issparse():
-      raise errors.ArchiveError(f'member {member.name!r} in {self._archive} is neither file nor directory: this is no module archive')
-    if len(member.name.encode(errors='replace')) > _LONGEST_PATH or any(len(part.encode(errors='replace')) > _LONGEST_NAME for part in name.parts):
-      raise errors.ArchiveError(f'name of {len(member.name)} characters, {member.name[:40]!r}..., in {self._archive}: this is no module archive')
+      raise errors.ArchiveError(
+        f'member {member.name!r} in {self._archive} is neither file nor directory: this is no module archive'
+      )
+    if len(member.name.encode(errors='replace')) > _LONGEST_PATH or any(
+      len(part.encode(errors='replace')) > _LONGEST_NAME for part in name.parts
+    ):
+      raise errors.ArchiveError(
+        f'name of {len(member.name)} characters, {member.name[:40]!r}..., in {self._archive}: this is no module archive'
+      )
     return name

@@ -13,6 +13,7 @@ _MOST_FILES = 10_000
 
 class OfFiles:
   """What a source that is made of files is known by; see `source.Source`."""
+
   path: pathlib.Path
   sp_model: bytes
 
@@ -59,4 +60,6 @@ def bare(sha256: str) -> str:
 def check(handle: str, found: str, wanted: str) -> None:
   """Raises DigestError when a source is not the one that was asked for; `wanted` may be written in any way."""
   if found != bare(wanted):
-    raise errors.DigestError(f'{handle} has SHA-256 {found}, not {wanted}: this is not what --source_sha256 asks for, fetch it again')
+    raise errors.DigestError(
+      f'{handle} has SHA-256 {found}, not {wanted}: this is not what --source_sha256 asks for, fetch it again'
+    )

@@ -35,7 +35,9 @@ def resolve(handle: str, caps: archive.Caps, objection: archive.Objection, sha25
     SourceError: nothing comes, or not what was asked for.
   """
   place = handle if sha256 is None else f'{handle} sha256:{digest.bare(sha256)}'
-  directory = resolver.create_local_module_dir(resolver.tfhub_cache_dir(use_temp=True), hashlib.sha1(place.encode()).hexdigest())
+  directory = resolver.create_local_module_dir(
+    resolver.tfhub_cache_dir(use_temp=True), hashlib.sha1(place.encode()).hexdigest()
+  )
 
   def download(handle: str, target: str) -> None:
     with temp_dirs.directory('albert_download_') as temporary:

@@ -46,7 +46,7 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         length, position = varint(message, position)
       elif not length:
         raise ValueError('an entry of no known wire type')
-      value = message[position:position + length]
+      value = message[position : position + length]
       position += length
       if position > len(message):
         raise ValueError('a field that is cut off')

@@ -38,7 +38,9 @@ def only(directory: pathlib.Path, pattern: str, what: str) -> pathlib.Path:
   Raises:
     SourceError: there is none, or more than one.
   """
-  found = sorted(path for path in directory.glob(pattern) if not path.name.startswith('.'))  # as macOS leaves beside each file
+  found = sorted(
+    path for path in directory.glob(pattern) if not path.name.startswith('.')
+  )  # as macOS leaves beside each file
   if len(found) != 1:
     names = ', '.join(path.name for path in found) or 'none'
     raise errors.SourceError(f'{len(found)} {what} ({names}) in {directory}: one is needed')

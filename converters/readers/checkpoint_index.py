@@ -1,8 +1,8 @@
 """Reads `variables.index` without TensorFlow: where in the data files each tensor's bytes are.
 
-The file is a LevelDB table (github.com/google/leveldb/blob/main/doc/table_format.md) from tensor names to BundleEntryProto
-messages (tensorflow/core/protobuf/tensor_bundle.proto), with the BundleHeaderProto under the empty name. TensorFlow writes it
-uncompressed, each block with its checksum.
+The file is a LevelDB table (github.com/google/leveldb/blob/main/doc/table_format.md) from tensor names to
+BundleEntryProto messages (tensorflow/core/protobuf/tensor_bundle.proto), with the BundleHeaderProto under the empty
+name. TensorFlow writes it uncompressed, each block with its checksum.
 """
 
 import dataclasses
@@ -40,6 +40,7 @@ class Entry:
     offset, size: in bytes.
     sliced: whether it was saved in pieces, which have entries of their own.
   """
+
   dtype: int
   shape: tuple[int, ...]
   shard: int
@@ -56,6 +57,7 @@ class Index:
     entries: by tensor name; the pieces of a tensor that was saved in pieces under names that start with a zero byte.
     shards: how many data files there are.
   """
+
   entries: dict[str, Entry]
   shards: int
 
@@ -91,23 +93,33 @@ def check_data_files(index: Index, prefix: pathlib.Path) -> None:
   wanted = [f'{prefix.name}.data-{shard:05}-of-{index.shards:05}' for shard in range(min(index.shards, 1 << 10))]
   found = sorted(path.name for path in prefix.parent.glob(f'{prefix.name}.data-*'))
   for name in (*(name for name in wanted if name not in found), *(name for name in found if name not in wanted)):
-    raise errors.CheckpointError(f'{name} is {"missing" if name in wanted else "one too many"} in {prefix.parent}: the index is of '
-                                 f'{index.shards} data files, fetch them again')
+    raise errors.CheckpointError(
+      f'{name} is {"missing" if name in wanted else "one too many"} in {prefix.parent}: the index is of '
+      f'{index.shards} data files, fetch them again'
+    )
   sizes = [os.path.getsize(prefix.parent / name) for name in wanted]
   for name, entry in index.entries.items():
     if entry.shard >= len(sizes) or entry.offset + entry.size > sizes[entry.shard]:
-      raise errors.CheckpointError(f'{name} ends behind the data file in {prefix.parent}: the file is cut off or of another checkpoint, '
-                                   'fetch it again')
+      raise errors.CheckpointError(
+        f'{name} ends behind the data file in {prefix.parent}: the file is cut off or of another checkpoint, '
+        'fetch it again'
+      )
     # All of it is believed by TensorFlow's native reader, which ends the process where it cannot be.
     shown = f'{name[:99]!r}' if name.startswith('\0') else name
     if entry.dtype not in _WIDTHS and entry.dtype != _STRING:
-      raise errors.CheckpointError(f'{shown} has dtype number {entry.dtype} in {prefix}.index: no ALBERT has such, fetch it again')
+      raise errors.CheckpointError(
+        f'{shown} has dtype number {entry.dtype} in {prefix}.index: no ALBERT has such, fetch it again'
+      )
     if len(entry.shape) > _LARGEST_RANK or any(not 0 <= size < _LARGEST_DIMENSION for size in entry.shape):
-      raise errors.CheckpointError(f'{shown} has shape {list(entry.shape[:9])} in {prefix}.index: it is damaged, fetch it again')
+      raise errors.CheckpointError(
+        f'{shown} has shape {list(entry.shape[:9])} in {prefix}.index: it is damaged, fetch it again'
+      )
     least = _WIDTHS.get(entry.dtype, 1) * math.prod(entry.shape)
     if least > sum(sizes) if entry.sliced else least > entry.size if entry.dtype == _STRING else least != entry.size:
-      raise errors.CheckpointError(f'{shown} has {sum(sizes) if entry.sliced else entry.size} bytes for shape {list(entry.shape)} in '
-                                   f'{prefix}.index: it is damaged, fetch it again')
+      raise errors.CheckpointError(
+        f'{shown} has {sum(sizes) if entry.sliced else entry.size} bytes for shape {list(entry.shape)} in '
+        f'{prefix}.index: it is damaged, fetch it again'
+      )
 
 
 def _pairs(data: bytes, index: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
@@ -135,10 +147,12 @@ def _handle(data: bytes, position: int) -> tuple[tuple[int, int], int]:
 
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-  block = data[offset:offset + size]
+  block = data[offset : offset + size]
   if len(data) < offset + size + _TRAILER or data[offset + size] != 0:
     raise ValueError('a block is cut off or compressed')
-  if struct.unpack('<I', data[offset + size + 1:offset + size + _TRAILER])[0] != _masked(_crc32c(data[offset:offset + size + 1])):
+  if struct.unpack('<I', data[offset + size + 1 : offset + size + _TRAILER])[0] != _masked(
+    _crc32c(data[offset : offset + size + 1])
+  ):
     raise ValueError('a block has another checksum')
   restarts = struct.unpack('<I', block[-4:])[0]
   end = len(block) - 4 * (restarts + 1)
@@ -151,9 +165,9 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
     length, position = protobuf_wire.varint(block, position)
     if shared > len(key) or shared + own > _LARGEST_KEY or position + own + length > end:
       raise ValueError('an entry that is longer than its block, or than a name can be')
-    key = key[:shared] + block[position:position + own]
+    key = key[:shared] + block[position : position + own]
     position += own
-    yield key, block[position:position + length]
+    yield key, block[position : position + length]
     position += length
 
 
@@ -201,7 +215,9 @@ def _entry(message: bytes) -> Entry:
   for number, value in protobuf_wire.fields(message):
     if number == 7:
       slices.append(value if isinstance(value, bytes) else b'\xff')
-    if number == 2 and isinstance(value, bytes):  # TensorShapeProto, of Dim messages in field 2, with the size in field 1
+    if number == 2 and isinstance(
+      value, bytes
+    ):  # TensorShapeProto, of Dim messages in field 2, with the size in field 1
       for _, dimension in protobuf_wire.fields(value):
         if not isinstance(dimension, bytes):
           raise ValueError('a shape without dimensions')
@@ -213,6 +229,10 @@ def _entry(message: bytes) -> Entry:
 
 def _check_slice(piece: bytes, shape: list[int]) -> None:
   """Raises ValueError for a piece that does not lie in its tensor: a TensorSliceProto of extents, each a start and, if not all, a length."""
-  extents = [_numbers(value) for number, value in protobuf_wire.fields(piece) if number == 1 and isinstance(value, bytes)]
-  if len(extents) != len(shape) or any(extent.get(1, 0) + extent.get(2, 0) > size for extent, size in zip(extents, shape, strict=True)):
+  extents = [
+    _numbers(value) for number, value in protobuf_wire.fields(piece) if number == 1 and isinstance(value, bytes)
+  ]
+  if len(extents) != len(shape) or any(
+    extent.get(1, 0) + extent.get(2, 0) > size for extent, size in zip(extents, shape, strict=True)
+  ):
     raise ValueError('a piece that does not lie in its tensor')

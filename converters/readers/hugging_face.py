@@ -1,7 +1,7 @@
 """ALBERT in the format of Hugging Face Transformers: config.json, model.safetensors (or its shards) and spiece.model.
 
-In the layout of AlbertModel, AlbertForMaskedLM or AlbertForPreTraining. There is no graph that could be run: what is made from one is
-compared with the float64 reference alone.
+In the layout of AlbertModel, AlbertForMaskedLM or AlbertForPreTraining. There is no graph that could be run: what is
+made from one is compared with the float64 reference alone.
 """
 
 import json
@@ -19,11 +19,18 @@ from converters.io import digest
 from converters.io import source_files
 from converters.readers import sentencepiece_model
 
-CONFIG, WEIGHTS, SP_MODEL, TOKENIZER_CONFIG = 'config.json', 'model.safetensors', 'spiece.model', 'tokenizer_config.json'
+CONFIG, WEIGHTS, SP_MODEL, TOKENIZER_CONFIG = (
+  'config.json',
+  'model.safetensors',
+  'spiece.model',
+  'tokenizer_config.json',
+)
 _INDEX = f'{WEIGHTS}.index.json'
 _SHARD = re.compile(r'model-[0-9]{5}-of-[0-9]{5}\.safetensors')
-_FILE = re.compile(rf'{CONFIG}|model\.safetensors(\.index\.json)?|{_SHARD.pattern}|{SP_MODEL}|tokenizer(_config)?\.json|'
-                   r'special_tokens_map\.json|generation_config\.json|README\.md|LICENSE|\.gitattributes')
+_FILE = re.compile(
+  rf'{CONFIG}|model\.safetensors(\.index\.json)?|{_SHARD.pattern}|{SP_MODEL}|tokenizer(_config)?\.json|'
+  r'special_tokens_map\.json|generation_config\.json|README\.md|LICENSE|\.gitattributes'
+)
 _LARGEST_JSON = 1 << 20  # bytes
 _FORMAT = weight_map.Format.HUGGING_FACE
 BASE = 'albert.'  # what the classes with heads put before AlbertModel's names
@@ -31,7 +38,10 @@ _HEADS = ('predictions.', 'sop_classifier.')
 # Saved by early versions; not a weight.
 _POSITION_IDS = 'albert.embeddings.position_ids'
 # The decoder's own names for what it shares.
-_TIED = {'predictions.decoder.weight': 'albert.embeddings.word_embeddings.weight', 'predictions.decoder.bias': 'predictions.bias'}
+_TIED = {
+  'predictions.decoder.weight': 'albert.embeddings.word_embeddings.weight',
+  'predictions.decoder.bias': 'predictions.bias',
+}
 PROJECTION = ('albert.encoder.embedding_hidden_mapping_in.weight', 'albert.encoder.embedding_hidden_mapping_in.bias')
 
 
@@ -59,14 +69,17 @@ class Model(digest.OfFiles):
       path: its directory.
 
     Raises:
-      SourceError: a file is missing or broken, the model is no ALBERT that can be converted, or the files contradict each other.
+      SourceError: a file is missing or broken, the model is no ALBERT that can be converted, or the files contradict
+        each other.
     """
     self.handle = handle
     self.path = path
     self.config = albert_config.of_hugging_face(_json(path / CONFIG), path / CONFIG)
     if not (path / SP_MODEL).exists():
-      raise errors.SourceError(f'no {SP_MODEL} in {path}: the preprocessor is made from it, copy it from the model that this one was '
-                               'trained from')
+      raise errors.SourceError(
+        f'no {SP_MODEL} in {path}: the preprocessor is made from it, copy it from the model that this one was '
+        'trained from'
+      )
     _check_uncased(path / TOKENIZER_CONFIG)
     self.sp_model_name, self.sp_model = sentencepiece_model.read(path, SP_MODEL, self.config.vocab_size)
     self._files = _weight_files(path)
@@ -74,13 +87,22 @@ class Model(digest.OfFiles):
     tensors = {name: file.tensors[stored] for name, (file, stored) in self._places.items()}
     self.parts = frozenset(weight_map.parts_in(tensors, _FORMAT))
     if 'albert.pooler.weight' not in tensors:
-      raise errors.SourceError(f'no pooler.weight in {path}: a model of AlbertForMaskedLM has no pooled output, give the one that it was '
-                               'trained from, or one of AlbertModel or AlbertForPreTraining')
+      raise errors.SourceError(
+        f'no pooler.weight in {path}: a model of AlbertForMaskedLM has no pooled output, give the one that it was '
+        'trained from, or one of AlbertModel or AlbertForPreTraining'
+      )
     ignored = {_POSITION_IDS, *_TIED}
     if self.config.embedding_size == self.config.hidden_size:
       ignored |= {*PROJECTION}
-    weight_map.check_source(self.config, self.parts, tensors, ignored, str(path), _FORMAT,
-                            f'the model is another one, or its {CONFIG} belongs to another')
+    weight_map.check_source(
+      self.config,
+      self.parts,
+      tensors,
+      ignored,
+      str(path),
+      _FORMAT,
+      f'the model is another one, or its {CONFIG} belongs to another',
+    )
     self._check_shared(tensors)
 
   @property
@@ -112,16 +134,23 @@ class Model(digest.OfFiles):
   def _check_shared(self, tensors: dict[str, Any]) -> None:
     """What stands there once more must be the same: AlbertEncoder has it once."""
     for name, original in _TIED.items():
-      if name in tensors and (tensors[name] != tensors.get(original) or not np.array_equal(self._read(name), self._read(original))):
+      if name in tensors and (
+        tensors[name] != tensors.get(original) or not np.array_equal(self._read(name), self._read(original))
+      ):
         raise errors.SourceError(f'{name} is not {original} in {self.path}: an ALBERT has one tensor for both')
     kernel, bias = PROJECTION
     size = self.config.hidden_size
     if self.config.embedding_size == size and (kernel in tensors or bias in tensors):
       expected = {kernel: ((size, size), np.float32), bias: ((size,), np.float32)}
-      if any(tensors.get(name) != right for name, right in expected.items()) or self._read(bias).any() or not np.array_equal(
-          self._read(kernel), np.eye(size, dtype=np.float32)):
-        raise errors.SourceError(f'{kernel} changes embeddings that are as wide as the hidden size in {self.path}: AlbertEncoder does not '
-                                 'project such, so this model cannot be converted')
+      if (
+        any(tensors.get(name) != right for name, right in expected.items())
+        or self._read(bias).any()
+        or not np.array_equal(self._read(kernel), np.eye(size, dtype=np.float32))
+      ):
+        raise errors.SourceError(
+          f'{kernel} changes embeddings that are as wide as the hidden size in {self.path}: AlbertEncoder does not '
+          'project such, so this model cannot be converted'
+        )
 
 
 class _Weights:
@@ -140,7 +169,10 @@ class _Weights:
       slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118  (it is no dict)
     except (OSError, safetensors.SafetensorError) as e:
       raise errors.SourceError(f'cannot read {path} ({e}): fetch it again') from e
-    self.tensors = {name: (tuple(s.get_shape()), np.float32 if s.get_dtype() == 'F32' else s.get_dtype()) for name, s in slices.items()}
+    self.tensors = {
+      name: (tuple(s.get_shape()), np.float32 if s.get_dtype() == 'F32' else s.get_dtype())
+      for name, s in slices.items()
+    }
 
   def read(self, name: str) -> np.ndarray:
     try:
@@ -154,7 +186,9 @@ def _check_uncased(path: pathlib.Path) -> None:
   values = _json(path) if path.exists() else {}
   for name, only in (('do_lower_case', True), ('keep_accents', False), ('remove_space', True)):
     if values.get(name, only) is not only:
-      raise errors.SourceError(f'{name} is {repr(values[name])[:40]}, not {only}, in {path}: preprocessors for cased models are not supported')
+      raise errors.SourceError(
+        f'{name} is {repr(values[name])[:40]}, not {only}, in {path}: preprocessors for cased models are not supported'
+      )
 
 
 def _weight_files(path: pathlib.Path) -> list[_Weights]:
@@ -167,7 +201,11 @@ def _weight_files(path: pathlib.Path) -> list[_Weights]:
   if not index.exists():
     raise errors.SourceError(f'neither {WEIGHTS} nor {_INDEX} in {path}: give a model in safetensors')
   places = _json(index).get('weight_map')
-  if not isinstance(places, dict) or not places or not all(isinstance(name, str) and _SHARD.fullmatch(name) for name in places.values()):
+  if (
+    not isinstance(places, dict)
+    or not places
+    or not all(isinstance(name, str) and _SHARD.fullmatch(name) for name in places.values())
+  ):
     raise errors.SourceError(f'no `weight_map` from tensors to files in {index}: fetch it again')
   shards = {name: _Weights(path / name) for name in sorted(set(places.values()))}
   there = {tensor: name for name, file in shards.items() for tensor in file.tensors}

@@ -17,7 +17,9 @@ from converters.readers import sentencepiece_model
 from converters.readers import tf1_variables
 
 # What stands in a checkpoint's directory; `.meta` is its training graph, which nobody reads.
-_FILE = re.compile(r'albert_config\.json|checkpoint|[^/.][^/]*\.(model|vocab|txt|md)|[^/.][^/]*\.ckpt[^/]*\.(index|meta|data-[0-9]{5}-of-[0-9]{5})')
+_FILE = re.compile(
+  r'albert_config\.json|checkpoint|[^/.][^/]*\.(model|vocab|txt|md)|[^/.][^/]*\.ckpt[^/]*\.(index|meta|data-[0-9]{5}-of-[0-9]{5})'
+)
 _PREFIX = 'module/'  # of variables that came through hub.Module
 _COUNTERS = frozenset({'global_step', 'beta1_power', 'beta2_power'})
 # What optimizers keep for each weight: the authors' Adam and LAMB, and TensorFlow's own Adam.
@@ -61,13 +63,23 @@ class Checkpoint(digest.OfFiles):
     prefixed = [name for name in stored if name.startswith(_PREFIX)]
     both = [name for name in prefixed if name.removeprefix(_PREFIX) in stored]
     if both:
-      raise errors.SourceError(f'{both[0]} is there with and without {_PREFIX} in {index}: which of the two is meant is not known')
+      raise errors.SourceError(
+        f'{both[0]} is there with and without {_PREFIX} in {index}: which of the two is meant is not known'
+      )
     self._names = {name.removeprefix(_PREFIX): name for name in stored}
     tensors = {name: stored[there] for name, there in self._names.items()}
     self.parts = frozenset(weight_map.parts_in(tensors))
-    ignored = _COUNTERS | {f'{row.tf1}/{slot}' for row in weight_map.rows(self.config, weight_map.Part) for slot in _SLOTS}
-    weight_map.check_source(self.config, self.parts, tensors, ignored, str(index),
-                            advice='the checkpoint is of another model, or its albert_config.json belongs to another')
+    ignored = _COUNTERS | {
+      f'{row.tf1}/{slot}' for row in weight_map.rows(self.config, weight_map.Part) for slot in _SLOTS
+    }
+    weight_map.check_source(
+      self.config,
+      self.parts,
+      tensors,
+      ignored,
+      str(index),
+      advice='the checkpoint is of another model, or its albert_config.json belongs to another',
+    )
 
   @property
   def provable(self) -> frozenset[weight_map.Part]:

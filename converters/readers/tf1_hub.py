@@ -28,12 +28,14 @@ _TFHUB_MODULE_PB = b'\x08\x03'
 _TOKENS_INPUTS = {'input_ids': 2, 'input_mask': 2, 'segment_ids': 2}
 _TOKENS_OUTPUTS = {'sequence_output': 3, 'pooled_output': 2}
 _SIGNATURES = {
-    'tokens': (_TOKENS_INPUTS, _TOKENS_OUTPUTS),
-    'mlm': (_TOKENS_INPUTS | {'mlm_positions': 2}, _TOKENS_OUTPUTS | {'mlm_logits': 2}),
-    'sop': (_TOKENS_INPUTS, _TOKENS_OUTPUTS | {'sop_log_probs': 2}),
+  'tokens': (_TOKENS_INPUTS, _TOKENS_OUTPUTS),
+  'mlm': (_TOKENS_INPUTS | {'mlm_positions': 2}, _TOKENS_OUTPUTS | {'mlm_logits': 2}),
+  'sop': (_TOKENS_INPUTS, _TOKENS_OUTPUTS | {'sop_log_probs': 2}),
 }
 # What stands in a module's directory.
-_FILE = re.compile(r'saved_model\.pb|tfhub_module\.pb|variables/variables\.(index|data-[0-9]{5}-of-[0-9]{5})|assets/[^/]+')
+_FILE = re.compile(
+  r'saved_model\.pb|tfhub_module\.pb|variables/variables\.(index|data-[0-9]{5}-of-[0-9]{5})|assets/[^/]+'
+)
 # Sizes in bytes that no such file comes near: the graph of an ALBERT-large (24 layers) has 2.1 MB.
 _LARGEST_GRAPH, _LARGEST_FORMAT = 256 << 20, 1 << 10
 # Variables that hold no weights.
@@ -72,7 +74,9 @@ class Module(digest.OfFiles):
     self._check_format()
     self.signatures = _read_signatures(path / 'saved_model.pb')
     self.config = albert_config_lib.read(albert_config or path / 'assets' / 'albert_config.json')
-    self.sp_model_name, self.sp_model = sentencepiece_model.read(path / 'assets', '*.model', self.config.vocab_size, 'assets/')
+    self.sp_model_name, self.sp_model = sentencepiece_model.read(
+      path / 'assets', '*.model', self.config.vocab_size, 'assets/'
+    )
     self._variables = tf1_variables.Variables(path / 'variables' / 'variables')
     tensors = self._variables.tensors()
     self.parts = frozenset(weight_map.parts_in(tensors))
@@ -88,8 +92,13 @@ class Module(digest.OfFiles):
   def _check_format(self) -> None:
     if not (self.path / 'saved_model.pb').exists():
       inner = [p.parent.name for p in self.path.glob('*/saved_model.pb')]
-      hint = f'the module is in its directory {inner[0]!r}' if inner else (
-          'give the directory of a TF1 Hub module, of a checkpoint with albert_config.json, or of a model of Hugging Face')
+      hint = (
+        f'the module is in its directory {inner[0]!r}'
+        if inner
+        else (
+          'give the directory of a TF1 Hub module, of a checkpoint with albert_config.json, or of a model of Hugging Face'
+        )
+      )
       raise errors.SourceError(f'no saved_model.pb in {self.handle}: {hint}')
     if not (self.path / 'tfhub_module.pb').exists():
       raise errors.SourceError(f'no tfhub_module.pb in {self.handle}: this is a SavedModel, but no TF1 Hub module')
@@ -118,7 +127,9 @@ def _read_signatures(path: pathlib.Path) -> frozenset[str]:
   for name in sorted(found):
     inputs, outputs = _SIGNATURES[name]
     faults = [f'inputs {sorted(signatures[name].inputs)}'] if set(signatures[name].inputs) != set(inputs) else []
-    faults += _misfits(signatures[name].inputs, inputs, tf.int32) + _misfits(signatures[name].outputs, outputs, tf.float32)
+    faults += _misfits(signatures[name].inputs, inputs, tf.int32) + _misfits(
+      signatures[name].outputs, outputs, tf.float32
+    )
     if faults:
       raise errors.SourceError(f'signature `{name}` has {", ".join(faults)} in {path}: this is no ALBERT module')
   _check_lower_case(graphs[0], path)
@@ -130,13 +141,17 @@ def _check_assets(saved_model: Any, path: pathlib.Path) -> None:
   """Refuses names of assets that lead out of assets/, for the sake of whoever loads the module with TensorFlow."""
   for graph in saved_model.meta_graphs:
     named = list(graph.asset_file_def)
-    for packed in graph.collection_def['saved_model_assets'].any_list.value if 'saved_model_assets' in graph.collection_def else ():
+    for packed in (
+      graph.collection_def['saved_model_assets'].any_list.value if 'saved_model_assets' in graph.collection_def else ()
+    ):
       asset = meta_graph_pb2.AssetFileDef()
       if packed.Unpack(asset):
         named.append(asset)
     for asset in named:
       if asset.filename in ('', '.', '..') or not asset.filename.isprintable() or set('/\\') & set(asset.filename):
-        raise errors.SourceError(f'asset {asset.filename[:99]!r} in {path} leads out of assets/: this is no TF1 Hub module')
+        raise errors.SourceError(
+          f'asset {asset.filename[:99]!r} in {path} leads out of assets/: this is no TF1 Hub module'
+        )
 
 
 def _misfits(tensors: Any, wanted: dict[str, int], dtype: tf.DType) -> list[str]:
@@ -163,6 +178,10 @@ def _check_lower_case(graph: Any, path: pathlib.Path) -> None:
   for node in graph.graph_def.node:
     # Looked at, not unpacked: a constant may be larger than any memory.
     value = node.attr['value'].tensor
-    right = value.dtype == types_pb2.DT_BOOL and (list(value.bool_val) == [True] or value.tensor_content == b'\1') and not value.tensor_shape.dim
+    right = (
+      value.dtype == types_pb2.DT_BOOL
+      and (list(value.bool_val) == [True] or value.tensor_content == b'\1')
+      and not value.tensor_shape.dim
+    )
     if node.name == name and node.op == 'Const' and not right:
       raise errors.SourceError(f'do_lower_case is not true in {path}: preprocessors for cased models are not supported')

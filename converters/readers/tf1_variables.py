@@ -39,8 +39,10 @@ class Variables:
   def tensors(self) -> Tensors:
     """Shape and dtype of every variable, by name."""
     dtypes = self._reader.get_variable_to_dtype_map()
-    return {name: (tuple(shape), np.dtype(dtypes[name].as_numpy_dtype))
-            for name, shape in sorted(self._reader.get_variable_to_shape_map().items())}
+    return {
+      name: (tuple(shape), np.dtype(dtypes[name].as_numpy_dtype))
+      for name, shape in sorted(self._reader.get_variable_to_shape_map().items())
+    }
 
   def read(self, name: str) -> np.ndarray:
     """Reads one variable. May be called by several threads.
@@ -52,7 +54,9 @@ class Variables:
       with self._reading:
         value = self._reader.get_tensor(name)
     except Exception as e:  # as above
-      raise errors.SourceError(f'{name} cannot be read ({_first_line(e)}) in {self._where}/: fetch the module again') from e
+      raise errors.SourceError(
+        f'{name} cannot be read ({_first_line(e)}) in {self._where}/: fetch the module again'
+      ) from e
     if not np.isfinite(value).all():
       raise errors.SourceError(f'NaN or infinity in {name} in {self._where}/: these weights are of no use')
     return value

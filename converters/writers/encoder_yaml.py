@@ -4,10 +4,17 @@ from converters import albert_config
 
 # Of official.nlp.configs.encoders.AlbertEncoderConfig, with the attribute of albert_config.json that it is.
 _FIELDS = {
-    'vocab_size': 'vocab_size', 'hidden_size': 'hidden_size', 'num_layers': 'num_hidden_layers',
-    'num_attention_heads': 'num_attention_heads', 'intermediate_size': 'intermediate_size', 'embedding_width': 'embedding_size',
-    'max_position_embeddings': 'max_position_embeddings', 'type_vocab_size': 'type_vocab_size', 'dropout_rate': 'hidden_dropout_prob',
-    'attention_dropout_rate': 'attention_probs_dropout_prob'}
+  'vocab_size': 'vocab_size',
+  'hidden_size': 'hidden_size',
+  'num_layers': 'num_hidden_layers',
+  'num_attention_heads': 'num_attention_heads',
+  'intermediate_size': 'intermediate_size',
+  'embedding_width': 'embedding_size',
+  'max_position_embeddings': 'max_position_embeddings',
+  'type_vocab_size': 'type_vocab_size',
+  'dropout_rate': 'hidden_dropout_prob',
+  'attention_dropout_rate': 'attention_probs_dropout_prob',
+}
 NAME = 'encoder.yaml'
 
 

@@ -23,15 +23,32 @@ _PARTS = {'AlbertModel': {_E}, 'AlbertForMaskedLM': {_E, _M}, 'AlbertForPreTrain
 _WITHOUT_POOLER = 'AlbertForMaskedLM'
 ARCHITECTURES = tuple(_PARTS)
 _TOKENIZER = {
-    'tokenizer_class': 'PreTrainedTokenizerFast',  # which takes tokenizer.json as it is
-    'model_input_names': ['input_ids', 'token_type_ids', 'attention_mask'],
-    'bos_token': '[CLS]', 'eos_token': '[SEP]', 'unk_token': '<unk>', 'sep_token': '[SEP]', 'pad_token': '<pad>', 'cls_token': '[CLS]',
-    'mask_token': {'__type': 'AddedToken', 'content': '[MASK]', 'lstrip': True, 'rstrip': False, 'normalized': False, 'single_word': False,
-                   'special': True}}
+  'tokenizer_class': 'PreTrainedTokenizerFast',  # which takes tokenizer.json as it is
+  'model_input_names': ['input_ids', 'token_type_ids', 'attention_mask'],
+  'bos_token': '[CLS]',
+  'eos_token': '[SEP]',
+  'unk_token': '<unk>',
+  'sep_token': '[SEP]',
+  'pad_token': '<pad>',
+  'cls_token': '[CLS]',
+  'mask_token': {
+    '__type': 'AddedToken',
+    'content': '[MASK]',
+    'lstrip': True,
+    'rstrip': False,
+    'normalized': False,
+    'single_word': False,
+    'special': True,
+  },
+}
 
 
-def write(source: source_lib.Source, directory: pathlib.Path, progress: Callable[[str], None] = lambda name: None,
-          architecture: str | None = None) -> list[str]:
+def write(
+  source: source_lib.Source,
+  directory: pathlib.Path,
+  progress: Callable[[str], None] = lambda name: None,
+  architecture: str | None = None,
+) -> list[str]:
   """Writes a model into an empty directory. All of its weights are in memory at once.
 
   Args:
@@ -51,27 +68,44 @@ def write(source: source_lib.Source, directory: pathlib.Path, progress: Callable
     architecture = 'AlbertForPreTraining' if source.parts == _PARTS['AlbertForPreTraining'] else 'AlbertModel'
   kept = _PARTS[architecture]
   if missing := [part for part in weight_map.Part if part in kept - source.parts]:
-    raise errors.SourceError(f'no {missing[0].title} head in {source.handle}, but {architecture} has one: give another --architecture')
+    raise errors.SourceError(
+      f'no {missing[0].title} head in {source.handle}, but {architecture} has one: give another --architecture'
+    )
   left = [f'the {part.title} head' for part in weight_map.Part if part in source.parts - kept]
   left += ['the pooler'] if architecture == _WITHOUT_POOLER else []
   values = {'architectures': [architecture], **albert_config.as_hugging_face(source.config)}
   _write_json(directory / hugging_face.CONFIG, values)
   try:
-    safetensors_numpy.save_file(tensors(source, architecture, progress), directory / hugging_face.WEIGHTS, {'format': 'pt'})
+    safetensors_numpy.save_file(
+      tensors(source, architecture, progress), directory / hugging_face.WEIGHTS, {'format': 'pt'}
+    )
   except safetensors.SafetensorError as e:
     raise OSError(str(e)) from e
   (directory / hugging_face.SP_MODEL).write_bytes(source.sp_model)
   _write_json(directory / 'tokenizer.json', tokenizer_json.of(source.sp_model))
-  _write_json(directory / 'tokenizer_config.json', _TOKENIZER | {'model_max_length': source.config.max_position_embeddings})
+  _write_json(
+    directory / 'tokenizer_config.json', _TOKENIZER | {'model_max_length': source.config.max_position_embeddings}
+  )
   card = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True).from_string(
-      (_CARDS / 'huggingface.md').read_text(encoding='utf-8'))
+    (_CARDS / 'huggingface.md').read_text(encoding='utf-8')
+  )
   (directory / 'README.md').write_text(
-      card.render(source=source, config=source.config, heads=[part.value for part in weight_map.Part if part in kept], architecture=architecture,
-                  handle=source.handle if '://' in source.handle else None, lacks=source_lib.missing_heads(source)), encoding='utf-8')
+    card.render(
+      source=source,
+      config=source.config,
+      heads=[part.value for part in weight_map.Part if part in kept],
+      architecture=architecture,
+      handle=source.handle if '://' in source.handle else None,
+      lacks=source_lib.missing_heads(source),
+    ),
+    encoding='utf-8',
+  )
   return left
 
 
-def tensors(source: source_lib.Source, architecture: str, progress: Callable[[str], None] = lambda name: None) -> dict[str, np.ndarray]:
+def tensors(
+  source: source_lib.Source, architecture: str, progress: Callable[[str], None] = lambda name: None
+) -> dict[str, np.ndarray]:
   """The parameters of a class by the names that it has for them, float32."""
   base = '' if architecture == 'AlbertModel' else hugging_face.BASE
   result = {}
@@ -85,9 +119,14 @@ def tensors(source: source_lib.Source, architecture: str, progress: Callable[[st
     stored = row.stored_shape(weight_map.Format.HUGGING_FACE, source.config)
     add(row.hugging_face, np.ascontiguousarray(row.hugging_face_transform.apply(source.tensor(row), stored)))
     progress(row.name)
-  if source.config.embedding_size == source.config.hidden_size:  # it projects these too: by an identity, which changes no number
-    for name, value in zip(hugging_face.PROJECTION, (np.eye(source.config.hidden_size, dtype=np.float32),
-                                                     np.zeros(source.config.hidden_size, np.float32)), strict=True):
+  if (
+    source.config.embedding_size == source.config.hidden_size
+  ):  # it projects these too: by an identity, which changes no number
+    for name, value in zip(
+      hugging_face.PROJECTION,
+      (np.eye(source.config.hidden_size, dtype=np.float32), np.zeros(source.config.hidden_size, np.float32)),
+      strict=True,
+    ):
       add(name, value)
   return result
 

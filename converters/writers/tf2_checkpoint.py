@@ -11,7 +11,9 @@ from converters import weight_map
 from converters.writers import encoder_yaml
 
 
-def write(source: source_lib.Source, directory: pathlib.Path, progress: Callable[[str], None] = lambda name: None) -> list[str]:
+def write(
+  source: source_lib.Source, directory: pathlib.Path, progress: Callable[[str], None] = lambda name: None
+) -> list[str]:
   """Writes `ckpt-1`, the `checkpoint` file that names it, `encoder.yaml` and the SentencePiece model into an empty directory.
 
   tf.train.Checkpoint(encoder=AlbertEncoder(...)) restores it, as do the tasks of tf-models with `init_checkpoint`.
@@ -35,5 +37,8 @@ def write(source: source_lib.Source, directory: pathlib.Path, progress: Callable
     raise OSError(e.message) from e
   (directory / encoder_yaml.NAME).write_text(encoder_yaml.text(source.config), encoding='utf-8')
   (directory / source.sp_model_name).write_bytes(source.sp_model)
-  return [f'the {part.title} head: the checkpoint is of the encoder' for part in weight_map.Part
-          if part in source.parts and part is not weight_map.Part.ENCODER]
+  return [
+    f'the {part.title} head: the checkpoint is of the encoder'
+    for part in weight_map.Part
+    if part in source.parts and part is not weight_map.Part.ENCODER
+  ]

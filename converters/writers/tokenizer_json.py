@@ -1,8 +1,8 @@
 """A SentencePiece model -> tokenizer.json of Hugging Face's tokenizers, with the text normalization that ALBERT was trained with.
 
-The rule of the authors' code: whitespace collapsed, NFKD, characters of a non-zero combining class dropped, lower case; then the model's own
-normalization. What tokenizers has ready-made for the third, StripAccents, drops other characters too, so it is a class of characters here. The
-format is that of github.com/huggingface/tokenizers.
+The rule of the authors' code: whitespace collapsed, NFKD, characters of a non-zero combining class dropped, lower case;
+then the model's own normalization. What tokenizers has ready-made for the third, StripAccents, drops other characters
+too, so it is a class of characters here. The format is that of github.com/huggingface/tokenizers.
 """
 
 import base64
@@ -28,25 +28,51 @@ def of(sp_model: bytes) -> dict[str, Any]:
   """
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
   tokens = sentencepiece_model.SPECIAL_TOKENS
-  charsmap = base64.b64encode(protobuf_wire.submessage(protobuf_wire.submessage(sp_model, _NORMALIZER_SPEC), _CHARSMAP)).decode()
+  charsmap = base64.b64encode(
+    protobuf_wire.submessage(protobuf_wire.submessage(sp_model, _NORMALIZER_SPEC), _CHARSMAP)
+  ).decode()
   return {
-      'version': '1.0', 'truncation': None, 'padding': None,
-      'added_tokens': [{'id': number, 'content': token, 'single_word': False, 'lstrip': token == '[MASK]', 'rstrip': False,
-                        'normalized': False, 'special': True} for token, number in tokens.items()],
-      'normalizer': {'type': 'Sequence', 'normalizers': [
-          {'type': 'NFKD'},
-          {'type': 'Replace', 'pattern': {'Regex': f'[{_combining()}]'}, 'content': ''},
-          {'type': 'Lowercase'},
-          {'type': 'Precompiled', 'precompiled_charsmap': charsmap}]},
-      'pre_tokenizer': {'type': 'Sequence', 'pretokenizers': [{'type': 'WhitespaceSplit'}, _METASPACE]},
-      'post_processor': {
-          'type': 'TemplateProcessing',
-          'single': [_special('[CLS]', 0), _sequence('A', 0), _special('[SEP]', 0)],
-          'pair': [_special('[CLS]', 0), _sequence('A', 0), _special('[SEP]', 0), _sequence('B', 1), _special('[SEP]', 1)],
-          'special_tokens': {token: {'id': token, 'ids': [tokens[token]], 'tokens': [token]} for token in ('[CLS]', '[SEP]')}},
-      'decoder': _METASPACE,
-      'model': {'type': 'Unigram', 'unk_id': tokens['<unk>'], 'byte_fallback': False,
-                'vocab': [[processor.id_to_piece(number), processor.get_score(number)] for number in range(len(processor))]}}
+    'version': '1.0',
+    'truncation': None,
+    'padding': None,
+    'added_tokens': [
+      {
+        'id': number,
+        'content': token,
+        'single_word': False,
+        'lstrip': token == '[MASK]',
+        'rstrip': False,
+        'normalized': False,
+        'special': True,
+      }
+      for token, number in tokens.items()
+    ],
+    'normalizer': {
+      'type': 'Sequence',
+      'normalizers': [
+        {'type': 'NFKD'},
+        {'type': 'Replace', 'pattern': {'Regex': f'[{_combining()}]'}, 'content': ''},
+        {'type': 'Lowercase'},
+        {'type': 'Precompiled', 'precompiled_charsmap': charsmap},
+      ],
+    },
+    'pre_tokenizer': {'type': 'Sequence', 'pretokenizers': [{'type': 'WhitespaceSplit'}, _METASPACE]},
+    'post_processor': {
+      'type': 'TemplateProcessing',
+      'single': [_special('[CLS]', 0), _sequence('A', 0), _special('[SEP]', 0)],
+      'pair': [_special('[CLS]', 0), _sequence('A', 0), _special('[SEP]', 0), _sequence('B', 1), _special('[SEP]', 1)],
+      'special_tokens': {
+        token: {'id': token, 'ids': [tokens[token]], 'tokens': [token]} for token in ('[CLS]', '[SEP]')
+      },
+    },
+    'decoder': _METASPACE,
+    'model': {
+      'type': 'Unigram',
+      'unk_id': tokens['<unk>'],
+      'byte_fallback': False,
+      'vocab': [[processor.id_to_piece(number), processor.get_score(number)] for number in range(len(processor))],
+    },
+  }
 
 
 def _special(token: str, segment: int) -> dict[str, Any]:

@@ -24,9 +24,12 @@ def matched(pattern: str) -> list[tuple[str, int]]:
   """
   with _told('match', pattern):
     if _is_beams(pattern):
-      result, = filesystems.FileSystems.match([_plain(pattern)])
-      found = [(_one_spelling(metadata.path), int(metadata.size_in_bytes)) for metadata in result.metadata_list
-               if not os.path.isdir(metadata.path)]
+      (result,) = filesystems.FileSystems.match([_plain(pattern)])
+      found = [
+        (_one_spelling(metadata.path), int(metadata.size_in_bytes))
+        for metadata in result.metadata_list
+        if not os.path.isdir(metadata.path)
+      ]
     else:
       found = [(path, _gfile().stat(path).length) for path in _glob(pattern) if not _gfile().isdir(path)]
   if not found:
@@ -129,6 +132,7 @@ def _glob(pattern: str) -> list[str]:
 
 def _gfile() -> Any:
   import tensorflow as tf  # takes seconds, and only such places need it
+
   return tf.io.gfile
 
 
@@ -139,4 +143,6 @@ def _told(verb: str, path: str, error: type[errors.AlbertHubError] = errors.Sour
   except errors.AlbertHubError:
     raise
   except Exception as e:  # each file system has its own
-    raise error(f'cannot {verb} {path} ({" ".join(str(e).split()) or type(e).__name__}): check the path, and the rights there') from e
+    raise error(
+      f'cannot {verb} {path} ({" ".join(str(e).split()) or type(e).__name__}): check the path, and the rights there'
+    ) from e

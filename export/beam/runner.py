@@ -16,8 +16,8 @@ from converters import cli
 from converters import errors
 from converters.io import temp_dirs
 
-# Beam's names for what runs a pipeline on this machine. Its DirectRunner tries first to fetch another runner's program from the
-# internet; this is what it falls back to.
+# Beam's names for what runs a pipeline on this machine. Its DirectRunner tries first to fetch another runner's program
+# from the internet; this is what it falls back to.
 _DIRECT = ('DirectRunner', 'SwitchingDirectRunner', 'direct', '')
 _EMBEDDED = 'FnApiRunner'
 _SUBPROCESSES = 'multi_processing'
@@ -26,8 +26,10 @@ _SUBPROCESSES = 'multi_processing'
 def options() -> Any:
   """The pipeline's options, from the flags that are Beam's.
 
-  Without Beam's flags, a pipeline runs on this machine, in one thread per processor. Every long or native computation has its own
-  subprocess already, so worker subprocesses of the runner would add nothing. They are refused: the embedded runner waits forever for
+  Without Beam's flags, a pipeline runs on this machine, in one thread per processor. Every long or native computation
+  has its own
+  subprocess already, so worker subprocesses of the runner would add nothing. They are refused: the embedded runner
+  waits forever for
   a worker subprocess that died (Apache Beam 2.77).
 
   Returns:
@@ -51,20 +53,27 @@ def options() -> Any:
       known = given.get_all_options(drop_default=True)
       unknown = sorted(given.get_all_options(drop_default=True, retain_unknown_options=True).keys() - known.keys())
   except SystemExit:
-    raise errors.UsageError(f'{complaint.getvalue().strip().rpartition("error: ")[2]}: see Beam\'s pipeline options') from None
+    raise errors.UsageError(
+      f'{complaint.getvalue().strip().rpartition("error: ")[2]}: see Beam\'s pipeline options'
+    ) from None
   embedded = known.get('runner', '') in (*_DIRECT, _EMBEDDED)
   if unknown and embedded:  # other runners have options that only they know
-    raise errors.UsageError(f'--{unknown[0]} is no flag, neither here nor of Beam: see --help, and Beam\'s pipeline options')
+    raise errors.UsageError(
+      f'--{unknown[0]} is no flag, neither here nor of Beam: see --help, and Beam\'s pipeline options'
+    )
   if not embedded:
     return given
   if known.get('direct_running_mode') == _SUBPROCESSES:
-    raise errors.UsageError(f'--direct_running_mode={_SUBPROCESSES}: not supported (the runner would wait forever for a worker that died); '
-                            'leave the flag out')
+    raise errors.UsageError(
+      f'--direct_running_mode={_SUBPROCESSES}: not supported (the runner would wait forever for a worker that died); '
+      'leave the flag out'
+    )
   if known.get('direct_num_workers', 1) < 0:
     raise errors.UsageError(f'--direct_num_workers={known["direct_num_workers"]}: give how many there are to be')
   defaults = {'direct_running_mode': 'multi_threading', 'direct_num_workers': len(os.sched_getaffinity(0))}
   return pipeline_options.PipelineOptions(
-      words, runner=_EMBEDDED, **{name: value for name, value in defaults.items() if not _says(words, name)})
+    words, runner=_EMBEDDED, **{name: value for name, value in defaults.items() if not _says(words, name)}
+  )
 
 
 def run(build: Callable[[Any], None], options: Any) -> Any:
@@ -81,6 +90,7 @@ def run(build: Callable[[Any], None], options: Any) -> Any:
     RunError: it failed.
   """
   import apache_beam as beam
+
   with _silent():
     try:
       pipeline = beam.Pipeline(options=options)
@@ -100,6 +110,7 @@ def run(build: Callable[[Any], None], options: Any) -> Any:
 def is_embedded(options: Any) -> bool:
   """Whether all workers are on this machine, and started by this process."""
   from apache_beam.options import pipeline_options
+
   return options.view_as(pipeline_options.StandardOptions).runner == _EMBEDDED
 
 
@@ -164,6 +175,7 @@ class _OfMainThread(io.TextIOBase):
 def _silent() -> Iterator[None]:
   """Nothing of what Beam logs and prints, unless --verbosity asks for it: workers' logs come through the same loggers."""
   from absl import logging as absl_logging
+
   if absl_logging.get_verbosity() >= absl_logging.INFO:
     yield
     return

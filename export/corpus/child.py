@@ -25,8 +25,8 @@ JOB = 'job.json'  # in the directory that both processes have
 _STDERR = 'stderr'
 TRIES = 3
 
-# The system sends a child's end after that of the *thread* that started it (sandbox.die_with_parent), and Beam's threads come and go:
-# this one stays.
+# The system sends a child's end after that of the *thread* that started it (sandbox.die_with_parent), and Beam's
+# threads come and go: this one stays.
 _starter = futures.ThreadPoolExecutor(1, 'starter')
 
 
@@ -50,6 +50,7 @@ class Recipe:
     limits: of it.
     seconds: the most that one answer may take.
   """
+
   module: str
   job: Mapping[str, Any]
   threads: int
@@ -68,8 +69,9 @@ class Child:
     self._ended = threading.Event()
     self.restarts = 0
 
-  def ask(self, arrays: Mapping[str, np.ndarray], figures: Mapping[str, int], expected: protocol.Shapes,
-          tries: int = TRIES) -> tuple[protocol.Arrays, dict[str, int]]:
+  def ask(
+    self, arrays: Mapping[str, np.ndarray], figures: Mapping[str, int], expected: protocol.Shapes, tries: int = TRIES
+  ) -> tuple[protocol.Arrays, dict[str, int]]:
     """Sends a message and waits for the answer; if the process dies of it, once more to a new one, and so on.
 
     Args:
@@ -119,8 +121,14 @@ class Child:
           raise Ended from None
         if not rest:
           # The export has all memory that there is.
-          more = f'; if it needs more than {self._recipe.limits.memory >> 30} GiB, raise --max_run_gib' if self._recipe.apart else ''
-          raise errors.SourceError(f'no model in {self._recipe.job["model"]} ({e}): see whether python -m export.verify takes it{more}') from e
+          more = (
+            f'; if it needs more than {self._recipe.limits.memory >> 30} GiB, raise --max_run_gib'
+            if self._recipe.apart
+            else ''
+          )
+          raise errors.SourceError(
+            f'no model in {self._recipe.job["model"]} ({e}): see whether python -m export.verify takes it{more}'
+          ) from e
 
   def _popen(self) -> subprocess.Popen[bytes]:
     recipe = self._recipe
@@ -128,20 +136,33 @@ class Child:
     (directory / JOB).write_text(json.dumps(dict(recipe.job)))
     command = [sys.executable, '-m', recipe.module, str(directory), json.dumps(dataclasses.asdict(recipe.limits))]
     environment = (sandbox.environment() if recipe.apart else dict(os.environ)) | {
-        'TF_USE_LEGACY_KERAS': '1', 'TF_CPP_MIN_LOG_LEVEL': '3', 'TF_NUM_INTRAOP_THREADS': str(recipe.threads), 'TF_NUM_INTEROP_THREADS': '1',
-        'OMP_NUM_THREADS': str(recipe.threads), 'TF_FORCE_GPU_ALLOW_GROWTH': 'true',  # several of them share a device
-        'PYTHONWARNINGS': 'ignore', 'PYTHONDONTWRITEBYTECODE': '1',
-        'PYTHONUNBUFFERED': '1',  # what it says last is its last line
-        'TMPDIR': str(directory),
-        'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
+      'TF_USE_LEGACY_KERAS': '1',
+      'TF_CPP_MIN_LOG_LEVEL': '3',
+      'TF_NUM_INTRAOP_THREADS': str(recipe.threads),
+      'TF_NUM_INTEROP_THREADS': '1',
+      'OMP_NUM_THREADS': str(recipe.threads),
+      'TF_FORCE_GPU_ALLOW_GROWTH': 'true',  # several of them share a device
+      'PYTHONWARNINGS': 'ignore',
+      'PYTHONDONTWRITEBYTECODE': '1',
+      'PYTHONUNBUFFERED': '1',  # what it says last is its last line
+      'TMPDIR': str(directory),
+      'PYTHONPATH': os.pathsep.join(p for p in sys.path if p),
+    }
     with open(directory / _STDERR, 'wb') as stderr:
-      process = subprocess.Popen(sandbox.command(command, directory) if recipe.apart else command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                 stderr=stderr, env=environment)
+      process = subprocess.Popen(
+        sandbox.command(command, directory) if recipe.apart else command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env=environment,
+      )
     self._directory = directory
     self._stack.callback(_over, process)
     return process
 
-  def _exchange(self, arrays: Mapping[str, np.ndarray] | None, figures: Mapping[str, int], expected: protocol.Shapes) -> Any:
+  def _exchange(
+    self, arrays: Mapping[str, np.ndarray] | None, figures: Mapping[str, int], expected: protocol.Shapes
+  ) -> Any:
     process = self._process
     assert process is not None and process.stdin is not None and process.stdout is not None
     late = threading.Event()
@@ -149,6 +170,7 @@ class Child:
     def stop() -> None:
       late.set()
       process.kill()
+
     watch = threading.Timer(self._recipe.seconds, stop)
     watch.daemon = True
     watch.start()
@@ -166,7 +188,9 @@ class Child:
       process.kill()
     finally:
       watch.cancel()
-    raise self._died(process, f'no answer within the {self._recipe.seconds:.0f} s of --max_run_seconds' if late.is_set() else garbled)
+    raise self._died(
+      process, f'no answer within the {self._recipe.seconds:.0f} s of --max_run_seconds' if late.is_set() else garbled
+    )
 
   def _died(self, process: subprocess.Popen[bytes], why: str) -> Exception:
     status = process.wait()

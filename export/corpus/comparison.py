@@ -35,6 +35,7 @@ _CLS, _SEP, _PAD = (sentencepiece_model.SPECIAL_TOKENS[token] for token in ('[CL
 @dataclasses.dataclass(frozen=True)
 class Row:
   """A line with the ids that it should have."""
+
   line: lines_lib.Line
   ids: list[int]
 
@@ -58,10 +59,19 @@ def compare(piece: lines_lib.Piece, pair: models.Pair) -> summary_lib.Summary:
     for window in lines_lib.windows(piece):
       start = time.monotonic()
       for line in (line for line in window if line.content is None):
-        _not_compared(result, summary_lib.Place(line.path, line.offset), f'begins a line of more than {lines_lib.LONGEST} bytes: break it, or leave it out')
-      rows = [Row(line, preprocessor_certificate.ids(pair.processor, line.text, pair.job.version)) for line in window if line.content is not None]
-      result.unoriginal += sum(row.ids != reference_tokenizer.ids(pair.processor, row.line.text) for row in rows
-                               if pair.job.version < _UNICODE)
+        _not_compared(
+          result,
+          summary_lib.Place(line.path, line.offset),
+          f'begins a line of more than {lines_lib.LONGEST} bytes: break it, or leave it out',
+        )
+      rows = [
+        Row(line, preprocessor_certificate.ids(pair.processor, line.text, pair.job.version))
+        for line in window
+        if line.content is not None
+      ]
+      result.unoriginal += sum(
+        row.ids != reference_tokenizer.ids(pair.processor, row.line.text) for row in rows if pair.job.version < _UNICODE
+      )
       result.took('rule', time.monotonic() - start)
       for length, batch in batches(rows, pair.job.seq_length, pair.job.batch_tokens):
         _try(pair, number, length, batch, result, deadly)
@@ -79,8 +89,15 @@ class _Hopeless(Exception):
   """Too many lines end a model's process."""
 
 
-def _try(pair: models.Pair, number: int, length: int, rows: list[Row], result: summary_lib.Summary, deadly: list[Row],
-         tries: int = child.TRIES) -> None:
+def _try(
+  pair: models.Pair,
+  number: int,
+  length: int,
+  rows: list[Row],
+  result: summary_lib.Summary,
+  deadly: list[Row],
+  tries: int = child.TRIES,
+) -> None:
   """Compares a batch; one that kills a model's process is halved, until the line is found that does it, and all others are compared.
 
   Args:
@@ -135,14 +152,13 @@ def batches(rows: Iterable[Row], seq_length: int, batch_tokens: int) -> Iterator
 
 def packed(ids: Iterable[list[int]], length: int) -> dict[str, np.ndarray]:
   """What the encoder is given for ids, int32 [batch, length] each: written without anything of the export."""
-  kept = [[_CLS, *row[:length - 2], _SEP] for row in ids]
+  kept = [[_CLS, *row[: length - 2], _SEP] for row in ids]
   words = np.array([row + [_PAD] * (length - len(row)) for row in kept], np.int32)
   mask = np.array([[1] * len(row) + [0] * (length - len(row)) for row in kept], np.int32)
   return {'input_word_ids': words, 'input_mask': mask, 'input_type_ids': np.zeros_like(words)}
 
 
 class _Batch:
-
   def __init__(self, pair: models.Pair, number: int, length: int, rows: list[Row], tries: int):
     self._tries = tries
     self._pair, self._length, self._rows = pair, length, rows
@@ -159,7 +175,8 @@ class _Batch:
     splits = ours['splits'].tolist()
     actual = [ours['ids'][begin:end].tolist() for begin, end in itertools.pairwise(splits)]
     given = packed(actual, self._length)
-    # What the source is given are the export's own ids, once they are held against the rule: then all that differs are the models.
+    # What the source is given are the export's own ids, once they are held against the rule: then all that differs are
+    # the models.
     theirs, times = self._source(given, positions)
     result.took('source', times.get('microseconds', 0) / 1e6)  # as it says
     result.held('source', times.get('memory', 0))
@@ -185,27 +202,45 @@ class _Batch:
     """Of what both sides answer."""
     rows, hidden, words = len(self._rows), self._pair.job.hidden, self._pair.job.words
     heads = {'mlm_logits': (rows, 2, words), 'sop_log_probs': (rows, 2)}
-    shapes: dict[str, tuple[int, ...]] = {'pooled_output': (rows, hidden), 'sequence_output': (rows, self._length, hidden)}
+    shapes: dict[str, tuple[int, ...]] = {
+      'pooled_output': (rows, hidden),
+      'sequence_output': (rows, self._length, hidden),
+    }
     shapes |= {name: heads[name] for name in source_side.HEADS[self._signature]}
     return {name: (np.float32, shape) for name, shape in shapes.items()}
 
   def _export(self, positions: np.ndarray) -> tuple[protocol.Arrays, dict[str, int]]:
     # Earlier versions are not asked what they make of what is no text.
-    texts = [row.line.content or b'' if self._pair.job.version >= _UNICODE else row.line.text.encode() for row in self._rows]
+    texts = [
+      row.line.content or b'' if self._pair.job.version >= _UNICODE else row.line.text.encode() for row in self._rows
+    ]
     rows = len(texts)
     shapes: dict[str, Any] = {'ids': (np.int32, (None,)), 'splits': (np.int64, (rows + 1,))}
     shapes |= dict.fromkeys(export_side.INPUTS, (np.int32, (rows, self._length)))
     shapes |= {f'whole/{name}': (np.int32, (rows, _WHOLE)) for name in export_side.INPUTS}
     return self._pair.export.ask(
-        {'text': np.frombuffer(b''.join(texts), np.uint8), 'ends': np.cumsum([len(text) for text in texts], dtype=np.int64), 'positions': positions},
-        {'length': self._length, 'signature': self._turn}, shapes | self._shapes(), self._tries)
+      {
+        'text': np.frombuffer(b''.join(texts), np.uint8),
+        'ends': np.cumsum([len(text) for text in texts], dtype=np.int64),
+        'positions': positions,
+      },
+      {'length': self._length, 'signature': self._turn},
+      shapes | self._shapes(),
+      self._tries,
+    )
 
   def _source(self, given: dict[str, np.ndarray], positions: np.ndarray) -> tuple[protocol.Arrays, dict[str, int]]:
     names = dict(zip(export_side.INPUTS, source_side.INPUTS, strict=False))
-    return self._pair.source.ask({**{names[name]: value for name, value in given.items()}, 'mlm_positions': positions}, {'signature': self._turn},
-                                 self._shapes(), self._tries)
+    return self._pair.source.ask(
+      {**{names[name]: value for name, value in given.items()}, 'mlm_positions': positions},
+      {'signature': self._turn},
+      self._shapes(),
+      self._tries,
+    )
 
-  def _compare_ids(self, actual: list[list[int]], given: dict[str, np.ndarray], ours: protocol.Arrays, result: summary_lib.Summary) -> None:
+  def _compare_ids(
+    self, actual: list[list[int]], given: dict[str, np.ndarray], ours: protocol.Arrays, result: summary_lib.Summary
+  ) -> None:
     whole = packed(actual, _WHOLE)
     unlike = []
     for number, row in enumerate(self._rows):
@@ -213,17 +248,28 @@ class _Batch:
       if not is_right and preprocessor_certificate.equally_likely(self._pair.processor, actual[number], row.ids):
         result.equally_likely += 1
         is_right = True
-      packing = all(np.array_equal(ours[f'{place}{name}'][number], value[number])
-                    for place, values in (('', given), ('whole/', whole)) for name, value in values.items())
+      packing = all(
+        np.array_equal(ours[f'{place}{name}'][number], value[number])
+        for place, values in (('', given), ('whole/', whole))
+        for name, value in values.items()
+      )
       if not (is_right and packing):
         result.different += 1
         seen = actual[number] if not is_right else ours['whole/input_word_ids'][number]
         right = row.ids if not is_right else whole['input_word_ids'][number]
-        unlike.append(summary_lib.Unlike(row.place, summary_lib.short(row.line.text), summary_lib.few(right), summary_lib.few(seen)))
+        unlike.append(
+          summary_lib.Unlike(row.place, summary_lib.short(row.line.text), summary_lib.few(right), summary_lib.few(seen))
+        )
     result.note(unlike)
 
-  def _differences(self, name: str, ours: protocol.Arrays, theirs: protocol.Arrays, mask: np.ndarray | None,
-                   result: summary_lib.Summary) -> np.ndarray:
+  def _differences(
+    self,
+    name: str,
+    ours: protocol.Arrays,
+    theirs: protocol.Arrays,
+    mask: np.ndarray | None,
+    result: summary_lib.Summary,
+  ) -> np.ndarray:
     """Adds those of an output, at the positions of the mask; returns them, float64."""
     difference = ours[name].astype(np.float64)
     with np.errstate(invalid='ignore', over='ignore'):
@@ -234,8 +280,11 @@ class _Batch:
     by_line = difference.reshape(len(self._rows), -1).max(axis=1)
     by_line[np.isnan(by_line)] = np.inf
     counted = difference[mask].ravel() if mask is not None else difference.ravel()
-    result.output(name).fill(counted, (
-        summary_lib.Worst(float(value), row.place, summary_lib.short(row.line.text)) for value, row in zip(by_line, self._rows, strict=True)))
+    result.output(name).fill(
+      counted,
+      (
+        summary_lib.Worst(float(value), row.place, summary_lib.short(row.line.text))
+        for value, row in zip(by_line, self._rows, strict=True)
+      ),
+    )
     return counted
-
-

@@ -1,6 +1,6 @@
 """The process that holds what was exported: loads preprocessor and encoder once, and calls them as their users do, batch after batch.
 
-  python -m export.corpus.export_side DIRECTORY LIMITS
+python -m export.corpus.export_side DIRECTORY LIMITS
 """
 
 import pathlib
@@ -25,7 +25,11 @@ def run(directory: str, limits: str) -> None:
   job = child.job(directory)
   import tensorflow as tf
   import tensorflow_text  # noqa: F401  (registers the ops)
-  preprocessor, encoder = op_allow_list.load(pathlib.Path(job['preprocessor'])), op_allow_list.load(pathlib.Path(job['model']))
+
+  preprocessor, encoder = (
+    op_allow_list.load(pathlib.Path(job['preprocessor'])),
+    op_allow_list.load(pathlib.Path(job['model'])),
+  )
   as_list = job['interface'] == 'list'
 
   def encode(signature: str, packed: dict[str, Any], positions: np.ndarray) -> dict[str, np.ndarray]:
@@ -61,7 +65,11 @@ def run(directory: str, limits: str) -> None:
     middle = time.monotonic()
     answer |= encode(job['signatures'][figures['signature']], packed, arrays['positions'])
     end = time.monotonic()
-    protocol.write(output, answer, {'preprocessor': int(1e6 * (middle - start)), 'encoder': int(1e6 * (end - middle)), 'memory': child.memory()})
+    protocol.write(
+      output,
+      answer,
+      {'preprocessor': int(1e6 * (middle - start)), 'encoder': int(1e6 * (end - middle)), 'memory': child.memory()},
+    )
 
 
 if __name__ == '__main__':

@@ -43,9 +43,11 @@ class Unreadable(Exception):
 class Piece:
   """Some lines of a file.
 
-  Of a plain file, those that begin at a byte from `start` on and before `stop`. A packed file can only be read from its beginning: of
+  Of a plain file, those that begin at a byte from `start` on and before `stop`. A packed file can only be read from its
+  beginning: of
   its lines, every `stripes`-th WINDOW of them, from number `stripe` on.
   """
+
   path: str
   start: int = 0
   stop: int = 0
@@ -62,6 +64,7 @@ class Line:
     offset: bytes before it there, unpacked.
     content: without what ends it; None of a line of more than LONGEST bytes, a carriage return counted.
   """
+
   path: str
   offset: int
   content: bytes | None
@@ -123,6 +126,7 @@ def _stripe(read: _Read, piece: Piece) -> Iterator[Line]:
 
   def is_ours() -> bool:
     return number // WINDOW % piece.stripes == piece.stripe
+
   try:
     for offset, content in _lines(read, 0):
       if is_ours():
@@ -136,7 +140,9 @@ def _stripe(read: _Read, piece: Piece) -> Iterator[Line]:
 def _is_broken(e: BaseException | None) -> bool:
   """Whether an error is one of what was unpacked, and not of what it was read with."""
   # bz2 has no class of its own, and file systems have some below OSError.
-  return isinstance(e, (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)) or (type(e) is OSError and e.errno is None)
+  return isinstance(e, (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)) or (
+    type(e) is OSError and e.errno is None
+  )
 
 
 def windows(piece: Piece) -> Iterator[list[Line]]:

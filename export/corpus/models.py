@@ -40,6 +40,7 @@ class Job:
     threads: of TensorFlow, for each model; 0 for its share of the processors.
     keep: lines that are kept of each kind.
   """
+
   name: str
   source: str
   reading: source_lib.Reading
@@ -74,11 +75,31 @@ class Pair:
     threads = job.threads or max(1, len(os.sched_getaffinity(0)) // job.workers)
     # There is no end to the processor time that a corpus may take: in its place, an answer has its time.
     unlimited = sandbox.Limits(job.trust.memory_gib << 30, resource.RLIM_INFINITY, 1 << 20)
-    self.source = child.Child(child.Recipe('export.corpus.source_side', {
-        'model': str(source.path.absolute()), 'signatures': job.signatures, 'trusted': job.trust.graph}, threads, True, unlimited, job.trust.cpu_seconds))
-    self.export = child.Child(child.Recipe('export.corpus.export_side', {
-        'model': str(release), 'preprocessor': str(preprocessor), 'interface': job.interface, 'signatures': job.signatures}, threads, False, unlimited,
-        job.trust.cpu_seconds))
+    self.source = child.Child(
+      child.Recipe(
+        'export.corpus.source_side',
+        {'model': str(source.path.absolute()), 'signatures': job.signatures, 'trusted': job.trust.graph},
+        threads,
+        True,
+        unlimited,
+        job.trust.cpu_seconds,
+      )
+    )
+    self.export = child.Child(
+      child.Recipe(
+        'export.corpus.export_side',
+        {
+          'model': str(release),
+          'preprocessor': str(preprocessor),
+          'interface': job.interface,
+          'signatures': job.signatures,
+        },
+        threads,
+        False,
+        unlimited,
+        job.trust.cpu_seconds,
+      )
+    )
 
   def end(self) -> None:
     self.source.end()
@@ -90,14 +111,15 @@ class Pair:
 
 
 class _Models:
-
   def __init__(self, job: Job):
     self.finished = 0
     self._stack = contextlib.ExitStack()
     cli.set_environment()
     source = self._stack.enter_context(source_lib.open_source(job.source, job.reading))
     if source.digest != job.digest:
-      raise errors.SourceError(f'{job.source} is {source.digest} on a worker, and {job.digest} where it was started: give a place where all find the same')
+      raise errors.SourceError(
+        f'{job.source} is {source.digest} on a worker, and {job.digest} where it was started: give a place where all find the same'
+      )
     paths = [self._stack.enter_context(tree.release_at(path)) for path in (job.release, job.preprocessor)]
     self._pairs = [Pair(job, source, *paths) for _ in range(job.workers)]
     self._idle = queue.SimpleQueue[Pair]()

@@ -18,12 +18,23 @@ _COLORS = {'pooled_output': 'pooled', 'sequence_output': 'export', 'mlm_logits':
 def html(results: Mapping[str, Any]) -> str:
   """The page of what `run` has found."""
   environment = jinja2.Environment(
-      loader=jinja2.FileSystemLoader(assets_dir.PATH / 'pages'), undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True,
-      lstrip_blocks=True)
+    loader=jinja2.FileSystemLoader(assets_dir.PATH / 'pages'),
+    undefined=jinja2.StrictUndefined,
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
   environment.filters['visible'] = _visible
   return environment.get_template('corpus.html').render(
-      results=results, facts=facts(results), rows=rows(results), counts=counts(results), work=work(results), colors=_COLORS,
-      spread=_spread(results['outputs']) if results['lines'] else None, lengths=_lengths(results['lengths']) if results['lines'] else None)
+    results=results,
+    facts=facts(results),
+    rows=rows(results),
+    counts=counts(results),
+    work=work(results),
+    colors=_COLORS,
+    spread=_spread(results['outputs']) if results['lines'] else None,
+    lengths=_lengths(results['lengths']) if results['lines'] else None,
+  )
 
 
 def _visible(text: str) -> str:
@@ -33,19 +44,37 @@ def _visible(text: str) -> str:
 
 def markdown(results: Mapping[str, Any]) -> str:
   """The tables of what `run` has found."""
-  lines = [f'# {results["release"]}: a corpus through source and export', '', f'**{results["verdict"]}**', '', *_table(['', ''], facts(results)), '',
-           'Absolute differences, source against export, at the positions that are not padding:', '',
-           *_table(['output', 'values', 'rms', 'allowed', '50 %', '99 %', '99.99 %', 'largest', 'allowed'], rows(results)), '',
-           *_table(['lines', ''], counts(results)), '', *_table(['workers\' time', 'seconds', 'share'], work(results)), '',
-           'The worst lines are in index.html and results.json.', '']
+  lines = [
+    f'# {results["release"]}: a corpus through source and export',
+    '',
+    f'**{results["verdict"]}**',
+    '',
+    *_table(['', ''], facts(results)),
+    '',
+    'Absolute differences, source against export, at the positions that are not padding:',
+    '',
+    *_table(['output', 'values', 'rms', 'allowed', '50 %', '99 %', '99.99 %', 'largest', 'allowed'], rows(results)),
+    '',
+    *_table(['lines', ''], counts(results)),
+    '',
+    *_table(['workers\' time', 'seconds', 'share'], work(results)),
+    '',
+    'The worst lines are in index.html and results.json.',
+    '',
+  ]
   return '\n'.join(lines)
 
 
 def facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
   """Figures for people: value and name."""
   run = results['run']
-  return [(f'{results["lines"]:,}', 'lines'), (f'{results["tokens"]:,}', 'tokens'), (f'{run["lines_per_second"]:,.1f}', 'lines a second'),
-          (f'{100 * run["share_of_encoder"]:.0f} %', 'of the encoder\'s own rate'), (f'{run["memory_per_worker"] / 1e9:,.2f} GB', 'a worker, at most')]
+  return [
+    (f'{results["lines"]:,}', 'lines'),
+    (f'{results["tokens"]:,}', 'tokens'),
+    (f'{run["lines_per_second"]:,.1f}', 'lines a second'),
+    (f'{100 * run["share_of_encoder"]:.0f} %', 'of the encoder\'s own rate'),
+    (f'{run["memory_per_worker"] / 1e9:,.2f} GB', 'a worker, at most'),
+  ]
 
 
 def rows(results: Mapping[str, Any]) -> list[list[str]]:
@@ -54,27 +83,45 @@ def rows(results: Mapping[str, Any]) -> list[list[str]]:
   for name, output in results['outputs'].items():
     most = results['allowed'][name]
     quantiles = (output['quantiles'][q] for q in ('0.5', '0.99', '0.9999'))
-    table.append([name, f'{output["values"]:,}', *(f'{figure:.1e}' for figure in (
-        output['rms'], most['rms'], *quantiles, output['largest'], most['largest']))])
+    table.append(
+      [
+        name,
+        f'{output["values"]:,}',
+        *(f'{figure:.1e}' for figure in (output['rms'], most['rms'], *quantiles, output['largest'], most['largest'])),
+      ]
+    )
   return table
 
 
 def counts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
   """What became of the lines."""
   named = {
-      'ids other than they should be': 'different', 'ids of another segmentation that is equally likely': 'equally_likely',
-      'ids other than those that the weights were trained with, by the rule of the preprocessor\'s version': 'unoriginal',
-      f'cut at {results["seq_length"]} positions': 'cut', 'without a token': 'blank', 'places not compared': 'not_compared'}
+    'ids other than they should be': 'different',
+    'ids of another segmentation that is equally likely': 'equally_likely',
+    'ids other than those that the weights were trained with, by the rule of the preprocessor\'s version': 'unoriginal',
+    f'cut at {results["seq_length"]} positions': 'cut',
+    'without a token': 'blank',
+    'places not compared': 'not_compared',
+  }
   return [(name, f'{results[key]:,}') for name, key in named.items()]
 
 
 def work(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
   """Where the workers' time went."""
-  names = {'rule': 'the rule of tokenization, in Python', 'preprocessor': 'the exported preprocessor', 'encoder': 'the exported encoder',
-           'source': 'the source\'s graph', 'comparison': 'comparing'}
+  names = {
+    'rule': 'the rule of tokenization, in Python',
+    'preprocessor': 'the exported preprocessor',
+    'encoder': 'the exported encoder',
+    'source': 'the source\'s graph',
+    'comparison': 'comparing',
+  }
   seconds = results['run']['seconds']
   whole = sum(seconds.values()) or 1.0
-  return [(name, f'{seconds[key]:,.1f}', f'{100 * seconds[key] / whole:.0f} %') for key, name in names.items() if key in seconds]
+  return [
+    (name, f'{seconds[key]:,.1f}', f'{100 * seconds[key] / whole:.0f} %')
+    for key, name in names.items()
+    if key in seconds
+  ]
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
@@ -90,8 +137,11 @@ def _log_axis(values: Sequence[float], first: float, last: float) -> Any:
   def place(value: float) -> float:
     share = (math.log10(value) - low) / (high - low) if value > 0 else 0.0
     return round(first + (last - first) * min(max(share, 0.0), 1.0), 1)
+
   step = max(1, (high - low) // 12)
-  return place, [(place(10.0**power), f'1e{power}' if abs(power) > 3 else f'{10.0**power:g}') for power in range(low, high + 1, step)]
+  return place, [
+    (place(10.0**power), f'1e{power}' if abs(power) > 3 else f'{10.0**power:g}') for power in range(low, high + 1, step)
+  ]
 
 
 def _spread(outputs: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -99,20 +149,29 @@ def _spread(outputs: Mapping[str, Any]) -> dict[str, Any] | None:
   shares = dict[str, list[tuple[float, float]]]()
   for name, output in outputs.items():
     histogram = output['histogram']
-    counts = [sum(histogram['counts'][first:first + _DRAWN]) for first in range(0, histogram['bins'], _DRAWN)]
-    ratio = (histogram['high'] / histogram['low'])**(_DRAWN / histogram['bins'])
-    shares[name] = [(histogram['low'] * ratio**(number + 0.5), count / max(1, output['values'])) for number, count in enumerate(counts) if count]
+    counts = [sum(histogram['counts'][first : first + _DRAWN]) for first in range(0, histogram['bins'], _DRAWN)]
+    ratio = (histogram['high'] / histogram['low']) ** (_DRAWN / histogram['bins'])
+    shares[name] = [
+      (histogram['low'] * ratio ** (number + 0.5), count / max(1, output['values']))
+      for number, count in enumerate(counts)
+      if count
+    ]
   points = [point for series in shares.values() for point in series]
   if not points:
     return None
   x, x_ticks = _log_axis([value for value, _ in points], _LEFT, _RIGHT)
   y, y_ticks = _log_axis([share for _, share in points], _BOTTOM, _TOP)
-  return _plot({name: [(x(value), y(share)) for value, share in series] for name, series in shares.items()}, x_ticks, y_ticks)
+  return _plot(
+    {name: [(x(value), y(share)) for value, share in series] for name, series in shares.items()}, x_ticks, y_ticks
+  )
 
 
 def _lengths(lengths: Mapping[str, Any]) -> dict[str, Any] | None:
   """Root mean square and largest difference of `sequence_output` by the positions of a batch."""
-  found = {name: [(int(length), there[name]) for length, there in lengths.items() if there[name] > 0] for name in ('rms', 'largest')}
+  found = {
+    name: [(int(length), there[name]) for length, there in lengths.items() if there[name] > 0]
+    for name in ('rms', 'largest')
+  }
   values = [value for series in found.values() for _, value in series]
   if not values:
     return None
@@ -121,11 +180,24 @@ def _lengths(lengths: Mapping[str, Any]) -> dict[str, Any] | None:
 
   def x(length: int) -> float:
     return round(_LEFT + (_RIGHT - _LEFT) * length / most, 1)
+
   step = max(8, math.ceil(most / 16 / 8) * 8)
-  return _plot({name: [(x(length), y(value)) for length, value in series] for name, series in found.items()},
-               [(x(length), str(length)) for length in range(0, most + 1, step)], y_ticks)
+  return _plot(
+    {name: [(x(length), y(value)) for length, value in series] for name, series in found.items()},
+    [(x(length), str(length)) for length in range(0, most + 1, step)],
+    y_ticks,
+  )
 
 
 def _plot(series: Mapping[str, Any], x_ticks: Any, y_ticks: Any) -> dict[str, Any]:
-  return {'width': _WIDTH, 'height': _HEIGHT, 'left': _LEFT, 'right': _RIGHT, 'top': _TOP, 'bottom': _BOTTOM, 'series': series, 'x_ticks': x_ticks,
-          'y_ticks': y_ticks}
+  return {
+    'width': _WIDTH,
+    'height': _HEIGHT,
+    'left': _LEFT,
+    'right': _RIGHT,
+    'top': _TOP,
+    'bottom': _BOTTOM,
+    'series': series,
+    'x_ticks': x_ticks,
+    'y_ticks': y_ticks,
+  }

@@ -16,7 +16,6 @@ from export.corpus import summary as summary_lib
 
 
 class _Pieces(beam.DoFn):
-
   def process(self, pattern: str) -> Iterator[lines.Piece]:
     for path, size in filesystems.matched(pattern):
       yield from lines.pieces(path, size)
@@ -70,15 +69,17 @@ def build(job: models.Job, patterns: Sequence[str], result: str, pipeline: beam.
     result: the file to write with the summary, as JSON.
     pipeline: to add to.
   """
-  (pipeline
-   | 'patterns' >> beam.Create(list(patterns))
-   | 'pieces of files' >> beam.ParDo(_Pieces())
-   # A file that two patterns match is read once.
-   | 'once each' >> beam.Distinct()
-   | 'spread' >> beam.Reshuffle()
-   | 'compare' >> beam.ParDo(_Compare(job))
-   | 'together' >> beam.CombineGlobally(_Together(job.keep))
-   | 'write' >> beam.Map(_write, result))
+  (
+    pipeline
+    | 'patterns' >> beam.Create(list(patterns))
+    | 'pieces of files' >> beam.ParDo(_Pieces())
+    # A file that two patterns match is read once.
+    | 'once each' >> beam.Distinct()
+    | 'spread' >> beam.Reshuffle()
+    | 'compare' >> beam.ParDo(_Compare(job))
+    | 'together' >> beam.CombineGlobally(_Together(job.keep))
+    | 'write' >> beam.Map(_write, result)
+  )
 
 
 def _write(summary: summary_lib.Summary, path: str) -> None:

@@ -1,7 +1,7 @@
 """What two processes tell each other through pipes: arrays under names, and a few integers. Nothing in it is run or unpickled.
 
-A message is eight bytes (a mark, and the length of what follows as little-endian uint32), a header in JSON, and the bytes of the arrays one
-after the other. Who reads says what must be in it: a message of anything else is no message.
+A message is eight bytes (a mark, and the length of what follows as little-endian uint32), a header in JSON, and the
+bytes of the arrays one after the other. Who reads says what must be in it: a message of anything else is no message.
 """
 
 import json
@@ -37,7 +37,9 @@ def write(stream: IO[bytes], arrays: Mapping[str, np.ndarray], figures: Mapping[
     figures: by name, each 0 or more.
   """
   parts = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-  header = json.dumps({'arrays': {name: [value.dtype.str, value.shape] for name, value in parts.items()}, 'figures': dict(figures)}).encode()
+  header = json.dumps(
+    {'arrays': {name: [value.dtype.str, value.shape] for name, value in parts.items()}, 'figures': dict(figures)}
+  ).encode()
   stream.write(_HEAD.pack(_MARK, len(header)) + header)
   for value in parts.values():
     if value.size:
@@ -89,7 +91,11 @@ def _check(shapes: Mapping[str, tuple[Any, tuple[int, ...]]], expected: Shapes) 
     raise Garbled('it holds other arrays')
   for name, (kind, shape) in shapes.items():
     right, wanted = expected[name]
-    if kind != np.dtype(right) or len(shape) != len(wanted) or any(w is not None and w != s for w, s in zip(wanted, shape, strict=True)):
+    if (
+      kind != np.dtype(right)
+      or len(shape) != len(wanted)
+      or any(w is not None and w != s for w, s in zip(wanted, shape, strict=True))
+    ):
       raise Garbled(f'{name} is {kind} {list(shape)} instead of {np.dtype(right)} {list(wanted)}')
 
 

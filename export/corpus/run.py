@@ -27,6 +27,7 @@ _LOOK_SECONDS = 1.0  # between two looks at how far it is
 @dataclasses.dataclass(frozen=True)
 class Request:
   """What is asked for; the flags of `corpus_flags`."""
+
   corpus: tuple[str, ...]
   source: str
   reading: source_lib.Reading
@@ -72,7 +73,10 @@ def run(request: Request, console: console_lib.Console) -> None:
       start = time.monotonic()
       # Elsewhere than in this process, nobody knows how far the workers are.
       total = pieces if beam_runner.is_embedded(options) else None
-      with console.step(f'compare on {workers_of_a_run(options)} workers', total=total) as advance, _followed(job, advance):
+      with (
+        console.step(f'compare on {workers_of_a_run(options)} workers', total=total) as advance,
+        _followed(job, advance),
+      ):
         beam_runner.run(lambda p: pipeline.build(job, patterns, place, p), options)
       seconds = time.monotonic() - start
       found = json.loads(filesystems.read(place))
@@ -83,35 +87,52 @@ def run(request: Request, console: console_lib.Console) -> None:
   results = _results(found, request, record, preprocessor, seconds, workers_of_a_run(options), job.workers)
   faults = verdict.faults(results)
   results['verdict'] = '; '.join(faults) or 'Source and export are as close as they may be, in every line.'
-  if not faults and (missed := [head for head in job.signatures if not {*source_side.HEADS[head]} <= results['outputs'].keys()]):
+  if not faults and (
+    missed := [head for head in job.signatures if not {*source_side.HEADS[head]} <= results['outputs'].keys()]
+  ):
     results['verdict'] += f' Not compared, for want of batches: {", ".join(missed)}.'
   results['passed'] = not faults
   # What tells that all is there comes last.
-  for name, text in (('index.html', page.html(results)), ('README.md', page.markdown(results)),
-                     ('results.json', json.dumps(results, indent=1, allow_nan=False) + '\n')):
+  for name, text in (
+    ('index.html', page.html(results)),
+    ('README.md', page.markdown(results)),
+    ('results.json', json.dumps(results, indent=1, allow_nan=False) + '\n'),
+  ):
     filesystems.write(f'{request.output.rstrip("/")}/{name}', text.encode())
-  console.table('Differences between source and export', ['output', 'values', 'rms', 'allowed', '50 %', '99 %', '99.99 %', 'largest', 'allowed'],
-                page.rows(results))
+  console.table(
+    'Differences between source and export',
+    ['output', 'values', 'rms', 'allowed', '50 %', '99 %', '99.99 %', 'largest', 'allowed'],
+    page.rows(results),
+  )
   console.facts('Lines', page.counts(results))
   console.table('Where the workers\' time went', ['work', 'seconds', 'share'], page.work(results))
   console.line(f'\n{", ".join(" ".join(fact) for fact in page.facts(results))}')
   console.line(f'Results: {request.output}')
   if faults:
-    raise errors.ParityError(f'no parity on this corpus ({results["verdict"]}) in {request.release}: see {request.output}')
+    raise errors.ParityError(
+      f'no parity on this corpus ({results["verdict"]}) in {request.release}: see {request.output}'
+    )
 
 
 def _job(request: Request, options: Any) -> tuple[Any, dict[str, Any], str]:
   """What every worker is told, the record of the release, and its preprocessor, as 'tensorflow/albert_en_preprocess/3'."""
   from export.corpus import models
+
   with tree.release_at(request.release) as release, source_lib.open_source(request.source, request.reading) as source:
     record = integrity.read_record(release)
     if record['kind'] != 'encoder':
-      raise errors.GoldenError(f'{request.release} is a {record["kind"]}: give the directory of an encoder; its preprocessor is found')
+      raise errors.GoldenError(
+        f'{request.release} is a {record["kind"]}: give the directory of an encoder; its preprocessor is found'
+      )
     if record['source']['digest'] != source.digest:
-      raise errors.GoldenError(f'{request.release} was made from {record["source"]["digest"]}, and {request.source} is {source.digest}: give its source')
+      raise errors.GoldenError(
+        f'{request.release} was made from {record["source"]["digest"]}, and {request.source} is {source.digest}: give its source'
+      )
     if source.graph is None:
-      raise errors.GoldenError(f'no graph in {request.source} ({source.format}): a corpus takes a source that can be run; python -m export.verify '
-                               'holds this one against the reference')
+      raise errors.GoldenError(
+        f'no graph in {request.source} ({source.format}): a corpus takes a source that can be run; python -m export.verify '
+        'holds this one against the reference'
+      )
     source_graph.check(source.graph, request.trust.graph)
     positions = source.config.max_position_embeddings
     if request.seq_length > positions:
@@ -120,22 +141,41 @@ def _job(request: Request, options: Any) -> tuple[Any, dict[str, Any], str]:
     with tree.release_at(preprocessor) as path:
       companion = integrity.read_record(path)
     if companion['kind'] != 'preprocessor' or companion['source']['sp_model']['digest'] != source.sp_model_digest:
-      raise errors.GoldenError(f'{preprocessor} was not made from the SentencePiece model of {request.source}: give its preprocessor with '
-                               '--preprocessor_release')
+      raise errors.GoldenError(
+        f'{preprocessor} was not made from the SentencePiece model of {request.source}: give its preprocessor with '
+        '--preprocessor_release'
+      )
     heads = {weight_map.Part.ENCODER, *(weight_map.Part(head) for head in record['heads'])}
     workers = workers_of_a_process(options)
     job = models.Job(
-        name=uuid.uuid4().hex, source=_absolute(request.source), reading=request.reading, digest=source.digest, release=_absolute(request.release),
-        preprocessor=_absolute(preprocessor), interface=record['interface'], signatures=tuple(source_graph.signatures(heads & source.provable)),
-        hidden=source.config.hidden_size, words=source.config.vocab_size, version=int(companion['release'].rpartition('/')[2]),
-        seq_length=request.seq_length, batch_tokens=request.batch_tokens, trust=request.trust, workers=workers,
-        threads=request.threads or (max(1, len(os.sched_getaffinity(0)) // workers_of_a_run(options)) if workers_of_a_run(options) > workers else 0), keep=request.worst)
+      name=uuid.uuid4().hex,
+      source=_absolute(request.source),
+      reading=request.reading,
+      digest=source.digest,
+      release=_absolute(request.release),
+      preprocessor=_absolute(preprocessor),
+      interface=record['interface'],
+      signatures=tuple(source_graph.signatures(heads & source.provable)),
+      hidden=source.config.hidden_size,
+      words=source.config.vocab_size,
+      version=int(companion['release'].rpartition('/')[2]),
+      seq_length=request.seq_length,
+      batch_tokens=request.batch_tokens,
+      trust=request.trust,
+      workers=workers,
+      threads=request.threads
+      or (
+        max(1, len(os.sched_getaffinity(0)) // workers_of_a_run(options)) if workers_of_a_run(options) > workers else 0
+      ),
+      keep=request.worst,
+    )
     return job, record, companion['release']
 
 
 @contextlib.contextmanager
 def _followed(job: Any, advance: console_lib.Advance) -> Iterator[None]:
   from export.corpus import models
+
   told = 0
 
   def look() -> None:
@@ -156,6 +196,7 @@ def _absolute(path: str) -> str:
 def workers_of_a_run(options: Any) -> int:
   """Number of workers of a run, as far as the options say: 1 for a runner elsewhere that is given none."""
   from apache_beam.options import pipeline_options
+
   given = options.view_as(pipeline_options.DirectOptions)
   if not beam_runner.is_embedded(options):
     return max(1, given.direct_num_workers or 1)
@@ -171,6 +212,7 @@ def workers_of_a_process(options: Any) -> int:
 def _output(directory: str, options: Any) -> Iterator[str]:
   """Makes the directory for the results, and yields where to write what is found. If nothing is written there, nothing stays."""
   from export.beam import filesystems
+
   is_here = '://' not in directory.removeprefix('file://')
   path = pathlib.Path(directory.removeprefix('file://'))
   is_new = is_here and not path.exists()
@@ -193,21 +235,41 @@ def _output(directory: str, options: Any) -> Iterator[str]:
   filesystems.remove(found)
 
 
-def _results(found: dict[str, Any], request: Request, record: dict[str, Any], preprocessor: str, seconds: float, workers: int,
-             in_one_process: int) -> dict[str, Any]:
+def _results(
+  found: dict[str, Any],
+  request: Request,
+  record: dict[str, Any],
+  preprocessor: str,
+  seconds: float,
+  workers: int,
+  in_one_process: int,
+) -> dict[str, Any]:
   from export.corpus import verdict
+
   run, lines = found.pop('run'), found['lines']
   encoder = run['seconds'].get('encoder', 0.0)
   memory = run['memory']
   rate = lines / seconds
   run |= {
-      'workers': workers, 'wall_seconds': seconds, 'lines_per_second': rate, 'tokens_per_second': found['tokens'] / seconds,
-      # What the same workers would do if they did nothing but call the encoder on the same batches.
-      'encoder_lines_per_second': workers * lines / encoder if encoder else 0.0,
-      'share_of_encoder': rate * encoder / (workers * lines) if lines else 0.0,
-      # Of its two processes, and its share of the one that it has with others: an upper bound, since not all peak at the same time.
-      'memory_per_worker': sum(memory.values()) - memory.get('worker', 0) * (in_one_process - 1) // in_one_process}
+    'workers': workers,
+    'wall_seconds': seconds,
+    'lines_per_second': rate,
+    'tokens_per_second': found['tokens'] / seconds,
+    # What the same workers would do if they did nothing but call the encoder on the same batches.
+    'encoder_lines_per_second': workers * lines / encoder if encoder else 0.0,
+    'share_of_encoder': rate * encoder / (workers * lines) if lines else 0.0,
+    # Of its two processes, and its share of the one that it has with others: an upper bound, since not all peak at the
+    # same time.
+    'memory_per_worker': sum(memory.values()) - memory.get('worker', 0) * (in_one_process - 1) // in_one_process,
+  }
   return {
-      'release': record['release'], 'preprocessor': preprocessor, 'source': record['source']['digest'],
-      'corpus': list(request.corpus), 'seq_length': request.seq_length, 'batch_tokens': request.batch_tokens, **found,
-      'allowed': {name: verdict.allowed(record, name, output['values']) for name, output in found['outputs'].items()}, 'run': run}
+    'release': record['release'],
+    'preprocessor': preprocessor,
+    'source': record['source']['digest'],
+    'corpus': list(request.corpus),
+    'seq_length': request.seq_length,
+    'batch_tokens': request.batch_tokens,
+    **found,
+    'allowed': {name: verdict.allowed(record, name, output['values']) for name, output in found['outputs'].items()},
+    'run': run,
+  }

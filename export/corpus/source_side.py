@@ -1,6 +1,6 @@
 """The process that holds a source's graph: assigns its variables once, apart from the machine and under limits, and runs it batch after batch.
 
-  python -m export.corpus.source_side DIRECTORY LIMITS
+python -m export.corpus.source_side DIRECTORY LIMITS
 """
 
 import json

@@ -19,6 +19,7 @@ _LONGEST = 300  # characters of a text that is kept, and half as many ids
 @dataclasses.dataclass(frozen=True, order=True)
 class Place:
   """Of a line: its file, and the bytes before it there."""
+
   path: str
   offset: int
 
@@ -31,6 +32,7 @@ class Worst:
     largest: the largest difference in it; infinite for what is no number.
     place, text: the line, as far as it is kept.
   """
+
   largest: float
   place: Place
   text: str
@@ -43,6 +45,7 @@ class Worst:
 @dataclasses.dataclass(frozen=True)
 class Unlike:
   """A line whose ids, or whose packing, are not those of the rule."""
+
   place: Place
   text: str
   right: tuple[int, ...]
@@ -52,6 +55,7 @@ class Unlike:
 @dataclasses.dataclass(frozen=True, order=True)
 class Fault:
   """What could not be compared: a line and those that were to be compared with it, or the rest of a piece of a file."""
+
   place: Place
   why: str
 
@@ -63,7 +67,7 @@ def short(text: str) -> str:
 
 def few(ids: Iterable[int]) -> tuple[int, ...]:
   """Ids as far as they are kept."""
-  return tuple(map(int, ids))[:_LONGEST // 2]
+  return tuple(map(int, ids))[: _LONGEST // 2]
 
 
 @dataclasses.dataclass
@@ -75,6 +79,7 @@ class Spread:
     squares: the sum of their squares. A fraction, so that it does not depend on the order of summing.
     largest: of all.
   """
+
   values: int = 0
   squares: fractions.Fraction = fractions.Fraction(0)
   largest: float = 0.0
@@ -112,7 +117,9 @@ class Differences:
     self.spread = Spread()
     self.not_finite = 0
     self.histogram = bh.Histogram(
-        bh.axis.Regular(_PER_DECADE * (_HIGH - _LOW), 10.0**_LOW, 10.0**_HIGH, transform=bh.axis.transform.log), storage=bh.storage.Int64())
+      bh.axis.Regular(_PER_DECADE * (_HIGH - _LOW), 10.0**_LOW, 10.0**_HIGH, transform=bh.axis.transform.log),
+      storage=bh.storage.Int64(),
+    )
     self.worst = list[Worst]()
 
   def fill(self, differences: np.ndarray, worst: Iterable[Worst]) -> None:
@@ -138,11 +145,28 @@ class Differences:
     edges = [float(edge) for edge in self.histogram.axes[0].edges]
     counts = [int(count) for count in self.histogram.view(flow=True)]
     return {
-        'values': self.spread.values, 'not_finite': self.not_finite, 'rms': self.spread.rms, 'largest': self.spread.largest,
-        'quantiles': {str(q): min(_quantile(q, counts, edges), self.spread.largest) for q in _QUANTILES},
-        'histogram': {'low': edges[0], 'high': edges[-1], 'bins': len(edges) - 1, 'below': counts[0], 'above': counts[-1], 'counts': counts[1:-1]},
-        'worst': [{**dataclasses.asdict(line.place), 'largest': line.largest if math.isfinite(line.largest) else None, 'text': line.text}
-                  for line in self.worst]}
+      'values': self.spread.values,
+      'not_finite': self.not_finite,
+      'rms': self.spread.rms,
+      'largest': self.spread.largest,
+      'quantiles': {str(q): min(_quantile(q, counts, edges), self.spread.largest) for q in _QUANTILES},
+      'histogram': {
+        'low': edges[0],
+        'high': edges[-1],
+        'bins': len(edges) - 1,
+        'below': counts[0],
+        'above': counts[-1],
+        'counts': counts[1:-1],
+      },
+      'worst': [
+        {
+          **dataclasses.asdict(line.place),
+          'largest': line.largest if math.isfinite(line.largest) else None,
+          'text': line.text,
+        }
+        for line in self.worst
+      ],
+    }
 
 
 def _quantile(share: float, counts: list[int], edges: list[float]) -> float:
@@ -163,7 +187,8 @@ class Summary:
     tokens: positions that are not padding.
     different: lines whose ids or packing are not those of the rule; `unlike` are the first of them.
     equally_likely: lines whose ids are others of the same score: both are right.
-    unoriginal: lines for which the rule of the preprocessor's version gives other ids than the weights were trained with.
+    unoriginal: lines for which the rule of the preprocessor's version gives other ids than the weights were trained
+      with.
     not_compared: places from which on something was not; `faults` are the first of them.
     outputs: the differences by output.
     lengths: by how many positions the batch had, the number of lines and tokens, and the spread of `sequence_output`.
@@ -177,7 +202,9 @@ class Summary:
   def __init__(self, keep: int = 20):
     """`keep` is how many lines are kept of each kind."""
     self.keep = keep
-    self.lines = self.tokens = self.blank = self.cut = self.different = self.equally_likely = self.unoriginal = self.not_compared = 0
+    self.lines = self.tokens = self.blank = self.cut = self.different = self.equally_likely = self.unoriginal = (
+      self.not_compared
+    ) = 0
     self.restarts = 0
     self.outputs = dict[str, Differences]()
     self.lengths = dict[int, tuple[int, int, Spread]]()
@@ -225,11 +252,20 @@ class Summary:
   def as_json(self) -> dict[str, Any]:
     """All of it; what is another thing in every run is below `run`."""
     return {
-        **{name: getattr(self, name) for name in self._COUNTS if name != 'restarts'},
-        'outputs': {name: self.outputs[name].as_json() for name in _ORDER if name in self.outputs},
-        'lengths': {str(length): {'lines': lines, 'tokens': tokens, 'rms': spread.rms, 'largest': spread.largest}
-                    for length, (lines, tokens, spread) in sorted(self.lengths.items())},
-        'unlike': [{**dataclasses.asdict(line.place), 'text': line.text, 'right': list(line.right), 'actual': list(line.actual)}
-                   for line in self.unlike],
-        'faults': [{**dataclasses.asdict(fault.place), 'why': fault.why} for fault in self.faults],
-        'run': {'restarts': self.restarts, 'seconds': dict(sorted(self.seconds.items())), 'memory': dict(sorted(self.memory.items()))}}
+      **{name: getattr(self, name) for name in self._COUNTS if name != 'restarts'},
+      'outputs': {name: self.outputs[name].as_json() for name in _ORDER if name in self.outputs},
+      'lengths': {
+        str(length): {'lines': lines, 'tokens': tokens, 'rms': spread.rms, 'largest': spread.largest}
+        for length, (lines, tokens, spread) in sorted(self.lengths.items())
+      },
+      'unlike': [
+        {**dataclasses.asdict(line.place), 'text': line.text, 'right': list(line.right), 'actual': list(line.actual)}
+        for line in self.unlike
+      ],
+      'faults': [{**dataclasses.asdict(fault.place), 'why': fault.why} for fault in self.faults],
+      'run': {
+        'restarts': self.restarts,
+        'seconds': dict(sorted(self.seconds.items())),
+        'memory': dict(sorted(self.memory.items())),
+      },
+    }

@@ -1,8 +1,8 @@
 """Makes a TF1 Hub module of ALBERT with weights drawn at random and a SentencePiece model trained on the spot.
 
-  python -m export.demo --output=build/demo/albert_demo
-  python -m export.demo --output=/tmp/albert_large --size=large
-  python -m export.demo --output=/tmp/albert_base --size=base --values=trained    with the statistics of trained weights
+python -m export.demo --output=build/demo/albert_demo
+python -m export.demo --output=/tmp/albert_large --size=large
+python -m export.demo --output=/tmp/albert_base --size=base --values=trained    with the statistics of trained weights
 """
 
 import pathlib
@@ -15,13 +15,18 @@ from converters import errors
 from export.demo import weight_values
 
 _OUTPUT = flags.DEFINE_string('output', None, 'Directory to make; must not exist.', required=True)
-_SIZE = flags.DEFINE_enum('size', 'demo', ['tiny', 'demo', 'base', 'large', 'xlarge', 'xxlarge'], 'Published size to imitate, or a small one.')
+_SIZE = flags.DEFINE_enum(
+  'size', 'demo', ['tiny', 'demo', 'base', 'large', 'xlarge', 'xxlarge'], 'Published size to imitate, or a small one.'
+)
 _VALUES = flags.DEFINE_enum(
-    'values', 'random', list(weight_values.REGIMES), 'Statistics of the weights; `trained` has those of all others.')
+  'values', 'random', list(weight_values.REGIMES), 'Statistics of the weights; `trained` has those of all others.'
+)
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the weights.', lower_bound=0)
 _MLM = flags.DEFINE_bool('mlm', True, 'Whether the module has the masked language model head.')
 _SOP = flags.DEFINE_bool('sop', True, 'Whether the module has the sentence order head.')
-_DROPOUT = flags.DEFINE_float('dropout', 0, 'Of hidden units and of attention, in the training mode.', lower_bound=0, upper_bound=0.9)
+_DROPOUT = flags.DEFINE_float(
+  'dropout', 0, 'Of hidden units and of attention, in the training mode.', lower_bound=0, upper_bound=0.9
+)
 
 
 def main() -> None:
@@ -31,8 +36,16 @@ def main() -> None:
   # TensorFlow takes seconds to import: only when there is something to make.
   from export.demo import tf1_module
   from export.demo import vocabulary
-  spec = tf1_module.Spec(**tf1_module.SIZES[_SIZE.value], mlm=_MLM.value, sop=_SOP.value, seed=_SEED.value,
-                         values=_VALUES.value, hidden_dropout=_DROPOUT.value, attention_dropout=_DROPOUT.value)
+
+  spec = tf1_module.Spec(
+    **tf1_module.SIZES[_SIZE.value],
+    mlm=_MLM.value,
+    sop=_SOP.value,
+    seed=_SEED.value,
+    values=_VALUES.value,
+    hidden_dropout=_DROPOUT.value,
+    attention_dropout=_DROPOUT.value,
+  )
   model = vocabulary.train(vocabulary.CORPUS.read_text(encoding='utf-8').splitlines(), spec.vocab_size)
   output.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=output.parent, prefix=f'.{output.name}.') as unfinished:

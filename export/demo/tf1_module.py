@@ -1,8 +1,9 @@
 """Writes a TF1 Hub module of ALBERT with weights drawn at random, in the form of google/albert_*/{1,2,3}.
 
-The graph follows the ALBERT paper (arxiv.org/abs/1909.11942) and is built with tf.compat.v1 alone. The files have the form that
-tensorflow_hub's exporter gives them: no SaverDef and no saver nodes, one encoder behind all signatures, assets as constants of the text
-SAVEDMODEL-ASSET, the metagraph of tag `train` first. tests/genuine/README.md compares both forms field by field.
+The graph follows the ALBERT paper (arxiv.org/abs/1909.11942) and is built with tf.compat.v1 alone. The files have the
+form that tensorflow_hub's exporter gives them: no SaverDef and no saver nodes, one encoder behind all signatures,
+assets as constants of the text SAVEDMODEL-ASSET, the metagraph of tag `train` first. tests/genuine/README.md compares
+both forms field by field.
 """
 
 import dataclasses
@@ -28,13 +29,20 @@ _ASSETS = {'config_file': 'albert_config.json', 'vocab_file': '30k-clean.vocab',
 
 # Published sizes of google/albert_*/2, one that a laptop exports in seconds, and one for tests.
 SIZES = {
-    'tiny': dict(vocab_size=200, embedding_size=8, hidden_size=16, num_hidden_layers=3, num_attention_heads=4,
-                 intermediate_size=24, max_position_embeddings=128),
-    'demo': dict(vocab_size=1000, hidden_size=64, num_hidden_layers=4, num_attention_heads=4),
-    'base': dict(vocab_size=30000, hidden_size=768, num_hidden_layers=12, num_attention_heads=12),
-    'large': dict(vocab_size=30000, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16),
-    'xlarge': dict(vocab_size=30000, hidden_size=2048, num_hidden_layers=24, num_attention_heads=32),
-    'xxlarge': dict(vocab_size=30000, hidden_size=4096, num_hidden_layers=12, num_attention_heads=64),
+  'tiny': dict(
+    vocab_size=200,
+    embedding_size=8,
+    hidden_size=16,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=24,
+    max_position_embeddings=128,
+  ),
+  'demo': dict(vocab_size=1000, hidden_size=64, num_hidden_layers=4, num_attention_heads=4),
+  'base': dict(vocab_size=30000, hidden_size=768, num_hidden_layers=12, num_attention_heads=12),
+  'large': dict(vocab_size=30000, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16),
+  'xlarge': dict(vocab_size=30000, hidden_size=2048, num_hidden_layers=24, num_attention_heads=32),
+  'xxlarge': dict(vocab_size=30000, hidden_size=4096, num_hidden_layers=12, num_attention_heads=64),
 }
 
 
@@ -52,6 +60,7 @@ class Spec:
     seed: of the weights; another seed gives another value to every element of every tensor.
     values: regime of the weights, a key of `weight_values.REGIMES`.
   """
+
   vocab_size: int = 1000
   embedding_size: int = 128
   hidden_size: int = 64
@@ -71,25 +80,25 @@ class Spec:
   def config(self) -> dict[str, Any]:
     """The content of albert_config.json, with the keys the authors' files have."""
     return {
-        'attention_probs_dropout_prob': self.attention_dropout,
-        'hidden_act': 'gelu',
-        'hidden_dropout_prob': self.hidden_dropout,
-        'embedding_size': self.embedding_size,
-        'hidden_size': self.hidden_size,
-        'initializer_range': 0.02,
-        'intermediate_size': self.intermediate_size or 4 * self.hidden_size,
-        'max_position_embeddings': self.max_position_embeddings,
-        'num_attention_heads': self.num_attention_heads,
-        'num_hidden_layers': self.num_hidden_layers,
-        'num_hidden_groups': 1,
-        'net_structure_type': 0,
-        'layers_to_keep': [],
-        'gap_size': 0,
-        'num_memory_blocks': 0,
-        'inner_group_num': 1,
-        'down_scale_factor': 1,
-        'type_vocab_size': self.type_vocab_size,
-        'vocab_size': self.vocab_size,
+      'attention_probs_dropout_prob': self.attention_dropout,
+      'hidden_act': 'gelu',
+      'hidden_dropout_prob': self.hidden_dropout,
+      'embedding_size': self.embedding_size,
+      'hidden_size': self.hidden_size,
+      'initializer_range': 0.02,
+      'intermediate_size': self.intermediate_size or 4 * self.hidden_size,
+      'max_position_embeddings': self.max_position_embeddings,
+      'num_attention_heads': self.num_attention_heads,
+      'num_hidden_layers': self.num_hidden_layers,
+      'num_hidden_groups': 1,
+      'net_structure_type': 0,
+      'layers_to_keep': [],
+      'gap_size': 0,
+      'num_memory_blocks': 0,
+      'inner_group_num': 1,
+      'down_scale_factor': 1,
+      'type_vocab_size': self.type_vocab_size,
+      'vocab_size': self.vocab_size,
     }
 
 
@@ -103,7 +112,8 @@ class _Graph:
   def _variable(self, name: str, *shape: int) -> Any:
     with v1.variable_scope('', reuse=v1.AUTO_REUSE):
       return v1.get_variable(
-          name, shape, tf.float32, initializer=v1.truncated_normal_initializer(stddev=0.02), use_resource=True)
+        name, shape, tf.float32, initializer=v1.truncated_normal_initializer(stddev=0.02), use_resource=True
+      )
 
   def _dropout(self, x: Any, rate: float) -> Any:
     return tf.nn.dropout(x, rate=rate) if self._is_training and rate else x
@@ -186,7 +196,8 @@ class _Graph:
     x = self._layer_norm(x, 'cls/predictions/transform/LayerNorm')
     table = self._variable('bert/embeddings/word_embeddings', vocab_size, width)
     return tf.nn.bias_add(
-        tf.matmul(x, table, transpose_b=True), self._variable('cls/predictions/output_bias', vocab_size))
+      tf.matmul(x, table, transpose_b=True), self._variable('cls/predictions/output_bias', vocab_size)
+    )
 
   def sop_log_probs(self, pooled_output: Any) -> Any:
     """pooled_output [batch, H] -> [batch, 2]."""
@@ -198,26 +209,32 @@ class _Graph:
 def _signature(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
   info = v1.saved_model.build_tensor_info
   return v1.saved_model.build_signature_def(
-      inputs={k: info(v) for k, v in inputs.items()}, outputs={k: info(v) for k, v in outputs.items()}, method_name='')
+    inputs={k: info(v) for k, v in inputs.items()}, outputs={k: info(v) for k, v in outputs.items()}, method_name=''
+  )
 
 
 def _meta_graph(spec: Spec, tags: Sequence[str]) -> Any:
   """Builds one metagraph in the default graph, which holds nothing else, and returns it."""
   graph = _Graph(spec, is_training='train' in tags)
-  inputs = {name: v1.placeholder(tf.int32, [None, None], name=name) for name in ('input_ids', 'input_mask', 'segment_ids')}
+  inputs = {
+    name: v1.placeholder(tf.int32, [None, None], name=name) for name in ('input_ids', 'input_mask', 'segment_ids')
+  }
   sequence_output, pooled_output = graph.encode(**inputs)
   outputs = {'sequence_output': sequence_output, 'pooled_output': pooled_output}
   signatures = {'tokens': _signature(inputs, outputs)}
   if spec.mlm:
     positions = v1.placeholder(tf.int32, [None, None], name='mlm_positions')
     signatures['mlm'] = _signature(
-        {**inputs, 'mlm_positions': positions}, {**outputs, 'mlm_logits': graph.mlm_logits(sequence_output, positions)})
+      {**inputs, 'mlm_positions': positions}, {**outputs, 'mlm_logits': graph.mlm_logits(sequence_output, positions)}
+    )
   if spec.sop:
     signatures['sop'] = _signature(inputs, {**outputs, 'sop_log_probs': graph.sop_log_probs(pooled_output)})
   assets = {name: tf.constant('SAVEDMODEL-ASSET', name=name) for name in _ASSETS}
   for asset in assets.values():
     v1.add_to_collection(v1.GraphKeys.ASSET_FILEPATHS, asset)
-  signatures['tokenization_info'] = _signature({}, {'vocab_file': assets['vocab_model'], 'do_lower_case': tf.constant(True)})
+  signatures['tokenization_info'] = _signature(
+    {}, {'vocab_file': assets['vocab_model'], 'do_lower_case': tf.constant(True)}
+  )
 
   meta_graph = v1.train.export_meta_graph(strip_default_attrs=True)
   meta_graph.meta_info_def.tags.extend(tags)
@@ -253,7 +270,9 @@ def write(path: str | pathlib.Path, spec: Spec, sentencepiece_model: bytes, voca
     variables = {variable.op.name: variable for variable in v1.global_variables()}
     for number, (name, variable) in enumerate(sorted(variables.items())):
       variable.load(weight_values.value(spec.values, name, tuple(variable.shape), [spec.seed, number]), session)
-    v1.train.Saver(variables, sharded=True).save(session, str(path / 'variables' / 'variables'), write_meta_graph=False, write_state=False)
+    v1.train.Saver(variables, sharded=True).save(
+      session, str(path / 'variables' / 'variables'), write_meta_graph=False, write_state=False
+    )
   (path / 'saved_model.pb').write_bytes(saved_model.SerializeToString(deterministic=True))
   (path / 'assets' / _ASSETS['vocab_model']).write_bytes(sentencepiece_model)
   (path / 'assets' / _ASSETS['vocab_file']).write_text(vocab_text, encoding='utf-8')

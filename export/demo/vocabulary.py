@@ -14,14 +14,14 @@ CORPUS = assets_dir.PATH / 'demo' / 'corpus.txt'
 
 # The options of the training command in ALBERT's README (github.com/google-research/albert), except the size.
 _ORIGINAL_OPTIONS: dict[str, Any] = dict(
-    model_type='unigram',
-    pad_id=0,
-    unk_id=1,
-    bos_id=-1,
-    eos_id=-1,
-    control_symbols=['[CLS]', '[SEP]', '[MASK]'],
-    user_defined_symbols=['(', ')', '"', '-', '.', '–', '£', '€'],
-    character_coverage=0.99995,
+  model_type='unigram',
+  pad_id=0,
+  unk_id=1,
+  bos_id=-1,
+  eos_id=-1,
+  control_symbols=['[CLS]', '[SEP]', '[MASK]'],
+  user_defined_symbols=['(', ')', '"', '-', '.', '–', '£', '€'],
+  character_coverage=0.99995,
 )
 
 
@@ -43,13 +43,13 @@ def train(lines: Iterable[str], vocab_size: int) -> bytes:
   """
   model = io.BytesIO()
   spm.SentencePieceTrainer.train(
-      sentence_iterator=iter(lines),
-      model_writer=model,
-      vocab_size=min(vocab_size, 800),
-      hard_vocab_limit=False,
-      num_threads=1,  # more than one gives scores that depend on the schedule
-      minloglevel=2,
-      **_ORIGINAL_OPTIONS,
+    sentence_iterator=iter(lines),
+    model_writer=model,
+    vocab_size=min(vocab_size, 800),
+    hard_vocab_limit=False,
+    num_threads=1,  # more than one gives scores that depend on the schedule
+    minloglevel=2,
+    **_ORIGINAL_OPTIONS,
   )
   return model.getvalue() + _made_up_pieces(model.getvalue(), vocab_size)
 
@@ -70,8 +70,8 @@ def _made_up_pieces(model: bytes, vocab_size: int) -> bytes:
   fresh = itertools.filterfalse(set(pieces).__contains__, candidates)
   score = min(processor.get_score(i) for i in range(len(processor)))
   parts = [
-      _length_delimited(1, _length_delimited(1, piece.encode()) + b'\x15' + struct.pack('<f', score - 1 - rank / 1000))
-      for rank, piece in enumerate(itertools.islice(fresh, vocab_size - len(pieces)))
+    _length_delimited(1, _length_delimited(1, piece.encode()) + b'\x15' + struct.pack('<f', score - 1 - rank / 1000))
+    for rank, piece in enumerate(itertools.islice(fresh, vocab_size - len(pieces)))
   ]
   return b''.join(parts)
 

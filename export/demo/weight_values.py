@@ -25,6 +25,7 @@ class Regime:
     residual: factor of the kernels that end a residual branch.
     pooler: factor of the pooler kernel.
   """
+
   heavy_tails: bool = False
   gain: float = 0.0
   attention: float = 1.0
@@ -34,15 +35,14 @@ class Regime:
 
 
 REGIMES = {
-    'random': Regime(),
-    'heavy_tails': Regime(heavy_tails=True),
-    'outliers': Regime(gain=50.0),
-    'saturated_attention': Regime(attention=5.0),
-    'massive_activations': Regime(massive=250.0),
-    'growing_residuals': Regime(residual=16.0),
-    'saturated_pooler': Regime(pooler=24.0),
-    'trained': Regime(
-        heavy_tails=True, gain=10.0, attention=3.0, massive=60.0, residual=3.0, pooler=4.0),
+  'random': Regime(),
+  'heavy_tails': Regime(heavy_tails=True),
+  'outliers': Regime(gain=50.0),
+  'saturated_attention': Regime(attention=5.0),
+  'massive_activations': Regime(massive=250.0),
+  'growing_residuals': Regime(residual=16.0),
+  'saturated_pooler': Regime(pooler=24.0),
+  'trained': Regime(heavy_tails=True, gain=10.0, attention=3.0, massive=60.0, residual=3.0, pooler=4.0),
 }
 
 _QUERY_AND_KEY = ('/self/query/kernel', '/self/key/kernel')
@@ -50,8 +50,7 @@ _PROJECTION = 'bert/encoder/embedding_hidden_mapping_in/kernel'
 _POOLER = 'bert/pooler/dense/kernel'
 # Kernels that read outliers with small weights, as in trained models: of regimes with gains, and with massive values.
 _GAIN_READERS = (*_QUERY_AND_KEY, _PROJECTION, _POOLER)
-_MASSIVE_READERS = (
-    *_QUERY_AND_KEY, '/self/value/kernel', _POOLER, 'cls/predictions/transform/dense/kernel')
+_MASSIVE_READERS = (*_QUERY_AND_KEY, '/self/value/kernel', _POOLER, 'cls/predictions/transform/dense/kernel')
 _BRANCH_ENDS = ('/attention_1/output/dense/kernel', '/ffn_1/intermediate/output/dense/kernel')
 # The terms that set the massive values of the first layer's input and of each layer's output. The attention branch
 # cancels the massive values, so that layer norms do not scale everything else down.

@@ -1,11 +1,12 @@
 """Releases every version of a catalog that is not published yet, on Apache Beam.
 
   python -m export.fleet --catalog=assets/catalog.yaml --export_root=dist
-  python -m export.fleet --export_root=gs://bucket/models --runner=FlinkRunner --flink_master=host:8081 --environment_type=LOOPBACK
+  python -m export.fleet --export_root=gs://bucket/models --runner=FlinkRunner --flink_master=host:8081
+  --environment_type=LOOPBACK
 
-Each release is what `python -m export` makes of it, byte for byte, in a process of its own: preprocessors before the encoders that
-name them, lower versions before higher ones, and besides that side by side. One that fails stops only what needs it. Run again, it
-does only what is missing. Flags that are not listed by --help are Beam's.
+Each release is what `python -m export` makes of it, byte for byte, in a process of its own: preprocessors before the
+encoders that name them, lower versions before higher ones, and besides that side by side. One that fails stops only
+what needs it. Run again, it does only what is missing. Flags that are not listed by --help are Beam's.
 """
 
 import contextlib
@@ -34,13 +35,26 @@ from export.ui import console as console_lib
 for _module in (source_flags, policy_flags):
   flags.adopt_module_key_flags(_module)  # so that --help shows them
 _CATALOG = flags.DEFINE_multi_string(
-    'catalog', [str(catalog_lib.PATH)], 'A catalog of models, versions and their sources. Several publishers have one each: give it once '
-    'for every one.')
+  'catalog',
+  [str(catalog_lib.PATH)],
+  'A catalog of models, versions and their sources. Several publishers have one each: give it once for every one.',
+)
 _EXPORT_ROOT = flags.DEFINE_string(
-    'export_root', 'dist', 'Root of the release tree, which every worker must reach under this name. A directory, or what tf.io.gfile knows.')
-_SIGN_KEY = flags.DEFINE_string('sign_key', None, 'A file with an elliptic curve key in PEM, which every worker must have: to sign with.')
-_WITH_TEXT = flags.DEFINE_bool('with_text', False, 'Publish a model from text to vectors of every encoder that takes dicts, also of those that are published.')
-_RETRIES = flags.DEFINE_integer('retries', 2, 'How often a release that fails is tried again, beside what the runner does.', lower_bound=0)
+  'export_root',
+  'dist',
+  'Root of the release tree, which every worker must reach under this name. A directory, or what tf.io.gfile knows.',
+)
+_SIGN_KEY = flags.DEFINE_string(
+  'sign_key', None, 'A file with an elliptic curve key in PEM, which every worker must have: to sign with.'
+)
+_WITH_TEXT = flags.DEFINE_bool(
+  'with_text',
+  False,
+  'Publish a model from text to vectors of every encoder that takes dicts, also of those that are published.',
+)
+_RETRIES = flags.DEFINE_integer(
+  'retries', 2, 'How often a release that fails is tried again, beside what the runner does.', lower_bound=0
+)
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Say what would be released, and release nothing.')
 
 # An address has 107 bytes (unix(7)), with the directory `/pymp-12345678` and the name `/listener-12345678`.
@@ -69,17 +83,23 @@ def main() -> None:
     return
   sources = {catalogs[task.catalog].source(task.arguments[0].removeprefix('--model=')) for task in tasks}
   if len(sources) > 1 and flags.FLAGS['source_sha256'].present:
-    raise errors.UsageError(f'--source_sha256 is of one source, and the releases that are missing have {len(sources)}: leave it out, or make '
-                            'each with python -m export')
+    raise errors.UsageError(
+      f'--source_sha256 is of one source, and the releases that are missing have {len(sources)}: leave it out, or make '
+      'each with python -m export'
+    )
   if _DRY_RUN.value:
     for number, level in enumerate(plan.levels, start=1):
-      console.facts(f'Step {number}, side by side', [[task.path, f'after {", ".join(task.after)}' if task.after else ''] for task in level])
+      console.facts(
+        f'Step {number}, side by side',
+        [[task.path, f'after {", ".join(task.after)}' if task.after else ''] for task in level],
+      )
     console.line('\nDry run: nothing was written.')
     return
   _check_temporary_directory()
   # Imports Beam, and is imported by its workers.
   from export.fleet import own_process
   from export.fleet import pipeline
+
   job = pipeline.Job(tree.root, tuple(catalog.yaml for catalog in catalogs), _passed_on(), _RETRIES.value)
   util.get_temp_dir()  # multiprocessing makes it once, and removes it at the very end: after our own is gone
   with beam_runner.own_temporary_files(), _place(tree) as result:
@@ -105,13 +125,17 @@ def _check_temporary_directory() -> None:
   """
   path = tempfile.gettempdir()
   if len(os.fsencode(path)) > _LONGEST_TEMPORARY:
-    raise errors.RunError(f'TMPDIR={path}: the path is too long for a socket ({len(os.fsencode(path))} bytes, at most {_LONGEST_TEMPORARY}); '
-                          'give a shorter TMPDIR')
+    raise errors.RunError(
+      f'TMPDIR={path}: the path is too long for a socket ({len(os.fsencode(path))} bytes, at most {_LONGEST_TEMPORARY}); '
+      'give a shorter TMPDIR'
+    )
 
 
 def _passed_on() -> tuple[str, ...]:
   """What `python -m export` is given besides the release: the flags that both have, as far as they were given here."""
-  names = [flag.name for module in (source_flags, policy_flags) for flag in flags.FLAGS.flags_by_module_dict()[module.__name__]]
+  names = [
+    flag.name for module in (source_flags, policy_flags) for flag in flags.FLAGS.flags_by_module_dict()[module.__name__]
+  ]
   return tuple(flags.FLAGS[name].serialize() for name in (*names, 'sign_key') if flags.FLAGS[name].present)
 
 
@@ -123,6 +147,7 @@ def _place(tree: tree_lib.Tree) -> Iterator[str]:
       yield str(directory / 'outcomes.json')
     return
   from export.beam import filesystems  # imports Beam
+
   path = f'{tree.root}/.outcomes-{uuid.uuid4().hex}.json'
   try:
     yield path
@@ -150,13 +175,25 @@ def _report(console: console_lib.Console, tasks: list[plan_lib.Task], outcomes: 
   order = {task.path: number for number, task in enumerate(tasks)}
   outcomes.sort(key=lambda outcome: order[outcome.path])
   failed = [outcome for outcome in outcomes if not outcome.published]
-  console.table('Releases', ['path', 'tries', 'time', 'outcome'], [
-      [outcome.path, str(outcome.tries), f'{outcome.seconds:.1f} s', 'published' if outcome.published else 'FAILED' if outcome.tries else 'not tried']
-      for outcome in outcomes])
+  console.table(
+    'Releases',
+    ['path', 'tries', 'time', 'outcome'],
+    [
+      [
+        outcome.path,
+        str(outcome.tries),
+        f'{outcome.seconds:.1f} s',
+        'published' if outcome.published else 'FAILED' if outcome.tries else 'not tried',
+      ]
+      for outcome in outcomes
+    ],
+  )
   if failed:
     console.facts('Not published, and why', [(outcome.path, outcome.why) for outcome in failed])
-    raise errors.PublishError(f'{len(failed)} of {len(outcomes)} releases were not published ({", ".join(o.path for o in failed)}): mend '
-                              'what the table says, and run it again; what is published is complete, and will be kept')
+    raise errors.PublishError(
+      f'{len(failed)} of {len(outcomes)} releases were not published ({", ".join(o.path for o in failed)}): mend '
+      'what the table says, and run it again; what is published is complete, and will be kept'
+    )
 
 
 if __name__ == '__main__':

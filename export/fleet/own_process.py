@@ -32,7 +32,8 @@ class Ended(Exception):
 def run(arguments: Sequence[str], catalog: str) -> tuple[int, str]:
   """Does what `python -m export` does, and waits for it.
 
-  The process is as fresh as one can be in which TensorFlow is imported: it is forked from one that has imported it, and done nothing
+  The process is as fresh as one can be in which TensorFlow is imported: it is forked from one that has imported it, and
+  done nothing
   else. Importing takes a quarter of a small release's processor time.
 
   Args:
@@ -52,7 +53,9 @@ def run(arguments: Sequence[str], catalog: str) -> tuple[int, str]:
     cli.set_environment()
     forking = multiprocessing.get_context('forkserver')
     forking.set_forkserver_preload(_PRELOADED)
-    process = forking.Process(target=_release, args=([*arguments, f'--catalog={directory / "catalog.yaml"}'], str(said)))
+    process = forking.Process(
+      target=_release, args=([*arguments, f'--catalog={directory / "catalog.yaml"}'], str(said))
+    )
     with _lock:
       if _ended.is_set():
         raise Ended

@@ -30,6 +30,7 @@ class Job:
     arguments: for `python -m export`.
     retries: how often what failed is tried again.
   """
+
   export_root: str
   catalogs: tuple[str, ...]
   arguments: tuple[str, ...]
@@ -47,6 +48,7 @@ class Outcome:
     tries: how many.
     why: it is not.
   """
+
   path: str
   published: bool
   seconds: float = 0.0
@@ -76,8 +78,11 @@ class _Release(beam.DoFn):
     start, tries = time.monotonic(), 0
 
     @retry.with_exponential_backoff(
-        num_retries=self._job.retries, initial_delay_secs=_FIRST_WAIT_SECONDS, logger=lambda *words: None,
-        retry_filter=lambda e: isinstance(e, Failed) and e.status != _WRONG_FLAGS)
+      num_retries=self._job.retries,
+      initial_delay_secs=_FIRST_WAIT_SECONDS,
+      logger=lambda *words: None,
+      retry_filter=lambda e: isinstance(e, Failed) and e.status != _WRONG_FLAGS,
+    )
     def release() -> None:
       nonlocal tries
       # A runner may hand out an element again, whose release was made before its worker died.
@@ -85,8 +90,10 @@ class _Release(beam.DoFn):
       if all(tree_lib.holds(tree, path) for path in task.makes):
         return
       tries += 1
-      status, said = own_process.run([*task.arguments, f'--export_root={self._job.export_root}', *self._job.arguments],
-                                     self._job.catalogs[task.catalog])
+      status, said = own_process.run(
+        [*task.arguments, f'--export_root={self._job.export_root}', *self._job.arguments],
+        self._job.catalogs[task.catalog],
+      )
       if status != 0:
         raise Failed(status, _why(status, said))
 
@@ -101,7 +108,11 @@ def _why(status: int, said: str) -> str:
   for line in reversed(said.splitlines()):
     if line.startswith('error: '):
       return line.removeprefix('error: ')
-  return f'its process was ended by signal {-status}' if status < 0 else f'its process ended with status {status} and said nothing'
+  return (
+    f'its process was ended by signal {-status}'
+    if status < 0
+    else f'its process ended with status {status} and said nothing'
+  )
 
 
 def build(job: Job, levels: Sequence[Sequence[plan_lib.Task]], result: str, pipeline: beam.Pipeline) -> None:
@@ -116,10 +127,13 @@ def build(job: Job, levels: Sequence[Sequence[plan_lib.Task]], result: str, pipe
   done = list[Any]()
   for number, tasks in enumerate(levels):
     before = beam.pvalue.AsList(tuple(done) | f'outcomes before level {number}' >> beam.Flatten(pipeline=pipeline))
-    done.append(pipeline | f'level {number}' >> beam.Create(tasks)
-                # As the runner likes: else it takes them all for one piece of work.
-                | f'spread level {number}' >> beam.Reshuffle()
-                | f'release level {number}' >> beam.ParDo(_Release(job), before))
+    done.append(
+      pipeline
+      | f'level {number}' >> beam.Create(tasks)
+      # As the runner likes: else it takes them all for one piece of work.
+      | f'spread level {number}' >> beam.Reshuffle()
+      | f'release level {number}' >> beam.ParDo(_Release(job), before)
+    )
   outcomes = beam.pvalue.AsList(tuple(done) | 'outcomes' >> beam.Flatten())
   pipeline | beam.Create([result]) | 'write the outcomes' >> beam.Map(_write, outcomes)
 

@@ -25,6 +25,7 @@ class Task:
     needs: those of them without which it is not made.
     makes: all that it publishes, beside the preprocessor.
   """
+
   path: str
   arguments: tuple[str, ...]
   catalog: int = 0
@@ -38,10 +39,12 @@ class Plan:
   """What is to be done.
 
   Attributes:
-    levels: the releases, such that what has to be there before one is in a level before its own. Those of one level have nothing to
+    levels: the releases, such that what has to be there before one is in a level before its own. Those of one level
+      have nothing to
       do with each other.
     left_out: by path, why a version of the catalog that is not published is not going to be.
   """
+
   levels: tuple[tuple[Task, ...], ...]
   left_out: Mapping[str, str]
 
@@ -61,16 +64,26 @@ def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree, with_text
   newest, newest_encoder = dict[str, str](), dict[str, str]()  # task of each model so far
   versions = functools.cache(tree.versions)  # of a model, and not of each of its versions: the tree may be far away
   for number, catalog in enumerate(catalogs):
-    releases: list[spec.Release] = [catalog.preprocessor(model, int(version))
-                                           for model, version in (name.split('/') for name in catalog.preprocessors)]
+    releases: list[spec.Release] = [
+      catalog.preprocessor(model, int(version))
+      for model, version in (name.split('/') for name in catalog.preprocessors)
+    ]
     releases += [catalog.encoder(model, version) for model in catalog.encoders for version in catalog.versions(model)]
     for release in releases:  # versions of a model are in ascending order
-      text = catalog.text(release) if with_text and isinstance(release, spec.EncoderRelease) and release.interface == 'dict' else None
+      text = (
+        catalog.text(release)
+        if with_text and isinstance(release, spec.EncoderRelease) and release.interface == 'dict'
+        else None
+      )
       paths = [r.path for r in (release, text) if r is not None]
       if twice := seen.intersection(paths):
         raise errors.UsageError(f'{min(twice)} is in two of the catalogs: give each model and publisher once')
       seen.update(paths)
-      if text is not None and release.version not in versions(release.model) and text.version <= max(versions(text.model), default=0):
+      if (
+        text is not None
+        and release.version not in versions(release.model)
+        and text.version <= max(versions(text.model), default=0)
+      ):
         text = None  # it is there, or cannot come any more
       missing = next((r for r in (release, text) if r is not None and r.version not in versions(r.model)), None)
       if missing is None:
@@ -86,7 +99,9 @@ def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree, with_text
         needs = (*below, *([release.preprocessor.path] if isinstance(release, spec.EncoderRelease) else []))
         before = [newest[release.model]] if release.model in newest else []
         makes = tuple(r.path for r in (release, text) if r is not None)
-        tasks[missing.path] = Task(missing.path, _arguments(release, text), number, tuple(dict.fromkeys((*before, *needs))), needs, makes)
+        tasks[missing.path] = Task(
+          missing.path, _arguments(release, text), number, tuple(dict.fromkeys((*before, *needs))), needs, makes
+        )
         newest[release.model] = missing.path
         if missing is release:
           newest_encoder[release.model] = missing.path
@@ -94,9 +109,21 @@ def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree, with_text
     for companion in task.after:
       left_out.pop(companion, None)
   # Nothing comes after what is not going to be made.
-  return Plan(tuple(_levels({
-      path: dataclasses.replace(task, after=tuple(filter(tasks.__contains__, task.after)), needs=tuple(filter(tasks.__contains__, task.needs)))
-      for path, task in tasks.items()})), left_out)
+  return Plan(
+    tuple(
+      _levels(
+        {
+          path: dataclasses.replace(
+            task,
+            after=tuple(filter(tasks.__contains__, task.after)),
+            needs=tuple(filter(tasks.__contains__, task.needs)),
+          )
+          for path, task in tasks.items()
+        }
+      )
+    ),
+    left_out,
+  )
 
 
 def _arguments(release: spec.Release, text: spec.TextRelease | None) -> tuple[str, ...]:

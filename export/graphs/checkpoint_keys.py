@@ -9,6 +9,7 @@ def read(path: pathlib.Path) -> dict[str, str]:
   # Commands import this module before they have quietened TensorFlow.
   import tensorflow as tf
   from tensorflow.core.protobuf import trackable_object_graph_pb2
+
   reader = tf.train.load_checkpoint(os.fspath(path / 'variables' / 'variables'))
   graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor('_CHECKPOINTABLE_OBJECT_GRAPH'))
   return {a.full_name: a.checkpoint_key for node in graph.nodes for a in node.attributes if a.full_name}

@@ -24,6 +24,7 @@ class Function:
     structure: what it returns them in.
     named: whether it takes its inputs by the names that its placeholders have, in their order.
   """
+
   name: str
   graph: Any
   definition: Any
@@ -37,23 +38,38 @@ class Function:
   def of(cls, concrete: Any) -> 'Function':
     """A ConcreteFunction, as it is now."""
     import tensorflow as tf
+
     arguments, by_name = concrete.structured_input_signature
     specs = by_name or arguments[0]
-    own = [p.op.name for p in concrete.inputs[:len(concrete.inputs) - len(concrete.captured_inputs)]]
+    own = [p.op.name for p in concrete.inputs[: len(concrete.inputs) - len(concrete.captured_inputs)]]
     # By position, the placeholders stand for the flattened specs.
-    named = isinstance(specs, Mapping) and all(name == spec.name for name, spec in specs.items()) and own == [
-        spec.name for spec in tf.nest.flatten(specs)]
-    return cls(concrete.name.decode(), concrete.graph.as_graph_def(), concrete.function_def, [p.op.name for p in concrete.inputs],
-               list(concrete.captured_inputs), [output.name for output in concrete.outputs], concrete.structured_outputs, named)
+    named = (
+      isinstance(specs, Mapping)
+      and all(name == spec.name for name, spec in specs.items())
+      and own == [spec.name for spec in tf.nest.flatten(specs)]
+    )
+    return cls(
+      concrete.name.decode(),
+      concrete.graph.as_graph_def(),
+      concrete.function_def,
+      [p.op.name for p in concrete.inputs],
+      list(concrete.captured_inputs),
+      [output.name for output in concrete.outputs],
+      concrete.structured_outputs,
+      named,
+    )
 
   def values(self, given: Mapping[str, Any]) -> dict[str, Any]:
     """What each placeholder stands for: an input, or a variable's handle. None if it cannot be told, or is not given."""
     own = len(self.inputs) - len(self.captured)
-    return {name: given.get(name) if self.named else None for name in self.inputs[:own]} | dict(zip(self.inputs[own:], self.captured, strict=True))
+    return {name: given.get(name) if self.named else None for name in self.inputs[:own]} | dict(
+      zip(self.inputs[own:], self.captured, strict=True)
+    )
 
   def pack(self, results: Iterable[Any]) -> Any:
     """Results in the structure that a call returns them in."""
     import tensorflow as tf
+
     return tf.nest.pack_sequence_as(self.structure, list(results))
 
 
@@ -66,7 +82,8 @@ def passed_on(function: Function, target: Function) -> tuple[list[int], list[int
   """What a function hands on to another one, if it does nothing but to call it, itself or through functions that do nothing else either.
 
   Returns:
-    The numbers of its arguments that it calls it with, in that one's order; and of the results of that one that it returns, in its own.
+    The numbers of its arguments that it calls it with, in that one's order; and of the results of that one that it
+    returns, in its own.
     None if it does anything else.
   """
   library = {definition.signature.name: definition for definition in function.graph.library.function}
@@ -84,15 +101,21 @@ def passed_on(function: Function, target: Function) -> tuple[list[int], list[int
     if len(others) != 1 or others[0].op not in _CALLS:
       return None
     given = [arguments.get(origin(tensor)) for tensor in others[0].input if not tensor.startswith('^')]
-    returned = [origin(definition.ret[result.name]).rpartition(':output:') for result in definition.signature.output_arg]
+    returned = [
+      origin(definition.ret[result.name]).rpartition(':output:') for result in definition.signature.output_arg
+    ]
     if any(number is None for number in given) or any(node != others[0].name for node, _, _ in returned):
       return None
-    arguments_of_call, results = [number for number in given if number is not None], [int(number) for _, _, number in returned]
+    arguments_of_call, results = (
+      [number for number in given if number is not None],
+      [int(number) for _, _, number in returned],
+    )
     called = others[0].attr['f'].func.name
     if called == target.name:
       return arguments_of_call, results
     inner = of(library[called]) if called in library else None
     return inner and ([arguments_of_call[number] for number in inner[0]], [inner[1][number] for number in results])
+
   return of(function.definition)
 
 
@@ -103,20 +126,27 @@ def upto(function: Function, output: str) -> tuple[Any, str]:
     The part's graph, and the name of the tensor in it. The tensor does not depend on the function's other operations.
   """
   from tensorflow.core.framework import graph_pb2
+
   nodes = {node.name: node for node in function.graph.node}
   while nodes[graph_defs.node_name(output)].op == 'Identity':
     output = nodes[graph_defs.node_name(output)].input[0]
   names = {node.name for node in graph_defs.ancestors(function.graph.node, [output])}
   part = [node for node in function.graph.node if node.name in names]
-  return graph_pb2.GraphDef(node=part, versions=function.graph.versions, library=function.graph.library), output if ':' in output else f'{output}:0'
+  return graph_pb2.GraphDef(
+    node=part, versions=function.graph.versions, library=function.graph.library
+  ), output if ':' in output else f'{output}:0'
 
 
 def after(function: Function, call: Any, available: Iterable[str]) -> Any:
   """The graph of what a function does after a call, with what is available by these names to be put into it: the call's results among them."""
   from tensorflow.core.framework import graph_pb2
+
   names = set(available)
-  part = graph_pb2.GraphDef(node=[node for node in function.graph.node if node.name not in names], versions=function.graph.versions,
-                            library=function.graph.library)
+  part = graph_pb2.GraphDef(
+    node=[node for node in function.graph.node if node.name not in names],
+    versions=function.graph.versions,
+    library=function.graph.library,
+  )
   for node in part.node:
     node.input[:] = [tensor for tensor in node.input if tensor != f'^{call.name}']
   return part
@@ -130,9 +160,11 @@ def runner(part: Any, outputs: Iterable[str]) -> Callable[[Mapping[str, Any]], l
     outputs: the names of the tensors to return.
 
   Returns:
-    A function of what the part's placeholders stand for, and of tensors that it does not compute, by name. It may be given more than that.
+    A function of what the part's placeholders stand for, and of tensors that it does not compute, by name. It may be
+    given more than that.
   """
   import tensorflow as tf
+
   nodes, outputs = {node.name for node in part.node}, list(outputs)
   names = nodes | {tensor for node in part.node for tensor in node.input}
   computed = [output for output in outputs if graph_defs.node_name(output) in nodes]
@@ -143,4 +175,5 @@ def runner(part: Any, outputs: Iterable[str]) -> Callable[[Mapping[str, Any]], l
     results = dict(zip(computed, tf.graph_util.import_graph_def(part, given, computed), strict=True))
     # What a call gave may be what is returned.
     return [results[output] if output in results else values[output.removesuffix(':0')] for output in outputs]
+
   return imported

@@ -27,10 +27,13 @@ def read(saved_model_pb: pathlib.Path) -> Any:
   """
   from google.protobuf import message
   from tensorflow.core.protobuf import saved_model_pb2
+
   try:
     return saved_model_pb2.SavedModel.FromString(saved_model_pb.read_bytes())
   except (OSError, message.DecodeError) as e:
-    raise errors.UntrustedGraphError(f'no SavedModel in {saved_model_pb} ({str(e).splitlines()[0]}): fetch the model again') from e
+    raise errors.UntrustedGraphError(
+      f'no SavedModel in {saved_model_pb} ({str(e).splitlines()[0]}): fetch the model again'
+    ) from e
 
 
 def nodes(saved_model: Any) -> Iterator[Any]:
@@ -74,7 +77,8 @@ def check_content(saved_model: Any, file: pathlib.Path) -> None:
   """Refuses what no operation may hide, whoever made it.
 
   Raises:
-    UntrustedGraphError: a constant or an attribute holds another graph, a constant has a shape that no memory holds, or library functions
+    UntrustedGraphError: a constant or an attribute holds another graph, a constant has a shape that no memory holds, or
+      library functions
       call themselves.
   """
   for meta_graph in saved_model.meta_graphs:
@@ -82,7 +86,9 @@ def check_content(saved_model: Any, file: pathlib.Path) -> None:
       for name, value in attributes.items():
         _check_value(name, value, where, file)
     if cycle := _recursive(meta_graph.graph_def.library):
-      raise errors.UntrustedGraphError(f'function {cycle!r} calls itself in {file}: no ALBERT does, this module is not run')
+      raise errors.UntrustedGraphError(
+        f'function {cycle!r} calls itself in {file}: no ALBERT does, this module is not run'
+      )
 
 
 def _attributes(graph: Any) -> Iterator[tuple[str, Any]]:
@@ -111,9 +117,13 @@ def _check_value(name: str, value: Any, where: str, file: pathlib.Path) -> None:
     sizes = [dimension.size for dimension in shape.dim]
     # In a shape that is no tensor's, -1 stands for any size.
     if any(size < -1 for size in sizes) or math.prod(map(abs, sizes)) > _MOST_ELEMENTS:
-      raise errors.UntrustedGraphError(f'a shape of {sizes} at {where} in {file}: no ALBERT has one, fetch the module again')
+      raise errors.UntrustedGraphError(
+        f'a shape of {sizes} at {where} in {file}: no ALBERT has one, fetch the module again'
+      )
   if any(map(_is_graph, (*held('s'), *(text for tensor in held('tensor') for text in _texts(tensor))))):
-    raise errors.UntrustedGraphError(f'a graph in attribute {name} of {where} in {file}: no ALBERT hides one, this module is not run')
+    raise errors.UntrustedGraphError(
+      f'a graph in attribute {name} of {where} in {file}: no ALBERT hides one, this module is not run'
+    )
 
 
 def _texts(tensor: Any) -> Iterator[bytes]:
@@ -130,8 +140,12 @@ def _is_graph(text: bytes) -> bool:
   from tensorflow.core.framework import graph_pb2
   from tensorflow.core.protobuf import meta_graph_pb2
   from tensorflow.core.protobuf import saved_model_pb2
-  for kind, graphs in ((graph_pb2.GraphDef, lambda m: [m]), (meta_graph_pb2.MetaGraphDef, lambda m: [m.graph_def]),
-                       (saved_model_pb2.SavedModel, lambda m: [g.graph_def for g in m.meta_graphs])):
+
+  for kind, graphs in (
+    (graph_pb2.GraphDef, lambda m: [m]),
+    (meta_graph_pb2.MetaGraphDef, lambda m: [m.graph_def]),
+    (saved_model_pb2.SavedModel, lambda m: [g.graph_def for g in m.meta_graphs]),
+  ):
     try:
       parsed = kind.FromString(text)
     except message.DecodeError:
@@ -148,7 +162,9 @@ def _recursive(library: Any) -> str | None:
   names = {function.signature.name for function in library.function}
   calls = dict[str, set[str]]()
   for function in library.function:
-    calls.setdefault(function.signature.name, set()).update(name for node in function.node_def for name in functions(node) if name in names)
+    calls.setdefault(function.signature.name, set()).update(
+      name for node in function.node_def for name in functions(node) if name in names
+    )
   try:
     graphlib.TopologicalSorter(calls).prepare()
   except graphlib.CycleError as e:

@@ -7,19 +7,82 @@ from typing import Any
 from export.graphs import graph_defs
 
 # What encoders and preprocessors of all versions consist of. A test holds what is exported against it, name by name.
-OPERATIONS = frozenset([
-    'AddN', 'AddV2', 'AssignVariableOp', 'BatchMatMulV2', 'BiasAdd', 'BroadcastTo', 'CaseFoldUTF8', 'Cast', 'ConcatV2', 'Const', 'DisableCopyOnRead',
-    'Einsum', 'Equal', 'ExpandDims', 'Fill', 'FloorDiv', 'GatherV2', 'GreaterEqual', 'Identity', 'Less',
-    'LogSoftmax', 'LogicalAnd', 'LowerBound', 'MatMul', 'Maximum', 'Mean', 'Minimum', 'Mul', 'NoOp', 'NormalizeUTF8', 'OneHot', 'OnesLike',
-    'Pack', 'PartitionedCall', 'Placeholder', 'Pow', 'RaggedRange', 'RandomUniform', 'Range', 'ReadVariableOp', 'Reshape', 'ResourceGather',
-    'Rsqrt', 'Select', 'SelectV2', 'SentencepieceOp', 'SentencepieceTokenizeOp', 'Shape', 'Size', 'Softmax', 'SquaredDifference',
-    'StatefulPartitionedCall', 'StaticRegexReplace', 'StopGradient', 'StridedSlice', 'StringJoin', 'StringStrip', 'Sub', 'Tanh',
-    'TensorScatterUpdate', 'Transpose', 'UnicodeDecode', 'UnicodeEncode', 'VarHandleOp', 'VarIsInitializedOp', 'Where',
-])
+OPERATIONS = frozenset(
+  [
+    'AddN',
+    'AddV2',
+    'AssignVariableOp',
+    'BatchMatMulV2',
+    'BiasAdd',
+    'BroadcastTo',
+    'CaseFoldUTF8',
+    'Cast',
+    'ConcatV2',
+    'Const',
+    'DisableCopyOnRead',
+    'Einsum',
+    'Equal',
+    'ExpandDims',
+    'Fill',
+    'FloorDiv',
+    'GatherV2',
+    'GreaterEqual',
+    'Identity',
+    'Less',
+    'LogSoftmax',
+    'LogicalAnd',
+    'LowerBound',
+    'MatMul',
+    'Maximum',
+    'Mean',
+    'Minimum',
+    'Mul',
+    'NoOp',
+    'NormalizeUTF8',
+    'OneHot',
+    'OnesLike',
+    'Pack',
+    'PartitionedCall',
+    'Placeholder',
+    'Pow',
+    'RaggedRange',
+    'RandomUniform',
+    'Range',
+    'ReadVariableOp',
+    'Reshape',
+    'ResourceGather',
+    'Rsqrt',
+    'Select',
+    'SelectV2',
+    'SentencepieceOp',
+    'SentencepieceTokenizeOp',
+    'Shape',
+    'Size',
+    'Softmax',
+    'SquaredDifference',
+    'StatefulPartitionedCall',
+    'StaticRegexReplace',
+    'StopGradient',
+    'StridedSlice',
+    'StringJoin',
+    'StringStrip',
+    'Sub',
+    'Tanh',
+    'TensorScatterUpdate',
+    'Transpose',
+    'UnicodeDecode',
+    'UnicodeEncode',
+    'VarHandleOp',
+    'VarIsInitializedOp',
+    'Where',
+  ]
+)
 # ... and what earlier ones did: releases are compared with those before them.
 FORMER = frozenset(['LessEqual'])
 # What a SavedModel is saved and restored with: only in functions that nothing else calls.
-SAVING = frozenset(['MergeV2Checkpoints', 'RestoreV2', 'SaveV2', 'ShardedFilename', 'StaticRegexFullMatch', 'StringJoin'])
+SAVING = frozenset(
+  ['MergeV2Checkpoints', 'RestoreV2', 'SaveV2', 'ShardedFilename', 'StaticRegexFullMatch', 'StringJoin']
+)
 _ADVICE = 'this is not what was published, and it is not run: fetch the release again'
 
 
@@ -66,5 +129,6 @@ def load(path: pathlib.Path) -> Any:
     UntrustedGraphError: as `check` does.
   """
   import tensorflow as tf
+
   check(path)
   return tf.saved_model.load(os.fspath(path))

@@ -1,10 +1,11 @@
 """Widens saved graphs from float32 to float64.
 
-A widened graph has the same operations on the same float32 weights and constants, and computes without float32's rounding. It is a pure
-change of types: every DT_FLOAT in node attributes, constants, function signatures, variables, and the specs of the object graph.
+A widened graph has the same operations on the same float32 weights and constants, and computes without float32's
+rounding. It is a pure change of types: every DT_FLOAT in node attributes, constants, function signatures, variables,
+and the specs of the object graph.
 
-One operation is replaced. RandomUniform gives 1 - 2**-53 for every unit, so dropout keeps all units and multiplies them by 1 / (1 - rate).
-Training modes can be compared then.
+One operation is replaced. RandomUniform gives 1 - 2**-53 for every unit, so dropout keeps all units and multiplies them
+by 1 / (1 - rate). Training modes can be compared then.
 """
 
 import os
@@ -24,6 +25,7 @@ _LARGEST_RANDOM = 1 - 2.0**-53
 def graph(graph_def: Any) -> None:
   """Widens a GraphDef and its library functions, in place."""
   from tensorflow.core.framework import types_pb2
+
   for node in graph_def.node:
     _attributes(node.attr)
   _replace_random(graph_def.node, '')
@@ -52,17 +54,22 @@ def load(path: pathlib.Path) -> Any:
     What tf.saved_model.load returns.
   """
   import tensorflow as tf
+
   with temp_dirs.directory('albert_widened_') as directory:
     saved_model(path, directory / 'model')
     # Without the checkpoint: to write it in float64 and to read it again takes longer than to assign it.
-    loaded = tf.saved_model.load(os.fspath(directory / 'model'), options=tf.saved_model.LoadOptions(experimental_skip_checkpoint=True))
+    loaded = tf.saved_model.load(
+      os.fspath(directory / 'model'), options=tf.saved_model.LoadOptions(experimental_skip_checkpoint=True)
+    )
   reader = tf.train.load_checkpoint(os.fspath(path / 'variables' / 'variables'))
   keys = checkpoint_keys.read(path)
   heads = [getattr(loaded, name) for name in ('mlm', 'sop') if hasattr(loaded, name)]
   for variable in {id(v): v for v in (*loaded.variables, *(v for head in heads for v in head.variables))}.values():
     name = variable.name.removesuffix(':0')
     if name not in keys:
-      raise errors.ParityError(f'{path}: variable {name} is missing in the checkpoint (object graph); export the model again')
+      raise errors.ParityError(
+        f'{path}: variable {name} is missing in the checkpoint (object graph); export the model again'
+      )
     variable.assign(reader.get_tensor(keys[name]).astype(variable.dtype.as_numpy_dtype))
   return loaded
 
@@ -76,6 +83,7 @@ def saved_model(path: pathlib.Path, output: pathlib.Path) -> None:
   """
   from tensorflow.core.framework import types_pb2
   from tensorflow.core.protobuf import saved_model_pb2
+
   output.mkdir()
   if (path / 'assets').exists():
     shutil.copytree(path / 'assets', output / 'assets')
@@ -98,6 +106,7 @@ def saved_model(path: pathlib.Path, output: pathlib.Path) -> None:
 def _attributes(attributes: Any) -> None:
   import tensorflow as tf
   from tensorflow.core.framework import types_pb2
+
   for attribute in attributes.values():
     kind = attribute.WhichOneof('value')
     if kind == 'type' and attribute.type == types_pb2.DT_FLOAT:
@@ -116,6 +125,7 @@ def _replace_random(nodes: Any, output: str) -> None:
     output: what follows a node's name where its first output is named.
   """
   import tensorflow as tf
+
   for node in [node for node in nodes if node.op == 'RandomUniform']:
     dtype, shape = node.attr['dtype'].type, node.attr['T'].type
     value = nodes.add(name=f'{node.name}/largest', op='Const')
@@ -133,6 +143,7 @@ def _replace_random(nodes: Any, output: str) -> None:
 def _specs(value: Any) -> None:
   """Widens the tensor specs in a StructuredValue."""
   from tensorflow.core.framework import types_pb2
+
   kind = value.WhichOneof('kind')
   if kind in ('tensor_spec_value', 'bounded_tensor_spec_value'):
     spec = getattr(value, kind)

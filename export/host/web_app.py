@@ -1,7 +1,7 @@
 """A release tree as a web site: what hub.load asks a host for, and pages for people. Reads only.
 
-GET /tensorflow/albert_en_large/2?tf-hub-format=compressed gives the archive (tensorflow.org/hub/hosting). Without the parameter
-the same address is the model's card, and below it .../2/certificate is its proof.
+GET /tensorflow/albert_en_large/2?tf-hub-format=compressed gives the archive (tensorflow.org/hub/hosting). Without the
+parameter the same address is the model's card, and below it .../2/certificate is its proof.
 """
 
 import re
@@ -28,12 +28,20 @@ from export.ui import html_report
 
 _COMPRESSED = 'compressed'  # the only one of the protocol's formats that needs no storage service
 # Nothing in a page comes from elsewhere, and nothing in it is run.
-_HEADERS = {'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'; img-src data:",
-            'X-Content-Type-Options': 'nosniff', 'Referrer-Policy': 'no-referrer'}
+_HEADERS = {
+  'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'; img-src data:",
+  'X-Content-Type-Options': 'nosniff',
+  'Referrer-Policy': 'no-referrer',
+}
 # A version is never changed.
 _FOR_EVER = 'public, max-age=31536000, immutable'
-_TYPES = {publish.ARCHIVE: 'application/gzip', publish.CARD: 'text/markdown', publish.RECORD: 'application/json',
-          publish.SIGNATURE: 'application/json', publish.RECORD_SIGNATURE: 'application/json'}
+_TYPES = {
+  publish.ARCHIVE: 'application/gzip',
+  publish.CARD: 'text/markdown',
+  publish.RECORD: 'application/json',
+  publish.SIGNATURE: 'application/json',
+  publish.RECORD_SIGNATURE: 'application/json',
+}
 
 
 class _Name(werkzeug.routing.BaseConverter):
@@ -55,17 +63,26 @@ class Host:
     self._tree = tree
     rule = werkzeug.routing.Rule
     # Names and numbers only: what is no part of a published path matches no rule, and never gets near a file.
-    self._urls = werkzeug.routing.Map([
+    self._urls = werkzeug.routing.Map(
+      [
         rule('/', endpoint=self._index),
         rule('/<name:publisher>/collections/<name:name>/1', endpoint=self._collection),
         rule('/<name:publisher>/<name:name>', endpoint=self._model),
         rule('/<name:publisher>/<name:name>/<version:version>', endpoint=self._release),
         rule('/<name:publisher>/<name:name>/<version:version>/certificate', endpoint=self._certificate),
         rule('/<name:publisher>/<name:name>/<version:version><suffix:suffix>', endpoint=self._file),
-    ], converters={'name': _Name, 'version': _Version, 'suffix': _Suffix}, strict_slashes=False, merge_slashes=False)
+      ],
+      converters={'name': _Name, 'version': _Version, 'suffix': _Suffix},
+      strict_slashes=False,
+      merge_slashes=False,
+    )
     self._pages = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(assets_dir.PATH / 'pages'), undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True,
-        lstrip_blocks=True)
+      loader=jinja2.FileSystemLoader(assets_dir.PATH / 'pages'),
+      undefined=jinja2.StrictUndefined,
+      autoescape=True,
+      trim_blocks=True,
+      lstrip_blocks=True,
+    )
     self._pages.filters['size'] = console.size
     # No HTML: a card's metadata are comments, and shown as what they are.
     self._markdown = markdown_it.MarkdownIt('commonmark', {'html': False}).enable('table')
@@ -99,7 +116,14 @@ class Host:
 
   def _index(self, request: Request) -> Response:
     models = [self._row(model) for model in self._tree.models()]
-    return self._page('index.html', title='Models', root=self._tree.root, host=request.host_url, models=models, collections=self._tree.collections())
+    return self._page(
+      'index.html',
+      title='Models',
+      root=self._tree.root,
+      host=request.host_url,
+      models=models,
+      collections=self._tree.collections(),
+    )
 
   def _row(self, model: str) -> dict[str, Any]:
     """What a list says of a model, from its newest version's record."""
@@ -120,7 +144,9 @@ class Host:
     if not self._tree.versions(model):
       raise werkzeug.exceptions.NotFound(f'There is no model {model} here.')
     if 'tf-hub-format' in request.args:
-      raise werkzeug.exceptions.NotFound(f'{model} is no version: ask for one of {", ".join(map(str, self._tree.versions(model)))}.')
+      raise werkzeug.exceptions.NotFound(
+        f'{model} is no version: ask for one of {", ".join(map(str, self._tree.versions(model)))}.'
+      )
     return self._page('index.html', title=model, root=None, host=None, models=[self._row(model)], collections=[])
 
   def _release(self, request: Request, publisher: str, name: str, version: str) -> Response:
@@ -129,8 +155,10 @@ class Host:
     if format_ == _COMPRESSED:
       return self._file(request, publisher, name, version, publish.ARCHIVE)
     if format_ is not None:
-      raise werkzeug.exceptions.BadRequest(f'tf-hub-format={format_}: this host gives {_COMPRESSED}. '
-                                           'Set TFHUB_MODEL_LOAD_FORMAT=COMPRESSED, which is the default.')
+      raise werkzeug.exceptions.BadRequest(
+        f'tf-hub-format={format_}: this host gives {_COMPRESSED}. '
+        'Set TFHUB_MODEL_LOAD_FORMAT=COMPRESSED, which is the default.'
+      )
     files = [(path, self._tree.size(path)) for path in self._tree.beside(release)]
     return self._card(request, self._read(release, publish.CARD), release, files, certificate=True)
 

@@ -51,6 +51,7 @@ def exportable(albert: build_encoder.Albert, sp_model_file: str, interface: str 
   signatures = {'serving_default': serving_default}
 
   if interface == 'list':
+
     def encode_list(inputs: Sequence[Any], training: bool) -> list[Any]:
       outputs = encode.call(dict(zip(_INPUTS, inputs, strict=True)), training)
       return [outputs['pooled_output'], outputs['sequence_output']]
@@ -70,8 +71,10 @@ def exportable(albert: build_encoder.Albert, sp_model_file: str, interface: str 
       return dict(outputs, mlm_logits=mlm_head(outputs['sequence_output'], inputs['masked_lm_positions']))
 
     positions = tf.TensorSpec([None, None], tf.int32, name='masked_lm_positions')
-    root.mlm = callable_object(traced(mlm, dict(specs, masked_lm_positions=positions), encode.modes_differ),
-                               _distinct(outlined.encoder.variables + mlm_head.variables))
+    root.mlm = callable_object(
+      traced(mlm, dict(specs, masked_lm_positions=positions), encode.modes_differ),
+      _distinct(outlined.encoder.variables + mlm_head.variables),
+    )
 
   if albert.sop_head is not None:
     sop_head = albert.sop_head
@@ -80,7 +83,9 @@ def exportable(albert: build_encoder.Albert, sp_model_file: str, interface: str 
       outputs = encode.call(inputs, training)
       return dict(outputs, sop_log_probs=tf.nn.log_softmax(sop_head(outputs['pooled_output'])))
 
-    root.sop = callable_object(traced(sop, specs, encode.modes_differ), _distinct(outlined.encoder.variables + sop_head.variables))
+    root.sop = callable_object(
+      traced(sop, specs, encode.modes_differ), _distinct(outlined.encoder.variables + sop_head.variables)
+    )
 
   return root, signatures
 
@@ -101,7 +106,8 @@ class Outlined:
   the block stays AlbertEncoder's own, but for how the mask and the type embeddings are computed.
 
   The block's kernels are read once, and handed on from layer to layer. Their derivatives go the same way back, and each
-  layer adds its own: if the layers read the variables, all L derivatives would be held until their sum is made. Fine-tuning
+  layer adds its own: if the layers read the variables, all L derivatives would be held until their sum is made.
+  Fine-tuning
   an ALBERT-xxlarge takes less than half the memory so.
   """
 
@@ -114,18 +120,20 @@ class Outlined:
     mask = next(layer for layer in self.encoder.layers if isinstance(layer, layers.SelfAttentionMask))
     mask.call = products.adder
     types = self.encoder.get_layer('type_embeddings')
-    # AlbertEncoder's own is the only product of two matrices without a bias, and making code for its first one takes oneDNN 25 ms.
+    # AlbertEncoder's own is the only product of two matrices without a bias, and making code for its first one takes
+    # oneDNN 25 ms.
     types.call = lambda ids: tf.matmul(tf.one_hot(ids, types.embeddings.shape[0]), types.embeddings)
 
     hidden = albert.config.hidden_size
     kernels = [tf.TensorSpec(kernel.shape) for kernel in products.kernels()]
     block_inputs = [tf.TensorSpec([None, None, hidden]), tf.TensorSpec([None, 1, 1, None]), kernels]
 
-    # Takes what the last layer hands on. If nobody did, graph rewriting would make a function of its own of the last call, and the first call of a
-    # model would wait for that.
+    # Takes what the last layer hands on. If nobody did, graph rewriting would make a function of its own of the last
+    # call, and the first call of a model would wait for that.
     @_kept([tf.TensorSpec([None, hidden]), tf.TensorSpec([None, None, hidden]), kernels])
     def end(pooled_output, sequence_output, kernels):
       return pooled_output, sequence_output
+
     self._end = end
 
     # One function per mode: each is traced with its dropout, or without.
@@ -133,19 +141,24 @@ class Outlined:
       @_kept(block_inputs)
       def block(inputs, adder, kernels):
         return products.call(inputs, adder, kernels, training)
+
       return block
+
     functions = {training: block_function(training) for training in (False, True)}
 
     def call_block(inputs: Any) -> Any:
-      # Each of L calls names what it captures and what it is handed: by the scope that it is in, which is therefore short.
+      # Each of L calls names what it captures and what it is handed: by the scope that it is in, which is therefore
+      # short.
       with tf.name_scope('block/'):
         outputs, self._kernels = functions[self._training](*inputs, self._kernels)
         return outputs
+
     block.call = call_block
 
   def encode(self, inputs: _Tensors, training: bool) -> dict[str, Any]:
     self._training = training
-    # All other variables of the block together are as large as a few rows of a kernel, and every one handed on is an argument more of L calls.
+    # All other variables of the block together are as large as a few rows of a kernel, and every one handed on is an
+    # argument more of L calls.
     self._kernels = self._products.kernels()
     outputs = self.encoder([inputs[name] for name in _INPUTS], training=training)
     pooled_output, sequence_output = self._end(outputs['pooled_output'], outputs['sequence_output'], self._kernels)
@@ -166,6 +179,7 @@ class Traced:
     specs: of its inputs.
     modes_differ: whether what is computed depends on the mode.
   """
+
   function: Any
   specs: Any
   modes_differ: bool
@@ -181,10 +195,12 @@ def traced(call: Callable[[Any, bool], Any], specs: Any, modes_differ: bool) -> 
 
   If the modes do not differ, the trace for training only calls the other one: a quarter of an encoder's graph.
   """
+
   def with_default(inputs, training=False):
     if training and not modes_differ:
       return result.call(inputs, False)
     return call(inputs, training)
+
   with_default.__name__ = call.__name__  # what the function is called in the graph
   result = Traced(tf.function(with_default, autograph=False), specs, modes_differ)
   for training in (False, True):

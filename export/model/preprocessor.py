@@ -1,9 +1,10 @@
 """A SentencePiece model -> the preprocessing SavedModel: plain text in, the encoder's three tensors out.
 
 The contract is that of tensorflow/albert_en_preprocess/{1,2,3}: the same normalization (NFD, no diacritics, case
-folding), the same pieces, the same packing. Version 4 is this project's: the same calls, and the ids that the weights were
-trained with (export/model/pretraining_tokenization.py). Only core TensorFlow ops and TF-Text's SentencePiece and normalization ops
-go into the graph: TF-Text's own packing would bring an op that runtimes before TF-Text 2.16 do not have.
+folding), the same pieces, the same packing. Version 4 is this project's: the same calls, and the ids that the weights
+were trained with (export/model/pretraining_tokenization.py). Only core TensorFlow ops and TF-Text's SentencePiece and
+normalization ops go into the graph: TF-Text's own packing would bring an op that runtimes before TF-Text 2.16 do not
+have.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ def exportable(sp_model: bytes, version: int) -> tuple[Any, dict[str, Any]]:
 
   Args:
     sp_model: a serialized SentencePiece model with ALBERT's special tokens.
-    version: of the contract, 1 to 4. Versions 1 and 2 differ in what a graph may hold (no Assert from 2 on, and none here
+    version: of the contract, 1 to 4. Versions 1 and 2 differ in what a graph may hold (no Assert from 2 on, and none
+      here
       in 1 either), 3 adds `vocab_size` to the special tokens, and 4 tokenizes as was done for the weights.
 
   Returns:
@@ -41,10 +43,10 @@ def exportable(sp_model: bytes, version: int) -> tuple[Any, dict[str, Any]]:
   # One tokenizer, tracked once: every further one would put the whole SentencePiece model into the graph again.
   tokenizer = text.SentencepieceTokenizer(model=sp_model, out_type=tf.int32)
   special_tokens = {
-      'padding_id': sentencepiece_model.SPECIAL_TOKENS['<pad>'],
-      'start_of_sequence_id': sentencepiece_model.SPECIAL_TOKENS['[CLS]'],
-      'end_of_segment_id': sentencepiece_model.SPECIAL_TOKENS['[SEP]'],
-      'mask_id': sentencepiece_model.SPECIAL_TOKENS['[MASK]'],
+    'padding_id': sentencepiece_model.SPECIAL_TOKENS['<pad>'],
+    'start_of_sequence_id': sentencepiece_model.SPECIAL_TOKENS['[CLS]'],
+    'end_of_segment_id': sentencepiece_model.SPECIAL_TOKENS['[SEP]'],
+    'mask_id': sentencepiece_model.SPECIAL_TOKENS['[MASK]'],
   }
   if version >= 3:
     special_tokens['vocab_size'] = int(tokenizer.vocab_size())
@@ -56,7 +58,9 @@ def exportable(sp_model: bytes, version: int) -> tuple[Any, dict[str, Any]]:
   @tf.function(input_signature=[sentences], autograph=False)
   def tokenize(sentences):
     if commas is not None:
-      return pretraining_tokenization.split_commas(tokenizer.tokenize(pretraining_tokenization.normalize(sentences)), commas)
+      return pretraining_tokenization.split_commas(
+        tokenizer.tokenize(pretraining_tokenization.normalize(sentences)), commas
+      )
     return tokenizer.tokenize(_normalize(sentences))
 
   @tf.function(input_signature=[], autograph=False)
@@ -115,13 +119,17 @@ def _pack(segments: Sequence[Any], seq_length: Any) -> dict[str, Any]:
   room = tf.maximum(seq_length - 1 - len(segments), 0)
   kept = _share([length for _, length in rows], room)
 
-  # One table of all tokens, and for each position of the output where in it its own stands: most of the time is spent on what has
-  # the output's shape, so there is as little of that as possible.
+  # One table of all tokens, and for each position of the output where in it its own stands: most of the time is spent
+  # on what has the output's shape, so there is as little of that as possible.
   cls, sep, pad = (sentencepiece_model.SPECIAL_TOKENS[token] for token in ('[CLS]', '[SEP]', '<pad>'))
   table = tf.concat([*(segment.flat_values for segment in segments), [cls, sep, pad]], axis=0)
   at_cls, at_sep, at_pad = (tf.size(table) - number for number in (3, 2, 1))
   position = tf.range(seq_length)[tf.newaxis, :]
-  place, begin, before = [], tf.ones_like(rows[0][1]), 0  # where a segment's first token goes to, [batch, 1], and comes from
+  place, begin, before = (
+    [],
+    tf.ones_like(rows[0][1]),
+    0,
+  )  # where a segment's first token goes to, [batch, 1], and comes from
   for segment, (start, _), length in zip(segments, rows, kept, strict=True):
     end = begin + length
     place.append((end, position + (before + start - begin)))
@@ -134,7 +142,11 @@ def _pack(segments: Sequence[Any], seq_length: Any) -> dict[str, Any]:
   input_mask = tf.cast(inside, tf.int32)
   if len(segments) == 1:
     return {'input_word_ids': word_ids, 'input_mask': input_mask, 'input_type_ids': tf.fill(tf.shape(word_ids), 0)}
-  return {'input_word_ids': word_ids, 'input_mask': input_mask, 'input_type_ids': tf.cast(inside & (place[0][0] < position), tf.int32)}
+  return {
+    'input_word_ids': word_ids,
+    'input_mask': input_mask,
+    'input_type_ids': tf.cast(inside & (place[0][0] < position), tf.int32),
+  }
 
 
 def _rows(segment: Any) -> tuple[Any, Any]:

@@ -1,8 +1,9 @@
 """The tokenization that the weights were trained with, in core TensorFlow ops: what stands before SentencePiece, and after it.
 
-Before it, ALBERT's authors collapse white space, decompose (Unicode NFKD), drop what combines, and put into lower case. After it, a
-piece that ends in a digit and a comma is cut once more. All but white space and one letter goes character by character, and the
-pieces go by themselves: so both are tables, made here from what Python and SentencePiece themselves say, and gathered from in the graph.
+Before it, ALBERT's authors collapse white space, decompose (Unicode NFKD), drop what combines, and put into lower case.
+After it, a piece that ends in a digit and a comma is cut once more. All but white space and one letter goes character
+by character, and the pieces go by themselves: so both are tables, made here from what Python and SentencePiece
+themselves say, and gathered from in the graph.
 """
 
 import dataclasses
@@ -24,8 +25,8 @@ _END = '\n'
 # What a character is to the sigma at a word's end. The table's values are a code point, and one of these times _KIND.
 _PLAIN, _CASED, _IGNORABLE = range(3)
 _KIND = 1 << 21
-# Rows of the table that stand for no replacement. 0 and 1 are Hangul syllables of two letters and of three, which are computed: listed,
-# they would be half of the table. Then a character itself, of each kind.
+# Rows of the table that stand for no replacement. 0 and 1 are Hangul syllables of two letters and of three, which are
+# computed: listed, they would be half of the table. Then a character itself, of each kind.
 _ITSELF = 2
 _REPLACED = 5
 
@@ -41,6 +42,7 @@ class Table:
     starts: int16 [rows + 1], where in `values` each row begins, and ends.
     values: int32, the rows one after the other: code points, with their kinds.
   """
+
   whitespace: str
   page: np.ndarray
   row: np.ndarray
@@ -57,6 +59,7 @@ class Commas:
     starts: int32 [count + 2], where in `values` the ids for each of them begin, and end.
     values: int32.
   """
+
   ids: np.ndarray
   starts: np.ndarray
   values: np.ndarray
@@ -88,8 +91,13 @@ def table() -> Table:
   starts = np.cumsum([0, *map(len, rows)])
   odd = ''.join(f'\\x{{{point:x}}}' for point in spaces if point != ord(' '))
   # Most white space is one space already: nothing to find in it.
-  return Table(f'[ {odd}]{{2,}}|[{odd}]', page.reshape(-1).astype(np.int16), pages.reshape(-1), starts.astype(np.int16),
-               np.array([value for values in rows for value in values], np.int32))
+  return Table(
+    f'[ {odd}]{{2,}}|[{odd}]',
+    page.reshape(-1).astype(np.int16),
+    pages.reshape(-1),
+    starts.astype(np.int16),
+    np.array([value for values in rows for value in values], np.int32),
+  )
 
 
 def _lower(character: str) -> int:
@@ -107,7 +115,8 @@ def _lower(character: str) -> int:
 def commas(sp_model: bytes) -> Commas:
   """Cuts the pieces of a SentencePiece model that end in a digit and a comma.
 
-  Such a piece is encoded again without the comma, and without the mark of a space; if it had no such mark, neither has what comes of it.
+  Such a piece is encoded again without the comma, and without the mark of a space; if it had no such mark, neither has
+  what comes of it.
   What is then no piece any more is unknown. The comma follows.
 
   Raises:
@@ -116,8 +125,10 @@ def commas(sp_model: bytes) -> Commas:
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
   comma = processor.piece_to_id(',')
   if comma == processor.unk_id():
-    raise errors.VocabularyError("',' is no piece of the SentencePiece model, and version 4 of the preprocessor ends numbers with it: "
-                                 'give --preprocessor=NAME/3')
+    raise errors.VocabularyError(
+      "',' is no piece of the SentencePiece model, and version 4 of the preprocessor ends numbers with it: "
+      'give --preprocessor=NAME/3'
+    )
   ids, rows = [], []
   for number in range(len(processor)):
     piece = processor.id_to_piece(number)
@@ -128,8 +139,11 @@ def commas(sp_model: bytes) -> Commas:
       again[0] = again[0].removeprefix('▁')
     ids.append(number)
     rows.append([*(processor.piece_to_id(p) for p in again if p), comma])
-  return Commas(np.array([*ids, np.iinfo(np.int32).max], np.int32), np.cumsum([0, *map(len, rows), 1]).astype(np.int32),
-                np.array([*(number for row in rows for number in row), comma], np.int32))
+  return Commas(
+    np.array([*ids, np.iinfo(np.int32).max], np.int32),
+    np.cumsum([0, *map(len, rows), 1]).astype(np.int32),
+    np.array([*(number for row in rows for number in row), comma], np.int32),
+  )
 
 
 def normalize(sentences: Any) -> Any:
@@ -202,7 +216,8 @@ def _end_words(values: Any) -> Any:
   Characters that are ignorable to that are looked past.
 
   Args:
-    values: int32, code points with their kinds; of all texts in a row, each of which ends in a character that is neither cased nor ignorable.
+    values: int32, code points with their kinds; of all texts in a row, each of which ends in a character that is
+      neither cased nor ignorable.
 
   Returns:
     int32, code points.
@@ -212,9 +227,13 @@ def _end_words(values: Any) -> Any:
   sigmas = tf.where(tf.equal(points, ord('Σ')))
   seen = tf.where(kind < _IGNORABLE)[:, 0]
   # Which of those that are seen each sigma is: it is one.
-  number = tf.reshape(tf.raw_ops.LowerBound(sorted_inputs=tf.expand_dims(seen, 0), values=tf.reshape(sigmas, [1, -1])), [-1])
+  number = tf.reshape(
+    tf.raw_ops.LowerBound(sorted_inputs=tf.expand_dims(seen, 0), values=tf.reshape(sigmas, [1, -1])), [-1]
+  )
   after = tf.gather(kind, tf.gather(seen, number + 1))
-  before = tf.gather(kind, tf.gather(seen, tf.maximum(number - 1, 0))) * tf.minimum(number, 1)  # none before the first: plain
+  before = tf.gather(kind, tf.gather(seen, tf.maximum(number - 1, 0))) * tf.minimum(
+    number, 1
+  )  # none before the first: plain
   return tf.tensor_scatter_nd_update(points, sigmas, tf.where(after < before, ord('ς'), ord('σ')))
 
 

@@ -21,7 +21,8 @@ _GRADIENT = '_gradient_op_type'
 def slim(saved_model: Any) -> None:
   """Changes a SavedModel message. What its functions compute and do, and in which order, stays the same.
 
-  * The shape of every output of every operation: TensorFlow infers all of them when it loads a graph, but for those of functions' results,
+  * The shape of every output of every operation: TensorFlow infers all of them when it loads a graph, but for those of
+  functions' results,
     which stay.
   * That who called a function with a variable called it 'resource'.
   * Waiting for what changes nothing, see `_drop_waiting`.
@@ -53,6 +54,7 @@ def _changing(functions: Iterable[Any]) -> Callable[[Any], bool]:
       return function_changes(node.attr['f'].func.name)
     operation = op_def_registry.get(node.op)
     return node.op not in _READS and (operation is None or operation.is_stateful)
+
   return changes
 
 
@@ -60,17 +62,22 @@ def _drop_waiting(function: Any, changes: Callable[[Any], bool]) -> None:
   """All that a function returns waits for all that it does, in an operation each that hands it on: a third of all operations. Where nothing that is
   waited for changes anything, what is handed on is taken where it comes from.
 
-  Whoever calls the function still waits for all of it: else a variable could be changed before it was read. But not for what is waited for anyway.
+  Whoever calls the function still waits for all of it: else a variable could be changed before it was read. But not for
+  what is waited for anyway.
   """
   nodes = {node.name: node for node in function.node_def}
   arguments = {argument.name for argument in function.signature.input_arg}
 
   def source(tensor: str) -> str:
     node = nodes.get(graph_defs.node_name(tensor))
-    # Not beyond what hands on an argument: if that were what is returned, a derivative would have nothing to go through.
+    # Not beyond what hands on an argument: if that were what is returned, a derivative would have nothing to go
+    # through.
     if node is None or node.op != 'Identity' or node.input[0] in arguments or _GRADIENT in node.attr:
       return tensor
-    if any(changes(waited) for waited in graph_defs.ancestors(function.node_def, (i for i in node.input if i.startswith('^')))):
+    if any(
+      changes(waited)
+      for waited in graph_defs.ancestors(function.node_def, (i for i in node.input if i.startswith('^')))
+    ):
       return tensor
     return source(node.input[0])
 

@@ -36,7 +36,9 @@ def _slim(path: pathlib.Path) -> None:
   saved_model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
   prune_graph.slim(saved_model)
   file.write_bytes(saved_model.SerializeToString(deterministic=True))
-  (path / 'fingerprint.pb').write_bytes(fingerprinting.CreateFingerprintDef(os.fspath(path)))  # it holds digests of the other file's parts
+  (path / 'fingerprint.pb').write_bytes(
+    fingerprinting.CreateFingerprintDef(os.fspath(path))
+  )  # it holds digests of the other file's parts
 
 
 def _drop_random_uuid(path: pathlib.Path) -> None:
@@ -54,6 +56,8 @@ def ops(path: pathlib.Path) -> set[str]:
   """The names of all operations in a SavedModel, its function library included."""
   saved_model = saved_model_pb2.SavedModel.FromString((path / 'saved_model.pb').read_bytes())
   return {
-      node.op for graph in (m.graph_def for m in saved_model.meta_graphs)
-      for nodes in (graph.node, *(f.node_def for f in graph.library.function)) for node in nodes
+    node.op
+    for graph in (m.graph_def for m in saved_model.meta_graphs)
+    for nodes in (graph.node, *(f.node_def for f in graph.library.function))
+    for node in nodes
   }

@@ -1,7 +1,8 @@
 """The requests that TensorFlow Serving runs as soon as it has loaded a model: else the first of its users waits while it starts up.
 
-They are a TFRecord file of PredictionLog messages (tensorflow.org/tfx/serving/saved_model_warmup), one for each signature here. The server
-runs them on the model that it finds them in; of a request's model_spec, it heeds the signature alone.
+They are a TFRecord file of PredictionLog messages (tensorflow.org/tfx/serving/saved_model_warmup), one for each
+signature here. The server runs them on the model that it finds them in; of a request's model_spec, it heeds the
+signature alone.
 """
 
 import os
@@ -31,7 +32,9 @@ def of_encoder(config: albert_config.AlbertConfig) -> Requests:
   length = min(preprocessor_model.DEFAULT_SEQ_LENGTH, config.max_position_embeddings)
   cls, sep, mask = (sentencepiece_model.SPECIAL_TOKENS[token] for token in ('[CLS]', '[SEP]', '[MASK]'))
   ids = np.array([[cls, *[mask] * (length - 2), sep]], np.int32)
-  return {'serving_default': {'input_word_ids': ids, 'input_mask': np.ones_like(ids), 'input_type_ids': np.zeros_like(ids)}}
+  return {
+    'serving_default': {'input_word_ids': ids, 'input_mask': np.ones_like(ids), 'input_type_ids': np.zeros_like(ids)}
+  }
 
 
 def write(path: pathlib.Path, name: str, requests: Requests) -> None:

@@ -1,7 +1,7 @@
 """An encoder and its preprocessor -> one object that is saved: text in, vectors out.
 
-It has no sp_model_file as an encoder has: that is for code which tokenizes outside of the graph. Here nothing is left to tokenize, and
-the SentencePiece model, which is in the graph twice already, would be in the files for a third time.
+It has no sp_model_file as an encoder has: that is for code which tokenizes outside of the graph. Here nothing is left
+to tokenize, and the SentencePiece model, which is in the graph twice already, would be in the files for a third time.
 """
 
 from typing import Any
@@ -22,8 +22,10 @@ def exportable(preprocessor: Any, encoder: Any, modes_differ: bool) -> tuple[Any
   Returns:
     The root object, and its signatures by name.
 
-    root(sentences, training=False), string [batch], returns what the encoder returns for what the preprocessor gives: a dict of float32
-    `pooled_output` [batch, H], `sequence_output` [batch, 128, H], `encoder_outputs`, a list of one [batch, 128, H] a layer, and
+    root(sentences, training=False), string [batch], returns what the encoder returns for what the preprocessor gives: a
+    dict of float32
+    `pooled_output` [batch, H], `sequence_output` [batch, 128, H], `encoder_outputs`, a list of one [batch, 128, H] a
+    layer, and
     `default`, the pooled output.
   """
   encode = encoder_lib.traces(encoder, modes_differ)

@@ -1,11 +1,11 @@
 """ALBERT in NumPy, forwards and backwards: in float64 an independent witness, in float32 a measure of rounding.
 
-Written from the paper (arxiv.org/abs/1909.11942) and the canonical weights alone. It shares no code with AlbertEncoder, with
-the converters' way onto it, or with the TF1 graph that made modules have. Graphs hold their constants in float32: GELU's two, the
-layer norms' epsilon, the scale of attention. The reference uses the same rounded values.
+Written from the paper (arxiv.org/abs/1909.11942) and the canonical weights alone. It shares no code with AlbertEncoder,
+with the converters' way onto it, or with the TF1 graph that made modules have. Graphs hold their constants in float32:
+GELU's two, the layer norms' epsilon, the scale of attention. The reference uses the same rounded values.
 
-Each step returns its result and a function that takes a derivative back through it: from that by the result to that by the
-step's input, noting on the way those by the weights it used.
+Each step returns its result and a function that takes a derivative back through it: from that by the result to that by
+the step's input, noting on the way those by the weights it used.
 """
 
 import collections
@@ -24,8 +24,9 @@ from converters import albert_config
 
 _EPSILON = float(np.float32(1e-12))  # of every layer norm
 _GELU_SCALE, _GELU_CUBE = float(np.float32(math.sqrt(2 / math.pi))), float(np.float32(0.044715))
-# Kernels are float32, and turned into float64 in pieces of this many rows and columns at most, where that is asked for. Larger ones are fresh
-# memory every time, which takes longer than the multiplication; and so does reading a few columns of each row.
+# Kernels are float32, and turned into float64 in pieces of this many rows and columns at most, where that is asked for.
+# Larger ones are fresh memory every time, which takes longer than the multiplication; and so does reading a few columns
+# of each row.
 _ROWS, _COLUMNS = 512, 1024
 _FEWEST_COLUMNS = 256  # so that all processors have a part
 # A derivative is worked out so many numbers at a time, for the same reason.
@@ -39,7 +40,8 @@ class Gradient:
   """The derivatives of a scalar by all weights, kept as the factors that they are sums of products of.
 
   Attributes:
-    terms: root mean square of the terms that cancel in a derivative, by canonical name, where they can be larger than it.
+    terms: root mean square of the terms that cancel in a derivative, by canonical name, where they can be larger than
+      it.
   """
 
   def __init__(self) -> None:
@@ -91,6 +93,7 @@ class Dropout:
     hidden: factor of the embeddings, and of the outputs of attention and feed-forward.
     attention: factor of the attention weights.
   """
+
   hidden: float = 1.0
   attention: float = 1.0
 
@@ -105,29 +108,40 @@ class Inputs:
   Attributes:
     word_ids, mask, type_ids: int [batch, seq]; each row begins with a position that is not masked.
   """
+
   word_ids: np.ndarray
   mask: np.ndarray
   type_ids: np.ndarray
 
 
 def encode_and_differentiate(
-    tensor: Tensor, config: albert_config.AlbertConfig, inputs: Inputs, differentiated: Inputs, positions: np.ndarray,
-    factors: Mapping[str, np.ndarray], dtype: Float = np.float64) -> tuple[list[np.ndarray], np.ndarray, Gradient]:
+  tensor: Tensor,
+  config: albert_config.AlbertConfig,
+  inputs: Inputs,
+  differentiated: Inputs,
+  positions: np.ndarray,
+  factors: Mapping[str, np.ndarray],
+  dtype: Float = np.float64,
+) -> tuple[list[np.ndarray], np.ndarray, Gradient]:
   """Runs the encoder on one batch, and differentiates a scalar of its outputs on another, going through the weights once for both.
 
   Args:
-    tensor: gives a weight by its canonical name, float32 or float64, in canonical layout. Asked for the transformer block's once a layer.
+    tensor: gives a weight by its canonical name, float32 or float64, in canonical layout. Asked for the transformer
+      block's once a layer.
     config: the sizes.
     inputs: the batch to run.
     differentiated: the other one; the positions that are not masked come first in a row.
     positions: int [batch, P] of that, for the masked language model, none of them masked.
-    factors: of the outputs for it: `pooled_output` [batch, H], `sequence_output` [batch, seq, H], and with the heads `mlm_logits`
-      [batch, P, V] and `sop_log_probs` [batch, 2]. The scalar is the sum of the outputs times these. The last is differentiated by the
+    factors: of the outputs for it: `pooled_output` [batch, H], `sequence_output` [batch, seq, H], and with the heads
+      `mlm_logits`
+      [batch, P, V] and `sop_log_probs` [batch, 2]. The scalar is the sum of the outputs times these. The last is
+      differentiated by the
       head's own weights only.
     dtype: what is computed in.
 
   Returns:
-    The outputs of all layers for `inputs`, a list of L arrays [tokens, H] of that dtype, where tokens are the positions that are not masked, row by
+    The outputs of all layers for `inputs`, a list of L arrays [tokens, H] of that dtype, where tokens are the positions
+    that are not masked, row by
     row; the pooled output [batch, H]; and the derivatives of the scalar.
   """
   tokens = _tokens(differentiated)
@@ -138,8 +152,9 @@ def encode_and_differentiate(
   return layers, _pool(tensor, layers[-1], _first(inputs))[0], result
 
 
-def encode(tensor: Tensor, config: albert_config.AlbertConfig, inputs: Inputs, dtype: Float,
-           dropout: Dropout = _NO_DROPOUT) -> tuple[list[np.ndarray], np.ndarray]:
+def encode(
+  tensor: Tensor, config: albert_config.AlbertConfig, inputs: Inputs, dtype: Float, dropout: Dropout = _NO_DROPOUT
+) -> tuple[list[np.ndarray], np.ndarray]:
   """Runs the encoder on a batch.
 
   Args:
@@ -150,7 +165,8 @@ def encode(tensor: Tensor, config: albert_config.AlbertConfig, inputs: Inputs, d
     dropout: factors of the units, all of which are kept.
 
   Returns:
-    The outputs of all layers, a list of L arrays [tokens, H] of that dtype, where tokens are the positions that are not masked, row by row;
+    The outputs of all layers, a list of L arrays [tokens, H] of that dtype, where tokens are the positions that are not
+    masked, row by row;
     and the pooled output [batch, H].
   """
   layers, _ = _forward(tensor, config, _tokens(inputs), 0, dtype, dropout)
@@ -165,6 +181,7 @@ class _Tokens:
     words, positions, types: the three embeddings' ids.
     row: a number for each row of a batch; those of a row see each other.
   """
+
   words: np.ndarray
   positions: np.ndarray
   types: np.ndarray
@@ -185,8 +202,14 @@ def _tokens(inputs: Inputs) -> _Tokens:
   return _Tokens(inputs.word_ids[row, position], position, inputs.type_ids[row, position], row)
 
 
-def _forward(tensor: Tensor, config: albert_config.AlbertConfig, tokens: _Tokens, kept: int,
-             dtype: Float, dropout: Dropout = _NO_DROPOUT) -> tuple[list[np.ndarray], list[Back]]:
+def _forward(
+  tensor: Tensor,
+  config: albert_config.AlbertConfig,
+  tokens: _Tokens,
+  kept: int,
+  dtype: Float,
+  dropout: Dropout = _NO_DROPOUT,
+) -> tuple[list[np.ndarray], list[Back]]:
   """The layers' outputs, and the ways back to the embeddings, for the first `kept` tokens: whole rows."""
   x, back = _embed(tensor, config, tokens, kept, dtype, dropout)
   layers, backs = [], [back]
@@ -197,8 +220,14 @@ def _forward(tensor: Tensor, config: albert_config.AlbertConfig, tokens: _Tokens
   return layers, backs
 
 
-def _backward(tensor: Tensor, x: np.ndarray, backs: list[Back], inputs: Inputs, positions: np.ndarray,
-              factors: Mapping[str, np.ndarray]) -> Gradient:
+def _backward(
+  tensor: Tensor,
+  x: np.ndarray,
+  backs: list[Back],
+  inputs: Inputs,
+  positions: np.ndarray,
+  factors: Mapping[str, np.ndarray],
+) -> Gradient:
   """From the last layer's output [tokens, H] through the heads and back."""
   row, position = np.nonzero(inputs.mask)
   first = _first(inputs)
@@ -217,7 +246,9 @@ def _backward(tensor: Tensor, x: np.ndarray, backs: list[Back], inputs: Inputs, 
   return result
 
 
-def mlm_logits(tensor: Tensor, sequence_output: np.ndarray, positions: np.ndarray, dtype: Float = np.float64) -> np.ndarray:
+def mlm_logits(
+  tensor: Tensor, sequence_output: np.ndarray, positions: np.ndarray, dtype: Float = np.float64
+) -> np.ndarray:
   """sequence_output [batch, seq, H], positions int [batch, P] -> [batch, P, V] of that dtype."""
   x = np.take_along_axis(sequence_output.astype(dtype), positions[:, :, np.newaxis].astype(np.int64), axis=1)
   return _mlm(tensor, x)[0]
@@ -238,9 +269,14 @@ def _own(x: np.ndarray, kept: int | None) -> np.ndarray:
   return x if kept is None or kept == len(x) else x[:kept].copy()
 
 
-def _embed(tensor: Tensor, config: albert_config.AlbertConfig, tokens: _Tokens, kept: int, dtype: Float,
-           dropout: Dropout) -> tuple[np.ndarray, Back]:
-  tables = {'embeddings.word': tokens.words, 'embeddings.position': tokens.positions, 'embeddings.token_type': tokens.types}
+def _embed(
+  tensor: Tensor, config: albert_config.AlbertConfig, tokens: _Tokens, kept: int, dtype: Float, dropout: Dropout
+) -> tuple[np.ndarray, Back]:
+  tables = {
+    'embeddings.word': tokens.words,
+    'embeddings.position': tokens.positions,
+    'embeddings.token_type': tokens.types,
+  }
   x = sum(tensor(name)[ids].astype(dtype) for name, ids in tables.items())
   x, norm_back = _norm(tensor, 'embeddings.norm', x, kept)
   x = x * dtype(dropout.hidden)
@@ -253,11 +289,13 @@ def _embed(tensor: Tensor, config: albert_config.AlbertConfig, tokens: _Tokens, 
     for name, ids in tables.items():
       gradient.add_rows(name, ids[:kept], dx)
     return dx
+
   return x, back
 
 
-def _layer(tensor: Tensor, config: albert_config.AlbertConfig, x: np.ndarray, row: np.ndarray, kept: int,
-           dropout: Dropout) -> tuple[np.ndarray, Back]:
+def _layer(
+  tensor: Tensor, config: albert_config.AlbertConfig, x: np.ndarray, row: np.ndarray, kept: int, dropout: Dropout
+) -> tuple[np.ndarray, Back]:
   attended, attention_back = _attention(tensor, config, x, row, kept, dropout.attention)
   middle, middle_back = _norm(tensor, 'attention.norm', x + attended * x.dtype.type(dropout.hidden), kept)
   inner, inner_back = _dense(tensor, 'feed_forward.intermediate', middle, kept)
@@ -269,6 +307,7 @@ def _layer(tensor: Tensor, config: albert_config.AlbertConfig, x: np.ndarray, ro
     d = norm_back(dy, gradient)
     d = middle_back(d + inner_back(gelu_back(outer_back(d, gradient), gradient), gradient), gradient)
     return d + attention_back(d, gradient)
+
   return y, back
 
 
@@ -282,6 +321,7 @@ def _pool(tensor: Tensor, x: np.ndarray, first: np.ndarray) -> tuple[np.ndarray,
     gradient.terms['pooler.bias'] = float(np.sqrt(np.mean(np.square(dy.sum(axis=0)))))
     dx[first] = dense_back(dy * (1 - pooled * pooled), gradient)
     return dx
+
   return pooled, back
 
 
@@ -296,6 +336,7 @@ def _mlm(tensor: Tensor, x: np.ndarray) -> tuple[np.ndarray, Back]:
     gradient.add_product('embeddings.word', _flat(dy), _flat(y))
     gradient.add_sum('mlm.output_bias', _flat(dy))
     return dense_back(gelu_back(norm_back(matmul(dy, table), gradient), gradient), gradient)
+
   return matmul(y, table.T) + tensor('mlm.output_bias'), back
 
 
@@ -309,6 +350,7 @@ def _sop(tensor: Tensor, pooled: np.ndarray) -> tuple[np.ndarray, Back]:
     gradient.add_product('sop.kernel', d, pooled)
     gradient.add_sum('sop.bias', d)
     return d @ kernel
+
   return log_probs, back
 
 
@@ -328,6 +370,7 @@ def matmul(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     for row in range(0, kernel.shape[0], _ROWS):
       rows = slice(row, row + _ROWS)
       result[..., columns] += x[..., rows] @ kernel[rows, columns].astype(x.dtype)
+
   # By threads that sleep when there is nothing for them, as those of a linear algebra library do not.
   for _ in _threads().map(multiply, range(0, kernel.shape[1], width)):
     pass
@@ -347,6 +390,7 @@ def _dense(tensor: Tensor, name: str, x: np.ndarray, kept: int | None = None) ->
     gradient.add_product(f'{name}.kernel', _flat(own), _flat(dy))
     gradient.add_sum(f'{name}.bias', _flat(dy))
     return matmul(dy, kernel.T)
+
   return matmul(x, kernel) + tensor(f'{name}.bias'), back
 
 
@@ -362,6 +406,7 @@ def _norm(tensor: Tensor, name: str, x: np.ndarray, kept: int | None = None) -> 
     gradient.add_sum(f'{name}.beta', _flat(dy))
     d = dy * gamma
     return (d - d.mean(axis=-1, keepdims=True) - own * (d * own).mean(axis=-1, keepdims=True)) / own_deviation
+
   return normal * gamma + tensor(f'{name}.beta'), back
 
 
@@ -373,11 +418,13 @@ def _gelu(x: np.ndarray, kept: int | None = None) -> tuple[np.ndarray, Back]:
 
   def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
     return dy * 0.5 * (1 + own_t + own * (1 - own_t * own_t) * scale * (1 + 3 * cube * own * own))
+
   return 0.5 * x * (1 + t), back
 
 
-def _attention(tensor: Tensor, config: albert_config.AlbertConfig, x: np.ndarray, row: np.ndarray, kept: int,
-               dropout: float) -> tuple[np.ndarray, Back]:
+def _attention(
+  tensor: Tensor, config: albert_config.AlbertConfig, x: np.ndarray, row: np.ndarray, kept: int, dropout: float
+) -> tuple[np.ndarray, Back]:
   """x [tokens, H], each token of which belongs to a row -> the same. A masked position gets no weight at all: the original's
   -10000 comes to that in float32 and in float64, as exp(-10000) is 0 in both."""
   heads = config.num_attention_heads
@@ -411,5 +458,8 @@ def _attention(tensor: Tensor, config: albert_config.AlbertConfig, x: np.ndarray
       d_scores = scale * w * (d_weights - (w * d_weights).sum(axis=-1, keepdims=True))
       d['query'][own] = np.einsum('hqk,khd->qhd', d_scores, key[own])
       d['key'][own] = np.einsum('hqk,qhd->khd', d_scores, query[own])
-    return sum((part_backs[part](d[part].reshape(kept, -1), gradient) for part in parts), np.zeros((kept, x_width), x.dtype))
+    return sum(
+      (part_backs[part](d[part].reshape(kept, -1), gradient) for part in parts), np.zeros((kept, x_width), x.dtype)
+    )
+
   return y, back

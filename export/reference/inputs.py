@@ -21,6 +21,7 @@ class Batch:
     input_word_ids, input_mask, input_type_ids: [batch, seq].
     masked_lm_positions: [batch, 3], zero-padded.
   """
+
   input_word_ids: np.ndarray
   input_mask: np.ndarray
   input_type_ids: np.ndarray
@@ -30,10 +31,10 @@ class Batch:
   def for_source(self) -> dict[str, np.ndarray]:
     """The same under the names of the TF1 signatures."""
     return {
-        'input_ids': self.input_word_ids,
-        'input_mask': self.input_mask,
-        'segment_ids': self.input_type_ids,
-        'mlm_positions': self.masked_lm_positions,
+      'input_ids': self.input_word_ids,
+      'input_mask': self.input_mask,
+      'segment_ids': self.input_type_ids,
+      'mlm_positions': self.masked_lm_positions,
     }
 
   def first(self, rows: int) -> 'Batch':
@@ -71,6 +72,7 @@ class Scalar:
       differentiated by the head's own weights: the other outputs show the encoder's derivatives.
     training: whether the training mode is differentiated. It is without dropout; with dropout, inference mode is.
   """
+
   batch: Batch
   factors: dict[str, np.ndarray]
   training: bool
@@ -87,7 +89,9 @@ def make_scalar(config: albert_config.AlbertConfig, parts: Iterable[weight_map.P
   rows, length = batch.input_mask.shape
   parts = frozenset(parts)
   shapes: dict[str, tuple[int, ...]] = {
-      'pooled_output': (rows, config.hidden_size), 'sequence_output': (rows, length, config.hidden_size)}
+    'pooled_output': (rows, config.hidden_size),
+    'sequence_output': (rows, length, config.hidden_size),
+  }
   if weight_map.Part.MLM in parts:
     shapes['mlm_logits'] = (*batch.masked_lm_positions.shape, config.vocab_size)
   if weight_map.Part.SOP in parts:

@@ -22,6 +22,7 @@ class Distance:
     rms: root mean square of the differences.
     largest: largest absolute difference.
   """
+
   rms: float
   largest: float
 
@@ -132,4 +133,6 @@ class _Sum:
   @property
   def distance(self) -> Distance:
     """NaN if there was nothing."""
-    return Distance(math.sqrt(self._squares / self._count), self._largest) if self._count else Distance(math.nan, math.nan)
+    return (
+      Distance(math.sqrt(self._squares / self._count), self._largest) if self._count else Distance(math.nan, math.nan)
+    )

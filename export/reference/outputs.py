@@ -12,7 +12,8 @@ from export.reference import inputs as proof_inputs
 from export.reference import measures
 
 _SMALL = 1 << 25  # values: 268 MB as float64
-# In float32: one as the weights are, the others with biases and layer norms moved by a unit in the last place, at random, at every use.
+# In float32: one as the weights are, the others with biases and layer norms moved by a unit in the last place, at
+# random, at every use.
 _EVALUATIONS = 5
 _ULP = np.float32(2.0**-23)
 
@@ -25,15 +26,24 @@ class Expected:
   """The reference's results for a source.
 
   Attributes:
-    outputs: float64 outputs of the batch by 'pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs' and 'layer_0' and so on. What is
+    outputs: float64 outputs of the batch by 'pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs' and
+      'layer_0' and so on. What is
       by position is [tokens, H], for the positions that are not padding; all others are as the encoder gives them.
     gradient: derivatives of the scalar.
-    float32: relative distance of float32 evaluations to `outputs`, by output: the worst of several, and one unit in the last place at least.
-    training: float64 outputs of the scalar's batch in the training mode, where dropout keeps every unit; empty without dropout.
+    float32: relative distance of float32 evaluations to `outputs`, by output: the worst of several, and one unit in the
+      last place at least.
+    training: float64 outputs of the scalar's batch in the training mode, where dropout keeps every unit; empty without
+      dropout.
   """
 
-  def __init__(self, source: source_lib.Source, parts: frozenset[weight_map.Part], batch: proof_inputs.Batch,
-               scalar: proof_inputs.Scalar, wanted: Callable[[], bool] = lambda: True):
+  def __init__(
+    self,
+    source: source_lib.Source,
+    parts: frozenset[weight_map.Part],
+    batch: proof_inputs.Batch,
+    scalar: proof_inputs.Scalar,
+    wanted: Callable[[], bool] = lambda: True,
+  ):
     """Reads each weight once and evaluates the reference.
 
     Args:
@@ -44,6 +54,7 @@ class Expected:
     Raises:
       Unwanted: `wanted` returned False.
     """
+
     def ask() -> None:
       if not wanted():
         raise Unwanted
@@ -58,7 +69,11 @@ class Expected:
       ask()
       weights[row.name] = source.tensor(row)
     # Kernels are turned into float64 for every use; those of a small model are once.
-    wide = {name: value.astype(np.float64) for name, value in weights.items()} if weight_map.parameters(source.config, parts) <= _SMALL else weights
+    wide = (
+      {name: value.astype(np.float64) for name, value in weights.items()}
+      if weight_map.parameters(source.config, parts) <= _SMALL
+      else weights
+    )
 
     def exact(name: str) -> np.ndarray:
       ask()
@@ -66,7 +81,8 @@ class Expected:
 
     inputs = _inputs(batch)
     layers, pooled, self.gradient = reference_albert.encode_and_differentiate(
-        exact, source.config, inputs, _inputs(scalar.batch), scalar.batch.masked_lm_positions, scalar.factors)
+      exact, source.config, inputs, _inputs(scalar.batch), scalar.batch.masked_lm_positions, scalar.factors
+    )
     self.outputs = _outputs(exact, parts, batch, layers, pooled, np.float64)
     self.float32 = dict[str, measures.Distance]()
     random = np.random.default_rng(0)
@@ -78,21 +94,38 @@ class Expected:
 
     for number in range(_EVALUATIONS):
       source_of_weights = moved if number else weight
-      outputs = _outputs(source_of_weights, parts, batch, *reference_albert.encode(source_of_weights, source.config, inputs, np.float32), np.float32)
+      outputs = _outputs(
+        source_of_weights,
+        parts,
+        batch,
+        *reference_albert.encode(source_of_weights, source.config, inputs, np.float32),
+        np.float32,
+      )
       for name, value in outputs.items():
         distance = measures.relative(value, self.outputs[name])
         self.float32[name] = distance.worst(self.float32.get(name, measures.Distance(float(_ULP), float(_ULP))))
     self.training = dict[str, np.ndarray]()
     if source.config.has_dropout:
-      dropout = reference_albert.Dropout(*(1 / (1 - rate) for rate in (source.config.hidden_dropout_prob, source.config.attention_probs_dropout_prob)))
+      dropout = reference_albert.Dropout(
+        *(1 / (1 - rate) for rate in (source.config.hidden_dropout_prob, source.config.attention_probs_dropout_prob))
+      )
       encoded = reference_albert.encode(exact, source.config, _inputs(scalar.batch), np.float64, dropout)
       self.training = _outputs(exact, parts, scalar.batch, *encoded, np.float64)
 
 
-def _outputs(tensor: reference_albert.Tensor, parts: Iterable[weight_map.Part], batch: proof_inputs.Batch, layers: list[np.ndarray],
-             pooled: np.ndarray, dtype: reference_albert.Float) -> dict[str, np.ndarray]:
+def _outputs(
+  tensor: reference_albert.Tensor,
+  parts: Iterable[weight_map.Part],
+  batch: proof_inputs.Batch,
+  layers: list[np.ndarray],
+  pooled: np.ndarray,
+  dtype: reference_albert.Float,
+) -> dict[str, np.ndarray]:
   """All outputs by name, the heads' from the encoder's."""
-  result = {f'layer_{number}': layer for number, layer in enumerate(layers)} | {'sequence_output': layers[-1], 'pooled_output': pooled}
+  result = {f'layer_{number}': layer for number, layer in enumerate(layers)} | {
+    'sequence_output': layers[-1],
+    'pooled_output': pooled,
+  }
   parts = frozenset(parts)
   if weight_map.Part.MLM in parts:
     sequence = np.zeros((*batch.input_mask.shape, layers[-1].shape[1]), dtype)

@@ -1,7 +1,7 @@
 """The tokenization that the weights were trained with, in plain Python: what version 4 of the preprocessor is held against.
 
-It is that of ALBERT's authors (`preprocess_text` and `encode_pieces` in tokenization.py of github.com/google-research/albert), a statement
-a line, and shares nothing with the tables that go into the graph.
+It is that of ALBERT's authors (`preprocess_text` and `encode_pieces` in tokenization.py of
+github.com/google-research/albert), a statement a line, and shares nothing with the tables that go into the graph.
 """
 
 import unicodedata
@@ -11,15 +11,15 @@ import sentencepiece as spm
 
 # What this rule treats in a way of its own, beside the texts that all preprocessors are compared on.
 TEXTS = (
-    '1,000,000.00 or 1,2,3, and 10,000, or (12,) and x1, y22,z 333,',
-    'ΟΔΥΣΣΕΥΣ. Σ ΑΣ, ΑΣ\u0301 ΑΣ\u00adΑ ΑΣ\u200b 1Σ \u0301Σ Α\u0345Σ ΑΣ\' ΑΣ\'Σ ϹϹ 𝚺𝚺 ὈΔΥΣΣΕΎΣ Aσ Aς',
-    '\x1ca\x1db\x1ec\x1fd\x85e\u1680f\u2000\u200ag\u2028\u2029h\u202fi\u205fj\u3000\x0b\x0ck\xa0',
-    '\u00a8a \u00b4b\u00b8 c\u02d8 \u037a \u1fed\u1fbd',
-    '가각힣 한국어 \u1100\u1161\u11a8 ガギ ｶﾞ \u3131 \uac00\u11a8',
-    '🄁 🄂x 1⒈ ①, ²,³, ٣, ⅓, ½,¼, \uff11\uff0c\uff12,',
-    'ŉ ĳ ǆ ﬃ ẛ̣ \ufdfa ℡ ㋿ ㍿ Ⅷ ⅷ Ⓐ 𝔄 𝟘, ꭰᏸ Ა ჿ \u1e9e \u0130 \u0149',
-    'ก็ ที่ क्षि कु \u0904 \u0cc6\u0cd5 \ufe0f❤\ufe0f \u20dd \U000e0041 \U000e0100',
-    'noncharacters \ufdd0 \ufffe \uffff \U0001fffe, private \U000f0000 \U0010fffd',
+  '1,000,000.00 or 1,2,3, and 10,000, or (12,) and x1, y22,z 333,',
+  'ΟΔΥΣΣΕΥΣ. Σ ΑΣ, ΑΣ\u0301 ΑΣ\u00adΑ ΑΣ\u200b 1Σ \u0301Σ Α\u0345Σ ΑΣ\' ΑΣ\'Σ ϹϹ 𝚺𝚺 ὈΔΥΣΣΕΎΣ Aσ Aς',
+  '\x1ca\x1db\x1ec\x1fd\x85e\u1680f\u2000\u200ag\u2028\u2029h\u202fi\u205fj\u3000\x0b\x0ck\xa0',
+  '\u00a8a \u00b4b\u00b8 c\u02d8 \u037a \u1fed\u1fbd',
+  '가각힣 한국어 \u1100\u1161\u11a8 ガギ ｶﾞ \u3131 \uac00\u11a8',
+  '🄁 🄂x 1⒈ ①, ²,³, ٣, ⅓, ½,¼, \uff11\uff0c\uff12,',
+  'ŉ ĳ ǆ ﬃ ẛ̣ \ufdfa ℡ ㋿ ㍿ Ⅷ ⅷ Ⓐ 𝔄 𝟘, ꭰᏸ Ა ჿ \u1e9e \u0130 \u0149',
+  'ก็ ที่ क्षि कु \u0904 \u0cc6\u0cd5 \ufe0f❤\ufe0f \u20dd \U000e0041 \U000e0100',
+  'noncharacters \ufdd0 \ufffe \uffff \U0001fffe, private \U000f0000 \U0010fffd',
 )
 
 

@@ -16,7 +16,9 @@ from export.store import digests
 
 # What a SavedModel is made of (tensorflow.org/hub/hosting): a host refuses an archive with anything else in it.
 _DIRECTORIES = ('assets', 'assets.extra', 'variables')
-_FILE = re.compile(r'saved_model\.pb|fingerprint\.pb|keras_metadata\.pb|assets(\.extra)?/[^/]+|variables/variables\.(index|data-\d{5}-of-\d{5})')
+_FILE = re.compile(
+  r'saved_model\.pb|fingerprint\.pb|keras_metadata\.pb|assets(\.extra)?/[^/]+|variables/variables\.(index|data-\d{5}-of-\d{5})'
+)
 
 _PIECE = 1 << 20  # bytes that are read at once
 
@@ -30,15 +32,19 @@ class Packed:
     archive: the archive itself.
     tar_sha256: SHA-256, in hex, of the tar inside. Unlike the compressed bytes, it does not depend on the compressor.
   """
+
   files: dict[str, digests.Digest]
   archive: digests.Digest
   tar_sha256: str
 
 
-def pack(directory: pathlib.Path, archive: pathlib.Path, progress: Callable[[int], None] = lambda count: None) -> Packed:
+def pack(
+  directory: pathlib.Path, archive: pathlib.Path, progress: Callable[[int], None] = lambda count: None
+) -> Packed:
   """Writes a .tar.gz whose root is `directory`: sorted members, fixed modes, no owners and no times.
 
-  Float weights hardly compress: the fastest level gives up 1 % of the size that the slowest would save. Every file is read once.
+  Float weights hardly compress: the fastest level gives up 1 % of the size that the slowest would save. Every file is
+  read once.
 
   Args:
     directory: the model.
@@ -51,8 +57,12 @@ def pack(directory: pathlib.Path, archive: pathlib.Path, progress: Callable[[int
   members = sorted([directory, *directory.rglob('*')])
   for path in members:
     name = path.relative_to(directory).as_posix()
-    if path.is_symlink() or not (path.is_dir() if path == directory or name in _DIRECTORIES else path.is_file() and _FILE.fullmatch(name)):
-      raise errors.PublishError(f'{name} in {directory} is nothing that the archive of a model may hold: leave it out of the SavedModel')
+    if path.is_symlink() or not (
+      path.is_dir() if path == directory or name in _DIRECTORIES else path.is_file() and _FILE.fullmatch(name)
+    ):
+      raise errors.PublishError(
+        f'{name} in {directory} is nothing that the archive of a model may hold: leave it out of the SavedModel'
+      )
   files = {}
   with open(archive, 'xb') as raw:
     compressed = _Tee(raw)

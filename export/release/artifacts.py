@@ -24,6 +24,7 @@ class Piece(Protocol):
     live: the object that was saved, for pieces made of it; None before, and after `forget`.
     certificate: what the proof found, once there is one.
   """
+
   live: Any
   certificate: Any
 
@@ -72,11 +73,11 @@ class Preprocessor:
       saved_model.write(self.live, signatures, staged / release.path)
       serving_warmup.write(staged / release.path, release.name, serving_warmup.OF_SENTENCES)
     return {
-        'kind': 'preprocessor',
-        'changes': release.changes[release.version],
-        'vocab_size': source.config.vocab_size,
-        'source': {'sp_model': {'name': source.sp_model_name, 'digest': source.sp_model_digest}},
-        'certificate': None,
+      'kind': 'preprocessor',
+      'changes': release.changes[release.version],
+      'vocab_size': source.config.vocab_size,
+      'source': {'sp_model': {'name': source.sp_model_name, 'digest': source.sp_model_digest}},
+      'certificate': None,
     }
 
   def forget(self) -> None:
@@ -89,4 +90,6 @@ class Preprocessor:
     return self.certificate
 
   def tell(self) -> None:
-    self._console.line(f'\nThe ids of awkward texts: {self.certificate["tokens"]["values"]:,} compared with the rule, none differs')
+    self._console.line(
+      f'\nThe ids of awkward texts: {self.certificate["tokens"]["values"]:,} compared with the rule, none differs'
+    )

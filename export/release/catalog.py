@@ -20,6 +20,7 @@ from export import spec
 
 PATH = assets_dir.PATH / 'catalog.yaml'
 
+
 class Catalog:
   """The content of a catalog file.
 
@@ -34,7 +35,8 @@ class Catalog:
       path: a file, or what tf.io.gfile knows ('gs://bucket/catalog.yaml'). That one can be read only.
 
     Raises:
-      CatalogError: naming file and line: it is not YAML, not what assets/catalog.schema.json says, has a key twice, a gap among
+      CatalogError: naming file and line: it is not YAML, not what assets/catalog.schema.json says, has a key twice, a
+        gap among
         a model's versions, a name for two models, or a preprocessor that it does not hold.
     """
     self._path = path
@@ -56,7 +58,9 @@ class Catalog:
   @property
   def preprocessors(self) -> list[str]:
     """All there are, as 'albert_en_preprocess/3'."""
-    return [f'{name}/{version}' for name, model in self._content['preprocessors'].items() for version in model['versions']]
+    return [
+      f'{name}/{version}' for name, model in self._content['preprocessors'].items() for version in model['versions']
+    ]
 
   def is_preprocessor(self, name: str) -> bool:
     return name in self._content['preprocessors']
@@ -65,8 +69,15 @@ class Catalog:
     """The handle that a model is exported from when --source says nothing else; a preprocessor as the first encoder with one that names it."""
     if not self.is_preprocessor(name):
       return self._content['encoders'].get(name, {}).get('source')
-    return next((model['source'] for model in self._content['encoders'].values()
-                 if 'source' in model and any(entry['preprocessor'].startswith(f'{name}/') for entry in model['versions'].values())), None)
+    return next(
+      (
+        model['source']
+        for model in self._content['encoders'].values()
+        if 'source' in model
+        and any(entry['preprocessor'].startswith(f'{name}/') for entry in model['versions'].values())
+      ),
+      None,
+    )
 
   def newest_version(self, name: str) -> int | None:
     model = self._content['encoders'].get(name) or self._content['preprocessors'].get(name)
@@ -80,8 +91,16 @@ class Catalog:
     """What the catalog says of a version of an encoder that it holds: `interface`, `preprocessor`, `changes`, `breaking`."""
     return dict(self._content['encoders'][name]['versions'][version])
 
-  def encoder(self, name: str, version: int, *, publisher: str | None = None, interface: str | None = None,
-              preprocessor: str | None = None, changes: list[str] | None = None) -> spec.EncoderRelease:
+  def encoder(
+    self,
+    name: str,
+    version: int,
+    *,
+    publisher: str | None = None,
+    interface: str | None = None,
+    preprocessor: str | None = None,
+    changes: list[str] | None = None,
+  ) -> spec.EncoderRelease:
     """What a version of an encoder is: what the arguments say, else the catalog, else a new model's defaults.
 
     Args:
@@ -101,24 +120,34 @@ class Catalog:
     if versions and version not in versions:
       if version != max(versions) + 1:
         raise errors.UsageError(
-            f'--version={version}: the newest version of {name} in the catalog is {max(versions)}: give --version={max(versions) + 1} '
-            'for the next one, or one that is in the catalog')
+          f'--version={version}: the newest version of {name} in the catalog is {max(versions)}: give --version={max(versions) + 1} '
+          'for the next one, or one that is in the catalog'
+        )
       if not changes:
         raise errors.UsageError(
-            f'--version={version}: the catalog has no such version of {name}: say what is new with --change, or add it with '
-            '`python -m export.bump`')
+          f'--version={version}: the catalog has no such version of {name}: say what is new with --change, or add it with '
+          '`python -m export.bump`'
+        )
     entry = versions.get(version, {})
     companion = preprocessor or entry.get('preprocessor') or self._usual_preprocessor(versions)
     companion_name, _, companion_version = companion.partition('/')
     history = {v: e['changes'] for v, e in sorted(versions.items()) if v < version}
     history[version] = changes or entry.get('changes') or ['Initial release.']
     return spec.EncoderRelease(
-        publisher=publisher, name=name, version=version, changes=history, breaking=_breaking(versions, version),
-        language=model['language'], dataset=tuple(model.get('dataset', ())),
-        interface=interface or entry.get('interface', 'dict'),
-        preprocessor=self._preprocessor(publisher, companion_name, int(companion_version)))
+      publisher=publisher,
+      name=name,
+      version=version,
+      changes=history,
+      breaking=_breaking(versions, version),
+      language=model['language'],
+      dataset=tuple(model.get('dataset', ())),
+      interface=interface or entry.get('interface', 'dict'),
+      preprocessor=self._preprocessor(publisher, companion_name, int(companion_version)),
+    )
 
-  def preprocessor(self, name: str, version: int, *, publisher: str | None = None, changes: list[str] | None = None) -> spec.Release:
+  def preprocessor(
+    self, name: str, version: int, *, publisher: str | None = None, changes: list[str] | None = None
+  ) -> spec.Release:
     """What a version of a preprocessor is: as the companion of an encoder that names it.
 
     Args:
@@ -132,21 +161,26 @@ class Catalog:
     """
     versions = self._content['preprocessors'][name]['versions']
     if version not in versions:
-      raise errors.UsageError(f'--version={version}: the catalog has versions {", ".join(map(str, versions))} of {name}: give one of them')
+      raise errors.UsageError(
+        f'--version={version}: the catalog has versions {", ".join(map(str, versions))} of {name}: give one of them'
+      )
     release = self._preprocessor(publisher or self.publisher, name, version)
     return dataclasses.replace(release, changes=release.changes | {version: changes}) if changes else release
 
   def text(self, encoder: spec.EncoderRelease) -> spec.TextRelease:
     """What the model from text to vectors is that is published together with an encoder, under its version.
 
-    Its history is that of the encoder and the preprocessor: versions with lists are left out, since there is no such model of them.
+    Its history is that of the encoder and the preprocessor: versions with lists are left out, since there is no such
+    model of them.
 
     Raises:
       UsageError: the catalog has another model of its name.
     """
     name = f'{encoder.name}_text'
     if any(name in self._content[kind] for kind in ('encoders', 'preprocessors')):
-      raise errors.UsageError(f'--with_text publishes {name}, and the catalog has another model of that name: leave it out, or give another --model')
+      raise errors.UsageError(
+        f'--with_text publishes {name}, and the catalog has another model of that name: leave it out, or give another --model'
+      )
 
     def of(path: str, companion: str) -> list[str]:
       return [f'The encoder `{path}` with the preprocessor `{companion}`.']
@@ -157,16 +191,27 @@ class Catalog:
       if version >= encoder.version or entry['interface'] != 'dict':
         continue
       changes[version] = of(f'{encoder.model}/{version}', f'{encoder.publisher}/{entry["preprocessor"]}')
-      if before is not None and (entry.get('breaking') or self._other_ids(before['preprocessor'], entry['preprocessor'])):
+      if before is not None and (
+        entry.get('breaking') or self._other_ids(before['preprocessor'], entry['preprocessor'])
+      ):
         breaking.add(version)
       before = entry
     changes[encoder.version] = of(encoder.path, encoder.preprocessor.path)
-    if before is not None and (encoder.version in encoder.breaking or self._other_ids(
-        before['preprocessor'], f'{encoder.preprocessor.name}/{encoder.preprocessor.version}')):
+    if before is not None and (
+      encoder.version in encoder.breaking
+      or self._other_ids(before['preprocessor'], f'{encoder.preprocessor.name}/{encoder.preprocessor.version}')
+    ):
       breaking.add(encoder.version)
     return spec.TextRelease(
-        publisher=encoder.publisher, name=name, version=encoder.version, changes=changes, breaking=frozenset(breaking),
-        language=encoder.language, dataset=encoder.dataset, encoder=encoder)
+      publisher=encoder.publisher,
+      name=name,
+      version=encoder.version,
+      changes=changes,
+      breaking=frozenset(breaking),
+      language=encoder.language,
+      dataset=encoder.dataset,
+      encoder=encoder,
+    )
 
   def _other_ids(self, before: str, after: str) -> bool:
     """Whether a preprocessor breaks with an earlier one, as far as the catalog knows."""
@@ -183,8 +228,14 @@ class Catalog:
     model = self._content['preprocessors'].get(name, {'language': 'en', 'versions': {}})
     history = {v: e['changes'] for v, e in sorted(model['versions'].items()) if v <= version}
     history.setdefault(version, ['Initial release.'])
-    return spec.Release(publisher=publisher, name=name, version=version, changes=history,
-                   breaking=_breaking(model['versions'], version), language=model['language'])
+    return spec.Release(
+      publisher=publisher,
+      name=name,
+      version=version,
+      changes=history,
+      breaking=_breaking(model['versions'], version),
+      language=model['language'],
+    )
 
   def with_version(self, name: str, entry: Mapping[str, Any]) -> tuple[int, str]:
     """The catalog with one more version of an encoder.
@@ -208,13 +259,13 @@ class Catalog:
     dump.width = 1 << 20
     dump.dump({version: dict(entry)}, rendered)
     # A mapping ends where the next thing begins: comments and blank lines before that are the next thing's.
-    before = text[:versions.end_mark.index].splitlines(keepends=True)
+    before = text[: versions.end_mark.index].splitlines(keepends=True)
     while not before[-1].strip() or before[-1].lstrip().startswith('#'):
       del before[-1]
     head = ''.join(before)
     indent = ' ' * versions.start_mark.column
     added = ''.join(indent + line for line in rendered.getvalue().splitlines(keepends=True))
-    new = head + ('' if head.endswith('\n') else '\n') + added + text[len(head):]
+    new = head + ('' if head.endswith('\n') else '\n') + added + text[len(head) :]
     expected = json.loads(json.dumps(self._content))
     expected['encoders'][name]['versions'][str(version)] = json.loads(json.dumps(entry))
     try:
@@ -223,8 +274,9 @@ class Catalog:
       got = {}
     if json.loads(json.dumps(got)) != expected:
       raise errors.CatalogError(
-          f'{self._path}:{line}: a version cannot be added to {name} by itself: write its versions out, one '
-          'below the other')
+        f'{self._path}:{line}: a version cannot be added to {name} by itself: write its versions out, one '
+        'below the other'
+      )
     return version, new
 
   def write(self, text: str) -> None:
@@ -236,7 +288,9 @@ class Catalog:
     path = pathlib.Path(os.path.realpath(self._path))
     temporary = None
     try:
-      with tempfile.NamedTemporaryFile('w', encoding='utf-8', dir=path.parent, prefix=f'.{path.name}-', delete=False) as file:
+      with tempfile.NamedTemporaryFile(
+        'w', encoding='utf-8', dir=path.parent, prefix=f'.{path.name}-', delete=False
+      ) as file:
         temporary = pathlib.Path(file.name)
         file.write(text)
       os.chmod(temporary, path.stat().st_mode & 0o777)
@@ -260,6 +314,7 @@ def _read(path: str | os.PathLike[str]) -> str:
     except (OSError, UnicodeDecodeError) as e:
       raise errors.CatalogError(f'cannot read {path} ({e}): give a catalog with --catalog') from e
   import tensorflow as tf  # takes seconds, and only such paths need it
+
   try:
     with tf.io.gfile.GFile(path, 'rb') as file:
       return file.read().decode()
@@ -306,13 +361,18 @@ def _faults(content: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], str]]
   for name, model in content['preprocessors'].items():
     for number in model['versions']:
       if number not in spec.PREPROCESSOR_VERSIONS:
-        yield (('preprocessors', name, 'versions', number),
-               f'there are versions {", ".join(map(str, spec.PREPROCESSOR_VERSIONS))} of the preprocessor\'s contract')
+        yield (
+          ('preprocessors', name, 'versions', number),
+          f'there are versions {", ".join(map(str, spec.PREPROCESSOR_VERSIONS))} of the preprocessor\'s contract',
+        )
   for name, model in content['encoders'].items():
     for number, entry in model['versions'].items():
       companion, _, version = entry['preprocessor'].partition('/')
       if int(version) not in content['preprocessors'].get(companion, {'versions': {}})['versions']:
-        yield ('encoders', name, 'versions', number, 'preprocessor'), f'the catalog has no preprocessor {entry["preprocessor"]}'
+        yield (
+          ('encoders', name, 'versions', number, 'preprocessor'),
+          f'the catalog has no preprocessor {entry["preprocessor"]}',
+        )
 
 
 def _place(fault: jsonschema.ValidationError) -> tuple[Any, ...]:
@@ -333,7 +393,7 @@ def _node(root: Any, place: tuple[Any, ...]) -> tuple[Any, int]:
     if isinstance(node, ruamel.yaml.nodes.MappingNode):
       found = [(value, key.start_mark.line) for key, value in node.value if key.value == str(step)]
     elif isinstance(node, ruamel.yaml.nodes.SequenceNode):
-      found = [(value, value.start_mark.line) for value in node.value[step:step + 1]]
+      found = [(value, value.start_mark.line) for value in node.value[step : step + 1]]
     else:
       found = []
     if not found:

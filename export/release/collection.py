@@ -15,6 +15,7 @@ from export.ui import console as console_lib
 @dataclasses.dataclass(frozen=True)
 class Encoder:
   """A row of the card: the newest version of an encoder, older ones there are, its sizes, and its preprocessor's path."""
+
   path: str
   older: list[int]
   layers: int
@@ -27,6 +28,7 @@ class Encoder:
 @dataclasses.dataclass(frozen=True)
 class Text:
   """A row of the card: the newest version of a model from text to vectors, older ones there are, and what it is made of."""
+
   path: str
   older: list[int]
   encoder: str
@@ -36,6 +38,7 @@ class Text:
 @dataclasses.dataclass(frozen=True)
 class Preprocessor:
   """A row of the card: the newest version of a preprocessor, and older ones there are."""
+
   path: str
   older: list[int]
 
@@ -77,15 +80,31 @@ def render(tree: tree_lib.Tree, publisher: str, collection: spec.Collection) -> 
         texts.append(Text(path, older, record['encoder'], record['preprocessor']))
       else:
         config = record['config']
-        encoders.append(Encoder(
-            path, older, config['num_hidden_layers'], config['hidden_size'], record['parameters'], record['interface'],
-            record['preprocessor']))
+        encoders.append(
+          Encoder(
+            path,
+            older,
+            config['num_hidden_layers'],
+            config['hidden_size'],
+            record['parameters'],
+            record['interface'],
+            record['preprocessor'],
+          )
+        )
     except (KeyError, TypeError, AttributeError) as e:
-      raise errors.IntegrityError(f'{path}{publish.RECORD} in {tree.root} is no release record ({type(e).__name__}: {e}): check it with '
-                                  'export.verify') from e
+      raise errors.IntegrityError(
+        f'{path}{publish.RECORD} in {tree.root} is no release record ({type(e).__name__}: {e}): check it with '
+        'export.verify'
+      ) from e
   encoders.sort(key=lambda encoder: (encoder.parameters, encoder.path))
-  return model_card.render('collection', path=f'{publisher}/{collection.name}/1', collection=collection, encoders=encoders, texts=texts,
-                           preprocessors=preprocessors)
+  return model_card.render(
+    'collection',
+    path=f'{publisher}/{collection.name}/1',
+    collection=collection,
+    encoders=encoders,
+    texts=texts,
+    preprocessors=preprocessors,
+  )
 
 
 def read_record(tree: tree_lib.Tree, release: str) -> dict[str, Any]:
@@ -99,8 +118,12 @@ def read_record(tree: tree_lib.Tree, release: str) -> dict[str, Any]:
       record = json.loads(file.read())
     record['kind'], record['release'], record['certificate']
   except FileNotFoundError as e:
-    raise errors.IntegrityError(f'no record {release}{publish.RECORD} in {tree.root}: restore it, or take the version away') from e
+    raise errors.IntegrityError(
+      f'no record {release}{publish.RECORD} in {tree.root}: restore it, or take the version away'
+    ) from e
   except (ValueError, TypeError, KeyError, RecursionError) as e:
-    raise errors.IntegrityError(f'{release}{publish.RECORD} in {tree.root} is no release record ({type(e).__name__}: {e}): check it with '
-                                'export.verify') from e
+    raise errors.IntegrityError(
+      f'{release}{publish.RECORD} in {tree.root} is no release record ({type(e).__name__}: {e}): check it with '
+      'export.verify'
+    ) from e
   return record

@@ -27,6 +27,7 @@ class Trace:
     inputs: by place in the arguments, a tensor's dtype and shape, as 'int32 [?, ?]'; or a constant, as 'True'.
     outputs: by place in the result, the same.
   """
+
   inputs: Mapping[str, str]
   outputs: Mapping[str, str]
 
@@ -36,11 +37,13 @@ class Interface:
   """What a SavedModel offers.
 
   Attributes:
-    calls: what can be called, by its place below the root ('' the root itself, 'mlm', 'tokenize.get_special_tokens_dict').
+    calls: what can be called, by its place below the root ('' the root itself, 'mlm',
+      'tokenize.get_special_tokens_dict').
     signatures: by name.
     assets: by attribute ('sp_model_file'): file name, and SHA-256 of its content.
     trainable: number of trainable variables, by place of the callable.
   """
+
   calls: Mapping[str, tuple[Trace, ...]]
   signatures: Mapping[str, Trace]
   assets: Mapping[str, tuple[str, str]]
@@ -77,13 +80,23 @@ def describe(path: pathlib.Path) -> Interface:
         assets[place] = (asset.name, hashlib.sha256(asset.read_bytes()).hexdigest())
       if number not in seen and node.WhichOneof('kind') in (None, 'user_object'):
         seen.add(number)
-        pending += [(f'{place}.{name}'.lstrip('.'), child) for name, child in children.items()
-                    if name not in _OWN and not name.startswith('_')]
-    signatures = {name: Trace({key: _info(value) for key, value in signature.inputs.items()},
-                              {key: _info(value) for key, value in signature.outputs.items()})
-                  for name, signature in meta_graph.signature_def.items() if not name.startswith('__')}
+        pending += [
+          (f'{place}.{name}'.lstrip('.'), child)
+          for name, child in children.items()
+          if name not in _OWN and not name.startswith('_')
+        ]
+    signatures = {
+      name: Trace(
+        {key: _info(value) for key, value in signature.inputs.items()},
+        {key: _info(value) for key, value in signature.outputs.items()},
+      )
+      for name, signature in meta_graph.signature_def.items()
+      if not name.startswith('__')
+    }
   except Exception as e:  # protobuf, TensorFlow's decoder and file access each raise their own
-    raise errors.IntegrityError(f'{file} is no SavedModel to compare with ({type(e).__name__}: {e}): publish the release again') from e
+    raise errors.IntegrityError(
+      f'{file} is no SavedModel to compare with ({type(e).__name__}: {e}): publish the release again'
+    ) from e
   return Interface({place: traces for place, traces in calls.items() if traces}, signatures, assets, trainable)
 
 
@@ -95,15 +108,22 @@ def _traces(graph: Any, function: Any) -> tuple[Trace, ...]:
     outputs = nested_structure_coder.decode_proto(concrete.output_signature)
     # The first argument is what matters to a caller; names of later ones are not kept in a SavedModel.
     inputs = dict(_leaves(args[0], '')) if args else {}
-    inputs |= {key: value for number, arg in enumerate(args[1:], start=1) for key, value in _leaves(arg, f'(argument {number})')}
+    inputs |= {
+      key: value for number, arg in enumerate(args[1:], start=1) for key, value in _leaves(arg, f'(argument {number})')
+    }
     inputs |= {key: value for name, arg in kwargs.items() for key, value in _leaves(arg, name)}
     result.append(Trace(inputs, dict(_leaves(outputs, ''))))
   return tuple(result)
 
 
 def _leaves(structure: Any, place: str) -> Iterator[tuple[str, str]]:
-  items = structure.items() if isinstance(structure, Mapping) else \
-      enumerate(structure) if isinstance(structure, list | tuple) else None
+  items = (
+    structure.items()
+    if isinstance(structure, Mapping)
+    else enumerate(structure)
+    if isinstance(structure, list | tuple)
+    else None
+  )
   if items is None:
     yield place, _spec(structure)
     return
@@ -168,8 +188,10 @@ def _trace_faults(name: str, old: Trace, candidates: tuple[Trace, ...]) -> list[
 def _faults(name: str, old: Trace, new: Trace) -> list[str]:
   found = []
   if old.inputs.keys() != new.inputs.keys():
-    found.append(f'{name} takes {_listed(new.inputs.keys() - old.inputs.keys())} instead of '
-                 f'{_listed(old.inputs.keys() - new.inputs.keys())}')
+    found.append(
+      f'{name} takes {_listed(new.inputs.keys() - old.inputs.keys())} instead of '
+      f'{_listed(old.inputs.keys() - new.inputs.keys())}'
+    )
   for key in sorted(old.inputs.keys() & new.inputs.keys()):
     if not _fits(old.inputs[key], new.inputs[key]):
       found.append(f'{_place("input", key, name)} is {new.inputs[key]} instead of {old.inputs[key]}')
@@ -192,4 +214,6 @@ def _place(kind: str, key: str, name: str) -> str:
 def _fits(given: str, wanted: str) -> bool:
   """Whether what is given can stand where another is wanted: the same dtype and rank, and every size that is asked for."""
   one, other = given.split(), wanted.split()
-  return len(one) == len(other) and all(b.strip('[],') in (a.strip('[],'), '?') for a, b in zip(one, other, strict=True))
+  return len(one) == len(other) and all(
+    b.strip('[],') in (a.strip('[],'), '?') for a, b in zip(one, other, strict=True)
+  )

@@ -34,12 +34,25 @@ def show(request: request_lib.Request, tree: tree_lib.Tree, console: console_lib
     elif old is None:
       rows.append([new.path, 'new, with no version before it to compare with'])
     else:
-      rows.append([new.path, f'new; compared with {new.model}/{old}, '
-                   + ('and may break what its users rely on' if request.breaking else 'and refused if it breaks what its users rely on')])
+      rows.append(
+        [
+          new.path,
+          f'new; compared with {new.model}/{old}, '
+          + (
+            'and may break what its users rely on'
+            if request.breaking
+            else 'and refused if it breaks what its users rely on'
+          ),
+        ]
+      )
     rows += [[f'version {new.version}', change] for change in new.changes[new.version]]
   rows.append(['signature', f'with {request.sign_key}' if request.sign_key is not None else 'none'])
   console.facts('Plan', rows)
-  suffixes = [s for s in publish.COMPANIONS if request.sign_key is not None or s not in (publish.SIGNATURE, publish.RECORD_SIGNATURE)]
+  suffixes = [
+    s
+    for s in publish.COMPANIONS
+    if request.sign_key is not None or s not in (publish.SIGNATURE, publish.RECORD_SIGNATURE)
+  ]
   console.line('\nTo be published, all or nothing:')
   for new in request.releases:
     if new.version not in tree.versions(new.model):
@@ -50,13 +63,22 @@ def show(request: request_lib.Request, tree: tree_lib.Tree, console: console_lib
   console.line('\nDry run: nothing was written.')
 
 
-def _rows_of_encoder(release: spec.EncoderRelease, source: source_lib.Source, parts: frozenset[weight_map.Part]) -> list[list[str]]:
+def _rows_of_encoder(
+  release: spec.EncoderRelease, source: source_lib.Source, parts: frozenset[weight_map.Part]
+) -> list[list[str]]:
   config = source.config
   return [
-      *(['', f'has {lack}'] for lack in source_lib.lacks(source)),
-      ['sizes', f'L={config.num_hidden_layers} H={config.hidden_size} A={config.num_attention_heads}, '
-       f'{config.vocab_size} pieces in {source.sp_model_name}'],
-      ['interface', f'{release.interface} in, {release.interface} out'],
-      ['heads', ', '.join(f'.{part.value}' for part in weight_map.Part if part in parts and part is not weight_map.Part.ENCODER) or 'none'],
-      ['weights', f'{len(weight_map.rows(config, parts))} tensors'],
+    *(['', f'has {lack}'] for lack in source_lib.lacks(source)),
+    [
+      'sizes',
+      f'L={config.num_hidden_layers} H={config.hidden_size} A={config.num_attention_heads}, '
+      f'{config.vocab_size} pieces in {source.sp_model_name}',
+    ],
+    ['interface', f'{release.interface} in, {release.interface} out'],
+    [
+      'heads',
+      ', '.join(f'.{part.value}' for part in weight_map.Part if part in parts and part is not weight_map.Part.ENCODER)
+      or 'none',
+    ],
+    ['weights', f'{len(weight_map.rows(config, parts))} tensors'],
   ]

@@ -30,8 +30,15 @@ class Encoder:
     certificate: once it is proven.
   """
 
-  def __init__(self, release: spec.EncoderRelease, handle: str, source: source_lib.Source, parts: frozenset[weight_map.Part],
-               examination: encoder_certificate.Examination, console: console_lib.Console):
+  def __init__(
+    self,
+    release: spec.EncoderRelease,
+    handle: str,
+    source: source_lib.Source,
+    parts: frozenset[weight_map.Part],
+    examination: encoder_certificate.Examination,
+    console: console_lib.Console,
+  ):
     """`handle` is what the user called the source."""
     self.release = release
     self.live: Any = None
@@ -66,11 +73,11 @@ class Encoder:
       serving_warmup.write(path, release.name, serving_warmup.of_encoder(source.config))
     self.weights = albert.weights
     return {
-        'kind': 'encoder',
-        'interface': release.interface,
-        'heads': [p.value for p in weight_map.Part if p in self._parts and p is not weight_map.Part.ENCODER],
-        'preprocessor': release.preprocessor.path,
-        **self.facts(release, path, self._parts),
+      'kind': 'encoder',
+      'interface': release.interface,
+      'heads': [p.value for p in weight_map.Part if p in self._parts and p is not weight_map.Part.ENCODER],
+      'preprocessor': release.preprocessor.path,
+      **self.facts(release, path, self._parts),
     }
 
   def facts(self, release: spec.Release, path: pathlib.Path, parts: frozenset[weight_map.Part]) -> dict[str, Any]:
@@ -79,14 +86,22 @@ class Encoder:
     keys = checkpoint_keys.read(path)
     held = {row.name for row in weight_map.rows(source.config, parts)}
     return {
-        'changes': release.changes[release.version],
-        'config': dataclasses.asdict(source.config),
-        'parameters': self.count([weight_map.Part.ENCODER]),
-        # A path on this machine would tell nobody anything.
-        'source': {'handle': self._handle if '://' in self._handle else None, 'digest': source.digest, 'format': source.format,
-                   'lacks': source_lib.lacks(source)},
-        'certificate': None,
-        'weights': [dataclasses.asdict(weight) | {'checkpoint_key': keys[weight.target]} for weight in self.weights if weight.source in held],
+      'changes': release.changes[release.version],
+      'config': dataclasses.asdict(source.config),
+      'parameters': self.count([weight_map.Part.ENCODER]),
+      # A path on this machine would tell nobody anything.
+      'source': {
+        'handle': self._handle if '://' in self._handle else None,
+        'digest': source.digest,
+        'format': source.format,
+        'lacks': source_lib.lacks(source),
+      },
+      'certificate': None,
+      'weights': [
+        dataclasses.asdict(weight) | {'checkpoint_key': keys[weight.target]}
+        for weight in self.weights
+        if weight.source in held
+      ],
     }
 
   def forget(self) -> None:
@@ -99,7 +114,9 @@ class Encoder:
   def tell(self) -> None:
     assert self.certificate is not None
     heads = self.parameters - self.count([weight_map.Part.ENCODER])
-    self._console.line(f'\n{self.parameters - heads:,} parameters in the encoder' + (f', {heads:,} in its heads' if heads else ''))
+    self._console.line(
+      f'\n{self.parameters - heads:,} parameters in the encoder' + (f', {heads:,} in its heads' if heads else '')
+    )
     self._console.certificate(self.certificate.as_json())
 
 
@@ -110,7 +127,13 @@ class Text:
     certificate: once it is proven.
   """
 
-  def __init__(self, release: spec.TextRelease, preprocessor: artifacts.Preprocessor, encoder: Encoder, console: console_lib.Console):
+  def __init__(
+    self,
+    release: spec.TextRelease,
+    preprocessor: artifacts.Preprocessor,
+    encoder: Encoder,
+    console: console_lib.Console,
+  ):
     self.release = release
     self.live: Any = None
     self.certificate: text_certificate.Certificate | None = None
@@ -120,15 +143,17 @@ class Text:
     release = self.release
     path = staged / release.path
     with self._console.step(f'save {release.path}'):
-      self.live, signatures = text_encoder.exportable(self._preprocessor.live, self._encoder.live, self._encoder.config.has_dropout)
+      self.live, signatures = text_encoder.exportable(
+        self._preprocessor.live, self._encoder.live, self._encoder.config.has_dropout
+      )
       saved_model.write(self.live, signatures, path)
       serving_warmup.write(path, release.name, serving_warmup.OF_SENTENCES)
     return {
-        'kind': 'text',
-        'heads': [],
-        'encoder': self._encoder.release.path,
-        'preprocessor': self._preprocessor.release.path,
-        **self._encoder.facts(release, path, frozenset([weight_map.Part.ENCODER])),
+      'kind': 'text',
+      'heads': [],
+      'encoder': self._encoder.release.path,
+      'preprocessor': self._preprocessor.release.path,
+      **self._encoder.facts(release, path, frozenset([weight_map.Part.ENCODER])),
     }
 
   def forget(self) -> None:
@@ -137,8 +162,12 @@ class Text:
   def prove(self, staged: pathlib.Path) -> dict[str, Any]:
     with self._console.step('compare text to vectors'):
       self.certificate = text_certificate.check(
-          staged / self.release.path, staged / self._preprocessor.release.path, staged / self._encoder.release.path,
-          self._preprocessor.release.version, self._encoder.config)
+        staged / self.release.path,
+        staged / self._preprocessor.release.path,
+        staged / self._encoder.release.path,
+        self._preprocessor.release.version,
+        self._encoder.config,
+      )
     return self.certificate.as_json()
 
   def tell(self) -> None:

@@ -42,7 +42,9 @@ def read_record(release: pathlib.Path) -> dict[str, Any]:
   except OSError as e:
     raise errors.IntegrityError(f'no record {path} ({e.strerror}): give the directory of a published version') from e
   except (ValueError, TypeError, KeyError, RecursionError) as e:
-    raise errors.IntegrityError(f'{path} is no release record ({type(e).__name__}: {e}): publish the release again') from e
+    raise errors.IntegrityError(
+      f'{path} is no release record ({type(e).__name__}: {e}): publish the release again'
+    ) from e
   return record
 
 
@@ -94,7 +96,8 @@ def _checked(release: pathlib.Path, record: dict[str, Any], checks: list[Any]) -
     raise errors.IntegrityError(str(e)) from e
   except (KeyError, TypeError, AttributeError, ValueError, errors.ConfigError) as e:
     raise errors.IntegrityError(
-        f'{release}.release.json is no release record ({type(e).__name__}: {e}): publish the release again') from e
+      f'{release}.release.json is no release record ({type(e).__name__}: {e}): publish the release again'
+    ) from e
   if faults:
     raise errors.IntegrityError(f'{"; ".join(faults)} in {release}: this is not what was published, fetch it again')
   return len(record['weights']) if _WEIGHTS[record['kind']] else 0
@@ -197,13 +200,20 @@ def _certificate(record: dict[str, Any]) -> Iterator[str]:
       if not check['values'] > 0 or not all(0 <= distance <= bounds[group] for distance in distances):
         yield f'{name} did not pass in the certificate'
   if certificate['against'] == 'graph' and any(
-      check['source'] is None for group in bounds for name, check in certificate[group].items() if not name.startswith('layer_')):
+    check['source'] is None
+    for group in bounds
+    for name, check in certificate[group].items()
+    if not name.startswith('layer_')
+  ):
     yield 'the certificate says that it is against a graph, and lacks distances to it'
   for name, check in certificate['outputs'].items():
     export, allowed = check['float32']['export'], check['float32']['allowed']
     if not all(0 <= export[figure] <= allowed[figure] < math.inf for figure in ('rms', 'largest')):
       yield f'{name} in float32 did not pass in the certificate'
-  if len(certificate['controls']) < 4 or not all(parity.rounded(parity.CONTROL_FACTOR * parity.OUTPUT_BOUND) <= distance < math.inf for distance in certificate['controls'].values()):
+  if len(certificate['controls']) < 4 or not all(
+    parity.rounded(parity.CONTROL_FACTOR * parity.OUTPUT_BOUND) <= distance < math.inf
+    for distance in certificate['controls'].values()
+  ):
     yield 'the certificate has a wrong model that passed, or too few of them'
 
 
@@ -214,7 +224,11 @@ def _text_certificate(record: dict[str, Any]) -> Iterator[str]:
     yield 'the record does not name an encoder and a preprocessor'
   certificate = record['certificate']
   served = {'default', 'pooled_output', 'sequence_output'}
-  names = served | {f'serving_default/{name}' for name in served} | {f'layer_{n}' for n in range(record['config']['num_hidden_layers'])}
+  names = (
+    served
+    | {f'serving_default/{name}' for name in served}
+    | {f'layer_{n}' for n in range(record['config']['num_hidden_layers'])}
+  )
   if certificate['outputs'].keys() != names or not certificate['texts'] > 1:
     yield 'the certificate is not of the outputs of such a model'
   for name, check in certificate['outputs'].items():
@@ -234,7 +248,9 @@ def _weights(release: pathlib.Path, record: dict[str, Any], index: checkpoint_in
     yield 'the ledger does not list the weights of such a model'
     return
   shards = sorted((release / 'variables').glob('variables.data-*-of-*'))
-  if sorted(w['checkpoint_key'] for w in weights) != sorted(k for k, entry in index.entries.items() if entry.dtype == checkpoint_index.FLOAT32):
+  if sorted(w['checkpoint_key'] for w in weights) != sorted(
+    k for k, entry in index.entries.items() if entry.dtype == checkpoint_index.FLOAT32
+  ):
     yield 'the ledger does not list the tensors of the checkpoint'
     return
   for weight in weights:

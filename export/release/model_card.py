@@ -22,10 +22,10 @@ def render(kind: str, **facts: Any) -> str:
     jinja2.UndefinedError: the template names something that is not in `facts`.
   """
   environment = jinja2.Environment(
-      loader=jinja2.FileSystemLoader(assets_dir.PATH / 'cards'),
-      undefined=jinja2.StrictUndefined,
-      keep_trailing_newline=True,
-      autoescape=False,  # Markdown, not HTML
+    loader=jinja2.FileSystemLoader(assets_dir.PATH / 'cards'),
+    undefined=jinja2.StrictUndefined,
+    keep_trailing_newline=True,
+    autoescape=False,  # Markdown, not HTML
   )
   if kind == 'encoder':
     facts['sentence'] = proof_text.sentence(facts['record']['certificate'])

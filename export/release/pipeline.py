@@ -35,8 +35,17 @@ from export.ui import html_report
 from export.validation import encoder_certificate
 
 # The packages whose version can change what is published.
-_LIBRARIES = ('albert-hub-export', 'isal', 'numpy', 'sentencepiece', 'tensorflow-cpu', 'tensorflow', 'tensorflow-text',
-              'tf-keras', 'tf-models-official')
+_LIBRARIES = (
+  'albert-hub-export',
+  'isal',
+  'numpy',
+  'sentencepiece',
+  'tensorflow-cpu',
+  'tensorflow',
+  'tensorflow-text',
+  'tf-keras',
+  'tf-models-official',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,17 +58,23 @@ class Outcome:
     pieces: the models, in the order of the request's releases, each with its proof.
     breaking: what users of the versions before will miss.
   """
+
   published: list[str]
   kept: list[str]
   pieces: list[artifacts.Piece]
   breaking: list[str]
 
 
-def run(request: request_lib.Request, console: console_lib.Console, on_published: Callable[[], None] = lambda: None,
-        child: source_process.Child | None = None) -> Outcome:
+def run(
+  request: request_lib.Request,
+  console: console_lib.Console,
+  on_published: Callable[[], None] = lambda: None,
+  child: source_process.Child | None = None,
+) -> Outcome:
   """Makes a release.
 
-  Beside it run, from the moment there is something to do for them: a process with the source's graph, a thread that computes the
+  Beside it run, from the moment there is something to do for them: a process with the source's graph, a thread that
+  computes the
   reference, and one that packs what was saved and verifies it.
 
   Args:
@@ -113,13 +128,17 @@ def run(request: request_lib.Request, console: console_lib.Console, on_published
           signature.sign(model, request.sign_key)
     put_report = None
     if request.report is not None:  # written before anything is published, so that it cannot fail afterwards
-      put_report = stack.enter_context(html_report.prepared(integrity.read_record(staged / request.release.path), request.report))
+      put_report = stack.enter_context(
+        html_report.prepared(integrity.read_record(staged / request.release.path), request.report)
+      )
     with console.step('verify'):
       for model, before in zip(models, seen, strict=True):
         integrity.check_statement(model, integrity.read_record(model))
         if _see(model) != before:
-          raise errors.IntegrityError(f'files of {model.relative_to(staged)} changed while they were compared in {staged}: nobody else may '
-                                      'write there, try again')
+          raise errors.IntegrityError(
+            f'files of {model.relative_to(staged)} changed while they were compared in {staged}: nobody else may '
+            'write there, try again'
+          )
     paths = [piece.release.path for piece in made]
     with console.step('publish'):
       published = tree.publish(staged, paths)
@@ -131,8 +150,12 @@ def run(request: request_lib.Request, console: console_lib.Console, on_published
         console.line(f'The report could not be put at {request.report}: {e.strerror}')
     if request.collection is not None:
       collection.renew(tree, request.release.publisher, request.collection, console)
-  return Outcome(published, [path for path in paths if path not in published], made,
-                 [difference for step in steps for difference in step.breaking])
+  return Outcome(
+    published,
+    [path for path in paths if path not in published],
+    made,
+    [difference for step in steps for difference in step.breaking],
+  )
 
 
 def _check_kept_encoder(tree: tree_lib.Tree, request: request_lib.Request) -> None:
@@ -141,20 +164,29 @@ def _check_kept_encoder(tree: tree_lib.Tree, request: request_lib.Request) -> No
     return
   companion = str(collection.read_record(tree, request.text.encoder.path).get('preprocessor'))
   if companion != request.preprocessor.path:
-    raise errors.PublishError(f'{request.text.encoder.path} in {tree.root} goes with {companion}: give its model from text to vectors the same with '
-                              f'--preprocessor={companion.partition("/")[2]}')
+    raise errors.PublishError(
+      f'{request.text.encoder.path} in {tree.root} goes with {companion}: give its model from text to vectors the same with '
+      f'--preprocessor={companion.partition("/")[2]}'
+    )
 
 
-def _pieces(request: request_lib.Request, source: source_lib.Source, console: console_lib.Console, child: source_process.Child | None,
-            stack: contextlib.ExitStack) -> list[artifacts.Piece]:
+def _pieces(
+  request: request_lib.Request,
+  source: source_lib.Source,
+  console: console_lib.Console,
+  child: source_process.Child | None,
+  stack: contextlib.ExitStack,
+) -> list[artifacts.Piece]:
   """What is to be published, in the order in which it is made.
 
-  Each is saved before any function of the next is made in this process: so its bytes do not depend on what it is published with.
+  Each is saved before any function of the next is made in this process: so its bytes do not depend on what it is
+  published with.
   """
   preprocessor = artifacts.Preprocessor(request.preprocessor, source, console)
   if request.encoder is None:
     return [preprocessor]
   from export.release import encoder_artifacts  # tf-models takes a second, and a preprocessor does not need it
+
   parts = request_lib.parts(request, source)
   for lack in source_lib.lacks(source):
     console.line(f'  the source has {lack}')
@@ -179,10 +211,13 @@ class _GivenUp(Exception):
 
 
 @contextlib.contextmanager
-def _packer(staged: pathlib.Path, console: console_lib.Console) -> Iterator[Callable[..., futures.Future[tuple[dict[str, Any], _Seen]]]]:
+def _packer(
+  staged: pathlib.Path, console: console_lib.Console
+) -> Iterator[Callable[..., futures.Future[tuple[dict[str, Any], _Seen]]]]:
   """A function that packs a model which was saved, in a thread, and holds directory and archive against what will be its record.
 
-  It takes the release and its facts, and gives `files` and `archive` of the record, and what `_see` saw before. The thread is gone when the context ends.
+  It takes the release and its facts, and gives `files` and `archive` of the record, and what `_see` saw before. The
+  thread is gone when the context ends.
   """
   given_up = threading.Event()
 
@@ -195,8 +230,10 @@ def _packer(staged: pathlib.Path, console: console_lib.Console) -> Iterator[Call
     archive = model.with_name(model.name + publish.ARCHIVE)
     with console.profile.span(f'pack {release.path}'):
       made = release_archive.pack(model, archive, check)
-    packed = {'files': {name: dataclasses.asdict(digest) for name, digest in made.files.items()},
-              'archive': {**dataclasses.asdict(made.archive), 'tar_sha256': made.tar_sha256}}
+    packed = {
+      'files': {name: dataclasses.asdict(digest) for name, digest in made.files.items()},
+      'archive': {**dataclasses.asdict(made.archive), 'tar_sha256': made.tar_sha256},
+    }
     with console.profile.span(f'verify {release.path}'):
       seen = _see(model)
       integrity.check_content(model, {**facts, **packed})
@@ -214,8 +251,13 @@ def _describe(staged: pathlib.Path, release: spec.Release, facts: Mapping[str, A
   model = staged / release.path
   beside = {suffix: model.with_name(model.name + suffix) for suffix in publish.COMPANIONS}
   record = {'release': release.path, **facts}
-  card = model_card.render(record['kind'], release=release, record=record, asset_path=beside[publish.ARCHIVE].name,
-                           seq_length=preprocessor_model.DEFAULT_SEQ_LENGTH)
+  card = model_card.render(
+    record['kind'],
+    release=release,
+    record=record,
+    asset_path=beside[publish.ARCHIVE].name,
+    seq_length=preprocessor_model.DEFAULT_SEQ_LENGTH,
+  )
   beside[publish.CARD].write_text(card, encoding='utf-8')
   record |= {'card': dataclasses.asdict(digests.of_file(beside[publish.CARD])), 'libraries': _library_versions()}
   beside[publish.RECORD].write_text(json.dumps(record, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')

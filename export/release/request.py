@@ -31,6 +31,7 @@ class Request:
   Raises:
     UsageError: the parts contradict each other.
   """
+
   release: spec.Release
   source: str
   export_root: str | os.PathLike[str]
@@ -48,8 +49,9 @@ class Request:
     companion = self.preprocessor
     if companion.version not in spec.PREPROCESSOR_VERSIONS:
       raise errors.UsageError(
-          f'preprocessor version {companion.version} in --preprocessor={companion.name}/{companion.version}: there are '
-          f'versions {", ".join(map(str, spec.PREPROCESSOR_VERSIONS))}')
+        f'preprocessor version {companion.version} in --preprocessor={companion.name}/{companion.version}: there are '
+        f'versions {", ".join(map(str, spec.PREPROCESSOR_VERSIONS))}'
+      )
     if self.encoder is None:
       return
     if companion.name == self.encoder.name:
@@ -59,7 +61,9 @@ class Request:
     if self.text is not None and self.encoder.interface == 'list':
       raise errors.UsageError('--with_text with the list interface: only --io=dict takes what the preprocessor gives')
     if self.text is not None and companion.name == self.text.name:
-      raise errors.UsageError(f'--preprocessor is {companion.name}, which is what --with_text publishes: give it another name')
+      raise errors.UsageError(
+        f'--preprocessor is {companion.name}, which is what --with_text publishes: give it another name'
+      )
 
   @property
   def encoder(self) -> spec.EncoderRelease | None:
@@ -81,22 +85,28 @@ def parts(request: Request, source: source_lib.Source) -> frozenset[weight_map.P
   """Which pieces of an encoder to export: what the source has, less what the flags leave out.
 
   Raises:
-    SourceError: it lacks one that is asked for, or has nothing to compare one with; or its longest sequence is shorter than what a
+    SourceError: it lacks one that is asked for, or has nothing to compare one with; or its longest sequence is shorter
+      than what a
       model from text to vectors gives it.
   """
   assert request.encoder is not None
   positions = source.config.max_position_embeddings
   if request.text is not None and positions < spec.SEQ_LENGTH:
-    raise errors.SourceError(f'max_position_embeddings={positions} in the config of {source.handle}, and its preprocessor gives sequences of '
-                             f'{spec.SEQ_LENGTH}: leave --with_text out')
+    raise errors.SourceError(
+      f'max_position_embeddings={positions} in the config of {source.handle}, and its preprocessor gives sequences of '
+      f'{spec.SEQ_LENGTH}: leave --with_text out'
+    )
   wanted = {weight_map.Part.ENCODER}
   for part, flag in ((weight_map.Part.MLM, request.mlm), (weight_map.Part.SOP, request.sop)):
     if flag and part not in source.parts:
-      raise errors.SourceError(f'no {part.value} weights in {source.handle}, but --{part.value} asks for them: leave it out')
+      raise errors.SourceError(
+        f'no {part.value} weights in {source.handle}, but --{part.value} asks for them: leave it out'
+      )
     if flag is not False and part in source.parts and request.encoder.interface == 'dict':
       if part not in source.provable:
         raise errors.SourceError(
-            f'{part.value} weights, but no signature to compare them with, in {source.handle}: leave the head out with '
-            f'--no{part.value}')
+          f'{part.value} weights, but no signature to compare them with, in {source.handle}: leave the head out with '
+          f'--no{part.value}'
+        )
       wanted.add(part)
   return frozenset(wanted)

@@ -1,7 +1,7 @@
 """OpenSSF model signatures of a release, made and checked with a key in a file: nothing is asked of any server.
 
-Two of them stand beside a release. '2.sig' is of the directory '2', and `model_signing verify key` of the model-signing package
-checks it as well. '2.release.json.sig' is of the record, which has the digests of archive and card.
+Two of them stand beside a release. '2.sig' is of the directory '2', and `model_signing verify key` of the model-signing
+package checks it as well. '2.release.json.sig' is of the record, which has the digests of archive and card.
 """
 
 import pathlib
@@ -27,8 +27,10 @@ def _key(flag: str, path: pathlib.Path, use: Callable[[], Any]) -> None:
   try:
     use()
   except Exception as e:  # cryptography and model_signing each raise their own
-    raise errors.UsageError(f'{flag}={path}: no {kind} key of an elliptic curve in PEM without a password ({e}): make one with openssl '
-                            'ecparam -name prime256v1 -genkey, and its public half with openssl ec -pubout') from e
+    raise errors.UsageError(
+      f'{flag}={path}: no {kind} key of an elliptic curve in PEM without a password ({e}): make one with openssl '
+      'ecparam -name prime256v1 -genkey, and its public half with openssl ec -pubout'
+    ) from e
 
 
 def sign(release: pathlib.Path, private_key: pathlib.Path) -> None:
@@ -56,7 +58,8 @@ def verify(release: pathlib.Path, public_key: pathlib.Path) -> None:
     public_key: a file with an elliptic curve's public key in PEM.
 
   Raises:
-    IntegrityError: one is missing, of another key, or not of these files: a changed, missing or additional one included.
+    IntegrityError: one is missing, of another key, or not of these files: a changed, missing or additional one
+      included.
   """
   for model, signature in _signed(release):
     if not signature.is_file():
@@ -64,13 +67,16 @@ def verify(release: pathlib.Path, public_key: pathlib.Path) -> None:
     try:
       _verifying().use_elliptic_key_verifier(public_key=public_key).verify(model, signature)
     except Exception as e:
-      raise errors.IntegrityError(f'{signature} is no signature of {model} by {public_key} ({_short(e)}): this is not what was signed, '
-                                  'fetch it again') from e
+      raise errors.IntegrityError(
+        f'{signature} is no signature of {model} by {public_key} ({_short(e)}): this is not what was signed, '
+        'fetch it again'
+      ) from e
 
 
 def _signed(release: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
   record, *signatures = (
-      release.with_name(release.name + suffix) for suffix in (publish.RECORD, publish.SIGNATURE, publish.RECORD_SIGNATURE))
+    release.with_name(release.name + suffix) for suffix in (publish.RECORD, publish.SIGNATURE, publish.RECORD_SIGNATURE)
+  )
   return list(zip((release, record), signatures, strict=True))
 
 
@@ -81,15 +87,18 @@ def _short(fault: Exception) -> str:
 
 def _hashing() -> Any:
   from model_signing import hashing
+
   # Every file: what a version control system would skip is no less part of a directory that is loaded.
   return hashing.Config().set_ignored_paths(paths=[], ignore_git_paths=False)
 
 
 def _signing() -> Any:
   from model_signing import signing  # takes half a second, and only who signs needs it
+
   return signing.Config().set_hashing_config(_hashing())
 
 
 def _verifying() -> Any:
   from model_signing import verifying
+
   return verifying.Config().set_hashing_config(_hashing())

@@ -39,7 +39,9 @@ class Succession:
       CompatibilityError: something that users rely on is not there, or is another thing, and that was not allowed.
     """
     if self._path is not None:
-      self._found(compatibility.breaking_differences(compatibility.describe(self._path), compatibility.describe(staged)))
+      self._found(
+        compatibility.breaking_differences(compatibility.describe(self._path), compatibility.describe(staged))
+      )
 
   def compare_outputs(self, staged: pathlib.Path, facts: Mapping[str, Any]) -> None:
     """Compares what both compute.
@@ -59,18 +61,23 @@ class Succession:
     elif facts['kind'] == 'preprocessor':
       self._found(previous_version.preprocessor_differences(self._path, staged))
     else:
-      differences = previous_version.encoder_differences if facts['kind'] == 'encoder' else previous_version.text_differences
+      differences = (
+        previous_version.encoder_differences if facts['kind'] == 'encoder' else previous_version.text_differences
+      )
       try:
         self._found(differences(self._path, record, staged, facts))
       except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise errors.IntegrityError(
-            f'the record of {self.old} is not one to compare with ({type(e).__name__}: {e}): check it with export.verify') from e
+          f'the record of {self.old} is not one to compare with ({type(e).__name__}: {e}): check it with export.verify'
+        ) from e
 
   def _found(self, differences: list[str]) -> None:
     self.breaking += differences
     if differences and not self._allowed:
-      raise errors.CompatibilityError(f'{self._new.path} is not what users of {self.old} expect ({"; ".join(differences)}): give '
-                                      '--breaking if that is meant, and its card will say so')
+      raise errors.CompatibilityError(
+        f'{self._new.path} is not what users of {self.old} expect ({"; ".join(differences)}): give '
+        '--breaking if that is meant, and its card will say so'
+      )
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Runs the allowed part of a TF1 Hub module's graph, in a process of its own, to learn what it computes.
 
-A fault in native code ends the child and not the export. The child runs beside what its parent does meanwhile, under limits, and apart
-from the machine as far as the platform can. It can be started before there is anything to run: importing TensorFlow takes seconds.
+A fault in native code ends the child and not the export. The child runs beside what its parent does meanwhile, under
+limits, and apart from the machine as far as the platform can. It can be started before there is anything to run:
+importing TensorFlow takes seconds.
 
   python -m export.source.process WORK_DIRECTORY LIMITS
 """
@@ -35,7 +36,9 @@ from export.ui import trace
 class Run:
   """A source graph being run in a child process."""
 
-  def __init__(self, module: pathlib.Path, process: subprocess.Popen[bytes], directory: pathlib.Path, limits: sandbox.Limits):
+  def __init__(
+    self, module: pathlib.Path, process: subprocess.Popen[bytes], directory: pathlib.Path, limits: sandbox.Limits
+  ):
     self._module = module
     self._limits = limits
     self.process = process
@@ -104,8 +107,10 @@ class Run:
       raise errors.UntrustedGraphError(lines[-1])
     number = sandbox.signal_of(status)
     cause = f'signal {number}' if number else lines[-1]
-    raise errors.SourceError(f'running saved_model.pb in {self._module} failed ({cause}): fetch the module again; if it needs more than '
-                             f'{self._limits.memory >> 30} GiB or {self._limits.cpu_seconds} s, raise --max_run_gib or --max_run_seconds')
+    raise errors.SourceError(
+      f'running saved_model.pb in {self._module} failed ({cause}): fetch the module again; if it needs more than '
+      f'{self._limits.memory >> 30} GiB or {self._limits.cpu_seconds} s, raise --max_run_gib or --max_run_seconds'
+    )
 
 
 class _Arrays(Mapping[str, np.ndarray]):
@@ -116,7 +121,9 @@ class _Arrays(Mapping[str, np.ndarray]):
 
   def __init__(self, directory: pathlib.Path, load: Callable[[pathlib.Path], np.ndarray]):
     self._load = load
-    self._paths = {name: directory / f'{number}.npy' for number, name in enumerate(json.loads((directory / _NAMES).read_text()))}
+    self._paths = {
+      name: directory / f'{number}.npy' for number, name in enumerate(json.loads((directory / _NAMES).read_text()))
+    }
 
   def __getitem__(self, name: str) -> np.ndarray:
     return self._load(self._paths[name])
@@ -147,7 +154,9 @@ class Child:
     self.directory = directory
     self._trust = trust
 
-  def run(self, module: pathlib.Path, batch: proof_inputs.Batch, signatures: Sequence[str], scalar: proof_inputs.Scalar) -> Run:
+  def run(
+    self, module: pathlib.Path, batch: proof_inputs.Batch, signatures: Sequence[str], scalar: proof_inputs.Scalar
+  ) -> Run:
     """Has it run signatures of a module. It does so once.
 
     Args:
@@ -167,8 +176,13 @@ class Child:
     weights = sum(path.stat().st_size for path in (module / 'variables').iterdir())
     # What is written are outputs, and the derivatives by each weight, in float64.
     limits = dataclasses.replace(_limits(self._trust), file_bytes=4 * weights + (1 << 28))
-    job = {'module': str(module.absolute()), 'tags': _TRAINING_TAGS if scalar.training else [], 'signatures': list(signatures),
-           'trusted': self._trust.graph, 'limits': dataclasses.asdict(limits)}
+    job = {
+      'module': str(module.absolute()),
+      'tags': _TRAINING_TAGS if scalar.training else [],
+      'signatures': list(signatures),
+      'trusted': self._trust.graph,
+      'limits': dataclasses.asdict(limits),
+    }
     (self.directory / _JOB).write_text(json.dumps(job))
     stdin = self.process.stdin
     assert stdin is not None
@@ -189,18 +203,28 @@ def prepare(trust: source_policy.Trust = source_policy.Trust()) -> Iterator[Chil
     limits = json.dumps(dataclasses.asdict(_limits(trust)))
     command = sandbox.command([sys.executable, '-m', __name__, str(directory), limits], directory)
     environment = sandbox.environment() | {
-        'TF_CPP_MIN_LOG_LEVEL': '3', 'PYTHONWARNINGS': 'ignore', 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p),
-        'PYTHONDONTWRITEBYTECODE': '1', 'TMPDIR': str(directory)}
+      'TF_CPP_MIN_LOG_LEVEL': '3',
+      'PYTHONWARNINGS': 'ignore',
+      'PYTHONPATH': os.pathsep.join(p for p in sys.path if p),
+      'PYTHONDONTWRITEBYTECODE': '1',
+      'TMPDIR': str(directory),
+    }
     stderr = stack.enter_context(open(directory / _STDERR, 'wb'))
-    process = stack.enter_context(subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment))
+    process = stack.enter_context(
+      subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment)
+    )
     stack.callback(process.kill)
     yield Child(process, directory, trust)
 
 
 @contextlib.contextmanager
-def start(module: pathlib.Path, batch: proof_inputs.Batch, signatures: Sequence[str], scalar: proof_inputs.Scalar,
-          trust: source_policy.Trust = source_policy.Trust()) -> Iterator[Run]:
+def start(
+  module: pathlib.Path,
+  batch: proof_inputs.Batch,
+  signatures: Sequence[str],
+  scalar: proof_inputs.Scalar,
+  trust: source_policy.Trust = source_policy.Trust(),
+) -> Iterator[Run]:
   """Prepares a process and has it run signatures of a module at once: see `Child.run`."""
   with prepare(trust) as child:
     yield child.run(module, batch, signatures, scalar)
@@ -212,7 +236,14 @@ def _limits(trust: source_policy.Trust) -> sandbox.Limits:
 
 
 # Files in the directory that both processes work in.
-_JOB, _INPUTS, _OUTPUTS, _GRADIENT, _STDERR, _PROFILE = 'job.json', 'inputs.npz', 'outputs.npz', 'gradient', 'stderr', 'profile.json'
+_JOB, _INPUTS, _OUTPUTS, _GRADIENT, _STDERR, _PROFILE = (
+  'job.json',
+  'inputs.npz',
+  'outputs.npz',
+  'gradient',
+  'stderr',
+  'profile.json',
+)
 _TRAINING = 'training.npz'
 _NAMES = 'names.json'  # of the arrays in such a directory
 _FLOAT32, _FLOAT64 = 'float32', 'float64'  # groups of outputs
@@ -238,8 +269,11 @@ def _run(work_directory: str, limits: str) -> None:
     checked = source_graph.check(module / 'saved_model.pb', job['trusted'])
     graph = source_graph.reduced(checked, job['signatures'])
   with profile.span('run the signatures'):
-    outputs = {f'{group}/{name}': value for group in (_FLOAT32, _FLOAT64)
-               for name, value in _outputs(graph, module, inputs, 'batch', group == _FLOAT64).items()}
+    outputs = {
+      f'{group}/{name}': value
+      for group in (_FLOAT32, _FLOAT64)
+      for name, value in _outputs(graph, module, inputs, 'batch', group == _FLOAT64).items()
+    }
     np.savez(directory / 'unfinished.npz', **dict[str, Any](outputs))
   (directory / 'unfinished.npz').rename(directory / _OUTPUTS)
   sys.stdout.buffer.write(_READY)
@@ -256,8 +290,9 @@ def _run(work_directory: str, limits: str) -> None:
   profile.save(directory / _PROFILE)
 
 
-def _outputs(graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray], group: str,
-             widened: bool) -> dict[str, np.ndarray]:
+def _outputs(
+  graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray], group: str, widened: bool
+) -> dict[str, np.ndarray]:
   with _session(graph, module, inputs, group, widened) as session:
     return _flat(session.run(graph.outputs))
 
@@ -266,21 +301,35 @@ def _flat(outputs: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarr
   return {f'{signature}/{name}': value for signature, values in outputs.items() for name, value in values.items()}
 
 
-def _gradient(graph: source_graph.Reduced, module: pathlib.Path,
-              inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _gradient(
+  graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
   """The derivatives by variable name, and the outputs of the same graph; in float64."""
   import tensorflow as tf
-  factors = {key.removeprefix('factors/'): value.astype(np.float64) for key, value in inputs.items() if key.startswith('factors/')}
+
+  factors = {
+    key.removeprefix('factors/'): value.astype(np.float64)
+    for key, value in inputs.items()
+    if key.startswith('factors/')
+  }
   with _session(graph, module, inputs, 'scalar', widened=True) as session:
+
     def scalar(signature: str, names: Sequence[str]) -> Any:
       outputs = {name: session.graph.get_tensor_by_name(graph.outputs[signature][name]) for name in names}
-      return tf.add_n([tf.reduce_sum(tf.reshape(value, [-1]) * factors[name].ravel()) for name, value in outputs.items()])
+      return tf.add_n(
+        [tf.reduce_sum(tf.reshape(value, [-1]) * factors[name].ravel()) for name, value in outputs.items()]
+      )
 
     def derivatives(scalar: Any, handles: Sequence[str]) -> dict[str, Any]:
       # Each variable is used once a layer: summed in pairs, its derivatives are not all held at once.
-      values = tf.gradients(scalar, [session.graph.get_tensor_by_name(handle) for handle in handles],
-                            aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE)
-      return {handle: tf.convert_to_tensor(value) for handle, value in zip(handles, values, strict=True) if value is not None}
+      values = tf.gradients(
+        scalar,
+        [session.graph.get_tensor_by_name(handle) for handle in handles],
+        aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE,
+      )
+      return {
+        handle: tf.convert_to_tensor(value) for handle, value in zip(handles, values, strict=True) if value is not None
+      }
 
     signature = 'mlm' if 'mlm_logits' in factors else 'tokens'
     handles = [variable.handle for variable in graph.variables]
@@ -292,9 +341,12 @@ def _gradient(graph: source_graph.Reduced, module: pathlib.Path,
 
 
 @contextlib.contextmanager
-def _session(graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray], group: str, widened: bool) -> Iterator[Any]:
+def _session(
+  graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray], group: str, widened: bool
+) -> Iterator[Any]:
   """A session with the graph, its variables, and a group of the inputs in the place of its placeholders."""
   import tensorflow as tf
+
   config = tf.compat.v1.ConfigProto()
   # For a single run, rewriting a graph takes longer than what it saves.
   config.graph_options.rewrite_options.disable_meta_optimizer = True

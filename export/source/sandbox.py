@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from converters import errors
 
 # What of the environment such a process needs; the rest (credentials, tokens) is not its business.
-_VARIABLES = frozenset({'HOME', 'LANG', 'LC_ALL', 'LD_LIBRARY_PATH', 'PATH', 'TMPDIR', 'TZ', 'CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS'})
+_VARIABLES = frozenset(
+  {'HOME', 'LANG', 'LC_ALL', 'LD_LIBRARY_PATH', 'PATH', 'TMPDIR', 'TZ', 'CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS'}
+)
 _PREFIXES = ('TF_', 'PYTHON')
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 REFUSED = 3  # exit status of one that did not run its graph: the last line on its standard error says why
@@ -33,14 +35,19 @@ class Limits:
     cpu_seconds: over all its threads.
     file_bytes: of the largest file that it writes.
   """
+
   memory: int
   cpu_seconds: int
   file_bytes: int
 
   def apply(self) -> None:
     """Limits this process, for good. A limit that is lower already stays."""
-    for kind, value in ((resource.RLIMIT_AS, self.memory), (resource.RLIMIT_CPU, self.cpu_seconds), (resource.RLIMIT_FSIZE, self.file_bytes),
-                        (resource.RLIMIT_CORE, 0)):
+    for kind, value in (
+      (resource.RLIMIT_AS, self.memory),
+      (resource.RLIMIT_CPU, self.cpu_seconds),
+      (resource.RLIMIT_FSIZE, self.file_bytes),
+      (resource.RLIMIT_CORE, 0),
+    ):
       _, hard = resource.getrlimit(kind)
       lower = value if hard == resource.RLIM_INFINITY else min(value, hard)
       with contextlib.suppress(ValueError, OSError, OverflowError):
@@ -88,7 +95,8 @@ def command(arguments: Sequence[str], writable: pathlib.Path) -> list[str]:
 def means() -> str:
   """How processes are kept apart here.
 
-  'bubblewrap': everything but one directory read-only, no network, no sight of other processes. 'namespaces': no network, no other
+  'bubblewrap': everything but one directory read-only, no network, no sight of other processes. 'namespaces': no
+  network, no other
   process' memory or messages. 'none'.
   """
   return next(name for name in _launchers(_anywhere()) if works(name))
@@ -97,9 +105,25 @@ def means() -> str:
 def _launchers(writable: pathlib.Path) -> dict[str, list[str]]:
   place = str(writable)
   return {
-      'bubblewrap': ['bwrap', '--ro-bind', '/', '/', '--dev-bind', '/dev', '/dev', '--proc', '/proc', '--bind', place, place, '--unshare-all', '--die-with-parent', '--'],
-      'namespaces': ['unshare', '--user', '--map-current-user', '--net', '--ipc', '--'],
-      'none': [],
+    'bubblewrap': [
+      'bwrap',
+      '--ro-bind',
+      '/',
+      '/',
+      '--dev-bind',
+      '/dev',
+      '/dev',
+      '--proc',
+      '/proc',
+      '--bind',
+      place,
+      place,
+      '--unshare-all',
+      '--die-with-parent',
+      '--',
+    ],
+    'namespaces': ['unshare', '--user', '--map-current-user', '--net', '--ipc', '--'],
+    'none': [],
   }
 
 

@@ -14,8 +14,13 @@ from export.source import graph as source_graph
 
 
 @contextlib.contextmanager
-def start(graph: source_graph.Reduced, module: pathlib.Path, given: Mapping[str, Any] | None = None, config: Any = None,
-          widened: bool = False) -> Iterator[Any]:
+def start(
+  graph: source_graph.Reduced,
+  module: pathlib.Path,
+  given: Mapping[str, Any] | None = None,
+  config: Any = None,
+  widened: bool = False,
+) -> Iterator[Any]:
   """Imports a graph into a session and assigns its variables.
 
   Args:
@@ -36,6 +41,7 @@ def start(graph: source_graph.Reduced, module: pathlib.Path, given: Mapping[str,
   from tensorflow.core.framework import graph_pb2
 
   from converters.readers import tf1_variables  # imports TensorFlow
+
   graph_def, computed = graph.graph_def, tf.float64 if widened else tf.float32
   if widened:
     graph_def = graph_pb2.GraphDef()
@@ -52,14 +58,20 @@ def start(graph: source_graph.Reduced, module: pathlib.Path, given: Mapping[str,
       if shape is None or dtype != np.float32 or wanted not in (None, shape):
         there = 'missing' if shape is None else f'of shape {list(shape)}, dtype {dtype}'
         raise errors.UntrustedGraphError(
-            f'variable {variable.name} is {there} in {module / "variables"} (the graph has it with shape '
-            f'{"unknown" if wanted is None else list(wanted)}, dtype float32): fetch the module again')
+          f'variable {variable.name} is {there} in {module / "variables"} (the graph has it with shape '
+          f'{"unknown" if wanted is None else list(wanted)}, dtype float32): fetch the module again'
+        )
       value = variables.read(variable.name)
       if variable.offset is not None and variable.shape is not None:
-        value = value[tuple(slice(begin, begin + size) for begin, size in zip(variable.offset, variable.shape, strict=True))]
+        value = value[
+          tuple(slice(begin, begin + size) for begin, size in zip(variable.offset, variable.shape, strict=True))
+        ]
       placeholder = tf.compat.v1.placeholder(computed, value.shape)
       handle = session.graph.get_tensor_by_name(variable.handle)
-      session.run(tf.raw_ops.AssignVariableOp(resource=handle, value=placeholder), {placeholder: value.astype(computed.as_numpy_dtype, copy=False)})
+      session.run(
+        tf.raw_ops.AssignVariableOp(resource=handle, value=placeholder),
+        {placeholder: value.astype(computed.as_numpy_dtype, copy=False)},
+      )
     yield session
 
 
@@ -71,7 +83,8 @@ def whole(graph: source_graph.Reduced, values: Mapping[str, np.ndarray]) -> dict
     values: an array for some of the graph's variables, by handle.
 
   Returns:
-    The arrays by name of the checkpoint's tensor, each of that tensor's shape; a partition without a value leaves zeros.
+    The arrays by name of the checkpoint's tensor, each of that tensor's shape; a partition without a value leaves
+    zeros.
   """
   result = dict[str, np.ndarray]()
   for variable in graph.variables:

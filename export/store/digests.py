@@ -10,6 +10,7 @@ from converters.io import digest as digest_lib
 @dataclasses.dataclass(frozen=True)
 class Digest:
   """Size in bytes and SHA-256, in hex, of a file."""
+
   size: int
   sha256: str
 

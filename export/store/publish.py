@@ -1,7 +1,8 @@
 """The release tree: all of a release appears in it at once, or nothing does.
 
-A release is staged in a directory beside the tree, then renamed into place: for each model the archive, the card and the
-record, and the model directory last. A version is published when its directory is there, and is never touched again.
+A release is staged in a directory beside the tree, then renamed into place: for each model the archive, the card and
+the record, and the model directory last. A version is published when its directory is there, and is never touched
+again.
 """
 
 import contextlib
@@ -61,7 +62,9 @@ def check_next(root: str | pathlib.Path, release: str, versions: list[int]) -> N
   """
   model, _, version = release.rpartition('/')
   if int(version) in versions:
-    raise errors.PublishError(f'{release} exists in {root}: a version is never changed, give the next one with --version')
+    raise errors.PublishError(
+      f'{release} exists in {root}: a version is never changed, give the next one with --version'
+    )
   if versions and int(version) < max(versions):
     raise errors.UsageError(f'--version={version}: {model}/{max(versions)} is in {root} already: give a higher one')
 
@@ -103,8 +106,10 @@ def publish(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> li
   Args:
     root: the export root.
     staged: has, for each release, the directory and its companions at the same relative path.
-    releases: e.g. 'tensorflow/albert_en_preprocess/1', 'tensorflow/albert_en_large/2', 'tensorflow/albert_en_large_text/2'. The last
-      one must not exist. Another one that exists is kept if it has the same bytes. All but the first of several, the preprocessor, must
+    releases: e.g. 'tensorflow/albert_en_preprocess/1', 'tensorflow/albert_en_large/2',
+      'tensorflow/albert_en_large_text/2'. The last
+      one must not exist. Another one that exists is kept if it has the same bytes. All but the first of several, the
+      preprocessor, must
       be newer than what is there.
 
   Returns:
@@ -152,8 +157,12 @@ def _move(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> None
 
 def _strays(directory: pathlib.Path) -> list[pathlib.Path]:
   """What an export that was killed half-way left beside the versions of a model: companions of no version."""
-  return [path for suffix in COMPANIONS for path in directory.glob(f'*{suffix}')
-          if cli.VERSION.fullmatch(version := path.name.removesuffix(suffix)) and not (directory / version).exists()]
+  return [
+    path
+    for suffix in COMPANIONS
+    for path in directory.glob(f'*{suffix}')
+    if cli.VERSION.fullmatch(version := path.name.removesuffix(suffix)) and not (directory / version).exists()
+  ]
 
 
 @contextlib.contextmanager
@@ -162,7 +171,9 @@ def _uninterrupted() -> Iterator[None]:
   if threading.current_thread() is not threading.main_thread():  # which alone receives them
     yield
     return
-  handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+  handlers = {
+    number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+  }
   try:
     yield
   finally:
@@ -196,8 +207,10 @@ def check_same(release: str, root: str | pathlib.Path, published: pathlib.Path, 
     PublishError: it does not.
   """
   if digests.of_directory(published) != digests.of_directory(staged):
-    raise errors.PublishError(f'{release} exists in {root} with other bytes than this export gives it: name another one with --preprocessor, '
-                              'or if it is the encoder, give the next one with --version')
+    raise errors.PublishError(
+      f'{release} exists in {root} with other bytes than this export gives it: name another one with --preprocessor, '
+      'or if it is the encoder, give the next one with --version'
+    )
 
 
 def replace(root: pathlib.Path, name: str, text: Callable[[], str]) -> None:

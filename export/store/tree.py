@@ -1,7 +1,7 @@
 """An export root as what it holds: models, their versions, and the files of each; on this machine or where tf.io.gfile reaches.
 
-On this machine a release is published by renaming (export/store/publish.py). Elsewhere there is nothing like it: files are copied, each
-release's saved_model.pb last, and a version is published once that is there.
+On this machine a release is published by renaming (export/store/publish.py). Elsewhere there is nothing like it: files
+are copied, each release's saved_model.pb last, and a version is published once that is there.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ class Tree(Protocol):
   Attributes:
     root: where it is, as the user wrote it.
   """
+
   root: str
 
   def models(self) -> list[str]:
@@ -117,22 +118,26 @@ def predecessor(tree: Tree, release: spec.Release) -> int | None:
 
 
 class _Local:
-
   def __init__(self, root: str):
     self.root = root
     self._path = pathlib.Path(root)
 
   def models(self) -> list[str]:
-    found = [f'{publisher}/{model}' for publisher in publish.entries(self._path, cli.NAME)
-             for model in publish.entries(self._path / publisher, cli.NAME)]
+    found = [
+      f'{publisher}/{model}'
+      for publisher in publish.entries(self._path, cli.NAME)
+      for model in publish.entries(self._path / publisher, cli.NAME)
+    ]
     return sorted(name for name in found if self.versions(name))
 
   def versions(self, model: str) -> list[int]:
     return publish.versions(self._path / model)
 
   def collections(self) -> list[str]:
-    return sorted(path.relative_to(self._path).as_posix().removesuffix(publish.CARD)
-                  for path in self._path.glob(f'*/collections/*/1{publish.CARD}'))
+    return sorted(
+      path.relative_to(self._path).as_posix().removesuffix(publish.CARD)
+      for path in self._path.glob(f'*/collections/*/1{publish.CARD}')
+    )
 
   def open(self, name: str) -> BinaryIO:
     return open(self._path / name, 'rb')
@@ -159,9 +164,9 @@ class _Local:
 
 
 class _Remote:
-
   def __init__(self, root: str):
     import tensorflow as tf  # takes seconds, and only such roots need it
+
     self.root = root
     self._gfile = tf.io.gfile
     self._errors = tf.errors.OpError
@@ -177,7 +182,11 @@ class _Remote:
       return sorted(int(name) for name in names if self._gfile.exists(self._at(f'{model}/{name}/saved_model.pb')))
 
   def collections(self) -> list[str]:
-    found = [f'{publisher}/collections/{name}/1' for publisher in self._names('') for name in self._names(f'{publisher}/collections')]
+    found = [
+      f'{publisher}/collections/{name}/1'
+      for publisher in self._names('')
+      for name in self._names(f'{publisher}/collections')
+    ]
     return sorted(name for name in found if self.beside(name))
 
   def _names(self, directory: str, pattern: re.Pattern[str] = cli.NAME) -> list[str]:
@@ -201,7 +210,9 @@ class _Remote:
 
   def beside(self, release: str) -> list[str]:
     with self._told('read'):
-      return sorted(f'{release}{suffix}' for suffix in publish.COMPANIONS if self._gfile.exists(self._at(release + suffix)))
+      return sorted(
+        f'{release}{suffix}' for suffix in publish.COMPANIONS if self._gfile.exists(self._at(release + suffix))
+      )
 
   @contextlib.contextmanager
   def local(self, release: str) -> Iterator[pathlib.Path]:
@@ -233,7 +244,9 @@ class _Remote:
         for release in fresh:
           for stale in self._everything(release):  # of a copy that was broken off
             self._gfile.remove(stale)
-          inside = sorted((p for p in (staged / release).rglob('*') if p.is_file()), key=lambda p: (p.name == 'saved_model.pb', p))
+          inside = sorted(
+            (p for p in (staged / release).rglob('*') if p.is_file()), key=lambda p: (p.name == 'saved_model.pb', p)
+          )
           for source in (*publish.companions(staged / release), *inside):
             name = source.relative_to(staged).as_posix()
             self._gfile.makedirs(self._at(name).rpartition('/')[0])
@@ -275,4 +288,6 @@ class _Remote:
     try:
       yield
     except self._errors as e:
-      raise errors.PublishError(f'cannot {verb} in {self.root} ({e.message or type(e).__name__}): check --export_root and the rights there') from e
+      raise errors.PublishError(
+        f'cannot {verb} in {self.root} ({e.message or type(e).__name__}): check --export_root and the rights there'
+      ) from e

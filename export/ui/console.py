@@ -31,7 +31,6 @@ def size(count: int) -> str:
 
 
 class _Console(rich.console.Console):
-
   def on_broken_pipe(self) -> None:
     """Nobody reads any more: that ends the printing, and not the export."""
     self.quiet = True
@@ -63,11 +62,18 @@ class Console:
       A function to call with how much more is done.
     """
     start = time.monotonic()
-    columns = (rich.progress.TextColumn('  {task.description:<44}'), rich.progress.BarColumn(bar_width=30),
-               rich.progress.TaskProgressColumn())
+    columns = (
+      rich.progress.TextColumn('  {task.description:<44}'),
+      rich.progress.BarColumn(bar_width=30),
+      rich.progress.TaskProgressColumn(),
+    )
     # Not a terminal: no bar, and no blank line where one would have been.
-    with rich.progress.Progress(*columns, console=self._console, transient=True,
-                                disable=not self._console.is_terminal) as progress, self.profile.span(name):
+    with (
+      rich.progress.Progress(
+        *columns, console=self._console, transient=True, disable=not self._console.is_terminal
+      ) as progress,
+      self.profile.span(name),
+    ):
       task = progress.add_task(name, total=total)
       yield lambda amount: progress.advance(task, amount)
     self.line(f'  {name:<44}{time.monotonic() - start:7.1f} s   {detail()}'.rstrip())
@@ -90,15 +96,43 @@ class Console:
   def certificate(self, certificate: Mapping[str, Any]) -> None:
     """Prints an encoder's certificate, in the form in which it is recorded."""
     self.line(f'\n{proof_text.sentence(certificate)}')
-    self.table('In float32: distance to float64, relative to the root mean square (rms, at most)', ['output', 'source', 'export', 'allowed'], [
-        [name, *('-' if d is None else f'{d["rms"]:.1e}  {d["largest"]:.1e}' for d in (check['float32'][side] for side in ('source', 'export', 'allowed')))]
-        for name, check in certificate['outputs'].items() if not name.startswith('layer_')])
+    self.table(
+      'In float32: distance to float64, relative to the root mean square (rms, at most)',
+      ['output', 'source', 'export', 'allowed'],
+      [
+        [
+          name,
+          *(
+            '-' if d is None else f'{d["rms"]:.1e}  {d["largest"]:.1e}'
+            for d in (check['float32'][side] for side in ('source', 'export', 'allowed'))
+          ),
+        ]
+        for name, check in certificate['outputs'].items()
+        if not name.startswith('layer_')
+      ],
+    )
     self.line('Dropout: in the training mode only' if certificate['dropout'] else 'No dropout: both modes are the same')
-    self.table('Negative controls: wrong conversions, refused in float64', ['control', 'distance', 'at least'], [
-        [name, f'{distance:.1e}', f'{certificate["bounds"]["controls"]:.0e}'] for name, distance in certificate['controls'].items()])
+    self.table(
+      'Negative controls: wrong conversions, refused in float64',
+      ['control', 'distance', 'at least'],
+      [
+        [name, f'{distance:.1e}', f'{certificate["bounds"]["controls"]:.0e}']
+        for name, distance in certificate['controls'].items()
+      ],
+    )
 
   def text_certificate(self, certificate: 'text_certificate_lib.Certificate') -> None:
-    self.table(f'From text to vectors, {certificate.texts} texts: distance to preprocessor and encoder one after the other', [
-        'output', 'model', 'allowed', 'another text'], [
-            [name, f'{c.apart.rms:.1e}  {c.apart.largest:.1e}', f'{c.allowed.rms:.1e}  {c.allowed.largest:.1e}', f'{c.control.rms:.1e}']
-            for name, c in certificate.outputs.items() if not name.startswith('layer_')])
+    self.table(
+      f'From text to vectors, {certificate.texts} texts: distance to preprocessor and encoder one after the other',
+      ['output', 'model', 'allowed', 'another text'],
+      [
+        [
+          name,
+          f'{c.apart.rms:.1e}  {c.apart.largest:.1e}',
+          f'{c.allowed.rms:.1e}  {c.allowed.largest:.1e}',
+          f'{c.control.rms:.1e}',
+        ]
+        for name, c in certificate.outputs.items()
+        if not name.startswith('layer_')
+      ],
+    )

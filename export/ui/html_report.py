@@ -44,7 +44,9 @@ def prepared(record: Mapping[str, Any], path: pathlib.Path) -> Iterator[Callable
     As `write` does.
   """
   content = page(record)
-  temporary = path.with_name(f'.{path.name[:200]}.unfinished')  # always the same: what a killed process left is replaced
+  temporary = path.with_name(
+    f'.{path.name[:200]}.unfinished'
+  )  # always the same: what a killed process left is replaced
   try:
     try:
       temporary.write_text(content, encoding='utf-8')
@@ -53,6 +55,7 @@ def prepared(record: Mapping[str, Any], path: pathlib.Path) -> Iterator[Callable
 
     def put() -> None:
       temporary.replace(path)
+
     yield put
   finally:
     temporary.unlink(missing_ok=True)
@@ -72,18 +75,29 @@ def page(record: Mapping[str, Any], up: str | None = None) -> str:
     return _render(record, up)
   except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, jinja2.TemplateError) as e:
     raise errors.IntegrityError(
-        f'the record of {record.get("release")} holds no such certificate ({type(e).__name__}: {e}): publish the release again') from e
+      f'the record of {record.get("release")} holds no such certificate ({type(e).__name__}: {e}): publish the release again'
+    ) from e
 
 
 def _render(record: Mapping[str, Any], up: str | None) -> str:
   environment = jinja2.Environment(
-      loader=jinja2.FileSystemLoader(assets_dir.PATH / 'pages'), undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True,
-      lstrip_blocks=True)
+    loader=jinja2.FileSystemLoader(assets_dir.PATH / 'pages'),
+    undefined=jinja2.StrictUndefined,
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
   checks = record['certificate'].get('outputs', {}) if record['kind'] == 'encoder' else {}
   layers = [check for name, check in checks.items() if name.startswith('layer_')]
   return environment.get_template('report.html').render(
-      record=record, up=up, sentence=proof_text.sentence(record['certificate']) if record['kind'] == 'encoder' else None, facts=_facts(record), made=_made(record), plot=_plot(layers) if layers else None,
-      outputs={name: check for name, check in checks.items() if not name.startswith('layer_')})
+    record=record,
+    up=up,
+    sentence=proof_text.sentence(record['certificate']) if record['kind'] == 'encoder' else None,
+    facts=_facts(record),
+    made=_made(record),
+    plot=_plot(layers) if layers else None,
+    outputs={name: check for name, check in checks.items() if not name.startswith('layer_')},
+  )
 
 
 def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -92,32 +106,43 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
   certificate = record['certificate']
   if record['kind'] == 'text':
     return [
-        (f'{record["parameters"]:,}', 'parameters'),
-        (f'{certificate["texts"]}', 'texts compared'),
-        (f'{len(certificate["outputs"])}', 'outputs and layers compared'),
-        (f'{record["archive"]["size"] / 1e6:,.2f} MB', 'archive'),
+      (f'{record["parameters"]:,}', 'parameters'),
+      (f'{certificate["texts"]}', 'texts compared'),
+      (f'{len(certificate["outputs"])}', 'outputs and layers compared'),
+      (f'{record["archive"]["size"] / 1e6:,.2f} MB', 'archive'),
     ]
   heads = sum(math.prod(weight['shape']) for weight in record['weights']) - record['parameters']
   side = 'source' if certificate['against'] == 'graph' else 'reference'
   return [
-      (f'{record["parameters"]:,}', 'parameters in the encoder'),
-      *([(f'{heads:,}', 'in its heads')] if heads else []),
-      (f'{proof_text.worst(certificate, "outputs", side):.1e}', f'worst of {len(certificate["outputs"])} outputs and layers, float64'),
-      (f'{proof_text.worst(certificate, "gradient", side):.1e}', f'worst of {len(certificate["gradient"])} gradients, float64'),
-      (f'{record["archive"]["size"] / 1e6:,.2f} MB', 'archive'),
+    (f'{record["parameters"]:,}', 'parameters in the encoder'),
+    *([(f'{heads:,}', 'in its heads')] if heads else []),
+    (
+      f'{proof_text.worst(certificate, "outputs", side):.1e}',
+      f'worst of {len(certificate["outputs"])} outputs and layers, float64',
+    ),
+    (
+      f'{proof_text.worst(certificate, "gradient", side):.1e}',
+      f'worst of {len(certificate["gradient"])} gradients, float64',
+    ),
+    (f'{record["archive"]["size"] / 1e6:,.2f} MB', 'archive'),
   ]
 
 
 def _made(record: Mapping[str, Any]) -> list[tuple[str, str]]:
   source = record['source']
-  rows = [('source', source['digest'])] if 'digest' in source else [('SentencePiece model', source['sp_model']['digest'])]
+  rows = (
+    [('source', source['digest'])] if 'digest' in source else [('SentencePiece model', source['sp_model']['digest'])]
+  )
   if source.get('format'):
     rows.append(('format', source['format']))
   rows += [('source has', lack) for lack in source.get('lacks', ())]
   if source.get('handle'):
     rows.append(('handle', source['handle']))
   rows += [(part, record[part]) for part in ('encoder', 'preprocessor') if record['kind'] == 'text']
-  rows += [('archive', f'sha256:{record["archive"]["sha256"]}'), ('tar inside', f'sha256:{record["archive"]["tar_sha256"]}')]
+  rows += [
+    ('archive', f'sha256:{record["archive"]["sha256"]}'),
+    ('tar inside', f'sha256:{record["archive"]["tar_sha256"]}'),
+  ]
   if 'config' in record:
     rows.append(('config', ', '.join(f'{key}={value}' for key, value in record['config'].items())))
   return rows + list(record['libraries'].items())
@@ -125,8 +150,11 @@ def _made(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _plot(layers: list[Mapping[str, Any]]) -> dict[str, Any]:
   """Where things are drawn, in the picture's units. The error is on a logarithmic axis."""
-  series = {name: [check['float32'][name]['rms'] for check in layers] for name in ('allowed', 'source', 'export')
-            if all(check['float32'][name] is not None for check in layers)}
+  series = {
+    name: [check['float32'][name]['rms'] for check in layers]
+    for name in ('allowed', 'source', 'export')
+    if all(check['float32'][name] is not None for check in layers)
+  }
   values = [value for values in series.values() for value in values if value > 0] or [1.0]
   low, high = math.log10(min(values)), math.log10(max(values))
   low, high = low - 0.08 * (high - low) - 0.02, high + 0.08 * (high - low) + 0.02
@@ -141,8 +169,11 @@ def _plot(layers: list[Mapping[str, Any]]) -> dict[str, Any]:
   ticks = [digit * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for digit in (1, 2, 5)]
   step = max(1, math.ceil(len(layers) / 16))
   return {
-      'width': _WIDTH, 'height': _HEIGHT, 'left': _LEFT, 'right': _RIGHT,
-      'series': {name: [(x(i), y(value)) for i, value in enumerate(values)] for name, values in series.items()},
-      'x_ticks': [(x(i), i + 1) for i in range(0, len(layers), step)],
-      'y_ticks': [(y(tick), f'{tick:.0e}'.replace('e-0', 'e-')) for tick in ticks if low <= math.log10(tick) <= high],
+    'width': _WIDTH,
+    'height': _HEIGHT,
+    'left': _LEFT,
+    'right': _RIGHT,
+    'series': {name: [(x(i), y(value)) for i, value in enumerate(values)] for name, values in series.items()},
+    'x_ticks': [(x(i), i + 1) for i in range(0, len(layers), step)],
+    'y_ticks': [(y(tick), f'{tick:.0e}'.replace('e-0', 'e-')) for tick in ticks if low <= math.log10(tick) <= high],
   }

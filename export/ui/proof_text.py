@@ -17,6 +17,12 @@ def worst(certificate: Mapping[str, Any], group: str, side: str) -> float:
 
 def sentence(certificate: Mapping[str, Any]) -> str:
   """What was proven, in plain English."""
-  side, other = ('source', 'the source') if certificate['against'] == 'graph' else ('reference', 'an independent evaluation of the source\'s weights')
-  return (f'Computed in float64, the published model and {other} agree to {worst(certificate, "outputs", side):.1e} in all outputs and '
-          f'{worst(certificate, "gradient", side):.1e} in all gradients.')
+  side, other = (
+    ('source', 'the source')
+    if certificate['against'] == 'graph'
+    else ('reference', 'an independent evaluation of the source\'s weights')
+  )
+  return (
+    f'Computed in float64, the published model and {other} agree to {worst(certificate, "outputs", side):.1e} in all outputs and '
+    f'{worst(certificate, "gradient", side):.1e} in all gradients.'
+  )

@@ -1,6 +1,7 @@
 """Where the time goes: what was done when, by which process and thread, at what cost.
 
-Written as trace events (the JSON that chrome://tracing and ui.perfetto.dev read), so that what ran beside what can be seen.
+Written as trace events (the JSON that chrome://tracing and ui.perfetto.dev read), so that what ran beside what can be
+seen.
 """
 
 import contextlib
@@ -34,6 +35,7 @@ class Span:
     process_seconds: of all threads of its process meanwhile, among them those that did something else.
     peak_bytes: the most memory that the process ever had until the end of it.
   """
+
   name: str
   process: int
   thread: str
@@ -57,9 +59,18 @@ class Profile:
     try:
       yield
     finally:
-      self.spans.append(Span(
-          name, os.getpid(), threading.current_thread().name, start, time.monotonic() - start, time.thread_time() - thread,
-          time.process_time() - process, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT))
+      self.spans.append(
+        Span(
+          name,
+          os.getpid(),
+          threading.current_thread().name,
+          start,
+          time.monotonic() - start,
+          time.thread_time() - thread,
+          time.process_time() - process,
+          resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT,
+        )
+      )
 
   def save(self, path: pathlib.Path) -> None:
     """Writes the spans for `load`: another process' way of handing them over."""
@@ -70,8 +81,11 @@ class Profile:
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
       spans = [Span(**span) for span in json.loads(safe_read.read(path, _LARGEST))]
       kinds = {field.name: field.type for field in dataclasses.fields(Span)}
-      if all(type(value) is kinds[name] and (kinds[name] is not float or math.isfinite(value))
-             for span in spans for name, value in dataclasses.asdict(span).items()):
+      if all(
+        type(value) is kinds[name] and (kinds[name] is not float or math.isfinite(value))
+        for span in spans
+        for name, value in dataclasses.asdict(span).items()
+      ):
         self.spans += spans
 
   def events(self) -> list[dict[str, Any]]:
@@ -79,17 +93,38 @@ class Profile:
     first = min((span.start for span in self.spans), default=0.0)
     processes = list(dict.fromkeys(span.process for span in self.spans))
     threads = list(dict.fromkeys((span.process, span.thread) for span in self.spans))
-    names = [{'name': 'process_name', 'ph': 'M', 'pid': pid, 'args': {'name': 'export' if pid == os.getpid() else 'source graph'}}
-             for pid in processes]
-    names += [{'name': 'thread_name', 'ph': 'M', 'pid': pid, 'tid': number, 'args': {'name': thread}}
-              for number, (pid, thread) in enumerate(threads)]
+    names = [
+      {
+        'name': 'process_name',
+        'ph': 'M',
+        'pid': pid,
+        'args': {'name': 'export' if pid == os.getpid() else 'source graph'},
+      }
+      for pid in processes
+    ]
+    names += [
+      {'name': 'thread_name', 'ph': 'M', 'pid': pid, 'tid': number, 'args': {'name': thread}}
+      for number, (pid, thread) in enumerate(threads)
+    ]
     return names + [
-        {'name': span.name, 'ph': 'X', 'pid': span.process, 'tid': threads.index((span.process, span.thread)),
-         'ts': round((span.start - first) * 1e6), 'dur': round(span.seconds * 1e6),
-         'args': {'thread_seconds': round(span.thread_seconds, 3), 'process_seconds': round(span.process_seconds, 3),
-                  'peak_bytes': span.peak_bytes}}
-        for span in sorted(self.spans, key=lambda span: span.start)]
+      {
+        'name': span.name,
+        'ph': 'X',
+        'pid': span.process,
+        'tid': threads.index((span.process, span.thread)),
+        'ts': round((span.start - first) * 1e6),
+        'dur': round(span.seconds * 1e6),
+        'args': {
+          'thread_seconds': round(span.thread_seconds, 3),
+          'process_seconds': round(span.process_seconds, 3),
+          'peak_bytes': span.peak_bytes,
+        },
+      }
+      for span in sorted(self.spans, key=lambda span: span.start)
+    ]
 
   def write(self, path: pathlib.Path) -> None:
     """Writes the trace. Raises OSError."""
-    path.write_text(json.dumps({'traceEvents': self.events(), 'displayTimeUnit': 'ms'}, indent=1) + '\n', encoding='utf-8')
+    path.write_text(
+      json.dumps({'traceEvents': self.events(), 'displayTimeUnit': 'ms'}, indent=1) + '\n', encoding='utf-8'
+    )

@@ -1,12 +1,15 @@
 """The proof that an exported encoder computes what its source does, and trains as it did.
 
-The verdict is in float64: the source's graph and the published graph are widened and run on the same weights. Three comparisons:
+The verdict is in float64: the source's graph and the published graph are widened and run on the same weights. Three
+comparisons:
 
 * published graph against the source's graph: the conversion is right;
-* published graph against the NumPy reference: both are ALBERT as the paper states it (the only comparison for a source without a graph);
+* published graph against the NumPy reference: both are ALBERT as the paper states it (the only comparison for a source
+without a graph);
 * published float32 artifact against float64: users get what was proven, up to float32's rounding.
 
-Derivatives are compared for one scalar of the outputs. All others follow: no operation of the published graph stops a gradient.
+Derivatives are compared for one scalar of the outputs. All others follow: no operation of the published graph stops a
+gradient.
 """
 
 import contextlib
@@ -48,13 +51,15 @@ class Certificate:
   """The proof that an export computes what its source does.
 
   Attributes:
-    against: 'graph' if the export was compared with the source's graph and the reference, 'reference' if the source has no graph.
+    against: 'graph' if the export was compared with the source's graph and the reference, 'reference' if the source has
+      no graph.
     bounds: the relative distances that float64 outputs and gradients may have, and that controls must have.
     outputs: comparisons by output, the layers as 'layer_0' and so on.
     gradient: comparisons of a scalar's derivatives by every weight, by canonical name.
     dropout: whether the training mode is random, as the config says.
     controls: relative distance of each wrong conversion, by name.
   """
+
   against: str
   bounds: dict[str, float]
   outputs: dict[str, parity.Output]
@@ -81,8 +86,14 @@ class Examination:
     signatures: of the source, that are compared.
   """
 
-  def __init__(self, source: source_lib.Source, parts: Iterable[weight_map.Part], run: source_process.Run | None,
-               expected: Callable[[], reference_outputs.Expected] | None = None, finished: Callable[[], None] = lambda: None):
+  def __init__(
+    self,
+    source: source_lib.Source,
+    parts: Iterable[weight_map.Part],
+    run: source_process.Run | None,
+    expected: Callable[[], reference_outputs.Expected] | None = None,
+    finished: Callable[[], None] = lambda: None,
+  ):
     """Made by `examine`.
 
     Args:
@@ -122,7 +133,8 @@ class Examination:
       with step('run the export in float32'):
         return self._in_float32(path, interface)
 
-    # A large model is held in one precision at a time. Its derivatives are computed after the source's process has ended.
+    # A large model is held in one precision at a time. Its derivatives are computed after the source's process has
+    # ended.
     small = self._small
     before = None if small else run_in_float32()
     if not small and self.run is not None:
@@ -130,7 +142,9 @@ class Examination:
         self.run.gradient()  # its process is gone then, before this one takes as much memory
     with step('widen the export'):
       exported = exported_encoder.Exported(path, interface, widened=True)
-      differentiate: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]] = functools.partial(exported.gradient, self.scalar)
+      differentiate: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]] = functools.partial(
+        exported.gradient, self.scalar
+      )
       if small:  # most of this is Python, and most of the rest is not: one beside the other
         differentiate = stack.enter_context(futures.ThreadPoolExecutor(1, 'gradient')).submit(differentiate).result
     in_float32, random = before or run_in_float32()
@@ -143,10 +157,14 @@ class Examination:
     faults = _Faults()
     outputs = self._compare_outputs(ours, in_float32, theirs, expected, interface, faults)
     if random != self._source.config.has_dropout:
-      faults.add(f'training=True is {"" if random else "not "}random, but the config has {"no " if random else ""}dropout')
+      faults.add(
+        f'training=True is {"" if random else "not "}random, but the config has {"no " if random else ""}dropout'
+      )
     faults.check(_ADVICE)
     if stopped := exported.stopped_gradients():
-      raise errors.ParityError(f'no parity (the gradient is stopped at {", ".join(stopped[:5])}) in the encoder against its source: {_ADVICE}')
+      raise errors.ParityError(
+        f'no parity (the gradient is stopped at {", ".join(stopped[:5])}) in the encoder against its source: {_ADVICE}'
+      )
     if small:
       with step('wait for the gradient'):
         differentiate()  # before anything is changed in the model
@@ -156,7 +174,11 @@ class Examination:
       gradient = self._compare_gradient(exported, interface, differentiate, expected, outputs, faults)
     faults.check(_ADVICE)
     self._finished()
-    bounds = {'outputs': parity.OUTPUT_BOUND, 'gradient': parity.GRADIENT_BOUND, 'controls': parity.CONTROL_FACTOR * parity.OUTPUT_BOUND}
+    bounds = {
+      'outputs': parity.OUTPUT_BOUND,
+      'gradient': parity.GRADIENT_BOUND,
+      'controls': parity.CONTROL_FACTOR * parity.OUTPUT_BOUND,
+    }
     return Certificate('reference' if self.run is None else 'graph', bounds, outputs, gradient, random, wrong)
 
   def _in_float32(self, path: pathlib.Path, interface: str) -> tuple[dict[str, np.ndarray], bool]:
@@ -175,9 +197,15 @@ class Examination:
       gc.collect()  # a loaded model refers to itself
     return outputs, random
 
-  def _compare_outputs(self, ours: Mapping[str, np.ndarray], in_float32: Mapping[str, np.ndarray],
-                       theirs: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]] | None, expected: reference_outputs.Expected, interface: str,
-                       faults: '_Faults') -> dict[str, parity.Output]:
+  def _compare_outputs(
+    self,
+    ours: Mapping[str, np.ndarray],
+    in_float32: Mapping[str, np.ndarray],
+    theirs: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]] | None,
+    expected: reference_outputs.Expected,
+    interface: str,
+    faults: '_Faults',
+  ) -> dict[str, parity.Output]:
     mask = self.batch.input_mask
     float32_of_source, float64_of_source = theirs or ({}, {})
     wanted = {'pooled_output', 'sequence_output'}
@@ -185,7 +213,9 @@ class Examination:
     wanted |= {name for name in expected.outputs if name.startswith('layer_')} if interface == 'dict' else set()
     calls = {name: [call for call in ours if call.rpartition('/')[2] == name] for name in sorted(wanted, key=_order)}
     required = [call for signature in self.signatures for call in self._calls(signature, interface)]
-    required += [f'serving_default/{name}' for name in ('pooled_output', 'sequence_output')] + ['default/serving_default/pooled_output']
+    required += [f'serving_default/{name}' for name in ('pooled_output', 'sequence_output')] + [
+      'default/serving_default/pooled_output'
+    ]
     for call in (call for call in required if call not in ours or call not in in_float32):
       faults.add(f'{call} is missing in the export')
     for name in sorted({call.rpartition('/')[2] for call in ours} - wanted, key=_order):
@@ -205,48 +235,83 @@ class Examination:
           faults.add(f'{their_call} is missing in the source')
         of_export.append((call, measures.relative(measures.packed(in_float32[call], mask, name), right)))
       for witness, distances in (('the reference', of_reference), ("the source's graph", of_source)):
-        faults.add_worst([(call, distance.rms) for call, distance in distances if not distance.rms <= parity.OUTPUT_BOUND],
-                         f'from {witness} in float64, more than {parity.OUTPUT_BOUND:.0e}')
+        faults.add_worst(
+          [(call, distance.rms) for call, distance in distances if not distance.rms <= parity.OUTPUT_BOUND],
+          f'from {witness} in float64, more than {parity.OUTPUT_BOUND:.0e}',
+        )
       allowed = expected.float32[name].times(parity.FLOAT32_FACTOR)
-      faults.add_worst([(call, distance.largest) for call, distance in of_export if not distance.within(allowed)],
-                       f'from float64 in float32, at most, more than {allowed}')
-      shown = [measures.packed(float32_of_source[call], mask, name) for call in calls[name] if call in float32_of_source]
+      faults.add_worst(
+        [(call, distance.largest) for call, distance in of_export if not distance.within(allowed)],
+        f'from float64 in float32, at most, more than {allowed}',
+      )
+      shown = [
+        measures.packed(float32_of_source[call], mask, name) for call in calls[name] if call in float32_of_source
+      ]
       result[name] = parity.Output(
-          int(right.size), measures.rms(right), _most(distance.rms for _, distance in of_source) if of_source else None,
-          _most(distance.rms for _, distance in of_reference), parity.Float32(
-              functools.reduce(measures.Distance.worst, (measures.relative(value, right) for value in shown)) if shown else None,
-              functools.reduce(measures.Distance.worst, (distance for _, distance in of_export)), allowed))
+        int(right.size),
+        measures.rms(right),
+        _most(distance.rms for _, distance in of_source) if of_source else None,
+        _most(distance.rms for _, distance in of_reference),
+        parity.Float32(
+          functools.reduce(measures.Distance.worst, (measures.relative(value, right) for value in shown))
+          if shown
+          else None,
+          functools.reduce(measures.Distance.worst, (distance for _, distance in of_export)),
+          allowed,
+        ),
+      )
     return result
 
-  def _compare_gradient(self, exported: exported_encoder.Exported, interface: str, differentiate: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]],
-                        expected: reference_outputs.Expected, outputs: dict[str, parity.Output],
-                        faults: '_Faults') -> dict[str, parity.Derivative]:
+  def _compare_gradient(
+    self,
+    exported: exported_encoder.Exported,
+    interface: str,
+    differentiate: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]],
+    expected: reference_outputs.Expected,
+    outputs: dict[str, parity.Output],
+    faults: '_Faults',
+  ) -> dict[str, parity.Derivative]:
     config = self._source.config
     # The source's first: then its process is gone, and with it the memory that it held.
     theirs = self.run.gradient() if self.run is not None else {}
     if not self.scalar.training:
       _check_random_gradient(exported.gradient(dataclasses.replace(self.scalar, training=True))[0])
     ours, differentiated = differentiate()
-    self._compare_training_outputs(exported, interface, differentiated if self.scalar.training else {}, expected, outputs, faults)
+    self._compare_training_outputs(
+      exported, interface, differentiated if self.scalar.training else {}, expected, outputs, faults
+    )
     rows = weight_map.rows(config, self._parts)
     missing = [row.tf_models for row in rows if row.tf_models not in ours]
     missing += [row.tf1 for row in rows if self.run is not None and row.tf1 not in theirs]
     if missing:
-      raise errors.ParityError(f'no gradient by {", ".join(missing)} in the encoder or its source: nothing can be compared')
+      raise errors.ParityError(
+        f'no gradient by {", ".join(missing)} in the encoder or its source: nothing can be compared'
+      )
     sizes, scales, distances = dict[str, int](), dict[str, float](), dict[str, tuple[float | None, float]]()
     for row in rows:
-      value = row.transform.invert(np.from_dlpack(ours.pop(row.tf_models)), weight_map.shape(row.shape, config)).reshape(-1)
+      value = row.transform.invert(
+        np.from_dlpack(ours.pop(row.tf_models)), weight_map.shape(row.shape, config)
+      ).reshape(-1)
       scale, of_reference = parity.compare_derivative(row, config, expected.gradient, [value])
       sizes[row.name], scales[row.name] = value.size, max(scale.rms, expected.gradient.terms.get(row.name, 0.0))
-      distances[row.name] = measures.distance(value, theirs[row.tf1]).rms if self.run is not None else None, of_reference.rms
+      distances[row.name] = (
+        measures.distance(value, theirs[row.tf1]).rms if self.run is not None else None,
+        of_reference.rms,
+      )
     result = {}
     for name, (from_source, from_reference) in distances.items():
       scale_of_name = parity.gradient_scale(name, scales)
-      derivative = parity.Derivative(sizes[name], scale_of_name, None if from_source is None else measures.over(from_source, scale_of_name),
-                                     measures.over(from_reference, scale_of_name))
+      derivative = parity.Derivative(
+        sizes[name],
+        scale_of_name,
+        None if from_source is None else measures.over(from_source, scale_of_name),
+        measures.over(from_reference, scale_of_name),
+      )
       for witness, distance in (('the reference', derivative.reference), ("the source's graph", derivative.source)):
         if distance is not None and not distance <= parity.GRADIENT_BOUND:
-          faults.add(f'the derivative by {name} is {distance:.1e} from {witness} in float64, more than {parity.GRADIENT_BOUND:.0e}')
+          faults.add(
+            f'the derivative by {name} is {distance:.1e} from {witness} in float64, more than {parity.GRADIENT_BOUND:.0e}'
+          )
       result[name] = derivative
     return result
 
@@ -255,17 +320,31 @@ class Examination:
     names = [f'{signature}/{name}' for name in source_graph.SIGNATURES[signature][1]]
     if interface == 'list':
       return names
-    return [*names, *(f'{signature}/layer_{n}' for n in range(self._source.config.num_hidden_layers)), f'default/{signature}/pooled_output']
+    return [
+      *names,
+      *(f'{signature}/layer_{n}' for n in range(self._source.config.num_hidden_layers)),
+      f'default/{signature}/pooled_output',
+    ]
 
-  def _compare_training_outputs(self, exported: exported_encoder.Exported, interface: str, differentiated: Mapping[str, np.ndarray],
-                                expected: reference_outputs.Expected, outputs: dict[str, parity.Output], faults: '_Faults') -> None:
+  def _compare_training_outputs(
+    self,
+    exported: exported_encoder.Exported,
+    interface: str,
+    differentiated: Mapping[str, np.ndarray],
+    expected: reference_outputs.Expected,
+    outputs: dict[str, parity.Output],
+    faults: '_Faults',
+  ) -> None:
     """Compares the training mode with the source's training graph, or without a graph with the reference. Dropout keeps every unit.
 
     With dropout, the float32 bounds apply: graphs round 1 / (1 - rate) to float32 in several ways.
     """
     batch, dropout = self.scalar.batch, self._source.config.has_dropout
     apart = [signature for signature in self.signatures if not exported.modes_are_one(signature)]
-    ours = {**differentiated, **exported.outputs(batch, [s for s in apart if s != self.scalar.signature or not differentiated], training=True)}
+    ours = {
+      **differentiated,
+      **exported.outputs(batch, [s for s in apart if s != self.scalar.signature or not differentiated], training=True),
+    }
     if self.run is not None:
       theirs: Mapping[str, np.ndarray] = self.run.training_outputs()
     elif dropout:
@@ -278,14 +357,22 @@ class Examination:
     for call, value in ours.items():
       name = call.rpartition('/')[2]
       their_call = call if call in theirs else f'tokens/{name}'
-      if name not in outputs or their_call not in theirs:  # unexpected, which is a fault already; or a layer that the graph does not show
+      if (
+        name not in outputs or their_call not in theirs
+      ):  # unexpected, which is a fault already; or a layer that the graph does not show
         continue
-      distance = measures.relative(*(measures.packed(array, batch.input_mask, name) for array in (value, theirs[their_call]))).rms
+      distance = measures.relative(
+        *(measures.packed(array, batch.input_mask, name) for array in (value, theirs[their_call]))
+      ).rms
       bound = outputs[name].float32.allowed.rms if dropout else parity.OUTPUT_BOUND
       if not distance <= bound:
-        too_far.setdefault(f'from the source in float64, more than {bound:.0e}', []).append((f'{call} with training=True', distance))
+        too_far.setdefault(f'from the source in float64, more than {bound:.0e}', []).append(
+          (f'{call} with training=True', distance)
+        )
       if outputs[name].source is not None and not dropout:
-        outputs[name] = dataclasses.replace(outputs[name], source=measures.larger(outputs[name].source or 0.0, distance))
+        outputs[name] = dataclasses.replace(
+          outputs[name], source=measures.larger(outputs[name].source or 0.0, distance)
+        )
     for fault, found in too_far.items():
       faults.add_worst(found, fault)
 
@@ -307,7 +394,9 @@ class _Faults:
     """Adds the same fault of several calls, of which the worst is named."""
     if calls:
       call, distance = max(calls, key=lambda found: (math.isnan(found[1]), found[1]))
-      self.add(f'{call} is {distance:.1e} {fault}' + (f' (and {len(calls) - 1} more of its calls)' if len(calls) > 1 else ''))
+      self.add(
+        f'{call} is {distance:.1e} {fault}' + (f' (and {len(calls) - 1} more of its calls)' if len(calls) > 1 else '')
+      )
 
   def check(self, advice: str) -> None:
     if self._found:
@@ -325,15 +414,26 @@ def _most(values: Iterable[float]) -> float:
   return functools.reduce(measures.larger, values)
 
 
-def given(source: source_lib.Source, parts: Iterable[weight_map.Part]) -> tuple[proof_inputs.Batch, proof_inputs.Scalar, list[str]]:
+def given(
+  source: source_lib.Source, parts: Iterable[weight_map.Part]
+) -> tuple[proof_inputs.Batch, proof_inputs.Scalar, list[str]]:
   """What both sides are given, and the source's signatures for the pieces of a model."""
   parts = frozenset(parts)
-  return proof_inputs.make(source.config), proof_inputs.make_scalar(source.config, parts), source_graph.signatures(parts)
+  return (
+    proof_inputs.make(source.config),
+    proof_inputs.make_scalar(source.config, parts),
+    source_graph.signatures(parts),
+  )
 
 
 @contextlib.contextmanager
-def examine(source: source_lib.Source, parts: Iterable[weight_map.Part], trust: source_policy.Trust = source_policy.Trust(),
-            child: source_process.Child | None = None, profile: trace.Profile | None = None) -> Iterator[Examination]:
+def examine(
+  source: source_lib.Source,
+  parts: Iterable[weight_map.Part],
+  trust: source_policy.Trust = source_policy.Trust(),
+  child: source_process.Child | None = None,
+  profile: trace.Profile | None = None,
+) -> Iterator[Examination]:
   """Starts what takes time and needs no export: running the source's graph, if it has one, in a process of its own, and computing the
   reference, in a thread. Both are gone when the context ends.
 
@@ -360,10 +460,14 @@ def examine(source: source_lib.Source, parts: Iterable[weight_map.Part], trust: 
     def expected() -> reference_outputs.Expected:
       with profile.span('compute the reference'):
         return reference_outputs.Expected(source, parts, batch, scalar, lambda: not done.is_set())
-    # The source's graph runs beside it, and the export is made: threads that wait actively for each other would take their processor.
+
+    # The source's graph runs beside it, and the export is made: threads that wait actively for each other would take
+    # their processor.
     stack.enter_context(threadpoolctl.threadpool_limits(1, 'blas'))
     reference = pool.submit(expected)
-    yield Examination(source, parts, run, reference.result, functools.partial(run.add_to, profile) if run is not None else lambda: None)
+    yield Examination(
+      source, parts, run, reference.result, functools.partial(run.add_to, profile) if run is not None else lambda: None
+    )
 
 
 def _check_random_gradient(gradient: Mapping[str, Any]) -> None:
@@ -371,5 +475,6 @@ def _check_random_gradient(gradient: Mapping[str, Any]) -> None:
   dead = [name for name, value in gradient.items() if not 0 < float(np.linalg.norm(np.from_dlpack(value))) < math.inf]
   if dead:
     raise errors.ParityError(
-        f'the gradient by {", ".join(dead)} is zero, infinite or NaN with training=True in the encoder: it would not train, the '
-        'conversion is wrong')
+      f'the gradient by {", ".join(dead)} is zero, infinite or NaN with training=True in the encoder: it would not train, the '
+      'conversion is wrong'
+    )

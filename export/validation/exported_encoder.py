@@ -54,12 +54,16 @@ class Exported:
     self._path, self._interface, self._widened = path, interface, widened
     self.variables = {_name(v): v for v in self.loaded.variables}
     # Read now: differentiation changes the functions' graphs.
-    self.functions = _functions({name: self._piece(name) for name in ('tokens', *_HEADS) if name == 'tokens' or hasattr(self.loaded, name)})
+    self.functions = _functions(
+      {name: self._piece(name) for name in ('tokens', *_HEADS) if name == 'tokens' or hasattr(self.loaded, name)}
+    )
     served = self.loaded.signatures.get('serving_default')
     self._signature = None if served is None else graph_functions.Function.of(served)
     self._first_layer: Callable[[Mapping[str, Any]], list[Any]] | None = None
 
-  def outputs(self, batch: proof_inputs.Batch, signatures: Sequence[str], training: bool = False) -> dict[str, np.ndarray]:
+  def outputs(
+    self, batch: proof_inputs.Batch, signatures: Sequence[str], training: bool = False
+  ) -> dict[str, np.ndarray]:
     """Runs the encoder and its heads on a batch.
 
     Args:
@@ -68,8 +72,10 @@ class Exported:
       training: whether to run them as in training; 'serving_default' never is.
 
     Returns:
-      Outputs under the source's names: 'tokens/pooled_output' and so on; layers as 'tokens/layer_0' and so on; the outputs of
-      `serving_default` as 'serving_default/pooled_output' and so on; and the output `default` as 'default/tokens/pooled_output' and so on.
+      Outputs under the source's names: 'tokens/pooled_output' and so on; layers as 'tokens/layer_0' and so on; the
+      outputs of
+      `serving_default` as 'serving_default/pooled_output' and so on; and the output `default` as
+      'default/tokens/pooled_output' and so on.
       An output that a call lacks is left out.
 
     Raises:
@@ -86,7 +92,11 @@ class Exported:
       result |= self._named(signature, values)
     if 'serving_default' in signatures:
       served = self._served(batch, encoded)
-      result |= {f'serving_default/{name}': served[name].numpy() for name in ('pooled_output', 'sequence_output') if name in served}
+      result |= {
+        f'serving_default/{name}': served[name].numpy()
+        for name in ('pooled_output', 'sequence_output')
+        if name in served
+      }
       if 'default' in served:
         result['default/serving_default/pooled_output'] = served['default'].numpy()
     return result
@@ -100,12 +110,17 @@ class Exported:
     saved_model = graph_defs.read(self._path / 'saved_model.pb')
     found = []
     for meta_graph in saved_model.meta_graphs:
-      for nodes in (meta_graph.graph_def.node, *(function.node_def for function in meta_graph.graph_def.library.function)):
+      for nodes in (
+        meta_graph.graph_def.node,
+        *(function.node_def for function in meta_graph.graph_def.library.function),
+      ):
         read_by = collections.defaultdict[str, set[str]](set)
         for node in nodes:
           for tensor in node.input:
             read_by[graph_defs.node_name(tensor)].add(node.op)
-        found += [node.name for node in nodes if node.op == 'StopGradient' and read_by[node.name] != {'SquaredDifference'}]
+        found += [
+          node.name for node in nodes if node.op == 'StopGradient' and read_by[node.name] != {'SquaredDifference'}
+        ]
         found += [node.name for node in nodes if node.attr['_gradient_op_type'].s.startswith(b'CustomGradient')]
     return found
 
@@ -125,7 +140,8 @@ class Exported:
     """Runs the encoder on a batch, as far as its first layer.
 
     Returns:
-      That layer, as `outputs` gives it. Empty for a model without layer outputs, or if the inputs cannot be matched by name.
+      That layer, as `outputs` gives it. Empty for a model without layer outputs, or if the inputs cannot be matched by
+      name.
     """
     encoder = self.functions.get(('tokens', False))
     if self._interface == 'list' or encoder is None or not encoder.named:
@@ -140,13 +156,15 @@ class Exported:
     """Differentiates a scalar of the outputs.
 
     Returns:
-      The derivatives by variable name, dense tensors of the variables' shapes; and the outputs that were differentiated, as `outputs` names
+      The derivatives by variable name, dense tensors of the variables' shapes; and the outputs that were
+      differentiated, as `outputs` names
       them, without those of the head `sop`.
 
     Raises:
       ParityError: a trainable variable has no derivative, or an operation cannot be run in float64.
     """
     import tensorflow as tf
+
     with as_it_stands(), self._running(), tf.GradientTape(watch_accessed_variables=False) as tape:
       variables = self._piece(scalar.signature).trainable_variables
       tape.watch(variables)
@@ -158,18 +176,25 @@ class Exported:
       derivatives |= zip(head, self._gradient_of_sop_head(scalar, list(head.values())), strict=True)
     without = [name for name in derivatives if derivatives[name] is None]
     if without:
-      raise errors.ParityError(f'no gradient by {", ".join(without)} in the encoder: it would not train, the conversion is wrong')
-    return {name: tf.convert_to_tensor(value) for name, value in derivatives.items()}, self._named(scalar.signature, outputs)
+      raise errors.ParityError(
+        f'no gradient by {", ".join(without)} in the encoder: it would not train, the conversion is wrong'
+      )
+    return {name: tf.convert_to_tensor(value) for name, value in derivatives.items()}, self._named(
+      scalar.signature, outputs
+    )
 
   def _gradient_of_sop_head(self, scalar: proof_inputs.Scalar, variables: list[Any]) -> list[Any]:
     """Differentiates by the head's own variables, without going back through the encoder for a second time."""
     import tensorflow as tf
+
     calm, head = (self.functions.get(('sop', training)) for training in (False, scalar.training))
     if calm is not None and head is not None and _only_calls(head, calm):
       head = calm
     if head is None or not head.named:
-      raise errors.ParityError('no gradient by the sop head: it has several calls, or inputs under other names than in its graph, the conversion is '
-                               'at fault')
+      raise errors.ParityError(
+        'no gradient by the sop head: it has several calls, or inputs under other names than in its graph, the conversion is '
+        'at fault'
+      )
     position = {id(value): number for number, value in enumerate(head.captured)}
 
     @tf.function(autograph=False)
@@ -177,20 +202,24 @@ class Exported:
       # A tape would see one call, and differentiate everything in it. Here its operations stand one by one.
       captured = [tf.identity(value) for value in head.captured]
       values = dataclasses.replace(head, captured=captured).values(_tensors(scalar.batch))
-      log_probs, = tf.graph_util.import_graph_def(head.graph, values, [head.pack(head.outputs)['sop_log_probs']])
+      (log_probs,) = tf.graph_util.import_graph_def(head.graph, values, [head.pack(head.outputs)['sop_log_probs']])
       value = _scalar({'sop_log_probs': log_probs}, {'sop_log_probs': scalar.factors['sop_log_probs']})
       return tf.gradients(value, [captured[position[id(variable.handle)]] for variable in variables])
+
     with as_it_stands(), self._running():
       return gradient()
 
   def _served(self, batch: proof_inputs.Batch, encoded: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """Runs the signature; or takes from what the encoder has given for the same batch, if all that the signature does is to call it."""
     import tensorflow as tf
+
     served, encoder, given = self._signature, self.functions.get(('tokens', False)), _tensors(batch)
     passed_on = graph_functions.passed_on(served, encoder) if served and encoder and encoded is not None else None
     if served and encoder and passed_on is not None:
       theirs, ours = (list(function.values(given).values()) for function in (served, encoder))
-      if all(value is not None for value in (*theirs, *ours)) and [id(theirs[number]) for number in passed_on[0]] == [id(value) for value in ours]:
+      if all(value is not None for value in (*theirs, *ours)) and [id(theirs[number]) for number in passed_on[0]] == [
+        id(value) for value in ours
+      ]:
         results = tf.nest.flatten(encoded)
         return served.pack(results[number] for number in passed_on[1])
     if served is None:
@@ -210,6 +239,7 @@ class Exported:
       The outputs, as `_call` would give them; None for a head that is made otherwise.
     """
     import tensorflow as tf
+
     encoder, head = (self.functions.get((name, False)) for name in ('tokens', signature))
     if encoder is None or head is None:
       return None
@@ -219,16 +249,21 @@ class Exported:
       return None
     if len(calls) != 1 or [id(theirs.get(name)) for name in calls[0].input] != [id(value) for value in ours]:
       return None
-    call, = calls
-    results = {f'{call.name}:{number}' if number else call.name: value for number, value in enumerate(tf.nest.flatten(encoded))}
+    (call,) = calls
+    results = {
+      f'{call.name}:{number}' if number else call.name: value for number, value in enumerate(tf.nest.flatten(encoded))
+    }
     with as_it_stands(), self._running():
-      return head.pack(graph_functions.runner(graph_functions.after(head, call, theirs | results), head.outputs)(theirs | results))
+      return head.pack(
+        graph_functions.runner(graph_functions.after(head, call, theirs | results), head.outputs)(theirs | results)
+      )
 
   def _piece(self, signature: str) -> Any:
     return self.loaded if signature == 'tokens' else getattr(self.loaded, signature)
 
   def call(self, signature: str, batch: proof_inputs.Batch, training: bool) -> Mapping[str, Any]:
     import tensorflow as tf
+
     inputs = _tensors(batch)
     with as_it_stands(), self._running():
       if self._interface == 'list':
@@ -245,11 +280,14 @@ class Exported:
 def _in_float64(path: pathlib.Path) -> Iterator[None]:
   """Says which operation cannot be widened, or has no kernel for float64."""
   import tensorflow as tf
+
   try:
     yield
   except (tf.errors.OpError, ValueError, TypeError) as e:
     line = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
-    raise errors.ParityError(f'{path.parent.name}/{path.name} cannot be run in float64 ({line}): report the operation') from e
+    raise errors.ParityError(
+      f'{path.parent.name}/{path.name} cannot be run in float64 ({line}): report the operation'
+    ) from e
 
 
 def _functions(pieces: Mapping[str, Any]) -> dict[tuple[str, bool], graph_functions.Function]:
@@ -276,18 +314,23 @@ def _name(variable: Any) -> str:
 
 def _tensors(batch: proof_inputs.Batch) -> dict[str, Any]:
   import tensorflow as tf
+
   return {name: tf.constant(getattr(batch, name)) for name in _INPUTS}
 
 
 def _scalar(outputs: Mapping[str, Any], factors: Mapping[str, np.ndarray]) -> Any:
   import tensorflow as tf
-  return tf.add_n([tf.reduce_sum(outputs[name] * tf.cast(value, outputs[name].dtype)) for name, value in factors.items()])
+
+  return tf.add_n(
+    [tf.reduce_sum(outputs[name] * tf.cast(value, outputs[name].dtype)) for name, value in factors.items()]
+  )
 
 
 @contextlib.contextmanager
 def as_it_stands() -> Iterator[None]:
   """Runs graphs without rewriting them, which for a single run takes longer than it saves. A setting of the whole process."""
   import tensorflow as tf
+
   before = tf.config.optimizer.get_experimental_options().get('disable_meta_optimizer', False)
   tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': True})
   try:

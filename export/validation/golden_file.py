@@ -39,7 +39,8 @@ def of_source(source: source_lib.Source, trust: source_policy.Trust = source_pol
   """Runs a source's graph in float64, or the reference if it has none, and makes the golden file of its outputs.
 
   Returns:
-    The content: `source`, its digest; `inputs`, int32 [2, 6] each; and for each of `outputs` a list of rows: float64 values at the
+    The content: `source`, its digest; `inputs`, int32 [2, 6] each; and for each of `outputs` a list of rows: float64
+    values at the
     positions that are not padding.
 
   Raises:
@@ -52,14 +53,23 @@ def of_source(source: source_lib.Source, trust: source_policy.Trust = source_pol
   with threadpoolctl.threadpool_limits(1, 'blas'):
     expected = reference_outputs.Expected(source, parts, batch, scalar).outputs
   if source.graph is None:
-    theirs = {f'{signature}/{name}': expected[name].reshape(-1, expected[name].shape[-1]) for signature, name in _KEPT if name in expected}
+    theirs = {
+      f'{signature}/{name}': expected[name].reshape(-1, expected[name].shape[-1])
+      for signature, name in _KEPT
+      if name in expected
+    }
   else:
     with source_process.start(source.path, batch, signatures, scalar, trust) as run:
       theirs = _tables(run.outputs()[1], batch)
-  faults = [f'{call} is {distance:.1e} from the reference in float64, more than {parity.OUTPUT_BOUND:.0e}' for call, value in theirs.items()
-            if not (distance := measures.relative(value, expected[call.rpartition('/')[2]]).rms) <= parity.OUTPUT_BOUND]
+  faults = [
+    f'{call} is {distance:.1e} from the reference in float64, more than {parity.OUTPUT_BOUND:.0e}'
+    for call, value in theirs.items()
+    if not (distance := measures.relative(value, expected[call.rpartition('/')[2]]).rms) <= parity.OUTPUT_BOUND
+  ]
   if faults:
-    raise errors.ParityError(f'no parity ({"; ".join(faults)}) in the source against its own weights: the source is no ALBERT')
+    raise errors.ParityError(
+      f'no parity ({"; ".join(faults)}) in the source against its own weights: the source is no ALBERT'
+    )
   outputs = {name: value.tolist() for name, value in _kept(theirs).items()}
   return {'format': _FORMAT, 'kind': 'encoder', 'source': source.digest, 'inputs': _inputs(batch), 'outputs': outputs}
 
@@ -76,18 +86,31 @@ def of_sp_model(sp_model: bytes, digest: str, version: int) -> dict[str, Any]:
     ParityError: TF-Text's ids are not SentencePiece's.
   """
   import tensorflow_text
+
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
   # Of two segmentations that are equally likely, the one that artifacts choose.
   awkward = preprocessor_certificate.texts(version)
-  chosen = tensorflow_text.SentencepieceTokenizer(model=sp_model).tokenize([preprocessor_certificate.normalized(t, version) for t in awkward]).to_list()
+  chosen = (
+    tensorflow_text.SentencepieceTokenizer(model=sp_model)
+    .tokenize([preprocessor_certificate.normalized(t, version) for t in awkward])
+    .to_list()
+  )
   texts = []
   for text, tokens in zip(awkward, chosen, strict=True):
     ids = preprocessor_certificate.finished(processor, tokens, version)
-    if not preprocessor_certificate.equally_likely(processor, ids, preprocessor_certificate.ids(processor, text, version)):
+    if not preprocessor_certificate.equally_likely(
+      processor, ids, preprocessor_certificate.ids(processor, text, version)
+    ):
       raise errors.ParityError(f'SentencePiece and TF-Text give other ids for {text[:100]!r}: use the locked versions')
     texts.append({'text': text, 'ids': ids})
-  return {'format': _FORMAT, 'kind': 'preprocessor', 'source': digest, 'version': version,
-          'special_tokens': preprocessor_certificate.special_tokens(version, processor.vocab_size()), 'texts': texts}
+  return {
+    'format': _FORMAT,
+    'kind': 'preprocessor',
+    'source': digest,
+    'version': version,
+    'special_tokens': preprocessor_certificate.special_tokens(version, processor.vocab_size()),
+    'texts': texts,
+  }
 
 
 def write(golden: Mapping[str, Any], path: pathlib.Path) -> None:
@@ -105,6 +128,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   Raises:
     GoldenError: it is missing, no golden file, empty, of another format, or holds what is no number.
   """
+
   def refuse(constant: str) -> None:
     raise errors.GoldenError(f'{constant} among the values in {path}: {_RECORD_AGAIN}')
 
@@ -140,17 +164,25 @@ def check(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str,
     ParityError: the release differs.
   """
   if record['kind'] == 'text':
-    raise errors.GoldenError(f'{release} goes from text to vectors, and golden files are of encoders and preprocessors: check the two that it is '
-                             'made of')
+    raise errors.GoldenError(
+      f'{release} goes from text to vectors, and golden files are of encoders and preprocessors: check the two that it is '
+      'made of'
+    )
   if record['kind'] != golden['kind']:
-    raise errors.GoldenError(f'the golden file is of kind {golden["kind"]}, and {release} holds another kind of model: give its own')
+    raise errors.GoldenError(
+      f'the golden file is of kind {golden["kind"]}, and {release} holds another kind of model: give its own'
+    )
   digest = record['source']['digest'] if record['kind'] == 'encoder' else record['source']['sp_model']['digest']
   if digest != golden['source']:
-    raise errors.GoldenError(f'the golden file is of {golden["source"]}, and {release} was made from {digest}: give its own')
+    raise errors.GoldenError(
+      f'the golden file is of {golden["source"]}, and {release} was made from {digest}: give its own'
+    )
   try:
     return (_check_encoder if record['kind'] == 'encoder' else _check_preprocessor)(release, record, golden)
   except (KeyError, TypeError, AttributeError) as e:
-    raise errors.GoldenError(f'the golden file of {golden["source"]} is broken ({type(e).__name__}: {e}): {_RECORD_AGAIN}') from e
+    raise errors.GoldenError(
+      f'the golden file of {golden["source"]} is broken ({type(e).__name__}: {e}): {_RECORD_AGAIN}'
+    ) from e
 
 
 def outputs(release: pathlib.Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -180,22 +212,30 @@ def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Map
     try:
       right = np.array(golden['outputs'][name], np.float64)
     except (ValueError, TypeError) as e:
-      raise errors.GoldenError(f'{name} is no table of numbers ({e}) in the golden file of {golden["source"]}: {_RECORD_AGAIN}') from e
+      raise errors.GoldenError(
+        f'{name} is no table of numbers ({e}) in the golden file of {golden["source"]}: {_RECORD_AGAIN}'
+      ) from e
     if right.shape != value.shape:
       faults.append(f'{name} has shape {list(value.shape)} instead of {list(right.shape)}')
       continue
     distances[name] = measures.relative(value, right).rms
     if not distances[name] <= parity.OUTPUT_BOUND:
-      faults.append(f'{name} is {distances[name]:.1e} from the golden values in float64, more than {parity.OUTPUT_BOUND:.0e}')
+      faults.append(
+        f'{name} is {distances[name]:.1e} from the golden values in float64, more than {parity.OUTPUT_BOUND:.0e}'
+      )
   if faults:
-    raise errors.ParityError(f'no parity with the golden file ({"; ".join(faults)}) in {release}: this is not what was exported')
+    raise errors.ParityError(
+      f'no parity with the golden file ({"; ".join(faults)}) in {release}: this is not what was exported'
+    )
   return distances
 
 
 def _check_preprocessor(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> int:
   version = int(record['release'].rpartition('/')[2])
   if version != golden['version']:
-    raise errors.GoldenError(f'the golden file is of version {golden["version"]} of the contract, not of {version} of {release}: give its own')
+    raise errors.GoldenError(
+      f'the golden file is of version {golden["version"]} of the contract, not of {version} of {release}: give its own'
+    )
   texts = {entry['text']: entry['ids'] for entry in golden['texts']}
   if list(texts) != list(preprocessor_certificate.texts(version)):
     raise errors.GoldenError(f'stale texts in the golden file of {golden["source"]}: {_RECORD_AGAIN}')
@@ -207,8 +247,11 @@ def moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str
   """What is not the same in two golden files, as name and difference."""
   if before.get('kind') != after['kind']:
     return [('everything', 'another kind of file')]
-  changes = [(key, f'{before.get(key)} -> {after.get(key)}') for key in ('source', 'version', 'special_tokens')
-             if before.get(key) != after.get(key)]
+  changes = [
+    (key, f'{before.get(key)} -> {after.get(key)}')
+    for key in ('source', 'version', 'special_tokens')
+    if before.get(key) != after.get(key)
+  ]
   if before.get('inputs') != after.get('inputs'):
     changes.append(('inputs', 'others'))
   old, new = before.get('outputs', {}), after.get('outputs', {})
@@ -217,10 +260,15 @@ def moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str
       continue
     one, other = (np.array(side[name]) if name in side else np.zeros(0) for side in (old, new))
     by = measures.distance(one, other)
-    changes.append((name, f'by {by}' if one.shape == other.shape else f'shape {list(one.shape)} -> {list(other.shape)}'))
+    changes.append(
+      (name, f'by {by}' if one.shape == other.shape else f'shape {list(one.shape)} -> {list(other.shape)}')
+    )
   old, new = ({entry['text']: entry['ids'] for entry in side.get('texts', ())} for side in (before, after))
-  changes += [(json.dumps(text)[:40], 'other ids' if text in old and text in new else 'gone' if text in old else 'new')
-              for text in dict.fromkeys((*old, *new)) if old.get(text) != new.get(text)]
+  changes += [
+    (json.dumps(text)[:40], 'other ids' if text in old and text in new else 'gone' if text in old else 'new')
+    for text in dict.fromkeys((*old, *new))
+    if old.get(text) != new.get(text)
+  ]
   return changes
 
 
@@ -229,17 +277,23 @@ def _batch(config: albert_config.AlbertConfig) -> proof_inputs.Batch:
 
 
 def _inputs(batch: proof_inputs.Batch) -> dict[str, list[list[int]]]:
-  return {name: getattr(batch, name).tolist() for name in ('input_word_ids', 'input_mask', 'input_type_ids', 'masked_lm_positions')}
+  return {
+    name: getattr(batch, name).tolist()
+    for name in ('input_word_ids', 'input_mask', 'input_type_ids', 'masked_lm_positions')
+  }
 
 
 def _tables(outputs: Mapping[str, np.ndarray], batch: proof_inputs.Batch) -> dict[str, np.ndarray]:
   """Outputs as tables, by call: what is by position, without padding."""
-  return {call: measures.packed(value, batch.input_mask, call.rpartition('/')[2]).reshape(-1, value.shape[-1]) for call, value in outputs.items()}
+  return {
+    call: measures.packed(value, batch.input_mask, call.rpartition('/')[2]).reshape(-1, value.shape[-1])
+    for call, value in outputs.items()
+  }
 
 
 def _kept(tables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """The tables that a golden file keeps, by output name: one call of each output, no layers, and logits of some words."""
   kept = {name: tables[f'{signature}/{name}'] for signature, name in _KEPT if f'{signature}/{name}' in tables}
   if 'mlm_logits' in kept:
-    kept['mlm_logits'] = kept['mlm_logits'][:, ::max(1, kept['mlm_logits'].shape[-1] // _WORDS)]
+    kept['mlm_logits'] = kept['mlm_logits'][:, :: max(1, kept['mlm_logits'].shape[-1] // _WORDS)]
   return kept

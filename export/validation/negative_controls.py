@@ -15,7 +15,9 @@ from export.validation import exported_encoder
 from export.validation import parity
 
 
-def run(exported: exported_encoder.Exported, batch: proof_inputs.Batch, expected: Mapping[str, np.ndarray]) -> dict[str, float]:
+def run(
+  exported: exported_encoder.Exported, batch: proof_inputs.Batch, expected: Mapping[str, np.ndarray]
+) -> dict[str, float]:
   """Makes each mistake that no shape would show, in the loaded model, and measures it.
 
   Args:
@@ -24,23 +26,32 @@ def run(exported: exported_encoder.Exported, batch: proof_inputs.Batch, expected
     expected: the encoder's outputs for the batch, as `outputs.Expected` has them.
 
   Returns:
-    The relative distance to what is expected by name of the mistake: of the first layer if it shows the mistake, else the largest of all
+    The relative distance to what is expected by name of the mistake: of the first layer if it shows the mistake, else
+    the largest of all
     outputs.
 
   Raises:
-    ParityError: a mistake changes no output by CONTROL_FACTOR times the bound: the comparison shows nothing for these weights.
+    ParityError: a mistake changes no output by CONTROL_FACTOR times the bound: the comparison shows nothing for these
+      weights.
   """
   row = batch.first(1)
   length = row.input_mask.size
 
   def worst(outputs: Mapping[str, np.ndarray]) -> float:
     outputs = {key.rpartition('/')[2]: value for key, value in outputs.items()}
-    return max((measures.relative(value, expected[output][:1 if output == 'pooled_output' else length]).rms
-                for output, value in outputs.items()), default=0.0)
+    return max(
+      (
+        measures.relative(value, expected[output][: 1 if output == 'pooled_output' else length]).rms
+        for output, value in outputs.items()
+      ),
+      default=0.0,
+    )
 
   # The first layer shows most mistakes: at large size, running all of the model instead would take two seconds more.
   looks = [exported.first_layer, lambda rows: exported.outputs(rows, ['tokens'])]
-  if not worst(exported.first_layer(row)) <= parity.OUTPUT_BOUND:  # if the first layer is wrong already, the full model is run
+  if (
+    not worst(exported.first_layer(row)) <= parity.OUTPUT_BOUND
+  ):  # if the first layer is wrong already, the full model is run
     looks = looks[1:]
   bound = parity.CONTROL_FACTOR * parity.OUTPUT_BOUND
   result = dict[str, float]()
@@ -58,8 +69,10 @@ def run(exported: exported_encoder.Exported, batch: proof_inputs.Batch, expected
         variable.assign(value)
   unnoticed = [name for name, distance in result.items() if not bound <= distance < math.inf]
   if unnoticed:
-    raise errors.ParityError(f'negative controls: a wrong model is not refused ({", ".join(unnoticed)}): the proof shows nothing for these '
-                             'weights, check that the source is a trained model')
+    raise errors.ParityError(
+      f'negative controls: a wrong model is not refused ({", ".join(unnoticed)}): the proof shows nothing for these '
+      'weights, check that the source is a trained model'
+    )
   return result
 
 
@@ -75,9 +88,16 @@ def mistakes(variables: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[Any
     return [(variables[name], change(value))]
 
   yield 'query and key swapped', swapped(f'{block}/self_attention/query/kernel', f'{block}/self_attention/key/kernel')
-  yield 'layer norms swapped', [
-      change for part in ('gamma', 'beta')
-      for change in swapped(f'{block}/self_attention_layer_norm/{part}', f'{block}/output_layer_norm/{part}')]
-  yield 'value kernel transposed', changed(
-      f'{block}/self_attention/value/kernel', lambda v: v.reshape(len(v), -1).T.reshape(v.shape))
+  yield (
+    'layer norms swapped',
+    [
+      change
+      for part in ('gamma', 'beta')
+      for change in swapped(f'{block}/self_attention_layer_norm/{part}', f'{block}/output_layer_norm/{part}')
+    ],
+  )
+  yield (
+    'value kernel transposed',
+    changed(f'{block}/self_attention/value/kernel', lambda v: v.reshape(len(v), -1).T.reshape(v.shape)),
+  )
   yield 'word embedding shifted by a row', changed('word_embeddings/embeddings', lambda v: np.roll(v, 1, axis=0))

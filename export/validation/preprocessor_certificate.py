@@ -21,37 +21,55 @@ _ORIGINAL = 4  # the first version with the rule that the weights were trained w
 
 # Every kind of text the published normalization treats in a way of its own, and what breaks tokenizers.
 TEXTS = (
-    'The bridge was closed, and the ferry was late.',
-    'CAFÉ au lait: naïve, 1,200 boats (or 3.5)!',
-    '  spaces\tand\nlines  ',
-    'Straße, ﬁnale, Ωmega and 東京',
-    '“quotes” – dashes — £3 or €4 …',
-    '[CLS] is text here, and so is <pad>',
-    '',
-    '   ',
-    'e\u0301 and \u00e9 are one letter in two forms, \u1e9b\u0323 in three',
-    '1,000,000 people, 12, 3,4,5 and ٣,٤',
-    '\'single\' "double" «angle» „low“ ‚low‘ `back`',
-    'an emoji 🙂, a family 👩‍👩‍👧, a flag 🇳🇴, a skin 👍🏽',
-    'zero\u200bwidth, non\u200djoiner, byte\ufeffmark, soft\u00adhyphen, right\u200fto left',
-    'no\u00a0break, thin\u2009space, ideographic\u3000space, line\u2028separator',
-    'ＦＵＬＬ ｗｉｄｔｈ, ½, ², ™, Ⅷ, ㎏',
-    'İstanbul, ıI, ǅ, ΣΑΣ, Ǆ',
-    'हिन्दी, ภาษาไทย, العَرَبِيَّة, עִבְרִית, 한국어',
-    'control\x01 \x7f characters and a nul\x00 one',
-    '▁ is what SentencePiece marks a space with',
-    'private \ue000, unassigned \u0378, last \U0010ffff, replaced \ufffd',
-    'a' * 10_000,
-    'ab,' * 3_334,
-    'Many words. ' * 200,
+  'The bridge was closed, and the ferry was late.',
+  'CAFÉ au lait: naïve, 1,200 boats (or 3.5)!',
+  '  spaces\tand\nlines  ',
+  'Straße, ﬁnale, Ωmega and 東京',
+  '“quotes” – dashes — £3 or €4 …',
+  '[CLS] is text here, and so is <pad>',
+  '',
+  '   ',
+  'e\u0301 and \u00e9 are one letter in two forms, \u1e9b\u0323 in three',
+  '1,000,000 people, 12, 3,4,5 and ٣,٤',
+  '\'single\' "double" «angle» „low“ ‚low‘ `back`',
+  'an emoji 🙂, a family 👩‍👩‍👧, a flag 🇳🇴, a skin 👍🏽',
+  'zero\u200bwidth, non\u200djoiner, byte\ufeffmark, soft\u00adhyphen, right\u200fto left',
+  'no\u00a0break, thin\u2009space, ideographic\u3000space, line\u2028separator',
+  'ＦＵＬＬ ｗｉｄｔｈ, ½, ², ™, Ⅷ, ㎏',
+  'İstanbul, ıI, ǅ, ΣΑΣ, Ǆ',
+  'हिन्दी, ภาษาไทย, العَرَبِيَّة, עִבְרִית, 한국어',
+  'control\x01 \x7f characters and a nul\x00 one',
+  '▁ is what SentencePiece marks a space with',
+  'private \ue000, unassigned \u0378, last \U0010ffff, replaced \ufffd',
+  'a' * 10_000,
+  'ab,' * 3_334,
+  'Many words. ' * 200,
 )
 
-# Default_Ignorable_Code_Point of the Unicode Character Database (DerivedCoreProperties.txt, version 15.1): zero-width characters,
-# soft hyphen, variation selectors and the like.
-_IGNORABLE = tuple(range(first, last + 1) for first, last in (
-    (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x200B, 0x200F),
-    (0x202A, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164), (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8),
-    (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF)))
+# Default_Ignorable_Code_Point of the Unicode Character Database (DerivedCoreProperties.txt, version 15.1): zero-width
+# characters, soft hyphen, variation selectors and the like.
+_IGNORABLE = tuple(
+  range(first, last + 1)
+  for first, last in (
+    (0xAD, 0xAD),
+    (0x34F, 0x34F),
+    (0x61C, 0x61C),
+    (0x115F, 0x1160),
+    (0x17B4, 0x17B5),
+    (0x180B, 0x180F),
+    (0x200B, 0x200F),
+    (0x202A, 0x202E),
+    (0x2060, 0x206F),
+    (0x3164, 0x3164),
+    (0xFE00, 0xFE0F),
+    (0xFEFF, 0xFEFF),
+    (0xFFA0, 0xFFA0),
+    (0xFFF0, 0xFFF8),
+    (0x1BCA0, 0x1BCA3),
+    (0x1D173, 0x1D17A),
+    (0xE0000, 0xE0FFF),
+  )
+)
 
 
 def texts(version: int) -> tuple[str, ...]:
@@ -68,7 +86,8 @@ def normalized(sentence: str, version: int) -> str:
     return reference_tokenizer.normalized(sentence)
   decomposed = unicodedata.normalize('NFD', sentence)
   plain = ''.join(c for c in decomposed if unicodedata.category(c) != 'Mn')
-  # TF-Text's case folding is ICU's NFKC_Casefold, which leaves out what is ignorable by default, before and after folding.
+  # TF-Text's case folding is ICU's NFKC_Casefold, which leaves out what is ignorable by default, before and after
+  # folding.
   folded = unicodedata.normalize('NFKC', unicodedata.normalize('NFKC', _visible(plain)).casefold())
   return _visible(folded)
 
@@ -98,8 +117,12 @@ def equally_likely(processor: spm.SentencePieceProcessor, one: list[int], other:
 def special_tokens(version: int, vocab_size: int) -> dict[str, int]:
   """What `get_special_tokens_dict` gives in a version of the contract."""
   tokens = sentencepiece_model.SPECIAL_TOKENS
-  result = {'padding_id': tokens['<pad>'], 'start_of_sequence_id': tokens['[CLS]'], 'end_of_segment_id': tokens['[SEP]'],
-            'mask_id': tokens['[MASK]']}
+  result = {
+    'padding_id': tokens['<pad>'],
+    'start_of_sequence_id': tokens['[CLS]'],
+    'end_of_segment_id': tokens['[SEP]'],
+    'mask_id': tokens['[MASK]'],
+  }
   return result | {'vocab_size': vocab_size} if version >= 3 else result
 
 
@@ -108,15 +131,18 @@ class Preprocessor:
 
   def __init__(self, path: pathlib.Path):
     import tensorflow_text  # noqa: F401  (registers the ops)
+
     self._loaded = op_allow_list.load(path)
 
   def ids(self, texts: Sequence[str]) -> list[list[int]]:
     import tensorflow as tf
+
     return self._loaded.tokenize(tf.constant(texts)).to_list()
 
   def packed(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
     """The encoder's inputs, int32 [batch, 128] each."""
     import tensorflow as tf
+
     return {name: value.numpy() for name, value in self._loaded(tf.constant(texts)).items()}
 
   def special_tokens(self) -> dict[str, int]:
@@ -140,13 +166,21 @@ def check(path: pathlib.Path, sp_model: bytes, version: int) -> int:
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
 
   expected = {text: ids(processor, text, version) for text in texts(version)}
-  compare(Preprocessor(path), expected, special_tokens(version, processor.vocab_size()),
-          lambda one, other: equally_likely(processor, one, other))
+  compare(
+    Preprocessor(path),
+    expected,
+    special_tokens(version, processor.vocab_size()),
+    lambda one, other: equally_likely(processor, one, other),
+  )
   return sum(map(len, expected.values()))
 
 
-def compare(preprocessor: Preprocessor, expected: dict[str, list[int]], special: dict[str, int],
-            same: Callable[[list[int], list[int]], bool] = operator.eq) -> None:
+def compare(
+  preprocessor: Preprocessor,
+  expected: dict[str, list[int]],
+  special: dict[str, int],
+  same: Callable[[list[int], list[int]], bool] = operator.eq,
+) -> None:
   """Holds a preprocessor against ids by text, and special tokens.
 
   Args:
@@ -158,9 +192,12 @@ def compare(preprocessor: Preprocessor, expected: dict[str, list[int]], special:
   Raises:
     ParityError: naming what differs.
   """
+
   def differs(what: str, actual: Any, right: Any, text: str) -> errors.ParityError:
-    return errors.ParityError(f'no parity ({what} {_short(actual)} instead of {_short(right)}) in the preprocessor for {_short(text)}: '
-                              'this is a fault of the conversion')
+    return errors.ParityError(
+      f'no parity ({what} {_short(actual)} instead of {_short(right)}) in the preprocessor for {_short(text)}: '
+      'this is a fault of the conversion'
+    )
 
   if preprocessor.special_tokens() != special:
     raise differs('special tokens', preprocessor.special_tokens(), special, 'all text')
@@ -170,10 +207,13 @@ def compare(preprocessor: Preprocessor, expected: dict[str, list[int]], special:
     right = expected[text]
     if not same(actual, right):
       raise differs('ids', actual, right, text)
-    kept = [special['start_of_sequence_id'], *actual[:_SEQ_LENGTH - 2], special['end_of_segment_id']]
+    kept = [special['start_of_sequence_id'], *actual[: _SEQ_LENGTH - 2], special['end_of_segment_id']]
     padding = [special['padding_id']] * (_SEQ_LENGTH - len(kept))
-    for name, row in (('input_word_ids', kept + padding), ('input_mask', [1] * len(kept) + [0] * len(padding)),
-                      ('input_type_ids', [0] * _SEQ_LENGTH)):
+    for name, row in (
+      ('input_word_ids', kept + padding),
+      ('input_mask', [1] * len(kept) + [0] * len(padding)),
+      ('input_type_ids', [0] * _SEQ_LENGTH),
+    ):
       if packed[name][number].tolist() != row:
         raise differs(name, packed[name][number].tolist(), row, text)
 

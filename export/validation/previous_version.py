@@ -14,8 +14,9 @@ from export.validation import preprocessor_certificate
 from export.validation import text_certificate
 
 
-def encoder_differences(old: pathlib.Path, old_record: Mapping[str, Any], new: pathlib.Path,
-                        new_record: Mapping[str, Any]) -> list[str]:
+def encoder_differences(
+  old: pathlib.Path, old_record: Mapping[str, Any], new: pathlib.Path, new_record: Mapping[str, Any]
+) -> list[str]:
   """Runs two versions of an encoder on the inputs of golden files.
 
   Args:
@@ -29,11 +30,16 @@ def encoder_differences(old: pathlib.Path, old_record: Mapping[str, Any], new: p
     return found
   before, after = golden_file.outputs(old, old_record), golden_file.outputs(new, new_record)
   distances = {name: measures.relative(after[name], before[name]) for name in sorted(before.keys() & after.keys())}
-  return [f'{name} is {distance.rms:.1e} from what it was in float64, more than {parity.OUTPUT_BOUND:.0e}'
-          for name, distance in distances.items() if not distance.rms <= parity.OUTPUT_BOUND]
+  return [
+    f'{name} is {distance.rms:.1e} from what it was in float64, more than {parity.OUTPUT_BOUND:.0e}'
+    for name, distance in distances.items()
+    if not distance.rms <= parity.OUTPUT_BOUND
+  ]
 
 
-def text_differences(old: pathlib.Path, old_record: Mapping[str, Any], new: pathlib.Path, new_record: Mapping[str, Any]) -> list[str]:
+def text_differences(
+  old: pathlib.Path, old_record: Mapping[str, Any], new: pathlib.Path, new_record: Mapping[str, Any]
+) -> list[str]:
   """Runs two versions of a model from text to vectors on awkward texts.
 
   They may be as far apart as their certificates let each of them be from its parts, together.
@@ -53,8 +59,12 @@ def text_differences(old: pathlib.Path, old_record: Mapping[str, Any], new: path
   return _further(before, after, old_record, new_record)
 
 
-def _further(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], old_record: Mapping[str, Any],
-             new_record: Mapping[str, Any]) -> list[str]:
+def _further(
+  before: Mapping[str, np.ndarray],
+  after: Mapping[str, np.ndarray],
+  old_record: Mapping[str, Any],
+  new_record: Mapping[str, Any],
+) -> list[str]:
   """The outputs that are further apart than both certificates together allow, one line each."""
   found = []
   for name in before.keys() & after.keys():
@@ -67,9 +77,14 @@ def _further(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], 
 
 
 def _other_sizes(old_record: Mapping[str, Any], new_record: Mapping[str, Any]) -> list[str]:
-  sizes = {key: (value, new_record['config'].get(key)) for key, value in old_record['config'].items()
-           if key.endswith('_size') or key.startswith(('num_', 'max_'))}
-  return [f'{key} is {new_size} instead of {old_size}' for key, (old_size, new_size) in sizes.items() if old_size != new_size]
+  sizes = {
+    key: (value, new_record['config'].get(key))
+    for key, value in old_record['config'].items()
+    if key.endswith('_size') or key.startswith(('num_', 'max_'))
+  }
+  return [
+    f'{key} is {new_size} instead of {old_size}' for key, (old_size, new_size) in sizes.items() if old_size != new_size
+  ]
 
 
 def preprocessor_differences(old: pathlib.Path, new: pathlib.Path) -> list[str]:
@@ -80,8 +95,11 @@ def preprocessor_differences(old: pathlib.Path, new: pathlib.Path) -> list[str]:
   """
   before, after = preprocessor_certificate.Preprocessor(old), preprocessor_certificate.Preprocessor(new)
   tokens = after.special_tokens()
-  found = [f'{name} is {tokens[name]} instead of {value}' for name, value in before.special_tokens().items()
-           if name in tokens and tokens[name] != value]
+  found = [
+    f'{name} is {tokens[name]} instead of {value}'
+    for name, value in before.special_tokens().items()
+    if name in tokens and tokens[name] != value
+  ]
   texts = preprocessor_certificate.TEXTS
   for text, one, other in zip(texts, before.ids(texts), after.ids(texts), strict=True):
     if one != other:

@@ -1,7 +1,8 @@
 """Compares a model from text to vectors with the preprocessor and the encoder that it is made of, called one after the other.
 
-Those two are proven on their own, against the tokenizer's rule and against the source. Here it is seen that nothing happened to them on the
-way into one model: the same weights, the same ids (which cannot be seen from outside), the same mode.
+Those two are proven on their own, against the tokenizer's rule and against the source. Here it is seen that nothing
+happened to them on the way into one model: the same weights, the same ids (which cannot be seen from outside), the same
+mode.
 """
 
 import contextlib
@@ -22,11 +23,11 @@ from export.reference import measures
 from export.validation import exported_encoder
 from export.validation import preprocessor_certificate
 
-# Two runs of the same operations on the same numbers were the same bit for bit wherever this was run. Where a kernel splits its work
-# otherwise from run to run, what single outputs are always allowed is allowed here.
+# Two runs of the same operations on the same numbers were the same bit for bit wherever this was run. Where a kernel
+# splits its work otherwise from run to run, what single outputs are always allowed is allowed here.
 _ULPS = 16
-# Multiplications that one run of all texts may take: half a second on two processors. A model of base size runs four texts; for one of large size
-# or larger, the least there can be take longer than that.
+# Multiplications that one run of all texts may take: half a second on two processors. A model of base size runs four
+# texts; for one of large size or larger, the least there can be take longer than that.
 _WORK = 5e10
 _LEAST = 2  # the control needs another text
 _ULP = 2.0**-23
@@ -43,6 +44,7 @@ class Comparison:
     control: how far, if each text's output is held against another text's.
     allowed: how far they may be, and the control must not be.
   """
+
   values: int
   apart: measures.Distance
   control: measures.Distance
@@ -59,26 +61,37 @@ class Certificate:
 
   Attributes:
     texts: how many there were.
-    outputs: what was compared, by output: of the model's call, with the layers as 'layer_0' and so on, and of its signature as
+    outputs: what was compared, by output: of the model's call, with the layers as 'layer_0' and so on, and of its
+      signature as
       'serving_default/pooled_output' and so on.
     dropout: whether the training mode is random, as the encoder's is.
   """
+
   texts: int
   outputs: dict[str, Comparison]
   dropout: bool
 
   def as_json(self) -> dict[str, Any]:
     """For the record: figures with three digits."""
-    return {'texts': self.texts, 'dropout': self.dropout, 'outputs': {
-        name: {'values': c.values} | {
-            figure: {key: float(f'{value:.2e}') for key, value in dataclasses.asdict(getattr(c, figure)).items()}
-            for figure in ('apart', 'control', 'allowed')} for name, c in self.outputs.items()}}
+    return {
+      'texts': self.texts,
+      'dropout': self.dropout,
+      'outputs': {
+        name: {'values': c.values}
+        | {
+          figure: {key: float(f'{value:.2e}') for key, value in dataclasses.asdict(getattr(c, figure)).items()}
+          for figure in ('apart', 'control', 'allowed')
+        }
+        for name, c in self.outputs.items()
+      },
+    }
 
 
 def texts(version: int, rows: int) -> tuple[str, ...]:
   """Awkward texts for a version of the preprocessor's contract: at most so many.
 
-  The first two tell the versions' rules apart: by a comma after a digit, where the vocabulary has a piece of both, and by an eszett, whatever
+  The first two tell the versions' rules apart: by a comma after a digit, where the vocabulary has a piece of both, and
+  by an eszett, whatever
   it has.
   """
   every = preprocessor_certificate.texts(version)
@@ -103,6 +116,7 @@ class Text:
       UntrustedGraphError: it has operations that no export has.
     """
     import tensorflow_text  # noqa: F401  (registers the operations)
+
     self._loaded = op_allow_list.load(path)
 
   def outputs(self, sentences: Sequence[str], training: bool = False) -> dict[str, np.ndarray]:
@@ -112,6 +126,7 @@ class Text:
       ParityError: it is not called that way.
     """
     import tensorflow as tf
+
     with exported_encoder.as_it_stands(), _such_a_model():
       return flat(self._loaded(tf.constant(sentences), training=training))
 
@@ -122,6 +137,7 @@ class Text:
       ParityError: it has none, or another one.
     """
     import tensorflow as tf
+
     with exported_encoder.as_it_stands(), _such_a_model():
       return flat(self._loaded.signatures['serving_default'](sentences=tf.constant(sentences)))
 
@@ -134,11 +150,14 @@ class Text:
 @contextlib.contextmanager
 def _such_a_model() -> Iterator[None]:
   import tensorflow as tf
+
   try:
     yield
   # What TensorFlow raises for a function that is not there, or takes or gives something else.
   except (AttributeError, KeyError, TypeError, ValueError, tf.errors.OpError) as e:
-    raise errors.ParityError(f'no parity (it is not called as a model from text to vectors is: {" ".join(str(e).split())[:300]})') from e
+    raise errors.ParityError(
+      f'no parity (it is not called as a model from text to vectors is: {" ".join(str(e).split())[:300]})'
+    ) from e
 
 
 def shapes(loaded: Any) -> list[tuple[int, ...]]:
@@ -152,8 +171,13 @@ def flat(outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return {name: value.numpy() for name, value in outputs.items() if name != 'encoder_outputs'} | layers
 
 
-def check(text: pathlib.Path, preprocessor: pathlib.Path, encoder: pathlib.Path, version: int,
-          config: albert_config.AlbertConfig) -> Certificate:
+def check(
+  text: pathlib.Path,
+  preprocessor: pathlib.Path,
+  encoder: pathlib.Path,
+  version: int,
+  config: albert_config.AlbertConfig,
+) -> Certificate:
   """Loads all three, and compares what comes out of them for awkward texts.
 
   Args:
@@ -162,10 +186,12 @@ def check(text: pathlib.Path, preprocessor: pathlib.Path, encoder: pathlib.Path,
     config: the encoder's sizes.
 
   Raises:
-    ParityError: an output differs, is missing or is new, or would not be noticed if it were another text's; or one is random that should
+    ParityError: an output differs, is missing or is new, or would not be noticed if it were another text's; or one is
+      random that should
       not be, or the other way round; or other variables can be trained; or it is called in another way.
   """
   import tensorflow as tf
+
   sentences = texts(version, affordable(config))
   packed = preprocessor_certificate.Preprocessor(preprocessor).packed(sentences)
   loaded = op_allow_list.load(encoder)
@@ -178,7 +204,11 @@ def check(text: pathlib.Path, preprocessor: pathlib.Path, encoder: pathlib.Path,
   mine = ours | {f'serving_default/{name}': value for name, value in served.items()}
   theirs = right | {f'serving_default/{name}': right[name] for name in _SERVED if name in right}
   # In an order of their own: TensorFlow's dicts have another one in each process.
-  names = [*_SERVED, *(f'layer_{number}' for number in range(config.num_hidden_layers)), *(f'serving_default/{name}' for name in _SERVED)]
+  names = [
+    *_SERVED,
+    *(f'layer_{number}' for number in range(config.num_hidden_layers)),
+    *(f'serving_default/{name}' for name in _SERVED),
+  ]
   faults = [f'{name} is missing' for name in names if name not in mine or name not in theirs]
   faults += [f'{name} is new' for name in sorted({*mine, *theirs} - {*names})]
   comparisons = {name: compare(mine[name], theirs[name]) for name in names if name in mine and name in theirs}
@@ -194,18 +224,24 @@ def check(text: pathlib.Path, preprocessor: pathlib.Path, encoder: pathlib.Path,
   trained = model.outputs(sentences[:1], training=True).get('sequence_output', np.zeros(0))
   calm = compare(trained, right['sequence_output'][:1]).apart.within(comparisons['sequence_output'].allowed)
   if calm == dropout:
-    faults.append(f'training=True is {"" if calm else "not "}the same as training=False, but the config has {"" if dropout else "no "}dropout')
+    faults.append(
+      f'training=True is {"" if calm else "not "}the same as training=False, but the config has {"" if dropout else "no "}dropout'
+    )
   _raise_for(faults)
   return Certificate(len(sentences), comparisons, dropout)
 
 
 def _raise_for(faults: Sequence[str]) -> None:
   if faults:
-    raise errors.ParityError(f'no parity ({"; ".join(faults)}) in the model from text to vectors: this is a fault of the conversion')
+    raise errors.ParityError(
+      f'no parity ({"; ".join(faults)}) in the model from text to vectors: this is a fault of the conversion'
+    )
 
 
 def compare(ours: np.ndarray, theirs: np.ndarray) -> Comparison:
   """Compares one output, [texts, ...]."""
   scale = measures.distance(theirs, np.zeros_like(theirs))
   allowed = measures.Distance(*(_ULPS * _ULP * size for size in (scale.rms, scale.largest)))
-  return Comparison(int(ours.size), measures.distance(ours, theirs), measures.distance(ours, np.roll(theirs, 1, axis=0)), allowed)
+  return Comparison(
+    int(ours.size), measures.distance(ours, theirs), measures.distance(ours, np.roll(theirs, 1, axis=0)), allowed
+  )

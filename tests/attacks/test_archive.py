@@ -34,12 +34,27 @@ def test_01_member_that_leads_out(refused, module, path, name):
 @pytest.mark.parametrize('kind', [tarfile.SYMTYPE, tarfile.LNKTYPE], ids=['symbolic', 'hard'])
 @pytest.mark.parametrize('target', ['saved_model.pb', '/etc/passwd'])
 def test_02_link(refused, module, path, kind, target):
-  _refused_with(refused, module, path, "member 'assets/x' in .* is neither file nor directory", name='assets/x', type=kind, linkname=target)
+  _refused_with(
+    refused,
+    module,
+    path,
+    "member 'assets/x' in .* is neither file nor directory",
+    name='assets/x',
+    type=kind,
+    linkname=target,
+  )
 
 
 @pytest.mark.parametrize('kind', [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.CONTTYPE, b'?'])
 def test_03_member_that_is_no_file(refused, module, path, kind):
-  _refused_with(refused, module, path, "neither file nor directory|fetch the archive again|two members", name='saved_model.pb', type=kind)
+  _refused_with(
+    refused,
+    module,
+    path,
+    "neither file nor directory|fetch the archive again|two members",
+    name='saved_model.pb',
+    type=kind,
+  )
 
 
 def test_03_sparse_member(refused, module, path):
@@ -49,10 +64,21 @@ def test_03_sparse_member(refused, module, path):
   old[148:156] = b' ' * 8
   old[148:156] = f'{sum(old):06o}\0 '.encode()
   refused(craft.raw_archive(path, (bytes(old), b'')), 'neither file nor directory', errors.ArchiveError)
-  posix = craft.header(name='assets/x', size=512, pax_headers={
-      'GNU.sparse.major': '1', 'GNU.sparse.minor': '0', 'GNU.sparse.name': 'assets/x', 'GNU.sparse.realsize': str(1 << 33)})
-  refused(craft.raw_archive(path, (posix.tobuf(tarfile.PAX_FORMAT), b'1\n0\n512\n'.ljust(512, b'\0'))), 'neither file nor directory',
-          errors.ArchiveError)
+  posix = craft.header(
+    name='assets/x',
+    size=512,
+    pax_headers={
+      'GNU.sparse.major': '1',
+      'GNU.sparse.minor': '0',
+      'GNU.sparse.name': 'assets/x',
+      'GNU.sparse.realsize': str(1 << 33),
+    },
+  )
+  refused(
+    craft.raw_archive(path, (posix.tobuf(tarfile.PAX_FORMAT), b'1\n0\n512\n'.ljust(512, b'\0'))),
+    'neither file nor directory',
+    errors.ArchiveError,
+  )
 
 
 def test_04_bomb(refused, tmp_path, path):
@@ -64,11 +90,22 @@ def test_04_bomb(refused, tmp_path, path):
   refused(path, 'bytes unpacked from .*no ALBERT module is so large, raise --max_source_ratio', errors.ArchiveError)
 
 
-@pytest.mark.parametrize('flag, caps', [
-    ('--max_source_members', dict(members=9)), ('--max_source_file_bytes', dict(file_bytes=40_000)), ('--max_source_bytes', dict(total_bytes=90_000))])
+@pytest.mark.parametrize(
+  'flag, caps',
+  [
+    ('--max_source_members', dict(members=9)),
+    ('--max_source_file_bytes', dict(file_bytes=40_000)),
+    ('--max_source_bytes', dict(total_bytes=90_000)),
+  ],
+)
 def test_04_cap(refused, module, path, flag, caps):
   craft.archive(module, path)
-  refused(path, f'more than {next(iter(caps.values()))} .*{flag}', errors.ArchiveError, reading=source_lib.Reading(caps=archive_lib.Caps(**caps)))
+  refused(
+    path,
+    f'more than {next(iter(caps.values()))} .*{flag}',
+    errors.ArchiveError,
+    reading=source_lib.Reading(caps=archive_lib.Caps(**caps)),
+  )
   with source_lib.open_source(str(path)):
     pass  # under the usual caps
 
@@ -94,21 +131,58 @@ def test_05_trailing_garbage(refused, module, path, garbage):
 
 
 HEADERS = {
-    'negative': ([(craft.header(name='saved_model.pb', size=-512), b'')], 'header of -512 bytes'),
-    'very negative': ([(craft.header(name='saved_model.pb', size=-(1 << 60)), b'')], 'header of -1152921504606846976 bytes'),
-    'negative by an attribute': ([(craft.header(name='pax', type=tarfile.XHDTYPE, size=11), b'11 size=-5\n'), (craft.header(name='saved_model.pb', size=1), b'x')],
-                                 'of -5 bytes'),
-    'no header': ([(craft.header(name='saved_model.pb', size=1), b'x'), (b'A' * 512, b''), (craft.header(name='assets/x', size=1), b'x')], 'ReadError: '),
-    'headers of headers': ([(craft.header(name='pax', type=tarfile.XHDTYPE, size=10), b'10 a=bbbb\n')] * 5000, 'RecursionError'),
-    'names of names': ([(craft.header(name='././@LongLink', type=tarfile.GNUTYPE_LONGNAME, size=4), b'abc\0')] * 5000, 'RecursionError'),
-    'long attributes': ([(craft.header(name='pax', type=tarfile.XHDTYPE, size=1 << 20), bytes(1 << 20))], 'header of 1048576 bytes'),
-    'long name': ([(craft.header(name='././@LongLink', type=tarfile.GNUTYPE_LONGNAME, size=(1 << 20) + 1), b'x' * ((1 << 20) + 1))],
-                  'header of 1048577 bytes'),
-    'no sparse map': ([(craft.header(name='pax', type=tarfile.XHDTYPE, size=22), b'22 GNU.sparse.map=1,x\n'),
-                       (craft.header(name='x', size=1), b'x')], 'ValueError'),
-    'attribute longer than all': ([(craft.header(name='pax', type=tarfile.XHDTYPE, size=27), b'99999999999999999999999 a=\n')], 'Error'),
-    'too many': ([(craft.header(name=f'd{i}', type=tarfile.DIRTYPE), b'') for i in range(1001)], 'more than 1000 members'),
-    'no files': ([(craft.header(name='d', type=tarfile.DIRTYPE), b'')], 'no files'),
+  'negative': ([(craft.header(name='saved_model.pb', size=-512), b'')], 'header of -512 bytes'),
+  'very negative': (
+    [(craft.header(name='saved_model.pb', size=-(1 << 60)), b'')],
+    'header of -1152921504606846976 bytes',
+  ),
+  'negative by an attribute': (
+    [
+      (craft.header(name='pax', type=tarfile.XHDTYPE, size=11), b'11 size=-5\n'),
+      (craft.header(name='saved_model.pb', size=1), b'x'),
+    ],
+    'of -5 bytes',
+  ),
+  'no header': (
+    [
+      (craft.header(name='saved_model.pb', size=1), b'x'),
+      (b'A' * 512, b''),
+      (craft.header(name='assets/x', size=1), b'x'),
+    ],
+    'ReadError: ',
+  ),
+  'headers of headers': (
+    [(craft.header(name='pax', type=tarfile.XHDTYPE, size=10), b'10 a=bbbb\n')] * 5000,
+    'RecursionError',
+  ),
+  'names of names': (
+    [(craft.header(name='././@LongLink', type=tarfile.GNUTYPE_LONGNAME, size=4), b'abc\0')] * 5000,
+    'RecursionError',
+  ),
+  'long attributes': (
+    [(craft.header(name='pax', type=tarfile.XHDTYPE, size=1 << 20), bytes(1 << 20))],
+    'header of 1048576 bytes',
+  ),
+  'long name': (
+    [(craft.header(name='././@LongLink', type=tarfile.GNUTYPE_LONGNAME, size=(1 << 20) + 1), b'x' * ((1 << 20) + 1))],
+    'header of 1048577 bytes',
+  ),
+  'no sparse map': (
+    [
+      (craft.header(name='pax', type=tarfile.XHDTYPE, size=22), b'22 GNU.sparse.map=1,x\n'),
+      (craft.header(name='x', size=1), b'x'),
+    ],
+    'ValueError',
+  ),
+  'attribute longer than all': (
+    [(craft.header(name='pax', type=tarfile.XHDTYPE, size=27), b'99999999999999999999999 a=\n')],
+    'Error',
+  ),
+  'too many': (
+    [(craft.header(name=f'd{i}', type=tarfile.DIRTYPE), b'') for i in range(1001)],
+    'more than 1000 members',
+  ),
+  'no files': ([(craft.header(name='d', type=tarfile.DIRTYPE), b'')], 'no files'),
 }
 
 
@@ -118,10 +192,18 @@ def test_06_header(refused, path, case):
   refused(craft.raw_archive(path, *members), f'{fault}.*module.tar.gz', errors.ArchiveError)
 
 
-@pytest.mark.parametrize('name, fault', [
-    ('saved_model.pb', 'two members'), ('./saved_model.pb', 'two members'), ('SAVED_MODEL.PB', 'one to some file systems'),
-    ('Assets/x', 'one to some file systems'), ('ｓaved_model.pb', 'one to some file systems'), ('saved_model.pb/x', 'no file of a TF1 Hub module'),
-    ('assets/30K-clean.model', 'one to some file systems')])
+@pytest.mark.parametrize(
+  'name, fault',
+  [
+    ('saved_model.pb', 'two members'),
+    ('./saved_model.pb', 'two members'),
+    ('SAVED_MODEL.PB', 'one to some file systems'),
+    ('Assets/x', 'one to some file systems'),
+    ('ｓaved_model.pb', 'one to some file systems'),
+    ('saved_model.pb/x', 'no file of a TF1 Hub module'),
+    ('assets/30K-clean.model', 'one to some file systems'),
+  ],
+)
 def test_07_duplicate_name(refused, module, path, name, fault):
   _refused_with(refused, module, path, fault, name=name)
 
@@ -131,21 +213,39 @@ def test_07_names_of_another_unicode_form(refused, path):
   refused(craft.raw_archive(path, *members), 'one to some file systems', errors.ArchiveError)
 
 
-@pytest.mark.parametrize('name, fault', [
-    ('assets/a\nb', 'leads out'), ('assets/a\x1b[2J', 'leads out'), ('..\\x', 'leads out'), ('assets\\x', 'leads out'),
-    ('assets/' + 'x' * 256, 'name of 263 characters'), ('/'.join(['assets'] * 200), 'name of 1399 characters'), ('assets/\u202ex', 'leads out')])
+@pytest.mark.parametrize(
+  'name, fault',
+  [
+    ('assets/a\nb', 'leads out'),
+    ('assets/a\x1b[2J', 'leads out'),
+    ('..\\x', 'leads out'),
+    ('assets\\x', 'leads out'),
+    ('assets/' + 'x' * 256, 'name of 263 characters'),
+    ('/'.join(['assets'] * 200), 'name of 1399 characters'),
+    ('assets/\u202ex', 'leads out'),
+  ],
+)
 def test_08_name(refused, module, path, name, fault):
   _refused_with(refused, module, path, f'{fault}.*module.tar.gz', name=name)
 
 
-@pytest.mark.parametrize('name', ['setup.py', 'keras_metadata.pb', 'assets/x/y', 'variables/variables.data-1', 'variables/checkpoint', '.DS_Store'])
+@pytest.mark.parametrize(
+  'name',
+  ['setup.py', 'keras_metadata.pb', 'assets/x/y', 'variables/variables.data-1', 'variables/checkpoint', '.DS_Store'],
+)
 def test_09_file_that_no_module_has(refused, module, path, name):
   _refused_with(refused, module, path, f"member '{name}' in .*module.tar.gz is no file of a TF1 Hub module", name=name)
 
 
 def test_10_modes_and_owners_are_normalised(module, tmp_path, path):
   def odd(info):
-    info.mode, info.uid, info.gid, info.uname, info.mtime = 0o7777 if info.isreg() else 0, 12345, 54321, 'mallory', 2**33
+    info.mode, info.uid, info.gid, info.uname, info.mtime = (
+      0o7777 if info.isreg() else 0,
+      12345,
+      54321,
+      'mallory',
+      2**33,
+    )
     return info
 
   with tarfile.open(path, 'w:gz') as tar:
@@ -171,7 +271,12 @@ def test_12_another_digest(refused, module, path, tmp_path):
   message = f'module.tar.gz has SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}, not {wanted}'
   refused(path, message, errors.DigestError, reading=source_lib.Reading(sha256=wanted))
   (tmp_path / 'no module').mkdir()
-  refused(tmp_path / 'no module', 'not sha256:0000', errors.DigestError, reading=source_lib.Reading(sha256='sha256:' + '0' * 64))
+  refused(
+    tmp_path / 'no module',
+    'not sha256:0000',
+    errors.DigestError,
+    reading=source_lib.Reading(sha256='sha256:' + '0' * 64),
+  )
   craft.archive(module, path)
   for handle, found in ((path, digest.of_file(path)), (module, digest.of_tree(module))):
     for wanted in (found, found.upper(), f'sha256:{found}'):

@@ -20,13 +20,18 @@ from export.graphs import op_allow_list
 
 
 def _scan(path, report):
-  subprocess.run([f'{commands.BIN}/modelscan', '-p', str(path), '-r', 'json', '-o', str(report)], capture_output=True, cwd=report.parent)
+  subprocess.run(
+    [f'{commands.BIN}/modelscan', '-p', str(path), '-r', 'json', '-o', str(report)],
+    capture_output=True,
+    cwd=report.parent,
+  )
   found = json.loads(report.read_text())
   scanned = [scanned.rpartition('/')[2] for scanned in found['summary']['scanned']['scanned_files']]
   return [(pathlib.PurePath(issue['source']).parts[1:2], issue['operator']) for issue in found['issues']], scanned
 
 
-# Operations of TF-Text, without which there is no preprocessor. The scanner knows those of TensorFlow alone, and names any other.
+# Operations of TF-Text, without which there is no preprocessor. The scanner knows those of TensorFlow alone, and names
+# any other.
 TF_TEXT = {'CaseFoldUTF8', 'NormalizeUTF8', 'SentencepieceOp', 'SentencepieceTokenizeOp'}
 
 
@@ -86,11 +91,17 @@ def _offer_the_saver(meta_graph):
   meta_graph.object_graph_def.concrete_functions[saver.signature.name].canonicalized_input_signature.SetInParent()
 
 
-@pytest.mark.parametrize('edit, message', [
-    (_add('WriteFile'), "operation WriteFile at node 'hidden/here' is none that is exported"), (_add('PyFunc'), 'operation PyFunc'),
-    (_add('SaveV2'), "operation SaveV2 at node 'hidden/here'"), (lambda m: m.graph_def.node.add(name='hidden/here', op='ReadFile'), 'operation ReadFile'),
+@pytest.mark.parametrize(
+  'edit, message',
+  [
+    (_add('WriteFile'), "operation WriteFile at node 'hidden/here' is none that is exported"),
+    (_add('PyFunc'), 'operation PyFunc'),
+    (_add('SaveV2'), "operation SaveV2 at node 'hidden/here'"),
+    (lambda m: m.graph_def.node.add(name='hidden/here', op='ReadFile'), 'operation ReadFile'),
     (_call_the_saver, 'operation (SaveV2|ShardedFilename|StringJoin|StaticRegexFullMatch|MergeV2Checkpoints)'),
-    (_offer_the_saver, 'operation (SaveV2|ShardedFilename|StringJoin|StaticRegexFullMatch|MergeV2Checkpoints)')])
+    (_offer_the_saver, 'operation (SaveV2|ShardedFilename|StringJoin|StaticRegexFullMatch|MergeV2Checkpoints)'),
+  ],
+)
 def test_a_release_that_was_tampered_with_is_not_run(encoder_path, tmp_path, monkeypatch, edit, message):
   path = _edited(encoder_path, tmp_path, edit)
   monkeypatch.setattr(tf.saved_model, 'load', None)  # nobody gets that far

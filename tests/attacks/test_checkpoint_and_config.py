@@ -20,13 +20,27 @@ INDEX = 'variables/variables.index'
 KERNEL = 'bert/pooler/dense/kernel'
 
 
-@pytest.mark.parametrize('damage, message', [
+@pytest.mark.parametrize(
+  'damage, message',
+  [
     (lambda m: (m / craft.DATA).unlink(), 'variables.data-00000-of-00001 is missing in .*variables: '),
     (lambda m: os.truncate(m / craft.DATA, 5000), 'ends behind the data file in .*variables: '),
-    (lambda m: os.truncate(m / craft.DATA, (m / craft.DATA).stat().st_size - 1), 'ends behind the data file in .*variables: '),
-    (lambda m: shutil.copy(m / craft.DATA, m / 'variables/variables.data-00001-of-00002'), 'variables.data-00001-of-00002 is one too many in '),
-    (lambda m: shutil.copy(m / craft.DATA, m / 'variables/variables.data-00001-of-00001'), 'variables.data-00001-of-00001 is one too many in '),
-    (lambda m: (m / INDEX).unlink(), 'no variables.index in ')], ids=['missing', 'half', 'cut', 'extra', 'number', 'no index'])
+    (
+      lambda m: os.truncate(m / craft.DATA, (m / craft.DATA).stat().st_size - 1),
+      'ends behind the data file in .*variables: ',
+    ),
+    (
+      lambda m: shutil.copy(m / craft.DATA, m / 'variables/variables.data-00001-of-00002'),
+      'variables.data-00001-of-00002 is one too many in ',
+    ),
+    (
+      lambda m: shutil.copy(m / craft.DATA, m / 'variables/variables.data-00001-of-00001'),
+      'variables.data-00001-of-00001 is one too many in ',
+    ),
+    (lambda m: (m / INDEX).unlink(), 'no variables.index in '),
+  ],
+  ids=['missing', 'half', 'cut', 'extra', 'number', 'no index'],
+)
 def test_25_shards(refused, own_module, damage, message):
   damage(own_module)
   refused(own_module, message)
@@ -54,33 +68,61 @@ def test_26_flipped_bit_in_the_index(own_module):
 
 def _entry(dtype=1, shape=(4,), shard=0, offset=0, size=16):
   dimensions = b''.join(craft.field(2, craft.field(1, d)) for d in shape)
-  return craft.field(1, dtype) + craft.field(2, dimensions) + craft.field(3, shard) + craft.field(4, offset) + craft.field(5, size) + b'\x35\0\0\0\0'
+  return (
+    craft.field(1, dtype)
+    + craft.field(2, dimensions)
+    + craft.field(3, shard)
+    + craft.field(4, offset)
+    + craft.field(5, size)
+    + b'\x35\0\0\0\0'
+  )
 
 
 HEADER = craft.field(1, 1) + craft.field(3, craft.field(1, 1))
 HOSTILE = {
-    'random': lambda: np.random.default_rng(0).bytes(3000),
-    'empty': lambda: b'',
-    'a number without an end': lambda: craft.index([craft.sealed(b'\xff' * 40 + bytes(4) + b'\1\0\0\0')]),
-    'a name that shares what is not there': lambda: craft.index([craft.sealed(b'\x09\1\1ax' + bytes(4) + b'\1\0\0\0')]),
-    'longer than its block': lambda: craft.index([craft.sealed(b'\0\xff\x7f\1ax' + bytes(4) + b'\1\0\0\0')]),
-    'more restart points than bytes': lambda: craft.index([craft.sealed(b'\xff\xff\xff\x7f')]),
-    'the same block again and again': lambda: craft.index([craft.block([(b'', HEADER)])], [(0, len(craft.block([(b'', HEADER)])) - 5)] * 100_000),
-    'a block behind the end': lambda: craft.index([craft.block([(b'', HEADER)])], [(1 << 40, 20)]),
-    'a compressed block': lambda: craft.index([craft.block([(b'', HEADER)], compression=1)]),
-    'another checksum': lambda: craft.index([craft.block([(b'', HEADER)])[:-1] + b'?']),
-    'names out of order': lambda: craft.index([craft.block([(b'', HEADER), (b'b', _entry()), (b'a', _entry())])]),
-    'no header': lambda: craft.index([craft.block([(b'a', _entry())])]),
-    'big-endian': lambda: craft.index([craft.block([(b'', HEADER + craft.field(2, 1)), (b'a', _entry())])]),
-    'a billion shards': lambda: craft.index([craft.block([(b'', craft.field(1, 1 << 30)), (b'a', _entry())])]),
-    'a shard that is not there': lambda: craft.index([craft.block([(b'', HEADER), (b'a', _entry(shard=7))])]),
-    'an offset that overflows': lambda: craft.index([craft.block([(b'', HEADER), (b'a', _entry(offset=(1 << 64) - 8))])]),
-    'a size that overflows': lambda: craft.index([craft.block([(b'', HEADER), (b'a', _entry(shape=(1 << 62, 1 << 62)))])]),
-    'a negative size': lambda: craft.index([craft.block([(b'', HEADER), (b'a', _entry(shape=((1 << 64) - 4,)))])]),
-    'an entry that is cut off': lambda: craft.index([craft.block([(b'', HEADER), (b'a', _entry()[:-6] + b'\x12\x70')])]),
-    'names that are long again and again': lambda: craft.index([craft.sealed(b'\0\0' + craft.varint(len(HEADER)) + HEADER + b''.join(
-        craft.varint(0 if not n else 4080) + craft.varint(4083 if not n else 3) + b'\0' + (b'x' * 4080 if not n else b'') + n.to_bytes(3, 'big') for n in range(10_000)) + bytes(4) + b'\1\0\0\0')]),
-    'too large': lambda: bytes(1 << 25),
+  'random': lambda: np.random.default_rng(0).bytes(3000),
+  'empty': lambda: b'',
+  'a number without an end': lambda: craft.index([craft.sealed(b'\xff' * 40 + bytes(4) + b'\1\0\0\0')]),
+  'a name that shares what is not there': lambda: craft.index([craft.sealed(b'\x09\1\1ax' + bytes(4) + b'\1\0\0\0')]),
+  'longer than its block': lambda: craft.index([craft.sealed(b'\0\xff\x7f\1ax' + bytes(4) + b'\1\0\0\0')]),
+  'more restart points than bytes': lambda: craft.index([craft.sealed(b'\xff\xff\xff\x7f')]),
+  'the same block again and again': lambda: craft.index(
+    [craft.block([(b'', HEADER)])], [(0, len(craft.block([(b'', HEADER)])) - 5)] * 100_000
+  ),
+  'a block behind the end': lambda: craft.index([craft.block([(b'', HEADER)])], [(1 << 40, 20)]),
+  'a compressed block': lambda: craft.index([craft.block([(b'', HEADER)], compression=1)]),
+  'another checksum': lambda: craft.index([craft.block([(b'', HEADER)])[:-1] + b'?']),
+  'names out of order': lambda: craft.index([craft.block([(b'', HEADER), (b'b', _entry()), (b'a', _entry())])]),
+  'no header': lambda: craft.index([craft.block([(b'a', _entry())])]),
+  'big-endian': lambda: craft.index([craft.block([(b'', HEADER + craft.field(2, 1)), (b'a', _entry())])]),
+  'a billion shards': lambda: craft.index([craft.block([(b'', craft.field(1, 1 << 30)), (b'a', _entry())])]),
+  'a shard that is not there': lambda: craft.index([craft.block([(b'', HEADER), (b'a', _entry(shard=7))])]),
+  'an offset that overflows': lambda: craft.index([craft.block([(b'', HEADER), (b'a', _entry(offset=(1 << 64) - 8))])]),
+  'a size that overflows': lambda: craft.index(
+    [craft.block([(b'', HEADER), (b'a', _entry(shape=(1 << 62, 1 << 62)))])]
+  ),
+  'a negative size': lambda: craft.index([craft.block([(b'', HEADER), (b'a', _entry(shape=((1 << 64) - 4,)))])]),
+  'an entry that is cut off': lambda: craft.index([craft.block([(b'', HEADER), (b'a', _entry()[:-6] + b'\x12\x70')])]),
+  'names that are long again and again': lambda: craft.index(
+    [
+      craft.sealed(
+        b'\0\0'
+        + craft.varint(len(HEADER))
+        + HEADER
+        + b''.join(
+          craft.varint(0 if not n else 4080)
+          + craft.varint(4083 if not n else 3)
+          + b'\0'
+          + (b'x' * 4080 if not n else b'')
+          + n.to_bytes(3, 'big')
+          for n in range(10_000)
+        )
+        + bytes(4)
+        + b'\1\0\0\0'
+      )
+    ]
+  ),
+  'too large': lambda: bytes(1 << 25),
 }
 
 
@@ -100,25 +142,38 @@ def test_27_index_that_says_one_block_often(own_module):
 def test_27_an_index_of_this_make_is_read(tmp_path):
   # Or the test above could refuse whatever it is given.
   path = tmp_path / 'variables.index'
-  path.write_bytes(craft.index([craft.block([(b'', HEADER), (b'a', _entry())]), craft.block([(b'b', _entry(offset=16))])]))
+  path.write_bytes(
+    craft.index([craft.block([(b'', HEADER), (b'a', _entry())]), craft.block([(b'b', _entry(offset=16))])])
+  )
   (tmp_path / 'variables.data-00000-of-00001').write_bytes(bytes(32))
   index = checkpoint_index.read(path)
   checkpoint_index.check_data_files(index, path.with_suffix(''))
-  assert index == checkpoint_index.Index({'a': checkpoint_index.Entry(1, (4,), 0, 0, 16), 'b': checkpoint_index.Entry(1, (4,), 0, 16, 16)}, 1)
+  assert index == checkpoint_index.Index(
+    {'a': checkpoint_index.Entry(1, (4,), 0, 0, 16), 'b': checkpoint_index.Entry(1, (4,), 0, 16, 16)}, 1
+  )
 
 
 def test_28_missing_variables(refused, own_module):
   names = ['bert/embeddings/LayerNorm/beta', KERNEL, 'cls/predictions/output_bias']
   craft.rewrite_checkpoint(own_module, lambda tensors: [tensors.pop(name) for name in names])
-  refused(own_module, f'3 of the weights do not fit in .*/variables .missing {names[0]}; missing {names[1]}; missing {names[2]}.', errors.MappingError)
+  refused(
+    own_module,
+    f'3 of the weights do not fit in .*/variables .missing {names[0]}; missing {names[1]}; missing {names[2]}.',
+    errors.MappingError,
+  )
 
 
 def test_29_unexpected_variables(refused, own_module, source):
   craft.rewrite_checkpoint(own_module, lambda tensors: tensors.update({'global_step': np.int64(125_000)}))
   with source_lib.open_source(str(own_module)) as opened:  # on the ignore-list
     assert opened.parts == source.parts
-  craft.rewrite_checkpoint(own_module, lambda tensors: tensors.update({f'{KERNEL}/adam_m': np.zeros(3, np.float32), 'backdoor': np.ones((), np.float32)}))
-  refused(own_module, f'2 of the weights do not fit in .*unexpected backdoor; unexpected {KERNEL}/adam_m', errors.MappingError)
+  craft.rewrite_checkpoint(
+    own_module,
+    lambda tensors: tensors.update({f'{KERNEL}/adam_m': np.zeros(3, np.float32), 'backdoor': np.ones((), np.float32)}),
+  )
+  refused(
+    own_module, f'2 of the weights do not fit in .*unexpected backdoor; unexpected {KERNEL}/adam_m', errors.MappingError
+  )
 
 
 def test_29_unexpected_variables_beyond_number(refused, own_module):
@@ -144,31 +199,47 @@ def test_30_two_sources_for_one_target_in_the_table(config):
     weight_map.check_model(config, set(weight_map.Part), [*created, created[3]])
 
 
-@pytest.mark.parametrize('change, message', [
-    (lambda v: v[:, :8], r'has shape \[16, 8\], not \[16, 16\]'), (lambda v: v.ravel(), r'has shape \[256\], not \[16, 16\]'),
-    (lambda v: v.astype(np.float64), 'is float64, not float32'), (lambda v: v.astype(np.float16), 'is float16, not float32'),
-    (lambda v: v.astype(np.float16)[:8], r'has shape \[8, 16\], not \[16, 16\]; .* is float16, not float32')])
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (lambda v: v[:, :8], r'has shape \[16, 8\], not \[16, 16\]'),
+    (lambda v: v.ravel(), r'has shape \[256\], not \[16, 16\]'),
+    (lambda v: v.astype(np.float64), 'is float64, not float32'),
+    (lambda v: v.astype(np.float16), 'is float16, not float32'),
+    (lambda v: v.astype(np.float16)[:8], r'has shape \[8, 16\], not \[16, 16\]; .* is float16, not float32'),
+  ],
+)
 def test_31_wrong_shape_or_dtype(refused, own_module, change, message):
   craft.rewrite_checkpoint(own_module, lambda tensors: tensors.update({KERNEL: change(tensors[KERNEL])}))
   refused(own_module, f'{KERNEL} {message}', errors.MappingError)
 
 
 def test_31_bytes_that_are_no_such_tensor(refused, own_module):
-  pairs = [(key, value if key != KERNEL.encode() else _entry(shape=(16, 16), size=17 * 16 * 4)) for key, value in craft.index_pairs(own_module / INDEX)]
+  pairs = [
+    (key, value if key != KERNEL.encode() else _entry(shape=(16, 16), size=17 * 16 * 4))
+    for key, value in craft.index_pairs(own_module / INDEX)
+  ]
   (own_module / INDEX).write_bytes(craft.index([craft.block(pairs)]))
   refused(own_module, rf'{KERNEL} has 1088 bytes for shape \[16, 16\]', errors.CheckpointError)
 
 
 def _index_entry(dtype, *shape, size=0, slices=()):
   dims = b''.join(craft.field(2, craft.field(1, value)) for value in shape)
-  return craft.field(1, dtype) + craft.field(2, dims) + craft.field(5, size) + b''.join(craft.field(7, value) for value in slices)
+  return (
+    craft.field(1, dtype)
+    + craft.field(2, dims)
+    + craft.field(5, size)
+    + b''.join(craft.field(7, value) for value in slices)
+  )
 
 
 def _extent(start, length):
   return craft.field(1, craft.field(1, start) + craft.field(2, length))
 
 
-@pytest.mark.parametrize('entry, message', [
+@pytest.mark.parametrize(
+  'entry, message',
+  [
     (_index_entry(9, (1 << 64) - 1), 'global_step has shape'),
     (_index_entry(9, 1 << 62, 1 << 62), 'global_step has shape'),
     (_index_entry(9, *[1] * 300, size=8), 'global_step has shape'),
@@ -179,7 +250,20 @@ def _extent(start, length):
     (_index_entry(1, 4, slices=[_extent(2, 3)]), 'a piece that does not lie in its tensor'),
     (_index_entry(1, 4, slices=[_extent((1 << 64) - 1, 1)]), 'a piece that does not lie in its tensor'),
     (_index_entry(1, 4, slices=[b'\xff\xff']), 'no checkpoint index'),
-], ids=['negative', 'too large', 'rank', 'size', 'dtype', 'no dtype', 'a large tensor of nothing', 'piece', 'negative piece', 'no piece'])
+  ],
+  ids=[
+    'negative',
+    'too large',
+    'rank',
+    'size',
+    'dtype',
+    'no dtype',
+    'a large tensor of nothing',
+    'piece',
+    'negative piece',
+    'no piece',
+  ],
+)
 def test_31_entry_that_nobody_asked_for(refused, own_module, entry, message):
   # TensorFlow's native reader checks these with CHECK, which ends the process.
   pairs = sorted([*craft.index_pairs(own_module / INDEX), (b'global_step', entry)])
@@ -193,12 +277,16 @@ def test_32_partitioned_variable_is_assembled(own_module, source):
   with tf.Graph().as_default(), tf.compat.v1.Session() as session:
     for name, shape in reader.get_variable_to_shape_map().items():
       partitioner = tf.compat.v1.fixed_size_partitioner(3) if name.endswith('word_embeddings') else None
-      tf.compat.v1.get_variable(name, shape, partitioner=partitioner, initializer=tf.compat.v1.zeros_initializer(), use_resource=True)
+      tf.compat.v1.get_variable(
+        name, shape, partitioner=partitioner, initializer=tf.compat.v1.zeros_initializer(), use_resource=True
+      )
     for variable in tf.compat.v1.global_variables():
       part = variable._get_save_slice_info()
       name = part.full_name if part else variable.name.removesuffix(':0')
       first = part.var_offset[0] if part else None
-      variable.load(reader.get_tensor(name)[first:first + part.var_shape[0]] if part else reader.get_tensor(name), session)
+      variable.load(
+        reader.get_tensor(name)[first : first + part.var_shape[0]] if part else reader.get_tensor(name), session
+      )
     tf.compat.v1.train.Saver(max_to_keep=None).save(session, prefix, write_meta_graph=False, write_state=False)
   assert any(entry.sliced for entry in checkpoint_index.read(own_module / INDEX).entries.values())
   with source_lib.open_source(str(own_module)) as opened:
@@ -210,6 +298,7 @@ def test_32_partitioned_variable_is_assembled(own_module, source):
 def test_33_not_finite(refused, own_module, value):
   def change(tensors):
     tensors[KERNEL][3, 5] = value
+
   craft.rewrite_checkpoint(own_module, change)
   refused(own_module, f'NaN or infinity in {KERNEL} in variables/')
 
@@ -225,14 +314,23 @@ class _Wrong:
     return getattr(self._source, attribute)
 
 
-@pytest.mark.parametrize('name', [
-    'attention.query.kernel', *(pytest.param(name, marks=pytest.mark.slow) for name in ('attention.value.kernel', 'attention.output.kernel')),
-    'pooler.kernel'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'attention.query.kernel',
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ('attention.value.kernel', 'attention.output.kernel')),
+    'pooler.kernel',
+  ],
+)
 def test_34_square_kernel_transposed(prove, module, monkeypatch, name):
   build = build_encoder.build
 
   def wrong(source, *args, **kwargs):
-    return build(_Wrong(source, lambda row: source.tensor(row).T.copy() if row.name == name else source.tensor(row)), *args, **kwargs)
+    return build(
+      _Wrong(source, lambda row: source.tensor(row).T.copy() if row.name == name else source.tensor(row)),
+      *args,
+      **kwargs,
+    )
 
   monkeypatch.setattr(build_encoder, 'build', wrong)
   with pytest.raises(errors.ParityError, match='no parity .*(pooled|sequence)_output is '):
@@ -254,32 +352,35 @@ def test_34_query_and_key_swapped(prove, module, monkeypatch):
 
 
 CONFIGS = {
-    'two groups': (dict(num_hidden_groups=2), 'num_hidden_groups is 2, not 1'),
-    'two inner groups': (dict(inner_group_num=2), 'inner_group_num is 2, not 1'),
-    'another activation': (dict(hidden_act='relu'), "hidden_act is 'relu', not 'gelu'"),
-    'another layer norm': (dict(ln_type='preln'), "ln_type is 'preln', not 'postln'"),
-    'a structure': (dict(net_structure_type=1), 'net_structure_type is 1, not 0'),
-    'a gap': (dict(gap_size=3), 'gap_size is 3, not 0'),
-    'memory blocks': (dict(num_memory_blocks=1), 'num_memory_blocks is 1, not 0'),
-    'scaled down': (dict(down_scale_factor=2), 'down_scale_factor is 2, not 1'),
-    'layers to keep': (dict(layers_to_keep=[1]), r'layers_to_keep is \[1\], not \[\]'),
-    'unknown attribute': (dict(rotary=True), "unknown 'rotary'"),
-    'unknown attribute with a long name': ({'x' * 10_000: 1}, "unknown 'x{40}'"),
-    'heads do not divide': (dict(num_attention_heads=3), 'hidden_size 16 is not a multiple of num_attention_heads 3'),
-    'negative': (dict(num_hidden_layers=-1), 'num_hidden_layers is -1'),
-    'zero': (dict(hidden_size=0), 'hidden_size is 0'),
-    'huge': (dict(vocab_size=1 << 40), 'vocab_size is 1099511627776, not a whole number from 1 to 1048576'),
-    'too many layers': (dict(num_hidden_layers=1 << 20), 'num_hidden_layers is 1048576, not a whole number from 1 to 256'),
-    'text': (dict(hidden_size='16'), "hidden_size is '16'"),
-    'true': (dict(num_hidden_layers=True), 'num_hidden_layers is True'),
-    'a float': (dict(hidden_size=16.0), 'hidden_size is 16.0'),
-    'a list': (dict(hidden_size=[16]), r'hidden_size is \[16\]'),
-    'another vocabulary': (dict(vocab_size=201), '200 pieces in assets/30k-clean.model, but the embedding has 201 rows'),
-    'another hidden size': (dict(hidden_size=32), r'bert/pooler/dense/kernel has shape \[16, 16\], not \[32, 32\]'),
-    'dropout beyond floats': (dict(hidden_dropout_prob=10**400), 'hidden_dropout_prob is 1000.*not a probability'),
-    'dropout NaN': (dict(hidden_dropout_prob=float('nan')), 'hidden_dropout_prob is nan, not a probability'),
-    'dropout of 1': (dict(hidden_dropout_prob=1), 'hidden_dropout_prob is 1, not a probability'),
-    'dropout null': (dict(attention_probs_dropout_prob=None), 'attention_probs_dropout_prob is None, not a probability'),
+  'two groups': (dict(num_hidden_groups=2), 'num_hidden_groups is 2, not 1'),
+  'two inner groups': (dict(inner_group_num=2), 'inner_group_num is 2, not 1'),
+  'another activation': (dict(hidden_act='relu'), "hidden_act is 'relu', not 'gelu'"),
+  'another layer norm': (dict(ln_type='preln'), "ln_type is 'preln', not 'postln'"),
+  'a structure': (dict(net_structure_type=1), 'net_structure_type is 1, not 0'),
+  'a gap': (dict(gap_size=3), 'gap_size is 3, not 0'),
+  'memory blocks': (dict(num_memory_blocks=1), 'num_memory_blocks is 1, not 0'),
+  'scaled down': (dict(down_scale_factor=2), 'down_scale_factor is 2, not 1'),
+  'layers to keep': (dict(layers_to_keep=[1]), r'layers_to_keep is \[1\], not \[\]'),
+  'unknown attribute': (dict(rotary=True), "unknown 'rotary'"),
+  'unknown attribute with a long name': ({'x' * 10_000: 1}, "unknown 'x{40}'"),
+  'heads do not divide': (dict(num_attention_heads=3), 'hidden_size 16 is not a multiple of num_attention_heads 3'),
+  'negative': (dict(num_hidden_layers=-1), 'num_hidden_layers is -1'),
+  'zero': (dict(hidden_size=0), 'hidden_size is 0'),
+  'huge': (dict(vocab_size=1 << 40), 'vocab_size is 1099511627776, not a whole number from 1 to 1048576'),
+  'too many layers': (
+    dict(num_hidden_layers=1 << 20),
+    'num_hidden_layers is 1048576, not a whole number from 1 to 256',
+  ),
+  'text': (dict(hidden_size='16'), "hidden_size is '16'"),
+  'true': (dict(num_hidden_layers=True), 'num_hidden_layers is True'),
+  'a float': (dict(hidden_size=16.0), 'hidden_size is 16.0'),
+  'a list': (dict(hidden_size=[16]), r'hidden_size is \[16\]'),
+  'another vocabulary': (dict(vocab_size=201), '200 pieces in assets/30k-clean.model, but the embedding has 201 rows'),
+  'another hidden size': (dict(hidden_size=32), r'bert/pooler/dense/kernel has shape \[16, 16\], not \[32, 32\]'),
+  'dropout beyond floats': (dict(hidden_dropout_prob=10**400), 'hidden_dropout_prob is 1000.*not a probability'),
+  'dropout NaN': (dict(hidden_dropout_prob=float('nan')), 'hidden_dropout_prob is nan, not a probability'),
+  'dropout of 1': (dict(hidden_dropout_prob=1), 'hidden_dropout_prob is 1, not a probability'),
+  'dropout null': (dict(attention_probs_dropout_prob=None), 'attention_probs_dropout_prob is None, not a probability'),
 }
 
 
@@ -291,10 +392,19 @@ def test_35_config(refused, own_module, case):
   refused(own_module, message)
 
 
-@pytest.mark.parametrize('text, message', [
-    ('{', 'no valid JSON in '), ('', 'no valid JSON in '), ('[]', 'a list instead of an object in '), ('null', 'a NoneType instead of'),
-    ('{"hidden_size": 16, "hidden_size": 8}', "no valid JSON in .*'hidden_size' is there twice"), ('[' * 100_000, 'no valid JSON in '),
-    ('{}', 'missing attention_probs_dropout_prob, embedding_size'), ('{"hidden_size": 1' + '0' * 5000 + '}', 'no valid JSON in ')])
+@pytest.mark.parametrize(
+  'text, message',
+  [
+    ('{', 'no valid JSON in '),
+    ('', 'no valid JSON in '),
+    ('[]', 'a list instead of an object in '),
+    ('null', 'a NoneType instead of'),
+    ('{"hidden_size": 16, "hidden_size": 8}', "no valid JSON in .*'hidden_size' is there twice"),
+    ('[' * 100_000, 'no valid JSON in '),
+    ('{}', 'missing attention_probs_dropout_prob, embedding_size'),
+    ('{"hidden_size": 1' + '0' * 5000 + '}', 'no valid JSON in '),
+  ],
+)
 def test_35_no_config(refused, own_module, text, message):
   (own_module / 'assets/albert_config.json').write_text(text)
   refused(own_module, message, errors.ConfigError)

@@ -1,7 +1,7 @@
 """Property-based fuzzing of what reads foreign bytes: whatever comes, it is read or refused with a typed error.
 
-The same few hundred inputs every time, then new ones for --fuzz_seconds (`make fuzz`: five minutes for each reader). A failing input is
-shrunk and printed by Hypothesis; it belongs among the seeds here then.
+The same few hundred inputs every time, then new ones for --fuzz_seconds (`make fuzz`: five minutes for each reader). A
+failing input is shrunk and printed by Hypothesis; it belongs among the seeds here then.
 """
 
 import contextlib
@@ -27,13 +27,19 @@ from converters.readers import checkpoint_index
 from converters.readers import sentencepiece_model
 from export.release import integrity
 
-CHECKS = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large, hypothesis.HealthCheck.function_scoped_fixture,
-          hypothesis.HealthCheck.large_base_example, hypothesis.HealthCheck.filter_too_much]
+CHECKS = [
+  hypothesis.HealthCheck.too_slow,
+  hypothesis.HealthCheck.data_too_large,
+  hypothesis.HealthCheck.function_scoped_fixture,
+  hypothesis.HealthCheck.large_base_example,
+  hypothesis.HealthCheck.filter_too_much,
+]
 
 
 @pytest.fixture
 def fuzz(request):
   """A function that tries a reader on inputs: some that are always the same, then new ones until the time is over."""
+
   def run(strategy, read, *seeds):
     tried = 0
 
@@ -70,23 +76,49 @@ def mutations(draw, content: bytes):
     elif kind == 'flip' and result:
       result[place] ^= 1 << draw(st.integers(0, 7))
     elif kind == 'cut':
-      del result[place:place + draw(st.integers(1, 64))]
+      del result[place : place + draw(st.integers(1, 64))]
     elif kind == 'insert':
       result[place:place] = draw(st.binary(max_size=32))
     elif kind == 'double':
-      result[place:place] = result[place:place + draw(st.integers(1, 600))]
+      result[place:place] = result[place : place + draw(st.integers(1, 600))]
     else:
       del result[place:]
   return bytes(result)
 
 
-NAMES = st.sampled_from(['saved_model.pb', './saved_model.pb', 'assets/x', 'Assets/X', 'a/b', 'a', '../x', '/x', '.', '', 'cafe\u0301', 'caf\u00e9', 'a' * 300]) | st.text(max_size=20)
-MEMBERS = st.lists(st.builds(
-    lambda name, kind, size, link, content, mode: (dict(name=name, type=kind, size=size, linkname=link, mode=mode), content),
-    NAMES, st.sampled_from([b'0', b'\0', b'1', b'2', b'3', b'5', b'6', b'7', b'S', b'L', b'K', b'x', b'g', b'X', b'?']),
-    st.sampled_from([0, 1, 5, 512, 513, 1 << 20, 1 << 33, -1, -512]), NAMES,
-    st.sampled_from([b'', b'x', b'12 path=../x\n', b'22 GNU.sparse.map=1,x\n', b'9 size=-5\n', b'x' * 600]) | st.binary(max_size=40),
-    st.integers(0, 0o7777)), max_size=8)
+NAMES = st.sampled_from(
+  [
+    'saved_model.pb',
+    './saved_model.pb',
+    'assets/x',
+    'Assets/X',
+    'a/b',
+    'a',
+    '../x',
+    '/x',
+    '.',
+    '',
+    'cafe\u0301',
+    'caf\u00e9',
+    'a' * 300,
+  ]
+) | st.text(max_size=20)
+MEMBERS = st.lists(
+  st.builds(
+    lambda name, kind, size, link, content, mode: (
+      dict(name=name, type=kind, size=size, linkname=link, mode=mode),
+      content,
+    ),
+    NAMES,
+    st.sampled_from([b'0', b'\0', b'1', b'2', b'3', b'5', b'6', b'7', b'S', b'L', b'K', b'x', b'g', b'X', b'?']),
+    st.sampled_from([0, 1, 5, 512, 513, 1 << 20, 1 << 33, -1, -512]),
+    NAMES,
+    st.sampled_from([b'', b'x', b'12 path=../x\n', b'22 GNU.sparse.map=1,x\n', b'9 size=-5\n', b'x' * 600])
+    | st.binary(max_size=40),
+    st.integers(0, 0o7777),
+  ),
+  max_size=8,
+)
 
 
 def _tar(members):
@@ -117,16 +149,30 @@ def test_fuzz_archive(fuzz, tmp_path):
 
   honest = _tar([(dict(name='assets/x', size=3), b'abc'), (dict(name='saved_model.pb', size=600), b'y' * 600)])
   packed = gzip.compress(honest, 1)
-  fuzz(st.one_of(MEMBERS.map(_tar).map(lambda tar: gzip.compress(tar, 1)), mutations(honest).map(lambda tar: gzip.compress(tar, 1)), mutations(packed),
-                 st.binary(max_size=200)), read, packed, b'', packed[:-1])
+  fuzz(
+    st.one_of(
+      MEMBERS.map(_tar).map(lambda tar: gzip.compress(tar, 1)),
+      mutations(honest).map(lambda tar: gzip.compress(tar, 1)),
+      mutations(packed),
+      st.binary(max_size=200),
+    ),
+    read,
+    packed,
+    b'',
+    packed[:-1],
+  )
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-    st.text(max_size=8), inner, max_size=3), max_leaves=8)
+JSON = st.recursive(
+  st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+  lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+  max_leaves=8,
+)
 
 
 def _edits(value):
   """The value with some of its parts, however deep, replaced or taken out."""
+
   @st.composite
   def edited(draw):
     result = copy.deepcopy(value)
@@ -148,6 +194,7 @@ def _edits(value):
           place.append(draw(JSON))
         break
     return result
+
   return edited()
 
 
@@ -165,7 +212,14 @@ def test_fuzz_config(fuzz, module, tmp_path):
       assert all(0 < size <= 1 << 20 for size in config.dimensions.values()) and config.num_hidden_layers <= 256
 
   as_bytes = lambda value: json.dumps(value).encode()  # noqa: E731
-  fuzz(st.one_of(_edits(json.loads(content)).map(as_bytes), mutations(content), JSON.map(as_bytes)), read, content, b'{}', b'[' * 5000, b'\xff')
+  fuzz(
+    st.one_of(_edits(json.loads(content)).map(as_bytes), mutations(content), JSON.map(as_bytes)),
+    read,
+    content,
+    b'{}',
+    b'[' * 5000,
+    b'\xff',
+  )
 
 
 def _index_with_right_checksums(pairs):
@@ -189,8 +243,11 @@ def test_fuzz_checkpoint_index(fuzz, module, tmp_path):
       size = (tmp_path / 'variables.data-00000-of-00001').stat().st_size
       assert all(entry.offset + entry.size <= size and entry.shard == 0 for entry in index.entries.values())
 
-  changed = st.integers(0, len(pairs) - 1).flatmap(lambda n: st.tuples(mutations(pairs[n][0] or b'x'), mutations(pairs[n][1])).map(
-      lambda pair: _index_with_right_checksums([*pairs[:n], pair, *pairs[n + 1:]])))
+  changed = st.integers(0, len(pairs) - 1).flatmap(
+    lambda n: st.tuples(mutations(pairs[n][0] or b'x'), mutations(pairs[n][1])).map(
+      lambda pair: _index_with_right_checksums([*pairs[:n], pair, *pairs[n + 1 :]])
+    )
+  )
   sealed = mutations(craft.block(pairs)[:-5]).map(lambda body: craft.index([craft.sealed(body)]))
   fuzz(st.one_of(changed, sealed, mutations(content), st.binary(max_size=300)), read, content, b'', content[:48])
 
@@ -217,7 +274,14 @@ def test_fuzz_release_record(fuzz, encoder_path, tmp_path):
         assert read_record[key] == record[key], key
 
   as_bytes = lambda value: json.dumps(value).encode()  # noqa: E731
-  fuzz(st.one_of(_edits(record).map(as_bytes), mutations(content), JSON.map(as_bytes)), read, content, b'{}', b'[' * 100_000, b'\xff')
+  fuzz(
+    st.one_of(_edits(record).map(as_bytes), mutations(content), JSON.map(as_bytes)),
+    read,
+    content,
+    b'{}',
+    b'[' * 100_000,
+    b'\xff',
+  )
 
 
 def test_fuzz_sentencepiece_model(fuzz, module):

@@ -99,7 +99,9 @@ def test_41_full_disk(can_mount, module, tmp_path, size):
   root = tmp_path / 'root'
   root.mkdir()
   command = commands.export_command(f'--source={module}', '--version=2', f'--export_root={root}')
-  process = commands.run(_apart(f'mount -t tmpfs -o size={size} none {root}', sys.executable, '-c', _SHOWN, str(root), *command))
+  process = commands.run(
+    _apart(f'mount -t tmpfs -o size={size} none {root}', sys.executable, '-c', _SHOWN, str(root), *command)
+  )
   commands.fails(process, 1, 'pace' if size != '64k' else ':')
   assert process.stdout.splitlines()[-1] == 'files []'
 
@@ -121,7 +123,9 @@ def test_41_read_only_root(can_mount, module, released, tmp_path):
 def test_41_report_that_cannot_be_written(can_mount, module, release, tmp_path):
   # Known before anything is published.
   (tmp_path / 'reports').mkdir()
-  command = commands.export_command(f'--source={module}', '--version=2', f'--export_root={release.root}', f'--report={tmp_path}/reports/x.html')
+  command = commands.export_command(
+    f'--source={module}', '--version=2', f'--export_root={release.root}', f'--report={tmp_path}/reports/x.html'
+  )
   process = commands.run(_apart(f'mount -t tmpfs -o size=4k none {tmp_path}/reports', *command))
   commands.fails(process, 1, 'cannot write the report', 'No space left on device')
   assert not release.root.exists()
@@ -141,8 +145,12 @@ def test_41_killed_at_random_moments(module, tmp_path, request):
     before = _published(root)
     version = 1 + max([1, *publish.versions(root / ENCODER)])
     start = time.monotonic()
-    process = subprocess.Popen(commands.export_command(f'--source={archive}', f'--version={version}', f'--export_root={root}'), env=environment,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+      commands.export_command(f'--source={archive}', f'--version={version}', f'--export_root={root}'),
+      env=environment,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.DEVNULL,
+    )
     try:
       assert process.wait(rng.uniform(1, longest)) == 0
       longest = time.monotonic() - start
@@ -156,7 +164,9 @@ def test_41_killed_at_random_moments(module, tmp_path, request):
   assert killed
   # The next run works, and takes away what the killed ones left, in the tree and among the temporary files.
   version = 1 + max([1, *publish.versions(root / ENCODER)])
-  done = commands.run_export(f'--source={archive}', f'--version={version}', f'--export_root={root}', TMPDIR=str(temporary))
+  done = commands.run_export(
+    f'--source={archive}', f'--version={version}', f'--export_root={root}', TMPDIR=str(temporary)
+  )
   assert done.returncode == 0, done.stderr
   _settled(root)
   assert not [path.name for path in temporary.iterdir() if path.name.startswith('albert_')]
@@ -209,8 +219,12 @@ def test_41_killed_between_two_renames(tmp_path, number):
 def test_42_two_writers(module, tmp_path):
   root = tmp_path / 'dist'
   command = commands.export_command(f'--source={module}', '--version=2', f'--export_root={root}')
-  processes = [subprocess.Popen(command, env=os.environ | {'PYTHONPATH': commands.ROOT}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-               for _ in range(2)]
+  processes = [
+    subprocess.Popen(
+      command, env=os.environ | {'PYTHONPATH': commands.ROOT}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for _ in range(2)
+  ]
   told = [process.communicate()[1] for process in processes]
   assert sorted(process.returncode for process in processes) == [0, 1], told
   assert [bool(text) for text in told] == [bool(process.returncode) for process in processes]
@@ -224,6 +238,7 @@ def _aborting(quietly):
     node.attr['exit_without_error'].b = quietly
     output = meta_graph.signature_def['tokens'].outputs['pooled_output'].name.split(':')[0]
     next(n for n in meta_graph.graph_def.node if n.name == output).input.append('^evil/abort')
+
   return edit
 
 
@@ -233,13 +248,22 @@ def test_43_death_in_native_code(refused, own_module, quietly, tags):
   """The operation ends its process from within TensorFlow: with a signal, or as if all were well."""
   modules.edit_graph(own_module, _aborting(quietly), tags)
   refused(own_module, 'operation Abort', errors.UntrustedGraphError)
-  refused(own_module, 'no outputs .* from the graph|failed .signal' if quietly else 'running saved_model.pb in .* failed .signal 6.', trust=source_policy.Trust(graph=True),
-          mlm=False, sop=False)
+  refused(
+    own_module,
+    'no outputs .* from the graph|failed .signal' if quietly else 'running saved_model.pb in .* failed .signal 6.',
+    trust=source_policy.Trust(graph=True),
+    mlm=False,
+    sop=False,
+  )
 
 
 def test_44_nan_on_both_sides(refused, module, examination, encoder_path, monkeypatch):
   outputs = exported_encoder.Exported.outputs
-  monkeypatch.setattr(exported_encoder.Exported, 'outputs', lambda self, *args, **kwargs: {n: v * np.float32(np.nan) for n, v in outputs(self, *args, **kwargs).items()})
+  monkeypatch.setattr(
+    exported_encoder.Exported,
+    'outputs',
+    lambda self, *args, **kwargs: {n: v * np.float32(np.nan) for n, v in outputs(self, *args, **kwargs).items()},
+  )
   for side in ('in_float32', 'in_float64'):
     monkeypatch.setattr(examination.run, side, {n: v * np.nan for n, v in getattr(examination.run, side).items()})
   with pytest.raises(errors.ParityError, match='no parity .*is nan'):
@@ -252,15 +276,25 @@ def test_44_empty_and_foreign_goldens(encoder_path, tmp_path):
   for change, message in (({'outputs': {}}, 'nothing to compare with'), ({}, 'the golden file is of sha256:')):
     path.write_text(json.dumps(foreign | change))
     with pytest.raises(errors.GoldenError, match=message):
-      golden_file.check(pathlib.Path(encoder_path), integrity.read_record(pathlib.Path(encoder_path)), golden_file.read(path))
+      golden_file.check(
+        pathlib.Path(encoder_path), integrity.read_record(pathlib.Path(encoder_path)), golden_file.read(path)
+      )
   path.write_text('')
   with pytest.raises(errors.GoldenError, match='no golden file'):
     golden_file.read(path)
 
 
-@pytest.mark.parametrize('version, words', [
-    ('0', '--version=0: versions are 1, 2, 3 and so on'), ('2.0', '2.0'), ('-1', '--version=-1'), ('1', 'already: give a higher one'),
-    ('4', 'give --version=3'), ('99999999999999999999', '--version=')])
+@pytest.mark.parametrize(
+  'version, words',
+  [
+    ('0', '--version=0: versions are 1, 2, 3 and so on'),
+    ('2.0', '2.0'),
+    ('-1', '--version=-1'),
+    ('1', 'already: give a higher one'),
+    ('4', 'give --version=3'),
+    ('99999999999999999999', '--version='),
+  ],
+)
 def test_45_version(released, version, words):
   before = trees.tree_bytes(released.root)
   process = commands.run_export('--source=.', f'--version={version}', f'--export_root={released.root}')
@@ -275,4 +309,6 @@ def test_46_same_bytes_anywhere(twice):
   here, there = trees.tree_bytes(twice.here), trees.tree_bytes(twice.there)
   assert list(here) == list(there) and len(here) > 12
   assert [name for name in here if here[name] != there[name]] == []
-  assert [p.stat().st_mode for p in sorted(twice.here.rglob('*'))] == [p.stat().st_mode for p in sorted(twice.there.rglob('*'))]
+  assert [p.stat().st_mode for p in sorted(twice.here.rglob('*'))] == [
+    p.stat().st_mode for p in sorted(twice.there.rglob('*'))
+  ]

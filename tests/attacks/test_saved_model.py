@@ -30,17 +30,30 @@ def _edited(refused, module, edit, message, error=errors.SourceError, tags=(), *
   refused(module, message, error, **options)
 
 
-@pytest.mark.parametrize('damage, message', [
+@pytest.mark.parametrize(
+  'damage, message',
+  [
     (lambda path: path.unlink(), 'no saved_model.pb in '),
     (lambda path: path.write_bytes(b''), '0 metagraphs without tags in .*saved_model.pb'),
-    (lambda path: (path.unlink(), path.mkdir()), 'cannot read .*saved_model.pb')], ids=['missing', 'empty', 'a directory'])
+    (lambda path: (path.unlink(), path.mkdir()), 'cannot read .*saved_model.pb'),
+  ],
+  ids=['missing', 'empty', 'a directory'],
+)
 def test_13_no_graph(refused, own_module, damage, message):
   damage(own_module / 'saved_model.pb')
   refused(own_module, message)
 
 
-@pytest.mark.parametrize('content', [lambda c: c[:len(c) // 2], lambda c: c[:-1], lambda c: np.random.default_rng(0).bytes(len(c)), lambda c: c + b'\xff'],
-                         ids=['half', 'all but one', 'random', 'one more'])
+@pytest.mark.parametrize(
+  'content',
+  [
+    lambda c: c[: len(c) // 2],
+    lambda c: c[:-1],
+    lambda c: np.random.default_rng(0).bytes(len(c)),
+    lambda c: c + b'\xff',
+  ],
+  ids=['half', 'all but one', 'random', 'one more'],
+)
 def test_14_broken_graph(refused, own_module, content):
   path = own_module / 'saved_model.pb'
   path.write_bytes(content(path.read_bytes()))
@@ -52,20 +65,39 @@ def test_15_absurd_nesting(refused, own_module):
   attribute = b''
   for _ in range(5000):
     attribute = craft.field(10, craft.field(1, b'f') + craft.field(2, craft.field(1, b'x') + craft.field(2, attribute)))
-  node = craft.field(1, b'n') + craft.field(2, b'NoOp') + craft.field(5, craft.field(1, b'x') + craft.field(2, attribute))
+  node = (
+    craft.field(1, b'n') + craft.field(2, b'NoOp') + craft.field(5, craft.field(1, b'x') + craft.field(2, attribute))
+  )
   path = own_module / 'saved_model.pb'
   path.write_bytes(path.read_bytes() + craft.field(2, craft.field(2, craft.field(1, node))))
   refused(own_module, 'no SavedModel in .*saved_model.pb')
 
 
-@pytest.mark.parametrize('name, size', [('saved_model.pb', 1 << 40), ('tfhub_module.pb', 1 << 20), ('assets/30k-clean.model', 1 << 40),
-                                        ('assets/30k-clean.vocab', 1 << 40), ('assets/albert_config.json', 1 << 30)])
+@pytest.mark.parametrize(
+  'name, size',
+  [
+    ('saved_model.pb', 1 << 40),
+    ('tfhub_module.pb', 1 << 20),
+    ('assets/30k-clean.model', 1 << 40),
+    ('assets/30k-clean.vocab', 1 << 40),
+    ('assets/albert_config.json', 1 << 30),
+  ],
+)
 def test_15_absurd_size(refused, own_module, name, size):
   os.truncate(own_module / name, size)
   refused(own_module, f'more than .* bytes in .*{name}')
 
 
-@pytest.mark.parametrize('name', ['saved_model.pb', 'tfhub_module.pb', 'assets/albert_config.json', 'assets/30k-clean.model', 'variables/variables.index'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'saved_model.pb',
+    'tfhub_module.pb',
+    'assets/albert_config.json',
+    'assets/30k-clean.model',
+    'variables/variables.index',
+  ],
+)
 @pytest.mark.parametrize('what', ['endless', 'pipe'])
 def test_15_file_that_never_ends(refused, own_module, name, what):
   (own_module / name).unlink()
@@ -77,8 +109,12 @@ def test_15_file_that_never_ends(refused, own_module, name, what):
 
 
 def test_16_no_tokens(refused, own_module):
-  _edited(refused, own_module, lambda g: g.signature_def.pop('tokens'),
-          r'no `tokens` signature in .*saved_model.pb \(there are: mlm, sop, tokenization_info\)')
+  _edited(
+    refused,
+    own_module,
+    lambda g: g.signature_def.pop('tokens'),
+    r'no `tokens` signature in .*saved_model.pb \(there are: mlm, sop, tokenization_info\)',
+  )
 
 
 def _rename_input(graph):
@@ -96,12 +132,16 @@ def _shape(rank):
   return tensor_shape_pb2.TensorShapeProto(dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=-1)] * (rank - 2))
 
 
-@pytest.mark.parametrize('edit, message', [
+@pytest.mark.parametrize(
+  'edit, message',
+  [
     (_rename_input, r"signature `tokens` has inputs \['ids', 'input_mask', 'segment_ids'\], no input_ids in "),
     (_set_input(dtype=9999), 'signature `tokens` has input_mask of dtype 9999 instead of int32 in '),
     (_set_input(dtype=types_pb2.DT_INT64), 'signature `tokens` has input_mask of dtype int64 instead of int32 in '),
     (_set_input(tensor_shape=_shape(3)), 'signature `tokens` has input_mask of rank 3 instead of 2 in '),
-    (lambda g: g.signature_def['mlm'].outputs.pop('mlm_logits'), 'signature `mlm` has no mlm_logits in ')])
+    (lambda g: g.signature_def['mlm'].outputs.pop('mlm_logits'), 'signature `mlm` has no mlm_logits in '),
+  ],
+)
 def test_17_wrong_signature(refused, own_module, edit, message):
   _edited(refused, own_module, edit, message)
 
@@ -109,12 +149,14 @@ def test_17_wrong_signature(refused, own_module, edit, message):
 def test_17_signature_of_tensors_that_are_not_there(refused, own_module):
   def edit(graph):
     graph.signature_def['tokens'].outputs['pooled_output'].name = 'nowhere:0'
+
   _edited(refused, own_module, edit, 'running saved_model.pb in .* failed')
 
 
 def test_17_sparse_tensor_in_a_signature(own_module):
   def edit(meta_graph):
     meta_graph.signature_def['tokens'].outputs['pooled_output'].coo_sparse.values_tensor_name = 'input_ids:0'
+
   with pytest.raises(errors.UntrustedGraphError, match='no plain tensor pooled_output in signature tokens'):
     source_graph.reduced(source_graph.check(modules.edit_graph(own_module, edit)), ALL)
 
@@ -129,11 +171,20 @@ def _add_function(meta_graph):
 
 
 @GRAPHS
-@pytest.mark.parametrize('edit', [_add_node('WriteFile'), _add_node('PartitionedCall'), _add_node('Print'), _add_function],
-                         ids=['WriteFile', 'PartitionedCall', 'Print', 'function'])
+@pytest.mark.parametrize(
+  'edit',
+  [_add_node('WriteFile'), _add_node('PartitionedCall'), _add_node('Print'), _add_function],
+  ids=['WriteFile', 'PartitionedCall', 'Print', 'function'],
+)
 def test_18_operation_off_the_list(refused, own_module, edit, tags):
-  _edited(refused, own_module, edit, "operation .* at node 'hidden/here' is not on the allow-list in .*saved_model.pb: .*--trust_source",
-          errors.UntrustedGraphError, tags)
+  _edited(
+    refused,
+    own_module,
+    edit,
+    "operation .* at node 'hidden/here' is not on the allow-list in .*saved_model.pb: .*--trust_source",
+    errors.UntrustedGraphError,
+    tags,
+  )
 
 
 @pytest.mark.parametrize('op', ['AssignVariableOp', 'TruncatedNormal', 'SaveV2', 'RestoreV2'])
@@ -142,12 +193,16 @@ def test_18_operation_that_no_signature_needs(own_module, op):
     node = meta_graph.signature_def['tokens'].outputs['pooled_output'].name.split(':')[0]
     meta_graph.graph_def.node.add(name='hidden/here', op=op)
     next(n for n in meta_graph.graph_def.node if n.name == node).input.append('^hidden/here')
-  with pytest.raises(errors.UntrustedGraphError, match=f"operation {op} at node 'hidden/here' is not allowed in a signature"):
+
+  with pytest.raises(
+    errors.UntrustedGraphError, match=f"operation {op} at node 'hidden/here' is not allowed in a signature"
+  ):
     source_graph.reduced(source_graph.check(modules.edit_graph(own_module, edit)), ALL)
 
 
 def _through(op, **attributes):
   """Puts an operation between the pooled output and its signature."""
+
   def edit(meta_graph):
     output = meta_graph.signature_def['tokens'].outputs['pooled_output']
     node = meta_graph.graph_def.node.add(name='hidden/here', op=op, input=[output.name])
@@ -155,6 +210,7 @@ def _through(op, **attributes):
     for name, value in attributes.items():
       node.attr[name].CopyFrom(value)
     output.name = 'hidden/here:0'
+
   return edit
 
 
@@ -169,15 +225,19 @@ def test_18_operation_of_a_source_that_is_trusted(release, own_module):
 
 def _graph():
   # With a node that is none, to look like something else.
-  return graph_pb2.GraphDef(node=[node_def_pb2.NodeDef(name='', op='?'), node_def_pb2.NodeDef(name='x', op='WriteFile')])
+  return graph_pb2.GraphDef(
+    node=[node_def_pb2.NodeDef(name='', op='?'), node_def_pb2.NodeDef(name='x', op='WriteFile')]
+  )
 
 
 def test_18_a_saver_in_the_module_is_never_run(own_module, start_run, tmp_path):
   """A module's own saver restores what its SaverDef says, from any file: the variables are assigned from the module's checkpoint instead."""
+
   def edit(meta_graph):
     saving = _save_to(meta_graph, tmp_path / 'pwned')
     meta_graph.saver_def.restore_op_name = saving
     meta_graph.saver_def.filename_tensor_name = 'evil/prefix:0'
+
   modules.edit_graph(own_module, edit)
   with start_run(own_module, ['tokens']) as run:
     assert run.outputs()[1]['tokens/pooled_output'].shape == (4, 16)
@@ -185,30 +245,44 @@ def test_18_a_saver_in_the_module_is_never_run(own_module, start_run, tmp_path):
 
 
 HIDDEN = {
-    'GraphDef': _graph().SerializeToString(),
-    'MetaGraphDef': meta_graph_pb2.MetaGraphDef(graph_def=_graph()).SerializeToString(),
-    'SavedModel': saved_model_pb2.SavedModel(meta_graphs=[meta_graph_pb2.MetaGraphDef(graph_def=_graph())]).SerializeToString(),
+  'GraphDef': _graph().SerializeToString(),
+  'MetaGraphDef': meta_graph_pb2.MetaGraphDef(graph_def=_graph()).SerializeToString(),
+  'SavedModel': saved_model_pb2.SavedModel(
+    meta_graphs=[meta_graph_pb2.MetaGraphDef(graph_def=_graph())]
+  ).SerializeToString(),
 }
 
 
 def _in_constant(content):
-  return lambda m: m.graph_def.node.add(name='hidden/here', op='Const').attr['value'].tensor.CopyFrom(
-      tf.make_tensor_proto(np.array([b'x', content], object)))
+  return lambda m: (
+    m.graph_def.node.add(name='hidden/here', op='Const')
+    .attr['value']
+    .tensor.CopyFrom(tf.make_tensor_proto(np.array([b'x', content], object)))
+  )
 
 
 def _in_bytes(content):
-  return lambda m: m.graph_def.node.add(name='hidden/here', op='Const').attr['value'].tensor.CopyFrom(
-      tf.make_tensor_proto(np.frombuffer(content, np.uint8)))
+  return lambda m: (
+    m.graph_def.node.add(name='hidden/here', op='Const')
+    .attr['value']
+    .tensor.CopyFrom(tf.make_tensor_proto(np.frombuffer(content, np.uint8)))
+  )
 
 
 def _in_attribute(content):
   def edit(m):
     m.graph_def.node.add(name='hidden/here', op='NoOp').attr['_config'].s = content
+
   return edit
 
 
 def _in_list(content):
-  return lambda m: m.graph_def.library.function.add().node_def.add(name='hidden/here', op='NoOp').attr['_config'].list.s.append(content)
+  return lambda m: (
+    m.graph_def.library.function.add()
+    .node_def.add(name='hidden/here', op='NoOp')
+    .attr['_config']
+    .list.s.append(content)
+  )
 
 
 def _in_numbers(content):
@@ -219,42 +293,56 @@ def _in_function_attribute(content):
   def edit(m):
     m.graph_def.library.function.add().attr['value'].s = content
     m.graph_def.library.function[-1].signature.name = 'hidden/here'
+
   return edit
 
 
 def _in_nested_attribute(content):
   def edit(m):
     m.graph_def.node.add(name='hidden/here', op='NoOp').attr['_config'].func.attr['value'].s = content
+
   return edit
 
 
 @GRAPHS
-@pytest.mark.parametrize('place', [_in_constant, _in_bytes, _in_attribute, _in_list, _in_numbers, _in_function_attribute, _in_nested_attribute])
+@pytest.mark.parametrize(
+  'place', [_in_constant, _in_bytes, _in_attribute, _in_list, _in_numbers, _in_function_attribute, _in_nested_attribute]
+)
 @pytest.mark.parametrize('kind', HIDDEN)
 @pytest.mark.parametrize('trust', [source_policy.Trust(), TRUSTED], ids=['', 'trusted'])
 def test_19_hidden_graph(own_module, place, kind, tags, trust):
   path = modules.edit_graph(own_module, place(HIDDEN[kind]), tags)
-  with pytest.raises(errors.UntrustedGraphError, match="a graph in attribute (value|_config) of (node|function) 'hidden/here' in .*saved_model.pb"):
+  with pytest.raises(
+    errors.UntrustedGraphError,
+    match="a graph in attribute (value|_config) of (node|function) 'hidden/here' in .*saved_model.pb",
+  ):
     source_graph.check(path, trust.graph)
 
 
-@pytest.mark.parametrize('op', ['PyFunc', 'EagerPyFunc', 'PyFuncStateless', 'MyCustomOp', 'Abort', 'ReadFile', 'ImportEvent'])
+@pytest.mark.parametrize(
+  'op', ['PyFunc', 'EagerPyFunc', 'PyFuncStateless', 'MyCustomOp', 'Abort', 'ReadFile', 'ImportEvent']
+)
 def test_20_program(refused, own_module, op):
   _edited(refused, own_module, _add_node(op), f"operation {op} at node 'hidden/here'", errors.UntrustedGraphError)
 
 
 def _save_to(meta_graph, path):
   """Adds an operation that writes a file, and returns its name."""
+
   def constant(name, value):
     node = meta_graph.graph_def.node.add(name=name, op='Const')
-    node.attr['dtype'].type = tf.as_dtype(value.dtype).as_datatype_enum if value.dtype.kind == 'f' else tf.string.as_datatype_enum
+    node.attr['dtype'].type = (
+      tf.as_dtype(value.dtype).as_datatype_enum if value.dtype.kind == 'f' else tf.string.as_datatype_enum
+    )
     node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(value))
+
   constant('evil/prefix', np.array(str(path).encode(), object))
   constant('evil/names', np.array([b'x'], object))
   constant('evil/slices', np.array([b''], object))
   constant('evil/value', np.zeros(3, np.float32))
   node = meta_graph.graph_def.node.add(
-      name='evil/save', op='SaveV2', input=['evil/prefix', 'evil/names', 'evil/slices', 'evil/value'])
+    name='evil/save', op='SaveV2', input=['evil/prefix', 'evil/names', 'evil/slices', 'evil/value']
+  )
   node.attr['dtypes'].list.type.append(tf.float32.as_datatype_enum)
   return node.name
 
@@ -274,10 +362,18 @@ def _as_sparse_output(meta_graph, saving):
   sparse.values_tensor_name = sparse.indices_tensor_name = sparse.dense_shape_tensor_name = 'evil/value:0'
 
 
-@pytest.mark.parametrize('way', [
-    _in_collection('saved_model_main_op'), _in_collection('legacy_init_op'), _in_collection('table_initializer'),
-    _in_collection('local_variables'), _as_init_signature, _as_sparse_output
-], ids=['main_op', 'legacy_init_op', 'table_initializer', 'local_variables', 'init signature', 'sparse output'])
+@pytest.mark.parametrize(
+  'way',
+  [
+    _in_collection('saved_model_main_op'),
+    _in_collection('legacy_init_op'),
+    _in_collection('table_initializer'),
+    _in_collection('local_variables'),
+    _as_init_signature,
+    _as_sparse_output,
+  ],
+  ids=['main_op', 'legacy_init_op', 'table_initializer', 'local_variables', 'init signature', 'sparse output'],
+)
 def test_20_what_a_loader_would_run_unasked_is_not_run(own_module, start_run, tmp_path, way):
   modules.edit_graph(own_module, lambda meta_graph: way(meta_graph, _save_to(meta_graph, tmp_path / 'pwned')))
   with start_run(own_module, ['tokens']) as run:
@@ -288,7 +384,10 @@ def test_20_what_a_loader_would_run_unasked_is_not_run(own_module, start_run, tm
 
 def test_20_the_saving_operation_would_write(own_module, tmp_path):
   # Or the test above could not fail.
-  modules.edit_graph(own_module, lambda meta_graph: _in_collection('table_initializer')(meta_graph, _save_to(meta_graph, tmp_path / 'pwned')))
+  modules.edit_graph(
+    own_module,
+    lambda meta_graph: _in_collection('table_initializer')(meta_graph, _save_to(meta_graph, tmp_path / 'pwned')),
+  )
   tf.saved_model.load(str(own_module), tags=[])
   assert list(tmp_path.glob('pwned*'))
 
@@ -302,6 +401,7 @@ def _functions(*calls):
         function.node_def.add(name='n', op=called)
       else:
         function.node_def.add(name='n', op='PartitionedCall').attr['f'].func.name = called
+
   return edit
 
 
@@ -316,7 +416,9 @@ def test_21_recursive_functions(own_module, calls, tags, trust):
 
 def test_21_a_long_chain_of_functions(own_module):
   # What takes time that grows with the square of its length would not end.
-  source_graph.check(modules.edit_graph(own_module, _functions(*((f'f{n}', f'f{n + 1}') for n in range(20_000)))), trusted=True)
+  source_graph.check(
+    modules.edit_graph(own_module, _functions(*((f'f{n}', f'f{n + 1}') for n in range(20_000)))), trusted=True
+  )
 
 
 def test_21_functions_that_are_not(own_module):
@@ -329,11 +431,17 @@ def test_22_asset_that_leads_out(refused, own_module, name, tags):
   def edit(meta_graph):
     asset = meta_graph.collection_def['saved_model_assets'].any_list.value
     asset.add().Pack(meta_graph_pb2.AssetFileDef(filename=name))
+
   _edited(refused, own_module, edit, r'asset .* in .*saved_model.pb leads out of assets/', tags=tags)
 
 
 def test_22_asset_of_a_newer_kind_that_leads_out(refused, own_module):
-  _edited(refused, own_module, lambda m: m.asset_file_def.add(filename='../x'), r"asset '\.\./x' in .*saved_model.pb leads out")
+  _edited(
+    refused,
+    own_module,
+    lambda m: m.asset_file_def.add(filename='../x'),
+    r"asset '\.\./x' in .*saved_model.pb leads out",
+  )
 
 
 @pytest.mark.parametrize('shape', [[1 << 40], [1 << 31, 1 << 31, 1 << 31], [-5], [1 << 62, 4]])
@@ -343,6 +451,7 @@ def test_23_overflowing_shape(refused, own_module, shape):
     node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(0.0))
     for size in shape:
       node.attr['value'].tensor.tensor_shape.dim.add(size=size)
+
   _edited(refused, own_module, edit, r'a shape of \[.*\] at node .* in .*saved_model.pb', errors.UntrustedGraphError)
 
 
@@ -351,21 +460,37 @@ def test_23_overflowing_attribute(refused, own_module, shape):
   def edit(meta_graph):
     for size in shape:
       meta_graph.graph_def.node.add(name='hidden/here', op='Placeholder').attr['shape'].shape.dim.add(size=size)
-    meta_graph.graph_def.node[-1].attr['shape'].shape.dim.extend(tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in shape)
+    meta_graph.graph_def.node[-1].attr['shape'].shape.dim.extend(
+      tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in shape
+    )
+
   _edited(refused, own_module, edit, r"a shape of \[.*\] at node 'hidden/here'", errors.UntrustedGraphError)
 
 
-@pytest.mark.parametrize('change', [lambda t: t.tensor_shape.dim.add(size=1 << 37), lambda t: setattr(t, 'dtype', 0), lambda t: t.ClearField('bool_val')])
+@pytest.mark.parametrize(
+  'change',
+  [
+    lambda t: t.tensor_shape.dim.add(size=1 << 37),
+    lambda t: setattr(t, 'dtype', 0),
+    lambda t: t.ClearField('bool_val'),
+  ],
+)
 def test_23_constant_that_is_read(refused, own_module, change):
   def edit(meta_graph):
     change(next(n for n in meta_graph.graph_def.node if n.name == LOWER_CASE).attr['value'].tensor)
+
   _edited(refused, own_module, edit, 'do_lower_case is not true in .*saved_model.pb')
 
 
-@pytest.mark.parametrize('damage, message', [
+@pytest.mark.parametrize(
+  'damage, message',
+  [
     (lambda path: path.unlink(), 'no tfhub_module.pb in .*no TF1 Hub module'),
     (lambda path: path.write_bytes(b''), 'unknown format in tfhub_module.pb'),
-    (lambda path: path.write_bytes(b'\x08\x09'), 'unknown format in tfhub_module.pb')], ids=['missing', 'empty', 'format 9'])
+    (lambda path: path.write_bytes(b'\x08\x09'), 'unknown format in tfhub_module.pb'),
+  ],
+  ids=['missing', 'empty', 'format 9'],
+)
 def test_24_format(refused, own_module, damage, message):
   damage(own_module / 'tfhub_module.pb')
   refused(own_module, message)

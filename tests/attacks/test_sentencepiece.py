@@ -14,7 +14,10 @@ NAN = struct.pack('<f', float('nan'))
 
 
 def _message(fields):
-  return b''.join(content if isinstance(content, bytes) and number is None else craft.field(number, content) for number, content in fields)
+  return b''.join(
+    content if isinstance(content, bytes) and number is None else craft.field(number, content)
+    for number, content in fields
+  )
 
 
 def _edited(own_module, change):
@@ -29,8 +32,18 @@ def _piece(text, score=b'\0\0\0\0', kind=1):
   return craft.field(1, text) + b'\x15' + score + craft.field(3, kind)
 
 
-@pytest.mark.parametrize('content', [lambda c: b'', lambda c: c[:len(c) // 2], lambda c: c[:-1], lambda c: np.random.default_rng(0).bytes(5000), lambda c: b'\0' * 100,
-                                     lambda c: c + b'\x0a'], ids=['empty', 'half', 'all but one', 'random', 'zeros', 'one more'])
+@pytest.mark.parametrize(
+  'content',
+  [
+    lambda c: b'',
+    lambda c: c[: len(c) // 2],
+    lambda c: c[:-1],
+    lambda c: np.random.default_rng(0).bytes(5000),
+    lambda c: b'\0' * 100,
+    lambda c: c + b'\x0a',
+  ],
+  ids=['empty', 'half', 'all but one', 'random', 'zeros', 'one more'],
+)
 def test_36_broken_model(refused, own_module, content):
   path = own_module / MODEL
   path.write_bytes(content(path.read_bytes()))
@@ -48,15 +61,19 @@ def test_36_two_models(refused, own_module):
 
 
 HOSTILE = {
-    'no text': lambda fields: fields.__setitem__(100, (1, _piece(b'\xff\xfe\xfd'))),
-    'the same piece twice': lambda fields: fields.__setitem__(100, fields[101]),
-    'a piece that is never used': lambda fields: fields.__setitem__(100, (1, _piece(b'new', kind=5))),
-    'an empty piece': lambda fields: fields.__setitem__(100, (1, _piece(b''))),
-    'a score that is no number': lambda fields: fields.__setitem__(100, (1, _piece(b'new', NAN))),
-    'an infinite score': lambda fields: fields.__setitem__(100, (1, _piece(b'new', struct.pack('<f', float('inf'))))),
-    'an unknown piece too few': lambda fields: fields.__setitem__(1, (1, _piece(b'<unk>', kind=1))),
-    'a broken table of characters': lambda fields: fields.append((3, craft.field(1, b'nmt_nfkc') + craft.field(2, b'\xff' * 1000))),
-    'a table of characters that ends early': lambda fields: fields.append((3, craft.field(1, b'nmt_nfkc') + craft.field(2, struct.pack('<I', 1 << 30)))),
+  'no text': lambda fields: fields.__setitem__(100, (1, _piece(b'\xff\xfe\xfd'))),
+  'the same piece twice': lambda fields: fields.__setitem__(100, fields[101]),
+  'a piece that is never used': lambda fields: fields.__setitem__(100, (1, _piece(b'new', kind=5))),
+  'an empty piece': lambda fields: fields.__setitem__(100, (1, _piece(b''))),
+  'a score that is no number': lambda fields: fields.__setitem__(100, (1, _piece(b'new', NAN))),
+  'an infinite score': lambda fields: fields.__setitem__(100, (1, _piece(b'new', struct.pack('<f', float('inf'))))),
+  'an unknown piece too few': lambda fields: fields.__setitem__(1, (1, _piece(b'<unk>', kind=1))),
+  'a broken table of characters': lambda fields: fields.append(
+    (3, craft.field(1, b'nmt_nfkc') + craft.field(2, b'\xff' * 1000))
+  ),
+  'a table of characters that ends early': lambda fields: fields.append(
+    (3, craft.field(1, b'nmt_nfkc') + craft.field(2, struct.pack('<I', 1 << 30)))
+  ),
 }
 
 
@@ -67,13 +84,28 @@ def test_37_hostile_model(refused, own_module, case):
   refused(own_module, f'in {MODEL}|of {MODEL} is', errors.VocabularyError)
 
 
-@pytest.mark.parametrize('change, message', [
+@pytest.mark.parametrize(
+  'change, message',
+  [
     (lambda fields: fields.pop(150), '199 pieces in assets/30k-clean.model, but the embedding has 200 rows'),
-    (lambda fields: fields.insert(150, (1, _piece(b'new'))), '201 pieces in assets/30k-clean.model, but the embedding has 200 rows'),
-    *((lambda fields, n=number: fields.__setitem__(n, (1, _piece(b'new'))), f'\\{name} is not piece {number} in assets/30k-clean.model')
-      for number, name in ((2, '[CLS]'), (3, '[SEP]'), (4, '[MASK]'))),
+    (
+      lambda fields: fields.insert(150, (1, _piece(b'new'))),
+      '201 pieces in assets/30k-clean.model, but the embedding has 200 rows',
+    ),
+    *(
+      (
+        lambda fields, n=number: fields.__setitem__(n, (1, _piece(b'new'))),
+        f'\\{name} is not piece {number} in assets/30k-clean.model',
+      )
+      for number, name in ((2, '[CLS]'), (3, '[SEP]'), (4, '[MASK]'))
+    ),
     (lambda fields: fields.insert(2, fields.pop(3)), r'\[CLS\] is not piece 2 in assets/30k-clean.model'),
-    (lambda fields: fields.__setitem__(0, (1, _piece(b'<PAD>', kind=3))), '<pad> is not piece 0 in assets/30k-clean.model')])
+    (
+      lambda fields: fields.__setitem__(0, (1, _piece(b'<PAD>', kind=3))),
+      '<pad> is not piece 0 in assets/30k-clean.model',
+    ),
+  ],
+)
 def test_38_other_pieces(refused, own_module, change, message):
   _edited(own_module, change)
   refused(own_module, message, errors.VocabularyError)
@@ -92,6 +124,7 @@ def test_39_another_normaliser(refused, own_module, monkeypatch, rule):
 def test_39_normaliser_under_a_false_name(refused, own_module):
   def change(fields):
     fields.append((3, craft.field(1, b'nmt_nfkc') + craft.field(3, 0)))  # no mark before the first word
+
   _edited(own_module, change)
   refused(own_module, f'is normalized to .* in {MODEL}', errors.VocabularyError)
 
@@ -114,13 +147,23 @@ def test_39_spaces_that_are_kept_otherwise(refused, own_module, monkeypatch, opt
   refused(own_module, f'is normalized to .* in {MODEL}', errors.VocabularyError)
 
 
-@pytest.mark.parametrize('change, message', [
+@pytest.mark.parametrize(
+  'change, message',
+  [
     (lambda lines: lines.pop(), '199 pieces in assets/30k-clean.vocab, and 200 in assets/30k-clean.model'),
     (lambda lines: lines.insert(0, 'x\t0'), '201 pieces in assets/30k-clean.vocab'),
-    (lambda lines: lines.__setitem__(slice(60, 62), lines[61:59:-1]), "line 61 of assets/30k-clean.vocab is '.*', but piece 60 of .* is"),
-    (lambda lines: lines.__setitem__(60, lines[60].partition('\t')[0] + '\t-99'), "line 61 of .*vocab is '.*-99', but piece 60"),
+    (
+      lambda lines: lines.__setitem__(slice(60, 62), lines[61:59:-1]),
+      "line 61 of assets/30k-clean.vocab is '.*', but piece 60 of .* is",
+    ),
+    (
+      lambda lines: lines.__setitem__(60, lines[60].partition('\t')[0] + '\t-99'),
+      "line 61 of .*vocab is '.*-99', but piece 60",
+    ),
     (lambda lines: lines.__setitem__(60, 'x'), "line 61 of .*vocab is 'x'"),
-    (lambda lines: lines.__setitem__(60, lines[60].partition('\t')[0] + '\tnan'), 'line 61 of')])
+    (lambda lines: lines.__setitem__(60, lines[60].partition('\t')[0] + '\tnan'), 'line 61 of'),
+  ],
+)
 def test_39_another_vocab_file(refused, own_module, change, message):
   path = (own_module / MODEL).with_suffix('.vocab')
   lines = path.read_text().removesuffix('\n').split('\n')

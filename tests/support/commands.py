@@ -17,11 +17,20 @@ def run_export(*flags, cwd=None, **environment) -> subprocess.CompletedProcess:
 
 def run(command, cwd=None, **environment) -> subprocess.CompletedProcess:
   """Any command that runs this project's modules."""
-  return subprocess.run(command, cwd=cwd, env=os.environ | {'PYTHONPATH': ROOT} | environment, capture_output=True, text=True, check=False)
+  return subprocess.run(
+    command, cwd=cwd, env=os.environ | {'PYTHONPATH': ROOT} | environment, capture_output=True, text=True, check=False
+  )
 
 
 def export_command(*flags) -> list[str]:
-  return [sys.executable, '-m', 'export', '--model=albert_en_tiny', '--preprocessor=albert_en_tiny_preprocess/3', *map(str, flags)]
+  return [
+    sys.executable,
+    '-m',
+    'export',
+    '--model=albert_en_tiny',
+    '--preprocessor=albert_en_tiny_preprocess/3',
+    *map(str, flags),
+  ]
 
 
 def fails(process: subprocess.CompletedProcess, status: int, *words: str) -> None:

@@ -2,8 +2,9 @@
 
   python -m pytest -p support.costs --costs=costs.json
 
-Each figure counts this process and the subprocesses that it waited for. Fixtures are counted apart from the tests that ask for them first.
-Under pytest-xdist every worker writes a file of its own: costs.gw0.json and so on. Processes that the fork server starts are not counted.
+Each figure counts this process and the subprocesses that it waited for. Fixtures are counted apart from the tests that
+ask for them first. Under pytest-xdist every worker writes a file of its own: costs.gw0.json and so on. Processes that
+the fork server starts are not counted.
 
   python tests/support/costs.py before.gw*.json -- after.gw*.json   # a table in Markdown
 """
@@ -18,7 +19,10 @@ import pytest
 
 
 def _processor_seconds() -> float:
-  return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+  return sum(
+    usage.ru_utime + usage.ru_stime
+    for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+  )
 
 
 def pytest_addoption(parser):
@@ -89,7 +93,9 @@ def table(*sessions: list[str]) -> str:
     for path in paths:
       content = json.loads(pathlib.Path(path).read_text())
       for name, seconds in (content['tests'] | content['fixtures']).items():
-        key = name.partition('::')[0] if name in content['tests'] else 'fixtures of ' + name.partition('(')[2].rstrip(')')
+        key = (
+          name.partition('::')[0] if name in content['tests'] else 'fixtures of ' + name.partition('(')[2].rstrip(')')
+        )
         totals[key] = totals.get(key, 0.0) + seconds
     files.append(totals)
   lines = ['| file |' + ' s |' * len(files), '| --- |' + ' ---: |' * len(files)]

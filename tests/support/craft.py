@@ -67,7 +67,9 @@ def rewrite_checkpoint(module: pathlib.Path, change: Callable[[dict[str, np.ndar
   tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
   change(tensors)
   names = sorted(tensors)
-  tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=[''] * len(names), tensors=[tensors[name] for name in names])
+  tf.raw_ops.SaveV2(
+    prefix=prefix, tensor_names=names, shape_and_slices=[''] * len(names), tensors=[tensors[name] for name in names]
+  )
 
 
 def varint(value: int) -> bytes:
@@ -114,7 +116,10 @@ def index(blocks: Iterable[bytes], handles: Iterable[tuple[int, int]] | None = N
   for content in blocks:
     right.append((len(data), len(content) - 5))
     data += content
-  meta, table = block([]), block([(b'\xff', varint(offset) + varint(size)) for offset, size in (right if handles is None else handles)])
+  meta, table = (
+    block([]),
+    block([(b'\xff', varint(offset) + varint(size)) for offset, size in (right if handles is None else handles)]),
+  )
   footer = b''
   for content in (meta, table):
     footer += varint(len(data)) + varint(len(content) - 5)

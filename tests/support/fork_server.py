@@ -1,13 +1,15 @@
 """A server that forks Python processes with TensorFlow imported, and the interpreter that asks it for one.
 
-Importing TensorFlow takes two processor seconds, and the tests start hundreds of processes. A process that is forked from one
-with TensorFlow imported starts in 0.07 s. It has the arguments, environment, directory and files of the process that asks for it.
+Importing TensorFlow takes two processor seconds, and the tests start hundreds of processes. A process that is forked
+from one with TensorFlow imported starts in 0.07 s. It has the arguments, environment, directory and files of the
+process that asks for it.
 
   with fork_server.running(directory) as python:   # path of an executable
     subprocess.run([python, '-m', 'export', ...])
 
-The executable runs `-m MODULE` in a forked process. It becomes the real interpreter for other options, and for an environment that the
-server does not have: another hash seed, locale, or TensorFlow variable. A forked process is outside of namespaces that it was started in.
+The executable runs `-m MODULE` in a forked process. It becomes the real interpreter for other options, and for an
+environment that the server does not have: another hash seed, locale, or TensorFlow variable. A forked process is
+outside of namespaces that it was started in.
 """
 
 import atexit
@@ -53,8 +55,20 @@ os._exit(status)
 '''
 # Variables with which a process differs from the server's forked ones from its start.
 _PREFIXES = ('LANG', 'LC_', 'LD_', 'MALLOC_', 'OMP_', 'PYTHONHASHSEED', 'PYTHONIOENCODING', 'PYTHONUTF8', 'TF_')
-_IMPORTED = ('tensorflow', 'tensorflow_hub', 'tensorflow_text', 'tf_keras', 'official.nlp.modeling.networks', 'jinja2', 'jsonschema', 'rich.console',
-             'rich.progress', 'ruamel.yaml', 'sentencepiece', 'threadpoolctl')
+_IMPORTED = (
+  'tensorflow',
+  'tensorflow_hub',
+  'tensorflow_text',
+  'tf_keras',
+  'official.nlp.modeling.networks',
+  'jinja2',
+  'jsonschema',
+  'rich.console',
+  'rich.progress',
+  'ruamel.yaml',
+  'sentencepiece',
+  'threadpoolctl',
+)
 
 
 @contextlib.contextmanager
@@ -71,8 +85,12 @@ def running(directory: pathlib.Path):
   settings = {name: value for name, value in os.environ.items() if name.startswith(_PREFIXES)}
   client.write_text(_CLIENT.format(python=sys.executable, server=str(address), prefixes=_PREFIXES, settings=settings))
   client.chmod(client.stat().st_mode | stat.S_IXUSR)
-  with subprocess.Popen([sys.executable, __file__, str(address), str(client)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                        start_new_session=True) as server:
+  with subprocess.Popen(
+    [sys.executable, __file__, str(address), str(client)],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    start_new_session=True,
+  ) as server:
     try:
       assert server.stdout is not None and server.stdout.read(1) == b'.'
       yield str(client)

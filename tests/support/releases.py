@@ -30,20 +30,51 @@ class Release:
     self.source_results = source_results
     self.catalog = catalog_lib.Catalog()
 
-  def __call__(self, module, name='albert_en_tiny', version=2, mlm=None, sop=None, reading=source_lib.Reading(), trust=source_policy.Trust(), breaking=False, report=None, sign_key=None,
-               with_text=False, **options):
+  def __call__(
+    self,
+    module,
+    name='albert_en_tiny',
+    version=2,
+    mlm=None,
+    sop=None,
+    reading=source_lib.Reading(),
+    trust=source_policy.Trust(),
+    breaking=False,
+    report=None,
+    sign_key=None,
+    with_text=False,
+    **options,
+  ):
     options.setdefault('preprocessor', 'albert_en_tiny_preprocess/3')
     encoder = self.catalog.encoder(name, version, **options)
     request = request_lib.Request(
-        encoder, str(module), self.root, reading, trust, mlm, sop, breaking, report, sign_key,
-        self.catalog.collection, self.catalog.text(encoder) if with_text else None)
+      encoder,
+      str(module),
+      self.root,
+      reading,
+      trust,
+      mlm,
+      sop,
+      breaking,
+      report,
+      sign_key,
+      self.catalog.collection,
+      self.catalog.text(encoder) if with_text else None,
+    )
     return self._run(request)
 
   def preprocessor(self, module, version, name='albert_en_demo_preprocess', breaking=False, sign_key=None, **options):
     """Exports a preprocessor of the catalog on its own."""
-    return self._run(request_lib.Request(
-        self.catalog.preprocessor(name, version, **options), str(module), self.root, breaking=breaking, sign_key=sign_key,
-        collection=self.catalog.collection))
+    return self._run(
+      request_lib.Request(
+        self.catalog.preprocessor(name, version, **options),
+        str(module),
+        self.root,
+        breaking=breaking,
+        sign_key=sign_key,
+        collection=self.catalog.collection,
+      )
+    )
 
   def _run(self, request):
     child = source_runs.RecordedChild(self.source_results, request.trust) if self.source_results is not None else None
@@ -51,8 +82,16 @@ class Release:
     return pathlib.Path(self.root) / request.release.path, outcome
 
 
-def save_encoder(module, directory: pathlib.Path, child: source_runs.RecordedChild | None = None, prove=False, mlm=None, sop=None, version=2,
-                 **options):
+def save_encoder(
+  module,
+  directory: pathlib.Path,
+  child: source_runs.RecordedChild | None = None,
+  prove=False,
+  mlm=None,
+  sop=None,
+  version=2,
+  **options,
+):
   """Saves the encoder of a module below a directory: no preprocessor, record or archive.
 
   Args:
@@ -66,7 +105,9 @@ def save_encoder(module, directory: pathlib.Path, child: source_runs.RecordedChi
   Returns:
     Path of the SavedModel, and the `encoder_certificate.Certificate`, None without proof.
   """
-  release = catalog_lib.Catalog().encoder('albert_en_tiny', version, **{'preprocessor': 'albert_en_tiny_preprocess/3', **options})
+  release = catalog_lib.Catalog().encoder(
+    'albert_en_tiny', version, **{'preprocessor': 'albert_en_tiny_preprocess/3', **options}
+  )
   request = request_lib.Request(release, str(module), directory, mlm=mlm, sop=sop)
   with contextlib.ExitStack() as stack:
     source = stack.enter_context(source_lib.open_source(str(module)))
@@ -84,10 +125,12 @@ def make_keys(directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
   """Writes a private key and its public half to a directory, and returns their paths."""
   private = ec.generate_private_key(ec.SECP256R1())
   paths = key_paths(directory)
-  paths[0].write_bytes(private.private_bytes(
-      serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-  paths[1].write_bytes(private.public_key().public_bytes(
-      serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+  paths[0].write_bytes(
+    private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+  )
+  paths[1].write_bytes(
+    private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+  )
   return paths
 
 

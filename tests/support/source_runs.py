@@ -22,6 +22,7 @@ from export.ui import trace
 @dataclasses.dataclass
 class Recorded:
   """Results of a `source_process.Run` that has ended."""
+
   in_float32: dict[str, np.ndarray]
   in_float64: dict[str, np.ndarray]
   given_gradient: dict[str, np.ndarray]
@@ -52,7 +53,9 @@ class RecordedChild:
     self._directory = directory
     self._trust = trust
 
-  def run(self, module: pathlib.Path, batch: proof_inputs.Batch, signatures: Sequence[str], scalar: proof_inputs.Scalar) -> Recorded:
+  def run(
+    self, module: pathlib.Path, batch: proof_inputs.Batch, signatures: Sequence[str], scalar: proof_inputs.Scalar
+  ) -> Recorded:
     """Returns the results of signatures of a module; see `source_process.Child.run`. Errors of the subprocess are raised here."""
     source_graph.check(module / 'saved_model.pb', self._trust.graph)
     digest = hashlib.sha256(pickle.dumps((batch, list(signatures), scalar, self._trust)))
