@@ -1,1 +1,1 @@
-"""What `make bench` runs: this tool, tf-models' own and Hugging Face's on the same modules, on the same machine, in turns."""
+"""The benchmark of `make bench`: this tool, tf-models and Hugging Face on the same modules and machine, in turns."""

@@ -1,12 +1,11 @@
-"""Runs this tool and its peers on the same modules, in turns, and writes what the ratios are.
+"""Measures this tool and its peers on the same modules, in turns, and writes the ratios.
 
   python -m benchmarks --sizes=base,large,xlarge,xxlarge --rounds=3
-  python -m benchmarks --sizes=demo --rounds=1 --output=build/bench/demo    # to try it
-  python -m benchmarks.report                                               # table and plots anew, from what was
-  measured
+  python -m benchmarks --sizes=demo --rounds=1 --output=build/bench/demo    # a trial run
+  python -m benchmarks.report                                               # table and plots from results.json
 
-`make bench` makes the environments first. Everything that is made goes below --work_dir; results.json, the table and
-the plots to --output. A peer that fails is named in the table, with the reason.
+`make bench` makes the environments first. Modules, releases and logs go to --work_dir. results.json, the table and the
+plots go to --output. The table names each peer that fails, with the reason.
 """
 
 import contextlib
@@ -34,41 +33,47 @@ from converters import errors
 from export.ui import console as console_lib
 
 _SIZES = flags.DEFINE_list(
-  'sizes', list(sizes_lib.PUBLISHED), f'Of {", ".join(sizes_lib.SMALL + sizes_lib.PUBLISHED)}.'
+  'sizes', list(sizes_lib.PUBLISHED), f'Sizes of the modules: {", ".join(sizes_lib.SMALL + sizes_lib.PUBLISHED)}.'
 )
-_ROUNDS = flags.DEFINE_integer(
-  'rounds', 3, 'How often everything is measured; each turns the order round.', lower_bound=1
-)
-_WORK_DIR = flags.DEFINE_string('work_dir', 'build/bench', 'For modules, which are kept, and for releases and logs.')
-_OUTPUT = flags.DEFINE_string('output', 'benchmarks/results', 'For results.json, the table and the plots.')
+_ROUNDS = flags.DEFINE_integer('rounds', 3, 'Number of rounds. Each round changes the order.', lower_bound=1)
+_WORK_DIR = flags.DEFINE_string('work_dir', 'build/bench', 'Directory for releases, logs and modules, which are kept.')
+_OUTPUT = flags.DEFINE_string('output', 'benchmarks/results', 'Directory for results.json, the table and the plots.')
 _RESUME = flags.DEFINE_bool(
-  'resume', False, 'Go on with the results.json in --output, from the same machine: what is complete is not run again.'
+  'resume', False, 'Continue the results.json in --output, from the same machine. Complete rounds are not repeated.'
 )
 _TF_MODELS = flags.DEFINE_string(
-  'tf_models_python', None, 'Python of tf-models\' environment. Default: the one in --work_dir.'
+  'tf_models_python', None, 'Python of the environment of tf-models. Default: the one in --work_dir.'
 )
 _HUGGING_FACE = flags.DEFINE_string(
-  'huggingface_python', None, 'Python of Hugging Face\'s. Default: the one in --work_dir.'
+  'huggingface_python', None, 'Python of the environment of Hugging Face. Default: the one in --work_dir.'
 )
-_TIMEOUT = flags.DEFINE_float('timeout', 7200, 'Seconds after which a command has failed.', lower_bound=1)
+_TIMEOUT = flags.DEFINE_float('timeout', 7200, 'Timeout of a command, in seconds.', lower_bound=1)
 
-# What a peer's commands and probe import first.
+# First import of each peer's commands and probe.
 _IMPORTS = {figures.TF_MODELS: 'official.nlp.tools.export_tfhub_lib', figures.HUGGING_FACE: 'torch, transformers'}
 
 
 def main() -> None:
-  wanted = _wanted()
+  """Measures all sizes and rounds, and writes the page.
+
+  Raises:
+    UsageError: a flag is invalid.
+    ResultsError: matplotlib is missing, or --resume does not fit the results.
+    CommandError: a module cannot be made.
+  """
+  wanted = _parse_sizes()
   work, output = _directory(_WORK_DIR), _directory(_OUTPUT)
   if (output / page.NAME).exists() and not (output / results_lib.NAME).exists():
     raise errors.UsageError(
-      f'--output={_OUTPUT.value} has a {page.NAME} without {results_lib.NAME}: it would be overwritten, so give another'
+      f'--output={_OUTPUT.value}: {page.NAME} would be overwritten (no {results_lib.NAME} in the directory); '
+      'give another directory'
     )
   if importlib.util.find_spec('matplotlib') is None:
-    raise results_lib.ResultsError('nothing to draw plots with: make bench installs it')
+    raise results_lib.ResultsError('plots: matplotlib is missing; run make bench, which installs it')
   for path in (output, work / 'outputs', work / 'huggingface'):
     path.mkdir(parents=True, exist_ok=True)
   bench = unit_lib.Bench(work, {figures.OURS: sys.executable}, _TIMEOUT.value, console_lib.Console())
-  results = _results(bench, output / results_lib.NAME)
+  results = _open_results(bench, output / results_lib.NAME)
   for size in wanted:
     _prepare(bench, size, results)
   results.write()
@@ -82,15 +87,15 @@ def main() -> None:
 
 
 def _directory(flag: flags.FlagHolder[str]) -> pathlib.Path:
-  """Where it is, or is to be made.
+  """Returns the absolute path of a flag's directory, which may not exist yet.
 
   Raises:
-    UsageError: it is none, or cannot be made or written to.
+    UsageError: the flag is empty, or the directory cannot be made or written to.
   """
   path = pathlib.Path(flag.value).absolute()
   there = next(parent for parent in (path, *path.parents) if parent.exists())
   why = (
-    'it is empty'
+    'empty'
     if not flag.value
     else os.strerror(errno.ENOTDIR)
     if not there.is_dir()
@@ -99,12 +104,16 @@ def _directory(flag: flags.FlagHolder[str]) -> pathlib.Path:
     else ''
   )
   if why:
-    raise errors.UsageError(f'--{flag.name}={flag.value} cannot be written to ({why}): give a directory')
+    raise errors.UsageError(f'--{flag.name}={flag.value}: cannot write to it ({why}); give a writable directory')
   return path
 
 
-def _results(bench: unit_lib.Bench, path: pathlib.Path) -> results_lib.Results:
-  """New ones, or those to go on with, which must be of the same machine and libraries."""
+def _open_results(bench: unit_lib.Bench, path: pathlib.Path) -> results_lib.Results:
+  """Returns new results, or with --resume the stored ones, and measures the environments.
+
+  Raises:
+    ResultsError: the stored results are of another machine, of other library versions or of other code.
+  """
   before = results_lib.Results.read(path) if _RESUME.value else None
   results = results_lib.Results(path)
   results.values |= {'machine': machine.facts(), 'code': machine.code(), 'load_average': os.getloadavg()[0]}
@@ -114,12 +123,12 @@ def _results(bench: unit_lib.Bench, path: pathlib.Path) -> results_lib.Results:
   if before is not None:
     for name, what in (
       ('machine', 'another machine'),
-      ('versions', 'other versions of libraries'),
-      ('code', 'another state of this project'),
+      ('versions', 'other library versions'),
+      ('code', 'another version of this project'),
     ):
       if before.values.get(name) != results.values[name]:
-        raise results_lib.ResultsError(f'{path} is of {what}: run again without --resume')
-    # What was measured then is in their units, so it stays.
+        raise results_lib.ResultsError(f'{path}: made with {what}; run without --resume')
+    # The stored rounds were measured with these.
     for name in ('sizes', 'units', 'load_average', 'import_tensorflow'):
       results.values[name] = before.values[name]
     failures = results.values['failures']
@@ -129,17 +138,23 @@ def _results(bench: unit_lib.Bench, path: pathlib.Path) -> results_lib.Results:
   return results
 
 
-def _wanted() -> list[str]:
+def _parse_sizes() -> list[str]:
   known = sizes_lib.SMALL + sizes_lib.PUBLISHED
   unknown = [size for size in _SIZES.value if size not in known]
   if unknown or not _SIZES.value:
-    raise errors.UsageError(f'--sizes={",".join(_SIZES.value)}: give some of {", ".join(known)}')
+    raise errors.UsageError(
+      f'--sizes={",".join(_SIZES.value)}: unknown size {unknown[0] if unknown else ""!r}; '
+      f'give some of {", ".join(known)}'
+    )
   return list(dict.fromkeys(_SIZES.value))
 
 
 def _environments(bench: unit_lib.Bench, results: results_lib.Results) -> None:
-  """Finds the peers' interpreters, and what is installed there. A peer without a whole environment has failed, and takes no part."""
-  # Not resolved: a virtual environment is known by its link to Python.
+  """Finds the peers' interpreters and installed versions.
+
+  A peer whose environment is incomplete is recorded as failed, and is not measured.
+  """
+  # Links are not resolved: Python finds a virtual environment by the link to its interpreter.
   paths = {
     figures.TF_MODELS: _TF_MODELS.value or bench.work / 'venv-tf-models/bin/python',
     figures.HUGGING_FACE: _HUGGING_FACE.value or bench.work / 'venv-huggingface/bin/python',
@@ -149,7 +164,7 @@ def _environments(bench: unit_lib.Bench, results: results_lib.Results) -> None:
     with bench.console.step(f'environment, {who}'), _failing(bench, results, who, 'environment'):
       python = os.path.abspath(path)
       versions[who] = machine.versions(python, bench.log('versions', who), bench.timeout)
-      # Reads from the disk what is read from memory from then on.
+      # Loads the files into the page cache, where later commands find them.
       measure.run(
         [python, '-c', f'import {_IMPORTS[who]}'],
         bench.log('import', who),
@@ -163,6 +178,7 @@ def _environments(bench: unit_lib.Bench, results: results_lib.Results) -> None:
 
 @contextlib.contextmanager
 def _failing(bench: unit_lib.Bench, results: results_lib.Results, who: str, step: str) -> Iterator[None]:
+  """Records a CommandError as a failure of the step, and continues."""
   try:
     yield
   except measure.CommandError as e:
@@ -171,7 +187,10 @@ def _failing(bench: unit_lib.Bench, results: results_lib.Results, who: str, step
 
 
 def _import_tensorflow(bench: unit_lib.Bench, results: results_lib.Results) -> None:
-  """Measures it in this tool's environment, with its files in memory: a part of every release."""
+  """Measures the import of TensorFlow in this tool's environment, which is part of every release.
+
+  The first of four imports loads the files into the page cache and does not count. The median is by wall time.
+  """
   with bench.console.step('import TensorFlow'):
     usages = [
       measure.run(
@@ -183,10 +202,10 @@ def _import_tensorflow(bench: unit_lib.Bench, results: results_lib.Results) -> N
 
 
 def _prepare(bench: unit_lib.Bench, size: str, results: results_lib.Results) -> None:
-  """The module, and its weights as Hugging Face has them; both are kept.
+  """Makes the module of one size and its weights in Hugging Face's format, unless they exist.
 
   Raises:
-    CommandError: there is no module to measure anything with.
+    CommandError: the module cannot be made.
   """
   module = bench.module(size)
   if not module.exists():

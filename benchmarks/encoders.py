@@ -1,4 +1,4 @@
-"""What is done with an encoder's SavedModel, whoever made it."""
+"""Inputs and calls of an encoder's SavedModel, by either tool."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,10 @@ Encoder = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 
 
 def make_batch(vocab_size: int, shape: tuple[int, int]) -> dict[str, tf.Tensor]:
-  """int32 [batch, seq] by input name, the same everywhere."""
+  """Returns a deterministic batch, int32 [batch, seq] by input name."""
   return dict(zip(INPUTS, map(tf.constant, timing.tokens(vocab_size, shape)), strict=True))
 
 
 def call(encoder: Encoder, batch: dict[str, tf.Tensor]) -> None:
-  """Calls it, and waits for what it gives."""
+  """Calls an encoder, and waits for its pooled output."""
   encoder(batch)['pooled_output'].numpy()

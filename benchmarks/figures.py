@@ -1,4 +1,4 @@
-"""THE list of what is compared, with the goals, and the arithmetic of ratios."""
+"""The table of compared quantities with their goals, and the arithmetic of ratios."""
 
 import dataclasses
 import statistics
@@ -15,7 +15,12 @@ OURS, TF_MODELS, HUGGING_FACE, MACHINE = 'ours', 'tf-models', 'huggingface', 'ma
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-  """Ratios of several rounds, each of two figures of the same round."""
+  """Median and range of ratios over rounds. Each ratio is of two figures of the same round.
+
+  Attributes:
+    median, low, high: median, smallest and largest ratio.
+    rounds: number of ratios.
+  """
 
   median: float
   low: float
@@ -24,7 +29,7 @@ class Spread:
 
   @classmethod
   def of(cls, ratios: Sequence[float]) -> 'Spread':
-    """Of one ratio at least."""
+    """Summarises one or more ratios."""
     return cls(statistics.median(ratios), min(ratios), max(ratios), len(ratios))
 
   def __str__(self) -> str:
@@ -35,17 +40,16 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One quantity, as a ratio.
+  """One compared quantity, as a ratio.
 
   Attributes:
     against: the peer.
-    title: what it is, for a table.
-    ours: the keys below which a unit of the results has this tool's figure.
-    theirs: the peer's.
-    goals: the most (or least) that the median may be, by size; sizes without one are not in it.
-    at_least: that a goal is a least.
-    floor: the keys of what this tool's would be if only what cannot be left out were done; none if that was not
-      measured.
+    title: name of the quantity in tables.
+    ours: path of keys to this tool's figure in a unit of the results.
+    theirs: path of keys to the peer's figure.
+    goals: largest (or smallest) allowed median, by size; sizes without a goal are missing.
+    at_least: whether the goals are smallest allowed values.
+    floor: path of keys to the floor, this tool's figure with the unavoidable work alone; empty if not measured.
   """
 
   against: str
@@ -57,15 +61,15 @@ class Row:
   floor: tuple[str, ...] = ()
 
   def spread(self, units: Iterable[Mapping[str, Any]]) -> Spread | None:
-    """Over the rounds that have both figures; None if there is none."""
+    """Returns the spread over the rounds that have both figures; None without such a round."""
     ratios = [ratio for unit in units if (ratio := _ratio(unit, self.ours, self.theirs)) is not None]
     return Spread.of(ratios) if ratios else None
 
   def floor_spread(self, units: Iterable[Mapping[str, Any]]) -> Spread | None:
-    """The same of the floor; None without one.
+    """Returns the spread of the floor over the peer's figure; None without a floor.
 
-    Most are measured in a process of their own, which may happen to be slower than others: what somebody has reached is
-    not below a floor.
+    Most floors are measured in a separate process, which may by chance be slower. So a floor is at most the better of
+    the two tools' figures (at least, for a ceiling).
     """
     ratios = []
     for unit in units:
@@ -77,12 +81,12 @@ class Row:
     return Spread.of(ratios) if ratios else None
 
   def outcome(self, size: str, spread: Spread | None) -> str:
-    """'met', 'met by the median' if not in every round, 'missed', 'not measured'; '' without a goal."""
+    """Returns the outcome of a size's goal as in `outcome`; '' without a goal."""
     return outcome(spread, self.goals[size], self.at_least) if size in self.goals else ''
 
 
 def outcome(spread: Spread | None, goal: float, at_least: bool) -> str:
-  """Of what has a goal, as in `Row.outcome`."""
+  """Returns 'met', 'met by the median' (but not in every round), 'missed' or 'not measured'."""
   if spread is None:
     return 'not measured'
   reaches = (lambda value: value >= goal) if at_least else (lambda value: value <= goal)
@@ -97,7 +101,7 @@ def _ratio(unit: Mapping[str, Any], ours: Sequence[str], theirs: Sequence[str]) 
 
 
 def number(value: float) -> str:
-  """Three digits, and no exponent."""
+  """Formats a non-negative number with three significant digits and without an exponent."""
   if value >= 100:
     return f'{value:.0f}'
   text = f'{value:.3g}'
@@ -105,7 +109,7 @@ def number(value: float) -> str:
 
 
 def signed(value: float) -> str:
-  """Three digits, of either sign."""
+  """Formats a number of either sign as `number` does."""
   return f'{"-" if value < 0 else ""}{number(abs(value))}'
 
 

@@ -1,4 +1,4 @@
-"""How a release's time and memory grow with the number of parameters: a straight line, and how straight it is."""
+"""Growth of a release's time and memory with the number of parameters, as a least-squares line."""
 
 import dataclasses
 import statistics
@@ -7,23 +7,23 @@ from collections.abc import Sequence
 from benchmarks import figures
 from benchmarks import results as results_lib
 
-# Of figure: what it is divided by, so that no plot has bare seconds, and what it is then called.
+# Title of each figure after it is divided by a unit. Plots show no bare seconds, which depend on the machine.
 QUANTITIES = {
   'wall': 'wall time of a release, over that of importing TensorFlow',
   'together': 'peak memory of a release, all processes together, GB',
 }
 
-# The goal is a straight line; from this share of the variance on, it is called one.
+# The goal: the line explains at least this share of the variance (R²).
 STRAIGHT = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """The straight line closest to some points (least squares).
+  """A least-squares line through points.
 
   Attributes:
-    slope, intercept: of it.
-    r_squared: the share of the points' variance that it explains: 1 if they are on it.
+    slope, intercept: coefficients of the line.
+    r_squared: share of the points' variance that the line explains; 1 if all points are on the line.
   """
 
   slope: float
@@ -32,23 +32,24 @@ class Line:
 
   @classmethod
   def through(cls, xs: Sequence[float], ys: Sequence[float]) -> 'Line | None':
-    """None with fewer than three points, which are always on one, and where there is none."""
+    """Fits a line; None with fewer than three points, or if all x or all y are equal."""
     if len(xs) < 3 or len(set(xs)) < 2 or len(set(ys)) < 2:
       return None
     slope, intercept = statistics.linear_regression(xs, ys)
     return cls(slope, intercept, statistics.correlation(xs, ys) ** 2)
 
   def at(self, x: float) -> float:
+    """Returns the line's value at `x`."""
     return self.intercept + self.slope * x
 
 
 @dataclasses.dataclass(frozen=True)
 class Growth:
-  """One quantity of one contestant.
+  """One quantity of one contestant, by size.
 
   Attributes:
-    millions: of parameters, one for each size.
-    spreads: of the quantity, at each of them.
+    millions: number of parameters of each size, in millions.
+    spreads: spread of the quantity at each size.
   """
 
   millions: tuple[float, ...]
@@ -56,11 +57,12 @@ class Growth:
 
   @property
   def line(self) -> Line | None:
+    """The line through the medians; None if there is none."""
     return Line.through(self.millions, [spread.median for spread in self.spreads])
 
 
 def of(results: results_lib.Results, who: str, figure: str) -> Growth:
-  """Of the sizes that have it; the machine's is the floor of this tool's."""
+  """Collects a contestant's figure over the sizes that have it. The contestant `machine` has this tool's floor."""
   unit = results.values['import_tensorflow']['wall'] if figure == 'wall' else 1e9
   points = []
   for size in results.sizes():

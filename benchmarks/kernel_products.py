@@ -1,4 +1,4 @@
-"""What an encoder's inference cannot do without: its layers' products with kernels, and nothing of what else a layer is."""
+"""The unavoidable part of an encoder's inference: the matrix products with the layers' kernels, alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from converters import albert_config
 
-# How TensorFlow can multiply tokens, of rows, with a kernel.
+# Ways to multiply tokens [batch, seq, in] with a kernel [in, out] in TensorFlow.
 WAYS: dict[str, Callable[[Any, Any], Any]] = {
   'rows': lambda x, kernel: tf.reshape(
     tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), kernel), [*x.shape[:-1], kernel.shape[-1]]
@@ -18,7 +18,7 @@ WAYS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def make_kernels(config: albert_config.AlbertConfig) -> list[tf.Variable]:
-  """Those of a layer, random, which leave a tensor about as large as it was."""
+  """Makes the random kernels of one layer, scaled to keep the magnitude of a tensor."""
   width, inner = config.hidden_size, config.intermediate_size
   shapes = [*[(width, width)] * 4, (width, inner), (inner, width)]
   return [
@@ -28,13 +28,15 @@ def make_kernels(config: albert_config.AlbertConfig) -> list[tf.Variable]:
 
 
 def products(kernels: list[tf.Variable], layers: int, shape: tuple[int, int], way: str) -> Callable[[], Any]:
-  """Something to call, already traced: query, key and value of the same tokens, then one product after the other, for so many layers.
+  """Traces the products of some layers, and returns a function that runs them.
+
+  A layer multiplies the same tokens with the query, key and value kernels, and the result with the other kernels.
 
   Args:
-    kernels: from `make_kernels`.
-    layers: how many are run; the kernels are the same in all.
-    shape: batch and tokens.
-    way: of `WAYS`.
+    kernels: kernels from `make_kernels`, shared by all layers.
+    layers: number of layers.
+    shape: batch size and number of tokens.
+    way: key of `WAYS`.
   """
   multiply = WAYS[way]
   tokens = tf.random.stateless_normal([*shape, kernels[0].shape[0]], [1, 0])
@@ -43,7 +45,7 @@ def products(kernels: list[tf.Variable], layers: int, shape: tuple[int, int], wa
   def run() -> Any:
     query, key, value, *others = [kernel.read_value() for kernel in kernels]
     x = tokens
-    unused = []  # they are returned, or nobody would compute them
+    unused = []  # returned, since TensorFlow prunes products without a use
     for _ in range(layers):
       unused += [multiply(x, query), multiply(x, key)]
       x = multiply(x, value)
@@ -51,5 +53,5 @@ def products(kernels: list[tf.Variable], layers: int, shape: tuple[int, int], wa
         x = multiply(x, kernel)
     return x, unused
 
-  traced = run.get_concrete_function()  # what is loaded from a SavedModel is
+  traced = run.get_concrete_function()  # functions of a loaded SavedModel are traced as well
   return lambda: traced()[0].numpy()

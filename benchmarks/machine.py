@@ -1,4 +1,4 @@
-"""What machine, and which libraries, a run was on, and of which state of this project."""
+"""Facts of a run: the machine, the library versions, and a digest of this project's code."""
 
 import hashlib
 import os
@@ -35,10 +35,10 @@ print(json.dumps(found))
 
 
 def facts() -> dict[str, Any]:
-  """Processor, cores that this process may use, bytes of memory, operating system.
+  """Returns the processor, the number of usable cores, the memory in bytes and the operating system.
 
-  Machines of one type are alike in all of them. Their figures go well together: a ratio is of one round, which is on
-  one machine.
+  All machines of one type have the same facts. Results of several such machines may be mixed, since both figures of a
+  ratio come from one round on one machine.
   """
   try:
     system = platform.freedesktop_os_release()['PRETTY_NAME']
@@ -54,7 +54,7 @@ def facts() -> dict[str, Any]:
 
 
 def code() -> str:
-  """A digest of the code and data that make a release, and of what measures them."""
+  """Returns the SHA-256 digest of the code and data that make releases and measure them."""
   digest = hashlib.sha256()
   for path in sorted(path for pattern in _CODE for path in measure.ROOT.glob(pattern) if path.is_file()):
     digest.update(f'{path.relative_to(measure.ROOT)}\0{path.stat().st_size}\0'.encode() + path.read_bytes())
@@ -62,23 +62,28 @@ def code() -> str:
 
 
 def versions(python: str, log: pathlib.Path, timeout: float) -> dict[str, str]:
-  """The libraries in an environment, by name.
+  """Returns the version of each library of `LIBRARIES` in an environment, and of Python.
+
+  Args:
+    python: interpreter of the environment.
+    log: path for the output, as in `measure.run`.
+    timeout: timeout in seconds.
 
   Raises:
-    CommandError: there is no such environment.
+    CommandError: the interpreter cannot be started, or fails.
   """
   return measure.ask([python, '-c', _VERSIONS % (LIBRARIES,)], log, timeout)[0]
 
 
 def describe(found: dict[str, Any]) -> str:
-  """One line for people."""
+  """Formats `facts` as one line."""
   return (
     f'{found["cores"]} cores of {found["cpu"]}, {found["memory_bytes"] / 2**30:.0f} GiB of memory, {found["system"]}'
   )
 
 
 def _field(path: str, name: str) -> str:
-  """The value of the first line `name: value` of a file below /proc; empty if there is none."""
+  """Returns the value of the first line `name: value` of a file in /proc; empty without one."""
   try:
     lines = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
   except OSError:

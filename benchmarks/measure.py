@@ -1,4 +1,4 @@
-"""Runs a command as a process of its own, and measures the whole of it."""
+"""Runs a command in a subprocess, and measures the time and memory of all its processes."""
 
 import dataclasses
 import json
@@ -17,29 +17,28 @@ from converters import errors
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# What users have: taken before this process sets anything for its own TensorFlow, as cli.run does.
+# The user's environment, copied before cli.run sets variables for this process's TensorFlow.
 _ENVIRONMENT = dict(os.environ)
 _SAMPLE_SECONDS = 0.1
 _PAGE = os.sysconf('SC_PAGE_SIZE')
-_LONGEST_REASON = 300  # characters of what a command says for itself
+_LONGEST_REASON = 300  # characters of a command's output in an error message
 
 
 class CommandError(errors.AlbertHubError):
-  """A command that was to be measured failed: the message says which, how it ended, and its last line."""
+  """A measured command failed. The message has the command, its exit status and its last line of output."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-  """What a command took.
+  """Time and memory of a command.
 
   Attributes:
-    wall: seconds from its start to its end.
-    cpu: seconds of processor time, user and system, its descendants' included.
-    peak: bytes of memory that its largest process had at most.
-    together: bytes of memory that all its processes had at most at the same time, sampled every 0.1 s: what is theirs
-      alone, and once
-      what is mapped from files; and not less than `peak`, since short peaks are missed.
-    others: the share of the machine's processor time that went to anybody else meanwhile, from 0 to 1.
+    wall: wall time, in seconds.
+    cpu: user and system time including descendants, in seconds.
+    peak: peak memory of the largest process, in bytes.
+    together: peak memory of all processes together, in bytes, sampled every 0.1 s: the sum of private memory, and the
+      largest shared memory of a process. At least `peak`, since sampling misses short peaks.
+    others: share of the machine's processor time that other processes took meanwhile, from 0 to 1.
   """
 
   wall: float
@@ -50,7 +49,7 @@ class Usage:
 
   @classmethod
   def of_sequence(cls, usages: Sequence['Usage']) -> 'Usage':
-    """Of commands that run one after the other: times add up, memory does not."""
+    """Combines commands that ran one after the other: sums of times, maxima of memory."""
     wall = sum(u.wall for u in usages)
     return cls(
       wall,
@@ -72,22 +71,22 @@ def run(
 
   Args:
     command: program and arguments.
-    log: what it prints goes to this path with .out and .err added.
-    timeout: seconds after which it is killed.
-    cwd: where it runs.
-    environment: variables beside those that this process was started with.
+    log: path of the log files, without their suffixes .out and .err.
+    timeout: seconds after which the command is killed.
+    cwd: working directory.
+    environment: additional environment variables.
 
   Raises:
-    CommandError: it cannot be started, fails, or takes longer than `timeout`.
+    CommandError: the command cannot be started, fails, or takes longer than `timeout`.
   """
   log.parent.mkdir(parents=True, exist_ok=True)
-  out, err = _beside(log, '.out'), _beside(log, '.err')
-  os.sync()  # or it would wait for what others wrote, if it waits for what it writes
+  out, err = _with_suffix(log, '.out'), _with_suffix(log, '.err')
+  os.sync()  # otherwise a command that syncs its files would also wait for the data of earlier commands
   with out.open('wb') as stdout, err.open('wb') as stderr:
     busy, start = _busy(), time.monotonic()
     try:
-      # In a session of its own, so that all of it can be killed, and so that a terminal's interrupt reaches it through
-      # us only.
+      # A separate session: all of its processes can be killed at once, and a terminal's interrupt reaches only this
+      # process, which then kills them.
       process = subprocess.Popen(
         command,
         cwd=cwd,
@@ -98,7 +97,7 @@ def run(
         start_new_session=True,
       )
     except OSError as e:
-      raise CommandError(f'{command[0]} cannot be started ({e.strerror}): see --help') from e
+      raise CommandError(f'{command[0]}: cannot be started ({e.strerror}); see --help') from e
     try:
       together = _watch(process.pid, start + timeout)
       wall = time.monotonic() - start
@@ -107,13 +106,15 @@ def run(
       os.killpg(process.pid, signal.SIGKILL)
       process.wait()
       raise
-    # The kernel's account of a process has its descendants' in it, as far as they were waited for: time is their sum,
-    # memory the largest. What this process had when it started the command counts too, so it imports nothing large.
+    # The kernel adds the times of descendants that were waited for, and takes the maximum of their memory. The memory
+    # of this process at the start of the command counts too, so this process imports no large library.
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
   if together is None or process.returncode:
-    ending = f'took more than {timeout:.0f} s' if together is None else f'ended with status {process.returncode}'
-    raise CommandError(f'{_name(command)} {ending}: {_last_line(err) or _last_line(out) or "it said nothing"}')
+    ending = f'timeout of {timeout:.0f} s' if together is None else f'exit status {process.returncode}'
+    raise CommandError(
+      f'{_name(command)}: {ending} ({_last_line(err) or _last_line(out) or "no output"}); see {err.name}'
+    )
   peak = usage.ru_maxrss * 1024
   cpu = usage.ru_utime + usage.ru_stime
   return Usage(wall, cpu, peak, max(together, peak), min(max(busy - cpu, 0) / (wall * (os.cpu_count() or 1)), 1))
@@ -126,27 +127,32 @@ def ask(
   cwd: pathlib.Path = ROOT,
   environment: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], Usage]:
-  """Runs a command whose last line of output is a JSON object, and returns that too.
+  """Runs a command, and returns the JSON object in its last line of output, and its usage.
+
+  The arguments are those of `run`.
 
   Raises:
-    CommandError: as `run`, or there is no such line.
+    CommandError: `run` raises it, or the last line of output is not a JSON object.
   """
   usage = run(command, log, timeout, cwd, environment)
-  line = _last_line(_beside(log, '.out'), longest=None)
+  line = _last_line(_with_suffix(log, '.out'), longest=None)
   try:
     answer = json.loads(line)
   except ValueError as e:
-    raise CommandError(f'{_name(command)} printed no JSON: {line[:_LONGEST_REASON]}') from e
+    raise CommandError(
+      f'{_name(command)}: last line of output is not JSON ({line[:_LONGEST_REASON]}); correct the command'
+    ) from e
   if not isinstance(answer, dict):
-    raise CommandError(f'{_name(command)} printed no JSON object: {line[:_LONGEST_REASON]}')
+    raise CommandError(
+      f'{_name(command)}: last line of output is not a JSON object ({line[:_LONGEST_REASON]}); correct the command'
+    )
   return answer, usage
 
 
 def _watch(pid: int, deadline: float) -> int | None:
-  """Waits for a process to end; returns the most memory that was seen, or None if it had to be killed."""
+  """Waits for a process to end; returns its peak memory in bytes, or None if the timeout killed it."""
   most = 0
-  # A file descriptor that becomes readable when the process ends: no time is lost between its end and the clock's
-  # reading.
+  # The descriptor becomes readable as soon as the process ends, so waiting adds nothing to the measured time.
   descriptor = os.pidfd_open(pid)
   try:
     while not select.select([descriptor], [], [], _SAMPLE_SECONDS)[0]:
@@ -161,7 +167,7 @@ def _watch(pid: int, deadline: float) -> int | None:
 
 
 def _busy() -> float:
-  """Seconds of processor time that the machine has spent on anything, and that a hypervisor has spent elsewhere."""
+  """Returns the seconds of processor time that the machine has used so far, time stolen by a hypervisor included."""
   user, nice, system, _, _, interrupts, soft_interrupts, stolen = (
     int(ticks) for ticks in pathlib.Path('/proc/stat').read_text(encoding='utf-8').split(maxsplit=9)[1:9]
   )
@@ -169,11 +175,12 @@ def _busy() -> float:
 
 
 def _memory(pid: int) -> int:
+  """Returns the bytes of memory of a process and its descendants."""
   own, mapped = 0, 0
   for member in _family(pid):
     try:
       resident, shared = (int(number) for number in pathlib.Path(f'/proc/{member}/statm').read_text().split()[1:3])
-    except (OSError, ValueError):  # it ended meanwhile
+    except (OSError, ValueError):  # the process ended meanwhile
       continue
     own += resident - shared
     mapped = max(mapped, shared)
@@ -181,10 +188,11 @@ def _memory(pid: int) -> int:
 
 
 def _family(pid: int) -> Iterator[int]:
+  """Yields the ids of a process and of its descendants."""
   yield pid
   try:
     threads = os.listdir(f'/proc/{pid}/task')
-  except OSError:  # it ended meanwhile, as threads do
+  except OSError:  # the process ended meanwhile, as its threads may
     return
   for thread in threads:
     try:
@@ -196,18 +204,18 @@ def _family(pid: int) -> Iterator[int]:
 
 
 def _name(command: Sequence[str]) -> str:
-  """What to call a command in a message: the module that Python runs, or the program."""
+  """Returns a command's name for messages: the module that Python runs, or the program."""
   if '-m' in command[:-1]:
     return command[command.index('-m') + 1]
   return pathlib.Path(command[0]).name
 
 
 def _last_line(path: pathlib.Path, longest: int | None = _LONGEST_REASON) -> str:
-  # The results are for others, who have other paths.
+  # Paths of this machine must not appear in published results.
   lines = path.read_text(encoding='utf-8', errors='backslashreplace').replace(f'{ROOT}/', '').split('\n')
   last = next((line.strip() for line in reversed(lines) if line.strip()), '')
   return last[:longest].strip()
 
 
-def _beside(log: pathlib.Path, suffix: str) -> pathlib.Path:
+def _with_suffix(log: pathlib.Path, suffix: str) -> pathlib.Path:
   return log.with_name(log.name + suffix)

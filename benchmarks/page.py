@@ -1,4 +1,4 @@
-"""The page of results: table, outcomes, failures, from results.json alone."""
+"""Renders the page of results from results.json alone: tables, outcomes and failures."""
 
 import dataclasses
 import pathlib
@@ -15,10 +15,10 @@ from benchmarks import sizes as sizes_lib
 NAME = 'README.md'
 RATIOS, GROWTH = 'ratios.png', 'growth.png'
 
-# More than this of the processors' time, and others have changed what was measured.
+# Other processes that take a larger share of the processors' time disturb the measurements.
 _QUIET = 0.05
 
-_CALLED = {
+_NAMES = {
   figures.OURS: 'this tool',
   figures.TF_MODELS: 'tf-models',
   figures.HUGGING_FACE: 'Hugging Face',
@@ -27,96 +27,114 @@ _CALLED = {
 
 _INTRODUCTION = '''# Benchmark
 
-Ratios of two measurements of the same round: the median of the rounds, and in brackets the smallest and the largest.
-Below 1, this tool takes less than the peer, unless a row says otherwise. A goal is met if the median reaches it, and "by the median" if a
-round did not. `make bench` wrote this page; [results.json](results.json) has what was measured.'''
+Each figure is a ratio of two measurements of the same round: the median of the rounds, and the range in brackets.
+Below 1, this tool takes less than the peer, unless a row says otherwise. A goal is met if the median reaches it.
+It is met "by the median" if the median reaches it, but a round does not. `make bench` wrote this page.
+[results.json](results.json) has the measurements.'''
 
-_TF_MODELS = '''tf-models' release is three commands: `tf2_albert_encoder_checkpoint_converter`, `export_tfhub --export_type=model` for the
-encoder and `export_tfhub --export_type=preprocessing`. Their times add up; memory is that of the hungriest. They do less than the one
-command of this tool: no heads (`--export_type=model_with_mlm` fails for ALBERT: 24 objects of the checkpoint find no place), no proof of
-parity, no card, archive or record. This tool's encoder has both heads in its files.'''
+_TF_MODELS = '''A release by tf-models is three commands: `tf2_albert_encoder_checkpoint_converter`,
+`export_tfhub --export_type=model` for the encoder, and `export_tfhub --export_type=preprocessing`. Their times add up.
+Their memory is that of the command with the most. They do less than the one command of this tool:
 
-_HUGGING_FACE = '''`AlbertModel.from_pretrained` and calls of it in `torch.inference_mode()`, float32, all cores, the same weights and ids. This
-tool's side is the export, loaded and called by TensorFlow. No goals were set here.'''
+* They make no heads: `--export_type=model_with_mlm` fails for ALBERT, because it cannot match 24 objects of the
+  checkpoint. This tool's encoder has both heads in its files.
+* They prove no parity, and write no card, archive or record.'''
 
-_FLOORS = '''What a figure above would be if nothing were done but what cannot be left out, measured in the same rounds, and divided by the same.
-A goal beyond its floor is out of reach in these ways; one that is not may be, too. But for that of inference, a floor is measured in a process of
-its own, and processes that do the same differ by chance. Where this tool or its peer has done better, that is taken for the floor.
+_HUGGING_FACE = '''The peer is `AlbertModel.from_pretrained`, and calls of the model in `torch.inference_mode()`:
+float32, all cores, the same weights and ids. For this tool, TensorFlow loads and calls the export. These rows have no
+goals.'''
 
-* **Wall time of a release**: importing TensorFlow, opening the source, saving and packing both models; and of the proof the source's outputs and
-  gradient by its graph, in a process of its own, the export's, and the reference in float64. The processor time of each alone, added up and shared
-  out to all processors without a loss (or that of the whole release, if that was less); or the time that saving takes, if that is more.
-* **Peak memory**: the export loaded, run and differentiated by all of its weights, as users do it. docs/decisions has other ways that were tried, and
-  took more time.
-* **hub.load**: reading the variables in one operation. **First call**: a steady call of this tool's export, and what the first run of one layer's
-  products takes longer than later ones. **Steady inference**, and its share of a large matmul's rate, which is a ceiling: the layers' products with
-  kernels alone, by the fastest of three ways that TensorFlow has for them, in the same turns; of four layers, times as many as there are.'''
+_FLOORS = '''A floor is the figure above for the unavoidable work alone. It is measured in the same rounds and divided
+by the same figure of the peer. These methods cannot reach a goal below its floor, and may not reach a goal above it.
+Except for inference, a floor is measured in a separate process, and equal processes differ by chance. If this tool or
+its peer did better than the floor, the better figure is taken for the floor.
+
+* **Wall time of a release**: the steps are importing TensorFlow, opening the source, saving and packing both models,
+  and the proof. The proof computes outputs and gradient of the source's graph in a subprocess, outputs and gradient of
+  the export, and the reference in float64. The processor times of the steps are added and divided by the number of
+  processors. If the whole release took less processor time, that time is divided instead. The floor is at least the
+  wall time of saving.
+* **Peak memory**: the export is loaded, run, and differentiated by all of its weights, as users do it. docs/decisions
+  has other ways that were tried and took more time.
+* **hub.load**: reads the variables in one operation.
+* **First call**: a steady call of this tool's export, plus the extra time of the first run of one layer's products.
+* **Steady inference**, and its share of a large matmul's rate, which is a ceiling: only the layers' products with
+  kernels. TensorFlow has three ways to compute them, and the fastest counts. They run in the same turns as the
+  inference. Four layers are run, and their time is scaled to the number of layers.'''
 
 _MEANING = '''## What is measured
 
-Modules of the published sizes with random weights, from `python -m export.demo`: no figure depends on the values of weights. They have no dropout.
+The modules have the published sizes and random weights, from `python -m export.demo`, and no dropout. No figure depends
+on the values of the weights.
 
-* **A release**: the commands as processes of their own, from start to end. Processor time is user and system time, of descendants too. Peak
-  memory of all processes together is sampled every 0.1 s: what is each process's own, and once what is mapped from files; and at least that of
-  the largest, as the kernel counts it (`ru_maxrss`). This tool runs the source's graph in a second process beside.
-* **An artifact** (both tools') is tried in this tool's environment, so that files are compared, and not two builds of TensorFlow.
-* **`hub.load`**, and the first call (2 x 16) of what it returns, called as it is: the medians of three fresh processes each, in turns; Hugging
-  Face's loading, too.
-* **Steady inference** (batch x tokens), of both tools' in one process, by turns: each is called as often in a row as the slowest fits in half a
-  second, 32 times at most, and the first call of a row does not count; if the slowest does not fit twice, each is called once. The median of what
-  fits in 8 s for each, 3 rows at least and 16 at most. Hugging Face's is in a process of its own, with nothing in between.
-* **A training step** is one of those that Keras' `fit` makes (2 x 16), of `hub.KerasLayer(path, trainable=True)` and a dense layer on its
-  pooled output, with plain gradient descent, in a process of its own for each tool. The first one includes building the graph, and what TensorFlow does
-  once in a process.
-* **Preprocessing** is of batches of 256 sentences of `assets/demo/corpus.txt`, to 128 tokens; in one process by turns, as inference.
-* **Outputs**: a peer's encoder must give the same `sequence_output` to 1e-4, or its figures are left out, and it is named below.
-* **A large matmul** is the product of two 4096 x 4096 matrices of float32, in the same turns as the inference. The operations of an
-  inference are those of its matrix products.
-* **Reading and writing the same bytes**: the module's files are read, and as many bytes as the release has are written to new files and
-  forced to the disk.
-* **A straight line**: the one closest to the medians of the sizes (least squares) explains at least 0.95 of their variance (R²).
-* **Before each command** all that was written is forced to the disk. What is needed for a step is in memory, and files of earlier steps and sizes are
-  not, as far as users can tell the kernel. The order of the contestants turns from size to size and from round to round.
+* **A release**: the commands run in processes of their own and are measured from start to end. Processor time is user
+  and system time, including descendants. Peak memory of all processes together is sampled every 0.1 s: the private
+  memory of each process, and the shared memory once. It is at least that of the largest process by the kernel's count
+  (`ru_maxrss`). This tool runs the source's graph in a second process.
+* **An artifact** of either tool is loaded in this tool's environment. So the files are compared, and not two builds of
+  TensorFlow.
+* **`hub.load`**, and the first call (2 x 16) of the loaded object: medians of three fresh processes each, in turns. The
+  same holds for loading by Hugging Face.
+* **Steady inference** (batch x tokens): the exports of both tools run in one process, in turns. A row repeats a call as
+  often as the slowest fits in half a second, at most 32 times. The first call of a row does not count. If the slowest
+  does not fit twice, a row is one call, which counts. The figure is the median of the counted calls, over
+  the 3 to 16 rows that fit in 8 s for each tool. Hugging Face's calls run in a separate process without turns.
+* **A training step** is a step of Keras' `fit` (2 x 16) with plain gradient descent. The model is
+  `hub.KerasLayer(path, trainable=True)` and a dense layer on its pooled output. Each tool has a separate process. The
+  first step includes building the graph and the one-time work of TensorFlow.
+* **Preprocessing**: batches of 256 sentences of `assets/demo/corpus.txt`, packed to 128 tokens. The preprocessors run
+  in one process in turns, like inference.
+* **Outputs**: the `sequence_output` of a peer's encoder must agree to 1e-4. Otherwise its figures are left out, and the
+  section on failures names it.
+* **A large matmul** is the product of two 4096 x 4096 matrices of float32, in the same turns as the inference. The
+  operations of an inference are those of its matrix products.
+* **Reading and writing the same bytes**: the module's files are read. As many bytes as the release has are written to
+  new files and synced to disk.
+* **A straight line**: the least-squares line through the medians of the sizes explains at least 0.95 of their variance
+  (R²).
+* **Before each command**, all written data is synced to disk. The files of a step are in the page cache. Files of
+  earlier steps and sizes are not, as far as users can advise the kernel. The order of the contestants changes from size
+  to size and from round to round.
 
-## Again
+## How to repeat it
 
 ```sh
 make bench                               # all sizes, three rounds: about two hours
-make bench SIZES=base ROUNDS=1           # minutes; writes this page, too
-make bench FLAGS=--resume                # goes on where it was ended
-.venv/bin/python -m benchmarks.report    # table and plots anew, from results.json
+make bench SIZES=base ROUNDS=1           # minutes; overwrites this page, too
+make bench FLAGS=--resume                # continues an interrupted run
+.venv/bin/python -m benchmarks.report    # table and plots from results.json
 ```'''
 
 
 def write(results: results_lib.Results, output: pathlib.Path) -> None:
-  """Writes the page and the plots.
+  """Writes the page and the plots to a directory.
 
   Raises:
-    ResultsError: nothing was measured, or there is nothing to draw with.
+    ResultsError: no round is complete, or matplotlib is missing.
   """
   if not results.sizes():
-    raise results_lib.ResultsError('nothing was measured to the end: run make bench')
+    raise results_lib.ResultsError('results: no complete round; run make bench')
   try:
     from benchmarks import plots
   except ImportError as e:
-    raise results_lib.ResultsError(f'no plots ({e}): make bench installs what they need') from e
+    raise results_lib.ResultsError(f'plots: cannot be drawn ({e}); run make bench, which installs matplotlib') from e
   (output / NAME).write_text(text(results), encoding='utf-8')
   plots.ratios(results, output / RATIOS)
   plots.growth(results, output / GROWTH)
 
 
 def text(results: results_lib.Results) -> str:
-  """The whole page, in Markdown."""
+  """Renders the whole page, in Markdown."""
   parts = [_INTRODUCTION, _setting(results), verdict(results), *_missed(results), f'![Ratios by size]({RATIOS})']
   for against, said in ((figures.TF_MODELS, _TF_MODELS), (figures.HUGGING_FACE, _HUGGING_FACE), (figures.MACHINE, '')):
-    parts += [f'## Against {_CALLED[against]}', *([said] if said else []), _table(results, against)]
+    parts += [f'## Against {_NAMES[against]}', *([said] if said else []), _table(results, against)]
   if any(row.floor_spread(results.units(size)) for row in figures.ROWS for size in results.sizes()):
     parts += ['## Floors', _FLOORS, _floors(results)]
   parts += [
     '## Growth',
     _growth(results),
     f'![Time and memory by parameters]({GROWTH})',
-    '## What failed',
+    '## Failures',
     _failures(results),
     _MEANING,
   ]
@@ -125,14 +143,14 @@ def text(results: results_lib.Results) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Goal:
-  """A goal, and what came of it: as figures.Row.outcome says it, and as a sentence."""
+  """A goal's outcome, as a word of `figures.outcome` and as a sentence."""
 
   outcome: str
   sentence: str
 
 
 def _outcomes(results: results_lib.Results) -> Iterator[_Goal]:
-  """Every goal of the sizes that were measured."""
+  """Yields every goal of the measured sizes."""
   for row in figures.ROWS:
     for size in results.sizes():
       spread = row.spread(results.units(size))
@@ -150,16 +168,17 @@ def _outcomes(results: results_lib.Results) -> Iterator[_Goal]:
       floors = growth.of(results, figures.MACHINE, quantity).line
       yield _Goal(
         figures.outcome(straight, growth.STRAIGHT, at_least=True),
-        f'a straight line of the parameters, {title}: R² {line.r_squared:.3f}, and the goal is at least {growth.STRAIGHT:g}'
+        f'a straight line of the parameters, {title}: R² {line.r_squared:.3f}, '
+        f'and the goal is at least {growth.STRAIGHT:g}'
         + (f'; the line of the floors has R² {floors.r_squared:.3f}' if floors else ''),
       )
 
 
 def verdict(results: results_lib.Results) -> str:
-  """One line: how many goals were met, and how many not."""
+  """Counts the goals by outcome, in one line."""
   found = [goal.outcome for goal in _outcomes(results)]
   if not found:
-    return f'No goals: they are for {", ".join(sizes_lib.PUBLISHED)}.'
+    return f'No goals: goals are set for {", ".join(sizes_lib.PUBLISHED)}.'
   counts = [
     f'{found.count(outcome)} {outcome}'
     for outcome in ('met', 'met by the median', 'missed', 'not measured')
@@ -182,12 +201,12 @@ def _setting(results: results_lib.Results) -> str:
   ]
   if others := results.others():
     lines.append(
-      f'* **Others** took {statistics.median(others):.0%} of the processors\' time while a command was measured, by the median, and '
-      f'{max(others):.0%} at most' + (': **the machine was not quiet**' if max(others) > _QUIET else '')
+      f'* **Other processes** took {statistics.median(others):.0%} of the processors\' time during a command '
+      f'(median), and {max(others):.0%} at most' + (': **the machine was not quiet**' if max(others) > _QUIET else '')
     )
   for who, versions in values['versions'].items():
     lines.append(
-      f'* **{_CALLED[who].capitalize() if who == figures.OURS else _CALLED[who]}**: '
+      f'* **{_NAMES[who].capitalize() if who == figures.OURS else _NAMES[who]}**: '
       + ', '.join(f'{name} {version}' for name, version in versions.items())
     )
   return '\n'.join(lines)
@@ -203,13 +222,13 @@ def _table(results: results_lib.Results, against: str) -> str:
       for size in sizes:
         spread = row.spread(results.units(size))
         outcome = row.outcome(size, spread)
-        told = (
+        cell = (
           str(spread)
           if spread
-          else ' and '.join(_CALLED[who] for who in (figures.OURS, against) if {(size, who), (None, who)} & failed)
+          else ' and '.join(_NAMES[who] for who in (figures.OURS, against) if {(size, who), (None, who)} & failed)
         )
-        told = told if spread else f'{told} failed' if told else '–'
-        cells.append(told if not outcome else f'{told} **{outcome}**')
+        cell = cell if spread else f'{cell} failed' if cell else '–'
+        cells.append(cell if not outcome else f'{cell} **{outcome}**')
       lines.append(_line([row.title, *cells, _goals(row)]))
   return '\n'.join(lines)
 
@@ -233,7 +252,7 @@ def _end(row: figures.Row) -> str:
 
 
 def _goals(row: figures.Row) -> str:
-  """'at most 0.3 (large), 0.25 (xxlarge)', or 'at most 0.1' if it is the same for all."""
+  """Formats goals: 'at most 0.3 (large), 0.25 (xxlarge)', or 'at most 0.1' if all sizes share it."""
   if not row.goals:
     return ''
   if set(row.goals) == set(sizes_lib.PUBLISHED) and len(set(row.goals.values())) == 1:
@@ -256,8 +275,8 @@ def _growth(results: results_lib.Results) -> str:
       line = growth.of(results, who, figure).line
       if line is not None:
         lines.append(
-          f'* {title}, {_CALLED[who]}: {figures.signed(line.intercept)}, and {figures.signed(line.slope)} for a million parameters; '
-          f'R² {line.r_squared:.3f}'
+          f'* {title}, {_NAMES[who]}: {figures.signed(line.intercept)}, and {figures.signed(line.slope)} '
+          f'per million parameters; R² {line.r_squared:.3f}'
         )
   return '\n'.join(lines) if lines else 'A line needs three sizes.'
 
@@ -266,12 +285,12 @@ def _failures(results: results_lib.Results) -> str:
   lines = []
   for failure in results.failures():
     where = f', {failure["size"]}, round {failure["round"]}' if 'size' in failure else ''
-    lines.append(f'* **{_CALLED[failure["who"]]}**, {failure["step"]}{where}: {_plain(failure["reason"])}')
-  return '\n'.join(lines) if lines else 'Nothing.'
+    lines.append(f'* **{_NAMES[failure["who"]]}**, {failure["step"]}{where}: {_plain(failure["reason"])}')
+  return '\n'.join(lines) if lines else 'None.'
 
 
 def _plain(text: str) -> str:
-  """What a command said, so that Markdown shows it as it is."""
+  """Quotes a command's output for Markdown."""
   return '`' + ' '.join(text.split()).replace('`', '\'') + '`'
 
 

@@ -1,4 +1,4 @@
-"""What the kernel holds of files in memory."""
+"""Control of the kernel's page cache."""
 
 import contextlib
 import os
@@ -9,22 +9,21 @@ _CHUNK = 1 << 24
 
 
 def settle(directories: Iterable[pathlib.Path], needed: Iterable[pathlib.Path]) -> None:
-  """Holds files in memory that are needed next, and none of the others, as far as the kernel does it.
+  """Loads the files of the next step into the page cache, and advises the kernel to drop all others.
 
-  Hours of releases fill the memory with their files. Who then asks for memory waits until the kernel has given some of
-  them up, at one time, and
-  not at another: loading an ALBERT-xxlarge took 0.5 to 1.7 s so.
+  Hours of releases fill the page cache. A process that then allocates memory sometimes waits for the kernel to drop
+  cached files: loading an ALBERT-xxlarge took 0.5 to 1.7 s.
 
   Args:
-    directories: whose files may have been read or written; those that are not there have none.
-    needed: files, and directories of files, below them.
+    directories: directories of files that may be in the page cache. Missing directories are ignored.
+    needed: files and directories of the next step, in `directories`.
   """
-  os.sync()  # only what is on the disk can be given up
+  os.sync()  # the kernel drops only files that are on the disk
   needed = list(needed)
   files = [path for directory in directories for path in directory.rglob('*') if path.is_file()]
   kept = {path for path in files if any(path.is_relative_to(one) for one in needed)}
-  for path in sorted(files, key=lambda path: (path in kept, path)):  # first there must be memory
-    with contextlib.suppress(OSError), path.open('rb', buffering=0) as file:  # whoever needs it will say so
+  for path in sorted(files, key=lambda path: (path in kept, path)):  # drops files first, which frees memory
+    with contextlib.suppress(OSError), path.open('rb', buffering=0) as file:  # the step that reads it raises the error
       if path in kept:
         while file.read(_CHUNK):
           pass

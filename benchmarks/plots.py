@@ -1,4 +1,4 @@
-"""The two plots. Imports matplotlib, which only `make bench` installs."""
+"""Draws the two plots. Imports matplotlib, which only `make bench` installs."""
 
 import pathlib
 import textwrap
@@ -16,17 +16,17 @@ from benchmarks import growth as growth_lib
 from benchmarks import machine
 from benchmarks import results as results_lib
 
-# Okabe and Ito's colours, which everybody can tell apart; and a form each, for print.
+# The palette of Okabe and Ito, for colour-blind readers, and a marker for each colour, for print.
 _STYLES = (('#0072B2', 'o'), ('#E69F00', 's'), ('#009E73', '^'), ('#CC79A7', 'D'), ('#56B4E9', 'v'), ('#D55E00', 'P'))
 _GREY = '#666666'
 _RESOLUTION = 140  # dots per inch
 
-# Without what a file's reader cannot see, so that the same results give the same bytes.
+# Drops the version of matplotlib: the same results give the same bytes.
 _METADATA = {'Software': None}
 
 
 def ratios(results: results_lib.Results, path: pathlib.Path) -> None:
-  """One line a quantity against a peer, with a mark for each size, its spread and its goal."""
+  """Draws the ratios to the peers: one line per quantity, with median, spread and goal of each size."""
   sizes = results.sizes()
   rows = [
     row
@@ -78,7 +78,7 @@ def ratios(results: results_lib.Results, path: pathlib.Path) -> None:
 
 
 def growth(results: results_lib.Results, path: pathlib.Path) -> None:
-  """Time and memory of a release against the number of parameters, with the closest straight lines."""
+  """Draws time and memory of a release over the number of parameters, with the least-squares lines."""
   figure = matplotlib.figure.Figure(figsize=(11, 4.6), layout='constrained')
   every = figure.subplots(1, len(growth_lib.QUANTITIES))
   for axes, (quantity, title) in zip(every, growth_lib.QUANTITIES.items(), strict=True):
@@ -114,7 +114,7 @@ def growth(results: results_lib.Results, path: pathlib.Path) -> None:
     axes.grid(color='#e5e5e5', linewidth=0.8)
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(frameon=False, loc='upper left')
-    # Room above the points for the legend.
+    # Leaves room for the legend above the points.
     axes.set_ylim(top=axes.get_ylim()[1] * 1.2)
   _sign(figure, results)
   figure.savefig(path, dpi=_RESOLUTION, metadata=_METADATA)
@@ -133,5 +133,5 @@ def _ratio_axis(axes: matplotlib.axes.Axes) -> None:
 
 
 def _sign(figure: matplotlib.figure.Figure, results: results_lib.Results) -> None:
-  """Names the machine, without which no figure says anything."""
+  """Adds the machine, on which all figures depend."""
   figure.supxlabel(machine.describe(results.values['machine']), fontsize=8, color=_GREY)

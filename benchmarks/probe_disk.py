@@ -1,6 +1,8 @@
-"""Reads one directory and writes the bytes of another, and prints one line of JSON: what an export cannot do without.
+"""Times the unavoidable disk work of an export, and prints one line of JSON.
 
 python -m benchmarks.probe_disk MODULE RELEASE SCRATCH
+
+Reads the files of MODULE, and writes the bytes of RELEASE to SCRATCH, a directory that is made and removed.
 """
 
 import argparse
@@ -14,6 +16,7 @@ _CHUNK = 1 << 24  # bytes
 
 
 def main() -> None:
+  """Prints the seconds of reading and of writing."""
   parser = argparse.ArgumentParser()
   for name in ('module', 'release', 'scratch'):
     parser.add_argument(name, type=pathlib.Path)
@@ -31,7 +34,7 @@ def _read(directory: pathlib.Path) -> float:
 
 
 def _write(release: pathlib.Path, scratch: pathlib.Path) -> float:
-  """Seconds of writing alone: an export has the bytes already."""
+  """Returns the seconds of writing alone, since an export has the bytes in memory."""
   scratch.mkdir()
   seconds = 0.0
   try:

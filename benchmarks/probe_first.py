@@ -1,8 +1,8 @@
-"""Times what a fresh process does first with an encoder's SavedModel, and prints one line of JSON.
+"""Times loading and the first call of an encoder's SavedModel in a fresh process, and prints one line of JSON.
 
   python -m benchmarks.probe_first PATH --vocab_size=30000 --outputs=FILE.npy
 
-hub.load, and the first call of what it returns, called as it is. The outputs of a second one are kept. Needs
+Times hub.load and the first call of the loaded object. Saves the sequence output of a second call to FILE.npy. Needs
 TF_USE_LEGACY_KERAS=1.
 """
 
@@ -18,6 +18,7 @@ from benchmarks import timing
 
 
 def main() -> None:
+  """Prints the seconds of loading and of the first call."""
   parser = argparse.ArgumentParser()
   parser.add_argument('path')
   parser.add_argument('--vocab_size', type=int, required=True)

@@ -1,9 +1,9 @@
-"""Times what loading and first calling an encoder cannot do without, and prints one line of JSON.
+"""Times the unavoidable work of loading an encoder and of its first call, and prints one line of JSON.
 
   python -m benchmarks.probe_first_floors ENCODER MODULE
 
-Loading: reading the variables, in one operation. The first call: a steady one, and what the first run of one layer's
-products takes longer than a steady one. Needs TF_USE_LEGACY_KERAS=1.
+The floor of loading is reading the variables in one operation. The floor of the first call is a steady call, plus the
+extra time of the first run of one layer's products. Needs TF_USE_LEGACY_KERAS=1.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from converters import albert_config
 
 
 def main() -> None:
+  """Prints the floors of loading and of the first call, in seconds."""
   parser = argparse.ArgumentParser()
   parser.add_argument('encoder')
   parser.add_argument('module', type=pathlib.Path)

@@ -1,7 +1,7 @@
-"""Times Hugging Face's AlbertModel on PyTorch, and prints one line of JSON. Runs in an environment of its own.
+"""Times Hugging Face's AlbertModel on PyTorch, and prints one line of JSON. Runs in a separate environment.
 
-python -m benchmarks.probe_huggingface DIRECTORY --outputs=FILE.npy             # loading; a call's outputs are kept
-python -m benchmarks.probe_huggingface DIRECTORY --outputs=FILE.npy --steady    # and steady calls
+python -m benchmarks.probe_huggingface DIRECTORY --outputs=FILE.npy             # loading; saves the outputs of a call
+python -m benchmarks.probe_huggingface DIRECTORY --outputs=FILE.npy --steady    # loading and steady calls
 """
 
 import argparse
@@ -19,12 +19,13 @@ _HEADS = ('predictions.', 'sop_classifier.')
 
 
 def main() -> None:
+  """Prints the seconds of loading, and with --steady of a call of each shape."""
   parser = argparse.ArgumentParser()
   parser.add_argument('directory')
   parser.add_argument('--outputs', required=True)
   parser.add_argument('--steady', action='store_true')
   arguments = parser.parse_args()
-  model_class = transformers.AlbertModel  # which imports it, and is not part of loading weights
+  model_class = transformers.AlbertModel  # imports the class lazily, which is not part of loading weights
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   loaded = []
   seconds = timing.timed(
@@ -34,15 +35,15 @@ def main() -> None:
       )
     )
   )
-  model, told = loaded[0]
-  # The files have the heads too, which AlbertModel has not.
+  model, loading_info = loaded[0]
+  # The files also have the weights of the heads, which AlbertModel lacks.
   faults = {
     kind: left
-    for kind, names in told.items()
+    for kind, names in loading_info.items()
     if (left := sorted(n for n in map(str, names) if not n.startswith(_HEADS)))
   }
   if faults:
-    raise SystemExit(f'the weights do not fit AlbertModel: {faults}')
+    raise SystemExit(f'{arguments.directory}: weights do not match AlbertModel ({faults}); write them again')
   model.eval()
   figures = {'load': seconds}
   with torch.inference_mode():

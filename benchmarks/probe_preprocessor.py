@@ -1,4 +1,4 @@
-"""Times preprocessors' SavedModels by turns in one process, and prints one line of JSON: a list of figures for each.
+"""Times preprocessors' SavedModels in turns in one process, and prints one line of JSON with figures for each.
 
 python -m benchmarks.probe_preprocessor PATH...
 """
@@ -21,9 +21,10 @@ _BATCH = 256
 
 
 def main() -> None:
+  """Prints the seconds per text of each preprocessor."""
   parser = argparse.ArgumentParser()
   parser.add_argument('paths', nargs='+')
-  parser.add_argument('--seconds', type=float, default=timing.SECONDS, help='for each')
+  parser.add_argument('--seconds', type=float, default=timing.SECONDS, help='time for each preprocessor')
   arguments = parser.parse_args()
   preprocessors = [hub.load(path) for path in arguments.paths]
   sentences = _CORPUS.read_text(encoding='utf-8').splitlines()

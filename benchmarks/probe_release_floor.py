@@ -1,12 +1,16 @@
-"""Does one part of a release's work, and nothing else, and prints what it took as one line of JSON.
+"""Runs one part of a release's work alone, and prints its processor time as one line of JSON.
 
   python -m benchmarks.probe_release_floor PART MODULE DIRECTORY
 
-PART is `saving`, all but the proof: importing TensorFlow, opening the source, saving and packing both models; or what
-the proof computes, each alone: `source`, outputs and gradient of the source's graph in its process; `reference`, the
-encoder's in float64; `export`, outputs and gradient of the encoder that `saving` left in DIRECTORY. "cpu" is seconds of
-processor time: of the whole process that does it for `saving` and `source`, and of the computing for the others, which
-happens in the first of these.
+PART is one of:
+
+* `saving`: all but the proof, which is importing TensorFlow, opening the source, saving and packing both models;
+* `source`: outputs and gradient of the source's graph, in its subprocess;
+* `reference`: the reference's outputs and gradient of the encoder, in float64;
+* `export`: outputs and gradient of the encoder that `saving` left in DIRECTORY.
+
+"cpu" is processor time in seconds. For `saving` it is that of this process, for `source` that of the subprocess. For
+the other parts it is that of the computation alone, because a release computes them in the process that saves.
 """
 
 import argparse
@@ -29,6 +33,7 @@ _PARTS = frozenset(weight_map.Part)
 
 
 def main() -> None:
+  """Runs the part, and prints its processor time."""
   parser = argparse.ArgumentParser()
   parser.add_argument('part', choices=sorted(_DO))
   parser.add_argument('module')

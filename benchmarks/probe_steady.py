@@ -1,9 +1,9 @@
-"""Times steady calls of encoders' SavedModels by turns in one process, and prints one line of JSON.
+"""Times steady calls of encoders' SavedModels in turns in one process, and prints one line of JSON.
 
   python -m benchmarks.probe_steady MODULE PATH...
 
-Two processes that do the same differ by chance, by more than what is compared here. In the same turns: products that no
-encoder can do without, and a large matmul, to hold the inference against. Needs TF_USE_LEGACY_KERAS=1.
+Separate processes would differ by chance more than the encoders do. The same turns have two baselines of the inference:
+the products that every encoder needs, and a large matmul. Needs TF_USE_LEGACY_KERAS=1.
 """
 
 import argparse
@@ -23,14 +23,15 @@ from benchmarks import timing
 from converters import albert_config
 
 _MATMUL = 4096  # rows and columns
-_LAYERS = 4  # of which products are run: the others are taken to take as long
+_LAYERS = 4  # layers whose products are run; the time is scaled to all layers
 
 
 def main() -> None:
+  """Prints the seconds of a call at each shape, and rates in floating-point operations per second."""
   parser = argparse.ArgumentParser()
   parser.add_argument('module', type=pathlib.Path)
   parser.add_argument('paths', nargs='+')
-  parser.add_argument('--seconds', type=float, default=timing.SECONDS, help='for each, at every shape')
+  parser.add_argument('--seconds', type=float, default=timing.SECONDS, help='time for each encoder and shape')
   arguments = parser.parse_args()
   config = albert_config.read(arguments.module / 'assets/albert_config.json')
   loaded = [hub.load(path) for path in arguments.paths]
@@ -43,7 +44,7 @@ def main() -> None:
     calls += [kernel_products.products(kernels, _LAYERS, shape, way) for way in kernel_products.WAYS]
     last = shape == timing.SHAPES[-1]
     if last:
-      calls.append(lambda: tf.matmul(matrix, matrix))  # on a processor, done when the call returns
+      calls.append(lambda: tf.matmul(matrix, matrix))  # on a CPU, the product is computed when the call returns
     seconds = timing.steady_in_turns(calls, arguments.seconds)
     products = min(seconds[len(loaded) :][: len(kernel_products.WAYS)]) * config.num_hidden_layers / _LAYERS
     operations = [*[sizes.forward_flops(config, *shape)] * len(loaded), sizes.kernel_flops(config, *shape)]

@@ -1,4 +1,4 @@
-"""The two ways from a TF1 Hub module to an encoder and a preprocessor, as command lines."""
+"""Runs the commands of this tool and of tf-models that turn a TF1 Hub module into encoder and preprocessor."""
 
 import dataclasses
 import pathlib
@@ -6,15 +6,20 @@ import shutil
 
 from benchmarks import measure
 from converters import albert_config
-from converters.writers import encoder_yaml
+from converters.readers import encoder_yaml
 
-# What tf-models' and hub.KerasLayer's users set: they are Keras 2.
+# Users of tf-models and of hub.KerasLayer set these, since both need Keras 2.
 TENSORFLOW = {'TF_USE_LEGACY_KERAS': '1', 'TF_CPP_MIN_LOG_LEVEL': '3'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Paths:
-  """Where a release's two SavedModels are, and the directory that holds all of it."""
+  """Paths of a release.
+
+  Attributes:
+    root: directory of the whole release.
+    encoder, preprocessor: directories of the SavedModels.
+  """
 
   root: pathlib.Path
   encoder: pathlib.Path
@@ -24,13 +29,24 @@ class Paths:
 def ours(
   python: str, module: pathlib.Path, size: str, root: pathlib.Path, log: pathlib.Path, timeout: float
 ) -> tuple[Paths, dict[str, measure.Usage]]:
-  """This tool: one command, which proves, describes, packs and publishes as well.
+  """Releases a module with this tool, by one command that also proves, describes, packs and publishes.
+
+  Args:
+    python: interpreter of this tool's environment.
+    module: directory of the module.
+    size: size of the module, which names the model.
+    root: directory of the release; existing content is deleted.
+    log: path of the log files, as in `measure.run`.
+    timeout: timeout of the command in seconds.
+
+  Returns:
+    Paths of the release, and the usage of each command by name.
 
   Raises:
-    CommandError: it fails.
+    CommandError: the command fails, or publishes no encoder or no preprocessor.
   """
   clear(root)
-  # Version 3 has the preprocessor that does what tf-models' does.
+  # The preprocessor of version 3 computes the same as that of tf-models.
   usage = measure.run(
     [python, '-m', 'export', f'--source={module}', f'--model=albert_en_{size}', '--version=3', f'--export_root={root}'],
     log,
@@ -43,19 +59,30 @@ def ours(
     else:
       encoder = path.parent
   if encoder is None or preprocessor is None:
-    raise measure.CommandError('export published no encoder, or no preprocessor: look at what it printed')
+    raise measure.CommandError(f'export: encoder or preprocessor is missing (in {root.name}); see {log.name}.out')
   return Paths(root, encoder, preprocessor), {'export': usage}
 
 
 def tf_models(
   python: str, module: pathlib.Path, root: pathlib.Path, log: pathlib.Path, timeout: float
 ) -> tuple[Paths, dict[str, measure.Usage]]:
-  """tf-models: three commands, encoder and preprocessor only.
+  """Exports encoder and preprocessor with tf-models, by three commands.
 
-  --export_type=model, since model_with_mlm finds no place for 24 of the objects in an ALBERT's checkpoint, and fails.
+  The encoder's command is --export_type=model. With model_with_mlm it fails, because it cannot match 24 objects of an
+  ALBERT checkpoint.
+
+  Args:
+    python: interpreter of the environment of tf-models.
+    module: directory of the module.
+    root: directory of the release; existing content is deleted.
+    log: path of the log files, as in `measure.run`; each command adds its name.
+    timeout: timeout of each command in seconds.
+
+  Returns:
+    Paths of the release, and the usage of each command by name.
 
   Raises:
-    CommandError: one of them fails; the others are not run.
+    CommandError: a command fails; later commands are not run.
   """
   clear(root)
   config_path = module / 'assets/albert_config.json'
@@ -87,7 +114,7 @@ def tf_models(
   }
   usages = {}
   for name, (tool, *flags) in commands.items():
-    # Not in this project's directory: Python would find modules there.
+    # Runs outside this project's directory, from which Python would import modules.
     usages[name] = measure.run(
       [python, '-m', f'official.nlp.tools.{tool}', *flags],
       log.with_name(f'{log.name}_{name}'),
@@ -99,12 +126,12 @@ def tf_models(
 
 
 def size_of(directory: pathlib.Path) -> int:
-  """Bytes of all files below it."""
+  """Returns the size of all files in a directory tree, in bytes."""
   return sum(path.stat().st_size for path in directory.rglob('*') if path.is_file())
 
 
 def clear(root: pathlib.Path) -> None:
-  """Makes it an empty directory."""
+  """Makes an empty directory, and deletes existing content."""
   if root.exists():
     shutil.rmtree(root)
   root.mkdir(parents=True)

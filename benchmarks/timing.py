@@ -1,4 +1,4 @@
-"""What every probe does alike. It is imported in the peers' environments too: the standard library and NumPy only."""
+"""Timing and inputs of all probes. Imports only the standard library and NumPy, since the peers' probes use it too."""
 
 import statistics
 import time
@@ -8,43 +8,43 @@ from typing import Any
 
 import numpy as np
 
-# Batch and tokens of the calls that are timed over and over.
+# Batch size and number of tokens of steady calls.
 SHAPES = ((1, 16), (1, 128), (8, 128))
-FIRST = (2, 16)  # of the first call, the training steps, and the outputs that are compared
+FIRST = (2, 16)  # shape of the first call, of training steps, and of the compared outputs
 
-SECONDS = 8.0  # for which a call is repeated
-# In turns a call comes several times in a row, as steady calls do: with its own data in the processor's caches, and not
-# others'.
+SECONDS = 8.0  # time for repetitions of a call
+# A turn repeats each call in a row: after the first, its own data are in the processor's caches, as for steady calls.
 _ROW_SECONDS = 0.5
 _LONGEST_ROW = 32
 _FEWEST_ROWS, _MOST_ROWS = 3, 16
 
 
 def name(shape: tuple[int, int]) -> str:
+  """Returns a shape's name in the keys of figures."""
   return f'{shape[0]}x{shape[1]}'
 
 
 def timed(call: Callable[[], Any]) -> float:
-  """Seconds that a call takes."""
+  """Returns the seconds of one call."""
   start = time.perf_counter()
   call()
   return time.perf_counter() - start
 
 
 def steady(call: Callable[[], Any], seconds: float = SECONDS) -> float:
-  """Seconds that a call takes once it is warm: the median of as many as fit in `seconds`, three at least and 496 at most."""
+  """Returns the median seconds of a warm call, over the calls that fit in `seconds`: 3 to 496 calls."""
   return steady_in_turns([call], seconds)[0]
 
 
 def steady_in_turns(calls: Sequence[Callable[[], Any]], seconds: float = SECONDS) -> list[float]:
-  """The same of several, for `seconds` each on the average, by turns: what changes the machine's speed meanwhile changes all of them.
+  """Returns the median seconds of several warm calls, for `seconds` each on average.
 
-  The order changes from turn to turn. In a turn each is called as often in a row as the slowest fits in half a second,
-  and the first call of a row
+  The calls take turns, so that a change of the machine's speed affects all of them. The order changes from turn to
+  turn. In a turn each call is repeated in a row, as often as the slowest fits in half a second. The first call of a row
   does not count. If the slowest does not fit twice, a row is one call, which counts.
   """
   for call in calls:
-    call()  # does what is done once
+    call()  # includes one-time work
   once = [max(timed(call), 1e-9) for call in calls]
   row = min(int(_ROW_SECONDS / max(once)), _LONGEST_ROW)
   skipped = 1 if row > 1 else 0
@@ -59,7 +59,10 @@ def steady_in_turns(calls: Sequence[Callable[[], Any]], seconds: float = SECONDS
 
 
 def tokens(vocab_size: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Word ids, mask and type ids, int32 [batch, seq], the same everywhere. A batch's last row ends in padding."""
+  """Returns deterministic word ids, mask and type ids, int32 [batch, seq].
+
+  In a batch of more than one row, the last row ends in padding.
+  """
   batch, length = shape
   ids = np.random.default_rng(0).integers(1, vocab_size, shape, dtype=np.int32)
   mask = np.ones(shape, np.int32)

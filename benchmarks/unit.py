@@ -1,4 +1,4 @@
-"""One size in one round: everything is measured for all contestants."""
+"""Measures one size in one round, for all contestants."""
 
 import dataclasses
 import functools
@@ -20,23 +20,23 @@ from converters import albert_config
 from converters import errors
 from export.ui import console as console_lib
 
-# Two right implementations of the same weights are closer than this.
+# Largest difference of outputs between two correct implementations of the same weights.
 _MOST_APART = 1e-4
-# Loading and a first call are over at once, so they are measured in so many processes.
+# Number of fresh processes in which loading and the first call are measured.
 _FRESH = 3
-# The goal for memory: so many times the weights, and what importing TensorFlow takes.
+# The goal for memory is this multiple of the weights, plus the memory of importing TensorFlow.
 _WEIGHTS = 2.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-  """What all units share.
+  """Settings that all units share.
 
   Attributes:
     work: directory for modules, releases and logs.
-    pythons: the interpreter of each environment, by contestant; those that are not there are left out.
-    timeout: seconds that a command may take.
-    console: where progress is told.
+    pythons: interpreter of each environment, by contestant; contestants without an environment are missing.
+    timeout: timeout of a command in seconds.
+    console: console for progress.
   """
 
   work: pathlib.Path
@@ -45,30 +45,34 @@ class Bench:
   console: console_lib.Console
 
   def module(self, size: str) -> pathlib.Path:
+    """Returns the directory of a size's module."""
     return self.work / 'modules' / size
 
   def hugging_face(self, size: str) -> pathlib.Path:
+    """Returns the directory of a size's weights in Hugging Face's format."""
     return self.work / 'huggingface' / size
 
   def release(self, size: str) -> pathlib.Path:
+    """Returns the directory of a size's releases."""
     return self.work / 'releases' / size
 
   def settle(self, *needed: pathlib.Path) -> None:
-    """Holds in memory what is needed next, and nothing else that was made below `work`."""
+    """Loads the files of the next step into the page cache, and drops all other files in `work`."""
     page_cache.settle([self.work / name for name in ('modules', 'huggingface', 'releases')], needed)
 
   def log(self, *names: str) -> pathlib.Path:
+    """Returns the path of log files, as `measure.run` takes it."""
     return self.work / 'logs' / '_'.join(names)
 
 
 def order(contestants: list[str], turn: int) -> list[str]:
-  """Who comes first meets a colder machine: so it is another one in the next turn."""
+  """Rotates the contestants by `turn`, because the first one runs on a colder machine."""
   first = turn % max(len(contestants), 1)
   return contestants[first:] + contestants[:first]
 
 
 class Unit:
-  """Measures one, and keeps what was measured after every step."""
+  """Measures one unit, and writes results.json after every step."""
 
   def __init__(
     self, bench: Bench, results: results_lib.Results, size: str, number: int, contestants: list[str]
@@ -83,10 +87,11 @@ class Unit:
     self._made: dict[str, releases.Paths] = {}
 
   def run(self) -> None:
+    """Runs all steps of the unit."""
     for who in self._order:
       if who != figures.HUGGING_FACE:
         self._step(who, 'release', functools.partial(self._release, who))
-    # From here on, what is measured is in memory.
+    # All later steps read these files from the page cache.
     self._bench.settle(
       self._bench.module(self._size),
       self._bench.hugging_face(self._size),
@@ -112,7 +117,7 @@ class Unit:
     self._results.write()
 
   def _load_and_call(self) -> None:
-    """In several fresh processes of each, and of the floor; who fails once is left out."""
+    """Measures loading and the first call in fresh processes, in turns. A contestant that fails once is left out."""
     taking_part = [who for who in self._order if who in self._made or who == figures.HUGGING_FACE]
     if figures.OURS in self._made:
       taking_part.append(figures.MACHINE)
@@ -123,14 +128,18 @@ class Unit:
           self._values.get('first', {}).pop(who, None)
 
   def _step(self, who: str, step: str, action: Callable[[], None]) -> bool:
-    """A contestant that fails is told of, and the others go on; whether it has not."""
+    """Runs a step of one contestant, records a failure, and returns whether it succeeded."""
     reason = self._attempt([who], step, action)
     if reason is not None:
       self._fail(who, step, reason)
     return reason is None
 
   def _step_together(self, contestants: list[str], step: str, action: Callable[[list[str]], None]) -> None:
-    """The same of one process for all of them. If it fails, one for each says whose fault it is, and has the others' figures."""
+    """Runs a step of several contestants in one process.
+
+    If it fails, the step is repeated for each contestant alone. That finds the failing contestants, and measures the
+    others.
+    """
     if not contestants:
       return
     reason = self._attempt(contestants, step, functools.partial(action, contestants))
@@ -140,12 +149,12 @@ class Unit:
         if len(contestants) > 1
         else {}
       )
-      at_fault = {who: said for who, said in alone.items() if said is not None}
-      for who, said in (at_fault or dict.fromkeys(contestants, reason)).items():
-        self._fail(who, step, said)
+      failures = {who: why for who, why in alone.items() if why is not None}
+      for who, why in (failures or dict.fromkeys(contestants, reason)).items():
+        self._fail(who, step, why)
 
   def _attempt(self, contestants: list[str], step: str, action: Callable[[], None]) -> str | None:
-    """The reason of a failure, or None."""
+    """Runs a step; returns the message of its error, or None if it succeeded."""
     reason = None
     with self._bench.console.step(f'{self._name}: {step}, {" and ".join(contestants)}'):
       try:
@@ -207,7 +216,7 @@ class Unit:
     )
 
   def _inference(self, contestants: list[str]) -> None:
-    """All of TensorFlow's by turns in one process, and the products that they cannot do without."""
+    """Measures the TensorFlow contestants and the products with kernels, in turns in one process."""
     answer, usage = self._probe(
       'benchmarks.probe_steady', self._bench.module(self._size), *(self._made[who].encoder for who in contestants)
     )
@@ -236,32 +245,34 @@ class Unit:
     self._put('preprocessor', figures.MACHINE, {'others': usage.others})
 
   def _compare(self, who: str) -> None:
-    """Checks that a peer computes what this tool's export does: else its times would say nothing."""
-    real = timing.tokens(self._config.vocab_size, timing.FIRST)[1].astype(
-      bool
-    )  # what stands at padding is nobody's concern
+    """Checks that a peer's outputs agree with this tool's at tokens that are not padding.
+
+    Raises:
+      CommandError: the outputs differ. The peer's figures are removed, because they are of another model.
+    """
+    real = timing.tokens(self._config.vocab_size, timing.FIRST)[1].astype(bool)
     ours, theirs = (np.load(self._outputs(one)) for one in (figures.OURS, who))
     apart = float(np.max(np.abs(ours[real] - theirs[real]))) if ours.shape == theirs.shape else None
     if apart is None or not apart < _MOST_APART:
       del self._values['first'][who]
-      how = (
-        f'of shape {list(theirs.shape)}, and not {list(ours.shape)}'
+      problem = (
+        f'shape {list(theirs.shape)} instead of {list(ours.shape)}'
         if apart is None
-        else f'{apart:.1e} from this tool\'s'
+        else f'differs from this tool\'s by {apart:.1e} (at most {_MOST_APART:.0e})'
       )
-      raise measure.CommandError(f'its sequence_output is {how}: its figures are of another model, and left out')
+      raise measure.CommandError(f'sequence_output: {problem}; correct the weights (all figures are left out)')
     self._put('first', who, {'apart': apart})
 
   def _disk(self) -> None:
     copy = self._bench.release(self._size) / 'copy'
-    shutil.rmtree(copy, ignore_errors=True)  # of a probe that was killed
+    shutil.rmtree(copy, ignore_errors=True)  # a killed probe leaves it
     seconds, _ = self._probe(
       'benchmarks.probe_disk', self._bench.module(self._size), self._made[figures.OURS].root, copy
     )
     self._put('disk', figures.OURS, seconds | {'seconds': seconds['read'] + seconds['write']})
 
   def _floors(self) -> None:
-    """What cannot be left out. A release: what its parts take alone, shared out to all processors."""
+    """Measures the floor of a release: each part of the unavoidable work alone, divided by the number of cores."""
     module, directory = self._bench.module(self._size), self._bench.release(self._size) / 'floor'
     releases.clear(directory)
     parts, usages = {}, {}
@@ -273,8 +284,7 @@ class Unit:
         parts[part] = answer['cpu']
     finally:
       shutil.rmtree(directory)
-    # Processes that do the same take more or less from time to time: what a whole release has taken is enough for all
-    # of it.
+    # Equal processes differ by chance. The processor time of the whole release is an upper bound of its parts'.
     cpu = min(sum(parts.values()), self._values['release'][figures.OURS]['cpu'])
     wall = max(usages['saving'].wall, cpu / self._results.values['machine']['cores'])
     self._put('release', figures.MACHINE, {'wall': wall, 'together': usages['export'].together, 'parts': parts})
@@ -285,7 +295,7 @@ class Unit:
     self._put('bound', figures.OURS, {'weights': weights, 'peak': _WEIGHTS * weights + imported})
 
   def _probe(self, probe: str, *arguments: str | pathlib.Path, log: str = '') -> tuple[dict[str, Any], measure.Usage]:
-    """Runs a probe in this tool's environment, for all contestants: files are compared, and not two builds of TensorFlow."""
+    """Runs a probe in this tool's environment for all contestants, to compare files and not builds of TensorFlow."""
     return measure.ask(
       [self._bench.pythons[figures.OURS], '-m', probe, *map(str, arguments)],
       self._bench.log(self._name, log or probe.rpartition('_')[2]),

@@ -1,5 +1,5 @@
 """Reads pretrained ALBERT models and builds tf-models' AlbertEncoder from them.
 
-Source formats come in through `source.open_source`; what goes out is a live model (`build_encoder.build`). Nothing here
-knows how a model is published: this package never imports `export`.
+`source.open_source` reads a source format, and `build_encoder.build` returns a model in memory. Publishing is not part
+of this package: it never imports `export`.
 """

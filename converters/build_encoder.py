@@ -1,7 +1,8 @@
-"""A source -> tf-models' AlbertEncoder, MLM head and SOP head, holding the source's weights."""
+"""Builds tf-models' AlbertEncoder and the pretraining heads with the weights of a source."""
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
@@ -18,15 +19,37 @@ from converters import source as source_lib
 from converters import weight_map
 
 
+def gelu_exact(x: Any) -> Any:
+  """Computes GELU with the error function, for a float tensor of any shape."""
+  return 0.5 * x * (1.0 + tf.math.erf(x * math.sqrt(0.5)))
+
+
+def silu(x: Any) -> Any:
+  """Computes SiLU (swish), for a float tensor of any shape.
+
+  tf.nn.silu has a custom gradient, which a SavedModel does not keep.
+  """
+  return x * tf.sigmoid(x)
+
+
+ACTIVATIONS: dict[albert_config.Activation, Callable[[Any], Any]] = {
+  albert_config.Activation.GELU_TANH: activations.gelu,
+  albert_config.Activation.GELU_EXACT: gelu_exact,
+  albert_config.Activation.RELU: tf.nn.relu,
+  albert_config.Activation.SILU: silu,
+  albert_config.Activation.TANH: tf.tanh,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Weight:
-  """What became of one source tensor.
+  """One source tensor and the variable that holds it.
 
   Attributes:
-    source: its canonical name.
-    target: the variable it became.
-    transform: how, by name.
-    shape: its canonical shape.
+    source: canonical name of the tensor.
+    target: name of the variable.
+    transform: value of the `weight_map.Transform` between them.
+    shape: canonical shape.
     sha256: hex digest of its bytes: float32, little-endian, C order, in the canonical layout.
   """
 
@@ -39,41 +62,43 @@ class Weight:
 
 @dataclasses.dataclass(frozen=True)
 class Albert:
-  """A live model.
+  """A model in memory.
 
   Attributes:
-    config: its sizes.
+    config: its architecture.
     encoder: AlbertEncoder with dict outputs; float32 variables.
+    blocks: the transformer blocks, in the order of `AlbertConfig.block_of_layer`; the first is the encoder's own.
     mlm_head: called with sequence_output [batch, seq, H] and positions int32 [batch, P] -> logits [batch, P, V]; shares
       the encoder's word embedding. None without the part.
     sop_head: called with pooled_output [batch, H] -> logits [batch, 2]. None without the part.
-    weights: what became of each source tensor, in the order of the table.
+    weights: one entry for each source tensor, in the order of the weight map.
   """
 
   config: albert_config.AlbertConfig
   encoder: networks.AlbertEncoder
+  blocks: list[Any]
   mlm_head: layers.MaskedLM | None
   sop_head: layers.ClassificationHead | None
   weights: list[Weight]
 
 
-# No layer of these has Python control flow over tensors: translating them for it takes two fifths of the time.
+# AutoGraph's translation takes two fifths of the time, and no layer has Python control flow over tensors.
 @tf.autograph.experimental.do_not_convert
 def build(
   source: source_lib.Source, parts: Iterable[weight_map.Part], progress: Callable[[str], None] = lambda name: None
 ) -> Albert:
   """Builds the model of `parts`, which the source has, with the source's weights.
 
-  A variable's creation is its load: the initial value is the source tensor, read at that moment. So no tensor is read
-  twice, none is drawn at random first, and one tensor at most is in memory beside the model.
+  Weights are loaded when variables are created: the initial value is the source tensor, read at that moment. No tensor
+  is read twice or initialized at random. At most one tensor is in memory in addition to the model.
 
   Args:
-    source: gives config and tensors.
-    parts: what to build.
+    source: the source of config and tensors.
+    parts: the parts to build.
     progress: called with the canonical name of each tensor once it is loaded.
 
   Raises:
-    MappingError: the model's variables are not the table's.
+    MappingError: the model's variables do not match the weight map.
     SourceError: a tensor cannot be read.
   """
   config, parts = source.config, frozenset(parts)
@@ -112,26 +137,53 @@ def build(
       max_sequence_length=config.max_position_embeddings,
       type_vocab_size=config.type_vocab_size,
       intermediate_size=config.intermediate_size,
-      activation=activations.gelu,  # the tanh approximation, as in the original
+      activation=ACTIVATIONS[config.activation],
       dropout_rate=config.hidden_dropout_prob,
       attention_dropout_rate=config.attention_probs_dropout_prob,
-      initializer=tf_keras.initializers.Zeros(),  # never asked
+      initializer=tf_keras.initializers.Zeros(),  # never used
       dict_outputs=True,
     )
+    blocks = [encoder.get_layer('transformer'), *_more_blocks(config)]
     mlm_head = _mlm_head(encoder, config) if weight_map.Part.MLM in parts else None
     sop_head = build_sop_head(config) if weight_map.Part.SOP in parts else None
   weight_map.check_model(config, parts, created)
-  return Albert(config, encoder, mlm_head, sop_head, [weights[row.name] for row in table.values()])
+  return Albert(config, encoder, blocks, mlm_head, sop_head, [weights[row.name] for row in table.values()])
+
+
+def _more_blocks(config: albert_config.AlbertConfig) -> list[Any]:
+  """Builds the blocks of a model with several groups, except the first, which AlbertEncoder has."""
+  names = [
+    weight_map.block_name(group, layer)
+    for group in range(config.num_hidden_groups)
+    for layer in range(config.inner_group_num)
+  ]
+  blocks = []
+  for name in names[1:]:
+    block = layers.TransformerEncoderBlock(
+      num_attention_heads=config.num_attention_heads,
+      inner_dim=config.intermediate_size,
+      inner_activation=ACTIVATIONS[config.activation],
+      output_dropout=config.hidden_dropout_prob,
+      attention_dropout=config.attention_probs_dropout_prob,
+      kernel_initializer=tf_keras.initializers.Zeros(),
+      name=name,
+    )
+    block([tf.zeros([1, 1, config.hidden_size]), tf.ones([1, 1, 1])])  # a call puts variables under the layer's name
+    blocks.append(block)
+  return blocks
 
 
 def _mlm_head(encoder: networks.AlbertEncoder, config: albert_config.AlbertConfig) -> layers.MaskedLM:
-  head = layers.MaskedLM(encoder.get_embedding_table(), activation=activations.gelu, name='cls/predictions')
+  head = layers.MaskedLM(
+    encoder.get_embedding_table(), activation=ACTIVATIONS[config.activation], name='cls/predictions'
+  )
   # Called, not built: only a call puts the variables under the layer's name.
   head(tf.zeros([1, 1, config.hidden_size]), tf.zeros([1, 1], tf.int32))
   return head
 
 
 def build_sop_head(config: albert_config.AlbertConfig) -> layers.ClassificationHead:
+  """Builds the sentence order head, under the names of the weight map."""
   head = layers.ClassificationHead(inner_dim=0, num_classes=2, dropout_rate=0.0, name='cls/seq_relationship')
   head(tf.zeros([1, config.hidden_size]))
   return head

@@ -1,6 +1,6 @@
-"""How every command of this toolchain starts and ends.
+"""Start and exit of every command: flags, environment, signals and the error message.
 
-Exit status 0: done. 1: refused or failed, with one `error:` line on standard error. 2: flags that cannot be meant.
+Exit status 0: success. 1: an error. 2: invalid or contradictory flags. An error is one `error:` line on standard error.
 """
 
 import logging as python_logging
@@ -21,18 +21,18 @@ from absl import logging
 
 from converters import errors
 
-# What a publisher or a model may be called.
+# Names and versions in published paths.
 NAME = re.compile(r'[a-z0-9][a-z0-9_-]{0,99}')
 VERSION = re.compile(r'[1-9][0-9]{0,8}')
 
-_LONGEST_LINE = 20_000  # characters of an error
+_LONGEST_LINE = 20_000  # characters of an error message
 
-# Read by absl where flags are defined, and printed above them by --help: the file's path says less.
+# absl reads it when flags are defined, and --help prints it: the module name is clearer than the path of a file.
 if (_spec := sys.modules['__main__'].__spec__) is not None:
   sys.argv[0] = f'python -m {_spec.name.removesuffix(".__main__")}'
 
 
-# What `run` was told to leave to somebody else.
+# Flags of another library, which `run` passes on.
 _others: list[str] = []
 
 
@@ -40,27 +40,25 @@ def run(main: Callable[[], None], others: bool = False) -> NoReturn:
   """Parses the flags, runs `main`, and exits.
 
   Args:
-    main: does the work.
-    others: whether flags that are not defined here are somebody else's, who gets them from `others_flags`, and checks
-      them.
+    main: function that does the work.
+    others: whether undefined flags belong to another library, which reads them from `others_flags` and checks them.
   """
   set_environment()
-  # What TensorFlow translates for its own layers it imports from the temporary directory, where the compiled form would
-  # stay.
+  # TensorFlow imports generated code from the temporary directory; its bytecode files would stay there.
   sys.dont_write_bytecode = True
   sys.exit(app.run(lambda argv: _guarded(main), flags_parser=lambda argv: _parse(argv, others)))
 
 
 def set_environment() -> None:
-  """Sets what TensorFlow reads when it is imported."""
+  """Sets the environment variables that TensorFlow reads at import."""
   os.environ['TF_USE_LEGACY_KERAS'] = '1'  # KerasLayer and tf-models are Keras 2
-  # One operation at a time: a derivative is then summed, and given back, as soon as it is there.
-  # A gigabyte less for ALBERT-xxlarge, in the same time: a single operation keeps all processors busy.
+  # With one operation at a time, a derivative is summed and freed as soon as it is computed. This saves a gigabyte
+  # for ALBERT-xxlarge and no time is lost: a single operation keeps all processors busy.
   os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
 
 
 def others_flags() -> list[str]:
-  """The words of the command line that are not this toolchain's, in their order."""
+  """Returns the arguments that this toolchain does not define, in their order on the command line."""
   return list(_others)
 
 
@@ -68,19 +66,19 @@ def _parse(argv: list[str], others: bool) -> list[str]:
   try:
     rest = flags.FLAGS(argv, known_only=others)
   except flags.Error as e:
-    _fail(2, f'{e}: see --help')
+    _fail(2, f'{e}; see --help')
   if others:
     _others[:], rest = rest[1:], rest[:1]
   if len(rest) > 1:
-    _fail(2, f'{rest[1]!r} is no flag: see --help')
+    _fail(2, f'{rest[1]!r}: not a flag; see --help')
   return rest
 
 
 def _guarded(main: Callable[[], None]) -> int:
-  # absl makes an unset verbosity INFO: only one that was asked for counts.
+  # absl sets an unset verbosity to INFO: only a verbosity that the user gave counts.
   verbose = bool(flags.FLAGS['verbosity'].present) and logging.get_verbosity() >= logging.INFO
   _quieten(verbose)
-  # Whatever ends the process in an orderly way goes through the context managers that clean up.
+  # These signals raise KeyboardInterrupt, so that context managers clean up.
   for number in (signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, _interrupt)
   try:
@@ -94,10 +92,10 @@ def _guarded(main: Callable[[], None]) -> int:
     _fail(1, str(e))
   except KeyboardInterrupt:
     _fail(1, 'interrupted: nothing was published')
-  except Exception as e:  # a bug, or a fault nobody foresaw: still one line, and never a pass
+  except Exception as e:  # a bug or an unexpected fault: also one line and status 1
     if verbose:
       traceback.print_exc()
-    _fail(1, f'{type(e).__name__}: {e}: run again with --verbosity=1 for the traceback')
+    _fail(1, f'{type(e).__name__}: {e}; run again with --verbosity=1 for the traceback')
 
 
 def _quieten(verbose: bool) -> None:
@@ -105,7 +103,7 @@ def _quieten(verbose: bool) -> None:
     return
   os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
   warnings.simplefilter('ignore')
-  # Some of TensorFlow's native messages heed no level: they go nowhere, and Python keeps standard error for itself.
+  # Some native messages of TensorFlow ignore the log level. File descriptor 2 is discarded; Python keeps a copy.
   sys.stderr = os.fdopen(os.dup(2), 'w', buffering=1, errors='backslashreplace')
   with open(os.devnull, 'wb') as nowhere:
     os.dup2(nowhere.fileno(), 2)
@@ -118,10 +116,10 @@ def _interrupt(number: int, frame: types.FrameType | None) -> None:
 
 
 def file_path(flag: str, value: str | None) -> pathlib.Path | None:
-  """The file that a flag asks to be written; checked before any work is done.
+  """Returns the path of a flag's output file, checked before any work is done; None if the flag is not given.
 
   Raises:
-    UsageError: there can be no such file.
+    UsageError: the file cannot be written.
   """
   if value is None:
     return None
@@ -133,31 +131,41 @@ def file_path(flag: str, value: str | None) -> pathlib.Path | None:
     or not path.absolute().parent.is_dir()
     or not os.access(place, os.W_OK)
   ):
-    raise errors.UsageError(f'{flag}={value}: give a file in a directory that exists and can be written to')
+    raise errors.UsageError(f'{flag}={value}: cannot be written; give a file in an existing, writable directory')
   return path
 
 
 def check_name(flag: str, value: str | None) -> str:
-  """Raises UsageError for what cannot be part of a published path."""
+  """Returns a name of a published path.
+
+  Raises:
+    UsageError: the name is missing or invalid.
+  """
   if not value or not NAME.fullmatch(value):
-    raise errors.UsageError(f'{flag}={value or ""}: give a name of a-z, 0-9, _ and -, as albert_en_large')
+    raise errors.UsageError(
+      f'{flag}={value or ""}: not a valid name; give a name of a-z, 0-9, _ and -, as albert_en_large'
+    )
   return value
 
 
 def check_preprocessor(value: str | None) -> None:
-  """Raises UsageError for a --preprocessor that is not NAME/VERSION; None is one that was not given."""
+  """Checks the value of --preprocessor; None if the flag is not given.
+
+  Raises:
+    UsageError: the value is not NAME/VERSION.
+  """
   if value is not None and not re.fullmatch(f'{NAME.pattern}/{VERSION.pattern}', value):
-    raise errors.UsageError(f'--preprocessor={value}: give NAME/VERSION, as albert_en_preprocess/3')
+    raise errors.UsageError(f'--preprocessor={value}: not NAME/VERSION; give one as albert_en_preprocess/3')
 
 
 def finish() -> None:
-  """Says that the work is done: an interrupt from now on comes too late, and is not reported as one."""
+  """Ignores signals from now on: the work is done, so an interrupt is not reported as one."""
   for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
 
 
 def _fail(status: int, message: str) -> NoReturn:
-  # Of a hostile file, a name may hold what a terminal obeys, or no text at all.
+  # A name in a hostile file can contain terminal escapes, or invalid text.
   line = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in ' '.join(message.split()))
   print('error: ' + (line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + ' ...'), file=sys.stderr)
   sys.exit(status)

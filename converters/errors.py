@@ -1,80 +1,79 @@
-"""The faults this toolchain refuses, one class each.
+"""Typed errors of this toolchain, one class per kind of fault.
 
-Every message says what is wrong in which file, tensor or flag, and then, behind a colon, what to do: the command line
-prints it as it stands.
+A message has the form `<object>: <problem> (<detail>); <one action>`. The command line prints it after `error: `.
 """
 
 import re
 
 
 class AlbertHubError(Exception):
-  """Base of every fault that is not a bug: one line for the person who runs the tool."""
+  """Base class of all expected errors; the command line prints the message as one line."""
 
 
 class SourceError(AlbertHubError):
-  """A file of the source is missing, unreadable or not what the format asks for."""
+  """A file of the source is missing, unreadable or invalid."""
 
 
 class ArchiveError(SourceError):
-  """An archive that is broken, or that holds something a module archive must not hold."""
+  """The archive of a source is invalid, exceeds a limit, or has a forbidden member."""
 
 
 class DigestError(SourceError):
-  """The source is not the one that was asked for."""
+  """The SHA-256 of the source differs from the expected one."""
 
 
 class CheckpointError(SourceError):
-  """The index of a checkpoint is broken, or its data files are not those it is of."""
+  """The index of a checkpoint is invalid, or does not match the data files."""
 
 
 class ConfigError(SourceError):
-  """albert_config.json is not one that AlbertEncoder can be built from."""
+  """A config file is invalid, or describes a model that AlbertEncoder does not support."""
 
 
 class VocabularyError(SourceError):
-  """The SentencePiece model does not fit the weights."""
+  """The SentencePiece model is invalid, or does not match the weights."""
 
 
 class MappingError(SourceError):
-  """Source tensors and model variables do not correspond one to one."""
+  """Source tensors and model variables do not match one to one."""
 
 
 class UntrustedGraphError(SourceError):
-  """A graph has an operation that is not on its allow-list, or something that no operation may hide."""
+  """A graph is invalid, has an operation outside of the allow-list, or hides a graph in an attribute."""
 
 
 class ParityError(AlbertHubError):
-  """The exported model does not compute what its source computes."""
+  """Outputs of the exported model differ from the expected ones by more than the tolerance."""
 
 
 class IntegrityError(AlbertHubError):
-  """A published release is not what its record says."""
+  """A published release does not match its record."""
 
 
 class CompatibilityError(AlbertHubError):
-  """A new version is not what users of the one before it rely on."""
+  """A new version breaks compatibility with the version before."""
 
 
 class GoldenError(AlbertHubError):
-  """A golden file is broken, or of something else."""
+  """A golden file is invalid, or a release does not belong to the source that it is compared with."""
 
 
 class CatalogError(AlbertHubError):
-  """assets/catalog.yaml is broken."""
+  """The catalog (assets/catalog.yaml) is invalid, or cannot be read or written."""
 
 
 class PublishError(AlbertHubError):
-  """What was made cannot be put where it was asked for."""
+  """A release tree or an output path cannot be read, written or served."""
 
 
 class RunError(AlbertHubError):
-  """A pipeline did not come to its end."""
+  """A pipeline failed or was interrupted."""
 
 
 class UsageError(AlbertHubError):
-  """Flags that cannot be meant: found before any work is done, exit status 2."""
+  """Flags are invalid or contradictory; raised before any work is done, exit status 2."""
 
 
 def without_class_path(line: str) -> str:
-  """The last line of a traceback, with the name of the exception's class and not where it is defined."""
+  """Returns the last line of a traceback without the module path of the exception's class."""
   return re.sub(r'^(?:\w+\.)+(?=\w+: )', '', line)

@@ -1,39 +1,46 @@
-"""What every source of weights gives, whatever its format."""
+"""Opens pretrained ALBERTs in the formats of `converters.readers`, behind one interface."""
 
 import contextlib
-import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+import re
 from collections.abc import Iterator
+from typing import Any
 from typing import Protocol
 
 import numpy as np
 
 from converters import albert_config as albert_config_lib
 from converters import errors
+from converters import reading as reading_lib
+from converters import tokenization as tokenization_lib
 from converters import weight_map
 from converters.io import archive
 from converters.io import digest
 from converters.io import source_files
 from converters.io import temp_dirs
 
+Reading = reading_lib.Reading
+_AS_IT_IS = Reading()
+
 
 class Source(Protocol):
   """A pretrained ALBERT.
 
   Attributes:
-    handle: where it came from, as the user wrote it.
+    handle: the source as the user wrote it.
     path: the local directory it is read from.
-    config: its sizes.
-    format: what it is, for people.
-    graph: the SavedModel file that has its own graph, which can be run to compare with; None if it has none.
-    parts: the pieces of a model that it has weights for.
+    config: its architecture.
+    format: name of its format, for people.
+    graph: the SavedModel file of its own graph, which can be run to compare with; None without one.
+    parts: the parts of a model that it has weights for.
+    notes: sentences on weights that are left out or converted, for people and the record.
+    tokenization: how its tokenizer treats case and accents.
     sp_model_name: file name of its SentencePiece model.
-    sp_model: content of that file.
-    sp_model_digest: 'sha256:...' of it.
-    provable: the pieces whose outputs its graph can compute, to compare with; all if it has none.
-    digest: 'sha256:...' over the names and contents of its files; the same however it was packed.
+    sp_model: content of the SentencePiece model.
+    sp_model_digest: 'sha256:...' of the SentencePiece model.
+    provable: the parts whose outputs its graph can compute for comparison; all parts without a graph.
+    digest: 'sha256:...' over the names and contents of its files; the same for a directory and its archive.
   """
 
   handle: str
@@ -42,17 +49,22 @@ class Source(Protocol):
   format: str
   graph: pathlib.Path | None
   parts: frozenset[weight_map.Part]
+  notes: list[str]
+  tokenization: tokenization_lib.Tokenization
   sp_model_name: str
   sp_model: bytes
 
   @property
-  def provable(self) -> frozenset[weight_map.Part]: ...
+  def provable(self) -> frozenset[weight_map.Part]:
+    """See the class."""
 
   @property
-  def digest(self) -> str: ...
+  def digest(self) -> str:
+    """See the class."""
 
   @property
-  def sp_model_digest(self) -> str: ...
+  def sp_model_digest(self) -> str:
+    """See the class."""
 
   def tensor(self, row: weight_map.Row) -> np.ndarray:
     """Reads one tensor: float32, in its canonical layout. May be called by several threads.
@@ -62,128 +74,155 @@ class Source(Protocol):
     """
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
-  """How a source is read.
-
-  Attributes:
-    albert_config: a file that says what assets/albert_config.json would, for a module without one.
-    sha256: of a .tar.gz, or of what a handle's host sends: its SHA-256 in hex. Of a directory: the digest in the record
-      of a release that
-      was made from it. Anything else is refused before it is opened.
-    caps: how much an archive may unpack to.
-  """
-
-  albert_config: str | None = None
-  sha256: str | None = None
-  caps: archive.Caps = archive.Caps()
+_HUB_NAME = re.compile(r'[\w.-]{1,96}/[\w.-]{1,96}')
+_HUGGING_FACE_PREFIXES = ('hf://', 'https://huggingface.co/', 'https://hf.co/', 'huggingface.co/')
 
 
 def check_handle(handle: str) -> None:
-  """Raises SourceError when a handle is a path, and there is nothing. Takes no time."""
-  if '://' not in handle and not os.path.exists(handle):
+  """Checks that a source exists or is a hub handle, without reading it.
+
+  Raises:
+    SourceError: the path does not exist, or the host is not supported.
+  """
+  for prefix in _HUGGING_FACE_PREFIXES:
+    if handle.startswith(prefix):
+      raise _of_hugging_face(handle, handle.removeprefix(prefix))
+  if 'kaggle.com/' in handle:
     raise errors.SourceError(
-      f'no file or directory {handle}: give a module directory, a .tar.gz or a hub handle with --source'
+      f'{handle}: Kaggle sends models to signed-in users only; download the .tar.gz there, and give its path'
     )
+  if '://' in handle or os.path.exists(handle) or _checkpoint_name(handle):
+    return
+  if _HUB_NAME.fullmatch(handle) and not os.path.isdir(handle.partition('/')[0]):
+    raise _of_hugging_face(handle, handle)
+  raise errors.SourceError(
+    f'{handle}: no such file or directory; give the directory or archive of a model, a checkpoint or a hub handle'
+  )
+
+
+def _of_hugging_face(handle: str, name: str) -> errors.SourceError:
+  name = '/'.join(name.split('/')[:2])
+  return errors.SourceError(
+    f'{handle}: no such file or directory, but it may be a model of Hugging Face; '
+    f'run `hf download {name} --local-dir {name.rpartition("/")[2]}`, and give that directory'
+  )
+
+
+def _checkpoint_name(handle: str) -> tuple[pathlib.Path, str] | None:
+  """Splits the path of one checkpoint, 'dir/model.ckpt-100' with or without '.index'; None for another path."""
+  path = pathlib.Path(handle.removesuffix('.index'))
+  return (path.parent, path.name) if path.name and os.path.isfile(f'{path}.index') else None
 
 
 def missing_heads(source: Source) -> list[str]:
-  """The heads that a source has no weights for, for people: 'no sentence order head' and so on."""
+  """Returns the heads that a source has no weights for, for people: 'no sentence order head' and so on."""
   return [f'no {part.title} head' for part in weight_map.Part if part not in source.parts]
 
 
 def lacks(source: Source) -> list[str]:
-  """What a source cannot give to an export, for people."""
+  """Returns the heads and the graph that a source lacks, for people."""
   return missing_heads(source) + (
     ['no graph of its own: outputs can be compared with the float64 reference alone'] if source.graph is None else []
   )
 
 
+def notes(source: Source) -> list[str]:
+  """Returns notes on data that is left out, ignored or converted at reading, for people and the record."""
+  ignored = source.config.ignored
+  return source.notes + ([f'config keys ignored: {", ".join(ignored[:40])}'] if ignored else [])
+
+
 @contextlib.contextmanager
-def open_source(handle: str, reading: Reading = Reading()) -> Iterator[Source]:
+def open_source(handle: str, reading: Reading = _AS_IT_IS) -> Iterator[Source]:
   """Opens a source and checks everything about it that can be checked without reading its weights.
 
   Args:
-    handle: a directory or a .tar.gz with a TF1 Hub module, a checkpoint of the authors, or a model of Hugging Face
-      Transformers; or a hub
-      handle with a scheme (https://tfhub.dev/google/albert_large/3), which tensorflow_hub resolves and caches.
-    reading: how.
+    handle: a directory or a .tar.gz with a TF1 Hub module, a TensorFlow checkpoint, a release of this toolchain or a
+      model of Hugging Face Transformers; the path of one checkpoint (dir/model.ckpt-100); or a hub handle with a scheme
+      (https://tfhub.dev/google/albert_large/3), which tensorflow_hub resolves and caches.
+    reading: options.
 
   Yields:
-    The source. What it was unpacked to is gone afterwards.
+    The source. A directory that it was unpacked to is removed afterwards.
 
   Raises:
-    SourceError: naming the file and what to do.
+    SourceError: a file is missing or invalid; the message names the file and an action.
   """
   from converters.io import hub_download  # imports TensorFlow, as the next ones do
 
   check_handle(handle)
+  name, fresh = None, True
   with contextlib.ExitStack() as stack:
     if '://' in handle:
-      path = hub_download.resolve(handle, reading.caps, _objection, reading.sha256)
+      path, fresh = hub_download.resolve(handle, reading.caps, _belongs, reading.sha256)
     elif os.path.isdir(handle):
       path = pathlib.Path(handle)
-      if reading.sha256 is not None:
-        digest.check(handle, digest.of_tree(_place(path)), reading.sha256)
+    elif (checkpoint := _checkpoint_name(handle)) is not None:
+      path, name = checkpoint
     else:
+      if not os.path.isfile(handle):
+        raise errors.SourceError(f'{handle}: not a regular file or a directory; give one of the two')
       if reading.sha256 is not None:
         digest.check(handle, digest.of_file(handle), reading.sha256)
       path = stack.enter_context(temp_dirs.directory('albert_source_'))
-      archive.unpack(handle, path, reading.caps, _objection)
-    yield _opened(handle, path, reading.albert_config, packed='://' in handle or not os.path.isdir(handle))
+      archive.unpack(handle, path, reading.caps, _belongs)
+    try:
+      source = _opened(handle, path, reading, name)
+    except errors.SourceError:
+      if fresh:
+        raise
+      # A cached directory can be incomplete: it is downloaded once more.
+      path, _ = hub_download.resolve(handle, reading.caps, _belongs, reading.sha256, again=True)
+      source = _opened(handle, path, reading, name)
+    if reading.sha256 is not None and os.path.isdir(path) and (os.path.isdir(handle) or name is not None):
+      digest.check(handle, digest.bare(source.digest), reading.sha256)
+    unreachable = tokenization_lib.check_vocabulary(source.sp_model, source.tokenization, source.sp_model_name)
+    source.notes = source.notes + unreachable
+    yield source
 
 
-def _place(path: pathlib.Path) -> pathlib.Path:
-  """Where a source's files are: in a directory, or in the only one in it, as the authors pack theirs."""
+def _readers() -> tuple[Any, ...]:
+  """Returns the modules that read a format, each with the verbs `is_in` and `belongs`; the first that fits is taken."""
   from converters.readers import hugging_face
+  from converters.readers import saved_model
   from converters.readers import tf1_checkpoint
+  from converters.readers import tf1_hub
 
-  if (path / 'saved_model.pb').exists():
-    return path
-  return next(
-    (
-      place
-      for place in (path, *source_files.only_directory(path))
-      if tf1_checkpoint.is_in(place) or hugging_face.is_in(place)
-    ),
-    path,
+  return tf1_hub, saved_model, tf1_checkpoint, hugging_face
+
+
+def _belongs(name: str) -> bool:
+  """Returns whether a file of that name in an archive belongs to any format; others are not unpacked."""
+  return not digest.hidden(name) and any(reader.belongs(name) for reader in _readers())
+
+
+def _opened(handle: str, path: pathlib.Path, reading: Reading, name: str | None) -> Source:
+  """Opens the source in a directory, or in the only directory in it."""
+  from converters.readers import hugging_face
+  from converters.readers import saved_model
+  from converters.readers import tf1_checkpoint
+  from converters.readers import tf1_hub
+
+  for place in (path, *source_files.only_directory(path)):
+    if name is not None:
+      return tf1_checkpoint.Checkpoint(handle, place, reading, name)
+    if tf1_hub.is_in(place):
+      return tf1_hub.Module(handle, place, reading)
+    if saved_model.is_in(place):
+      return saved_model.Encoder(handle, place, reading)
+    is_checkpoint, is_model = tf1_checkpoint.is_in(place), hugging_face.is_in(place)
+    if is_checkpoint and is_model:
+      raise errors.SourceError(
+        f'{handle}: both a TensorFlow checkpoint and a model of Hugging Face; give one of the two in its own directory'
+      )
+    if is_checkpoint:
+      return tf1_checkpoint.Checkpoint(handle, place, reading)
+    if is_model:
+      if reading.albert_config is not None:
+        raise errors.SourceError(f'{handle}: it has a config.json of Hugging Face; leave --albert_config out')
+      return hugging_face.Model(handle, place, reading)
+  there = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+  raise errors.SourceError(
+    f'{handle}: no TF1 Hub module, checkpoint, release or model of Hugging Face (there are '
+    f'{", ".join(map(repr, there[:5])) or "no files"}); give the directory of one'
   )
-
-
-def _opened(handle: str, path: pathlib.Path, albert_config: str | None, packed: bool) -> Source:
-  """The source in a directory, of the format that the files there are of. What was packed is there in that format alone."""
-  from converters.readers import hugging_face
-  from converters.readers import tf1_checkpoint
-  from converters.readers import tf1_hub
-
-  def check(objection: Callable[[str], str | None]) -> None:
-    for name in sorted(file.relative_to(path).as_posix() for file in path.rglob('*') if packed and file.is_file()):
-      if fault := objection(name):
-        raise errors.ArchiveError(f'member {name!r} in {handle} {fault}')
-
-  place = _place(path)
-  is_checkpoint, is_model = tf1_checkpoint.is_in(place), hugging_face.is_in(place)
-  if (path / 'saved_model.pb').exists() or not (is_checkpoint or is_model):
-    check(tf1_hub.objection)
-    return tf1_hub.Module(handle, path, albert_config)
-  if is_checkpoint and is_model:
-    raise errors.SourceError(
-      f'a checkpoint and a model of Hugging Face in {handle}: give one of the two in a directory of its own'
-    )
-  if is_checkpoint:
-    check(tf1_checkpoint.objection)
-    return tf1_checkpoint.Checkpoint(handle, place, albert_config)
-  check(hugging_face.objection)
-  if albert_config is not None:
-    raise errors.SourceError(f'--albert_config for {handle}, which has a config.json of Hugging Face: leave it out')
-  return hugging_face.Model(handle, place)
-
-
-def _objection(name: str) -> str | None:
-  """What is wrong with a file of that name in an archive whose format is not known yet; None if nothing is."""
-  from converters.readers import hugging_face
-  from converters.readers import tf1_checkpoint
-  from converters.readers import tf1_hub
-
-  others = (tf1_checkpoint.objection, hugging_face.objection)
-  return None if any(objection(name) is None for objection in others) else tf1_hub.objection(name)

@@ -1,4 +1,4 @@
-"""THE table: which tensor of a format becomes which variable of tf-models' AlbertEncoder and its heads, and which of another format.
+"""The weight map: the one table of tensors, with their names and layouts in every format.
 
 A canonical tensor has the layout of the TF1 checkpoint: kernels are [in, out]. Shapes are written with the letters of
 `AlbertConfig.dimensions`. The TF1 names are those of google/albert_*/{1,2,3}, in Hub modules and in the authors'
@@ -9,8 +9,10 @@ AlbertForPreTraining.
 
 import dataclasses
 import enum
+import functools
+import itertools
 import math
-from collections.abc import Container
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +24,7 @@ from converters import errors
 
 
 class Part(enum.Enum):
-  """The piece of a model a tensor belongs to."""
+  """The part of a model that a tensor belongs to."""
 
   ENCODER = 'encoder'
   MLM = 'mlm'
@@ -30,12 +32,12 @@ class Part(enum.Enum):
 
   @property
   def title(self) -> str:
-    """What a head is called in full."""
+    """Full name of a head."""
     return {'mlm': 'masked language model', 'sop': 'sentence order'}.get(self.value, self.value)
 
 
 class Transform(enum.Enum):
-  """How a canonical tensor is laid out in another format."""
+  """Layout of a canonical tensor in another format."""
 
   SAME = 'same'
   SPLIT_HEADS = 'split heads'  # the same elements in the same order: only the shape says [heads, depth]
@@ -55,6 +57,7 @@ class Format(enum.Enum):
 
   TF1 = 'TF1'
   HUGGING_FACE = 'Hugging Face'
+  TF_MODELS = 'tf-models'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Row:
   """One tensor.
 
   Attributes:
-    part: the piece of the model that cannot do without it.
+    part: the part of the model that needs it.
     name: its canonical name.
     tf1: the variable in a TF1 Hub module or checkpoint, which has the canonical layout.
     shape: its canonical shape, as letters and numbers.
@@ -70,7 +73,7 @@ class Row:
     transform: from canonical to TF2.
     tf_models_shape: the TF2 variable's shape.
     hugging_face: the parameter of AlbertForPreTraining.
-    hugging_face_transform: from canonical to that.
+    hugging_face_transform: from canonical to Hugging Face.
   """
 
   part: Part
@@ -84,11 +87,13 @@ class Row:
   hugging_face_transform: Transform
 
   def stored_name(self, stored: Format) -> str:
-    """What the tensor is called in a format."""
-    return self.tf1 if stored is Format.TF1 else self.hugging_face
+    """Returns the tensor's name in a format."""
+    return {Format.TF1: self.tf1, Format.HUGGING_FACE: self.hugging_face, Format.TF_MODELS: self.tf_models}[stored]
 
   def stored_shape(self, stored: Format, config: albert_config.AlbertConfig) -> tuple[int, ...]:
-    """The tensor's shape in a format."""
+    """Returns the tensor's shape in a format."""
+    if stored is Format.TF_MODELS:
+      return shape(self.tf_models_shape, config)
     canonical = shape(self.shape, config)
     transposed = stored is Format.HUGGING_FACE and self.hugging_face_transform is Transform.TRANSPOSE
     return canonical[::-1] if transposed else canonical
@@ -112,148 +117,195 @@ def _row(
   tf_models_shape: str,
   hugging_face: str,
 ) -> Row:
-  """PyTorch's Linear keeps its kernel as [out, in]."""
+  """Makes a row. PyTorch's Linear stores its kernel as [out, in]."""
   linear = Transform.TRANSPOSE if name.endswith('.kernel') else Transform.SAME
   return Row(part, name, tf1, shape, tf_models, transform, tf_models_shape, hugging_face, linear)
 
 
-_BLOCK = 'bert/encoder/transformer/group_0/inner_group_0'
-_LAYER = 'albert.encoder.albert_layer_groups.0.albert_layers.0'
 _E, _M, _S = Part.ENCODER, Part.MLM, Part.SOP
 
+# Two lines a tensor: its names in the formats and its shapes.
 # fmt: off
-_ROWS: tuple[Row, ...] = (
-    # Embeddings, their layer norm, and the projection to the hidden size.
-    _same(_E, 'embeddings.word',       'bert/embeddings/word_embeddings',       'V E', 'word_embeddings/embeddings',
-          'albert.embeddings.word_embeddings.weight'),
-    _same(_E, 'embeddings.position',   'bert/embeddings/position_embeddings',   'P E', 'position_embedding/embeddings',
-          'albert.embeddings.position_embeddings.weight'),
-    _same(_E, 'embeddings.token_type', 'bert/embeddings/token_type_embeddings', 'T E', 'type_embeddings/embeddings',
-          'albert.embeddings.token_type_embeddings.weight'),
-    _same(_E, 'embeddings.norm.gamma', 'bert/embeddings/LayerNorm/gamma',       'E',   'embeddings/layer_norm/gamma',
-          'albert.embeddings.LayerNorm.weight'),
-    _same(_E, 'embeddings.norm.beta',  'bert/embeddings/LayerNorm/beta',        'E',   'embeddings/layer_norm/beta',
-          'albert.embeddings.LayerNorm.bias'),
-    _same(_E, 'embeddings.projection.kernel', 'bert/encoder/embedding_hidden_mapping_in/kernel', 'E H', 'embedding_projection/kernel',
-          'albert.encoder.embedding_hidden_mapping_in.weight'),
-    _same(_E, 'embeddings.projection.bias',   'bert/encoder/embedding_hidden_mapping_in/bias',   'H',   'embedding_projection/bias',
-          'albert.encoder.embedding_hidden_mapping_in.bias'),
-    # The transformer block that all layers share: attention.
-    _heads('attention.query.kernel',  f'{_BLOCK}/attention_1/self/query/kernel',   'H H', 'transformer/self_attention/query/kernel', 'H N D',
-          f'{_LAYER}.attention.query.weight'),
-    _heads('attention.query.bias',    f'{_BLOCK}/attention_1/self/query/bias',     'H',   'transformer/self_attention/query/bias',   'N D',
-          f'{_LAYER}.attention.query.bias'),
-    _heads('attention.key.kernel',    f'{_BLOCK}/attention_1/self/key/kernel',     'H H', 'transformer/self_attention/key/kernel',   'H N D',
-          f'{_LAYER}.attention.key.weight'),
-    _heads('attention.key.bias',      f'{_BLOCK}/attention_1/self/key/bias',       'H',   'transformer/self_attention/key/bias',     'N D',
-          f'{_LAYER}.attention.key.bias'),
-    _heads('attention.value.kernel',  f'{_BLOCK}/attention_1/self/value/kernel',   'H H', 'transformer/self_attention/value/kernel', 'H N D',
-          f'{_LAYER}.attention.value.weight'),
-    _heads('attention.value.bias',    f'{_BLOCK}/attention_1/self/value/bias',     'H',   'transformer/self_attention/value/bias',   'N D',
-          f'{_LAYER}.attention.value.bias'),
-    _heads('attention.output.kernel', f'{_BLOCK}/attention_1/output/dense/kernel', 'H H', 'transformer/self_attention/attention_output/kernel', 'N D H',
-          f'{_LAYER}.attention.dense.weight'),
-    _same(_E, 'attention.output.bias', f'{_BLOCK}/attention_1/output/dense/bias', 'H', 'transformer/self_attention/attention_output/bias',
-          f'{_LAYER}.attention.dense.bias'),
-    _same(_E, 'attention.norm.gamma',  f'{_BLOCK}/LayerNorm/gamma',               'H', 'transformer/self_attention_layer_norm/gamma',
-          f'{_LAYER}.attention.LayerNorm.weight'),
-    _same(_E, 'attention.norm.beta',   f'{_BLOCK}/LayerNorm/beta',                'H', 'transformer/self_attention_layer_norm/beta',
-          f'{_LAYER}.attention.LayerNorm.bias'),
-    # ... and feed-forward.
-    _same(_E, 'feed_forward.intermediate.kernel', f'{_BLOCK}/ffn_1/intermediate/dense/kernel',        'H I', 'transformer/intermediate/kernel',
-          f'{_LAYER}.ffn.weight'),
-    _same(_E, 'feed_forward.intermediate.bias',   f'{_BLOCK}/ffn_1/intermediate/dense/bias',          'I',   'transformer/intermediate/bias',
-          f'{_LAYER}.ffn.bias'),
-    _same(_E, 'feed_forward.output.kernel',       f'{_BLOCK}/ffn_1/intermediate/output/dense/kernel', 'I H', 'transformer/output/kernel',
-          f'{_LAYER}.ffn_output.weight'),
-    _same(_E, 'feed_forward.output.bias',         f'{_BLOCK}/ffn_1/intermediate/output/dense/bias',   'H',   'transformer/output/bias',
-          f'{_LAYER}.ffn_output.bias'),
-    _same(_E, 'feed_forward.norm.gamma',          f'{_BLOCK}/LayerNorm_1/gamma',                      'H',   'transformer/output_layer_norm/gamma',
-          f'{_LAYER}.full_layer_layer_norm.weight'),
-    _same(_E, 'feed_forward.norm.beta',           f'{_BLOCK}/LayerNorm_1/beta',                       'H',   'transformer/output_layer_norm/beta',
-          f'{_LAYER}.full_layer_layer_norm.bias'),
-    # Pooler.
-    _same(_E, 'pooler.kernel', 'bert/pooler/dense/kernel', 'H H', 'pooler_transform/kernel',
-          'albert.pooler.weight'),
-    _same(_E, 'pooler.bias',   'bert/pooler/dense/bias',   'H',   'pooler_transform/bias',
-          'albert.pooler.bias'),
-    # Masked language model head.
-    _same(_M, 'mlm.transform.kernel', 'cls/predictions/transform/dense/kernel',    'H E', 'cls/predictions/transform/dense/kernel',
-          'predictions.dense.weight'),
-    _same(_M, 'mlm.transform.bias',   'cls/predictions/transform/dense/bias',      'E',   'cls/predictions/transform/dense/bias',
-          'predictions.dense.bias'),
-    _same(_M, 'mlm.norm.gamma',       'cls/predictions/transform/LayerNorm/gamma', 'E',   'cls/predictions/transform/LayerNorm/gamma',
-          'predictions.LayerNorm.weight'),
-    _same(_M, 'mlm.norm.beta',        'cls/predictions/transform/LayerNorm/beta',  'E',   'cls/predictions/transform/LayerNorm/beta',
-          'predictions.LayerNorm.bias'),
-    _same(_M, 'mlm.output_bias',      'cls/predictions/output_bias',               'V',   'cls/predictions/output_bias/bias',
-          'predictions.bias'),
-    # Sentence order head.
-    Row(_S, 'sop.kernel', 'cls/seq_relationship/output_weights', '2 H', 'cls/seq_relationship/logits/kernel', Transform.TRANSPOSE, 'H 2',
-          'sop_classifier.classifier.weight', Transform.SAME),
-    _same(_S, 'sop.bias', 'cls/seq_relationship/output_bias',    '2',   'cls/seq_relationship/logits/bias',
-          'sop_classifier.classifier.bias'),
+_EMBEDDINGS: tuple[Row, ...] = (
+  _same(_E, 'embeddings.word', 'bert/embeddings/word_embeddings', 'V E',
+        'word_embeddings/embeddings', 'albert.embeddings.word_embeddings.weight'),
+  _same(_E, 'embeddings.position', 'bert/embeddings/position_embeddings', 'P E',
+        'position_embedding/embeddings', 'albert.embeddings.position_embeddings.weight'),
+  _same(_E, 'embeddings.token_type', 'bert/embeddings/token_type_embeddings', 'T E',
+        'type_embeddings/embeddings', 'albert.embeddings.token_type_embeddings.weight'),
+  _same(_E, 'embeddings.norm.gamma', 'bert/embeddings/LayerNorm/gamma', 'E',
+        'embeddings/layer_norm/gamma', 'albert.embeddings.LayerNorm.weight'),
+  _same(_E, 'embeddings.norm.beta', 'bert/embeddings/LayerNorm/beta', 'E',
+        'embeddings/layer_norm/beta', 'albert.embeddings.LayerNorm.bias'),
+  _same(_E, 'embeddings.projection.kernel', 'bert/encoder/embedding_hidden_mapping_in/kernel', 'E H',
+        'embedding_projection/kernel', 'albert.encoder.embedding_hidden_mapping_in.weight'),
+  _same(_E, 'embeddings.projection.bias', 'bert/encoder/embedding_hidden_mapping_in/bias', 'H',
+        'embedding_projection/bias', 'albert.encoder.embedding_hidden_mapping_in.bias'),
+)
+
+
+def _block(group: int, layer: int) -> tuple[Row, ...]:
+  """Returns the rows of one transformer block: all layers share it, unless a model has several groups."""
+  tf1 = f'bert/encoder/transformer/group_{group}/inner_group_{layer}'
+  hf = f'albert.encoder.albert_layer_groups.{group}.albert_layers.{layer}'
+  name = '' if group == layer == 0 else f'group_{group}.layer_{layer}.'
+  block = block_name(group, layer)
+  return (
+    _heads(f'{name}attention.query.kernel', f'{tf1}/attention_1/self/query/kernel', 'H H',
+           f'{block}/self_attention/query/kernel', 'H N D', f'{hf}.attention.query.weight'),
+    _heads(f'{name}attention.query.bias', f'{tf1}/attention_1/self/query/bias', 'H',
+           f'{block}/self_attention/query/bias', 'N D', f'{hf}.attention.query.bias'),
+    _heads(f'{name}attention.key.kernel', f'{tf1}/attention_1/self/key/kernel', 'H H',
+           f'{block}/self_attention/key/kernel', 'H N D', f'{hf}.attention.key.weight'),
+    _heads(f'{name}attention.key.bias', f'{tf1}/attention_1/self/key/bias', 'H',
+           f'{block}/self_attention/key/bias', 'N D', f'{hf}.attention.key.bias'),
+    _heads(f'{name}attention.value.kernel', f'{tf1}/attention_1/self/value/kernel', 'H H',
+           f'{block}/self_attention/value/kernel', 'H N D', f'{hf}.attention.value.weight'),
+    _heads(f'{name}attention.value.bias', f'{tf1}/attention_1/self/value/bias', 'H',
+           f'{block}/self_attention/value/bias', 'N D', f'{hf}.attention.value.bias'),
+    _heads(f'{name}attention.output.kernel', f'{tf1}/attention_1/output/dense/kernel', 'H H',
+           f'{block}/self_attention/attention_output/kernel', 'N D H', f'{hf}.attention.dense.weight'),
+    _same(_E, f'{name}attention.output.bias', f'{tf1}/attention_1/output/dense/bias', 'H',
+          f'{block}/self_attention/attention_output/bias', f'{hf}.attention.dense.bias'),
+    _same(_E, f'{name}attention.norm.gamma', f'{tf1}/LayerNorm/gamma', 'H',
+          f'{block}/self_attention_layer_norm/gamma', f'{hf}.attention.LayerNorm.weight'),
+    _same(_E, f'{name}attention.norm.beta', f'{tf1}/LayerNorm/beta', 'H',
+          f'{block}/self_attention_layer_norm/beta', f'{hf}.attention.LayerNorm.bias'),
+    _same(_E, f'{name}feed_forward.intermediate.kernel', f'{tf1}/ffn_1/intermediate/dense/kernel', 'H I',
+          f'{block}/intermediate/kernel', f'{hf}.ffn.weight'),
+    _same(_E, f'{name}feed_forward.intermediate.bias', f'{tf1}/ffn_1/intermediate/dense/bias', 'I',
+          f'{block}/intermediate/bias', f'{hf}.ffn.bias'),
+    _same(_E, f'{name}feed_forward.output.kernel', f'{tf1}/ffn_1/intermediate/output/dense/kernel', 'I H',
+          f'{block}/output/kernel', f'{hf}.ffn_output.weight'),
+    _same(_E, f'{name}feed_forward.output.bias', f'{tf1}/ffn_1/intermediate/output/dense/bias', 'H',
+          f'{block}/output/bias', f'{hf}.ffn_output.bias'),
+    _same(_E, f'{name}feed_forward.norm.gamma', f'{tf1}/LayerNorm_1/gamma', 'H',
+          f'{block}/output_layer_norm/gamma', f'{hf}.full_layer_layer_norm.weight'),
+    _same(_E, f'{name}feed_forward.norm.beta', f'{tf1}/LayerNorm_1/beta', 'H',
+          f'{block}/output_layer_norm/beta', f'{hf}.full_layer_layer_norm.bias'),
+  )
+
+
+def block_name(group: int, layer: int) -> str:
+  """Returns the name of a block's Keras layer, which begins the names of its variables."""
+  return 'transformer' if group == layer == 0 else f'transformer_{group}_{layer}'
+
+
+_POOLER_AND_HEADS: tuple[Row, ...] = (
+  _same(_E, 'pooler.kernel', 'bert/pooler/dense/kernel', 'H H',
+        'pooler_transform/kernel', 'albert.pooler.weight'),
+  _same(_E, 'pooler.bias', 'bert/pooler/dense/bias', 'H',
+        'pooler_transform/bias', 'albert.pooler.bias'),
+  _same(_M, 'mlm.transform.kernel', 'cls/predictions/transform/dense/kernel', 'H E',
+        'cls/predictions/transform/dense/kernel', 'predictions.dense.weight'),
+  _same(_M, 'mlm.transform.bias', 'cls/predictions/transform/dense/bias', 'E',
+        'cls/predictions/transform/dense/bias', 'predictions.dense.bias'),
+  _same(_M, 'mlm.norm.gamma', 'cls/predictions/transform/LayerNorm/gamma', 'E',
+        'cls/predictions/transform/LayerNorm/gamma', 'predictions.LayerNorm.weight'),
+  _same(_M, 'mlm.norm.beta', 'cls/predictions/transform/LayerNorm/beta', 'E',
+        'cls/predictions/transform/LayerNorm/beta', 'predictions.LayerNorm.bias'),
+  _same(_M, 'mlm.output_bias', 'cls/predictions/output_bias', 'V',
+        'cls/predictions/output_bias/bias', 'predictions.bias'),
+  Row(_S, 'sop.kernel', 'cls/seq_relationship/output_weights', '2 H',
+      'cls/seq_relationship/logits/kernel', Transform.TRANSPOSE, 'H 2',
+      'sop_classifier.classifier.weight', Transform.SAME),
+  _same(_S, 'sop.bias', 'cls/seq_relationship/output_bias', '2',
+        'cls/seq_relationship/logits/bias', 'sop_classifier.classifier.bias'),
 )
 # fmt: on
 
 
+@functools.cache
+def _all_rows(groups: int, layers: int) -> tuple[Row, ...]:
+  blocks = (_block(group, layer) for group in range(groups) for layer in range(layers))
+  return (*_EMBEDDINGS, *itertools.chain.from_iterable(blocks), *_POOLER_AND_HEADS)
+
+
 def rows(config: albert_config.AlbertConfig, parts: Iterable[Part]) -> tuple[Row, ...]:
-  """The rows of a model of `parts`. An embedding as wide as the hidden size is not projected, in either format."""
+  """Returns the rows of a model of `parts`, in the order of the table.
+
+  An embedding as wide as the hidden size is not projected, in any format.
+  """
   wanted = set(parts)
   projected = config.embedding_size != config.hidden_size
-  return tuple(r for r in _ROWS if r.part in wanted and (projected or not r.name.startswith('embeddings.projection.')))
+  return tuple(
+    row
+    for row in _all_rows(config.num_hidden_groups, config.inner_group_num)
+    if row.part in wanted and (projected or not row.name.startswith('embeddings.projection.'))
+  )
+
+
+WORD_EMBEDDING = _EMBEDDINGS[0]
 
 
 def parameters(config: albert_config.AlbertConfig, parts: Iterable[Part]) -> int:
-  """Number of parameters in the parts of a model."""
+  """Returns the number of parameters in parts of a model."""
   return sum(math.prod(shape(row.shape, config)) for row in rows(config, parts))
 
 
 def shape(symbols: str, config: albert_config.AlbertConfig) -> tuple[int, ...]:
-  """'H N D' -> (1024, 16, 64) for ALBERT-large."""
+  """Returns a shape in numbers: 'H N D' gives (1024, 16, 64) for ALBERT-large."""
   return tuple(int(s) if s.isdigit() else config.dimensions[s] for s in symbols.split())
 
 
 def parts_in(names: Iterable[str], stored: Format = Format.TF1) -> set[Part]:
-  """The parts of which at least one tensor is there, by the names of a format; the encoder always counts as there."""
+  """Returns the encoder and all heads with a tensor in `names`, the tensor names of a format."""
   there = set(names)
-  return {Part.ENCODER} | {row.part for row in _ROWS if row.stored_name(stored) in there}
+  return {Part.ENCODER} | {row.part for row in _POOLER_AND_HEADS if row.stored_name(stored) in there}
+
+
+# Types whose values float32 holds exactly, by NumPy's name.
+_WIDENED = ('float16', 'bfloat16')
 
 
 def check_source(
   config: albert_config.AlbertConfig,
   parts: Iterable[Part],
   tensors: Mapping[str, tuple[tuple[int, ...], Any]],
-  ignored: Container[str] = frozenset(),
+  ignored: Callable[[str], bool] = lambda name: False,
   where: str = 'the checkpoint',
   stored: Format = Format.TF1,
-  advice: str = 'the module is incomplete, or its albert_config.json belongs to another',
-) -> None:
-  """Checks that the tensors of a source are those of the table: none missing, none left over, none misshapen.
+  advice: str = 'give a complete module with its own albert_config.json',
+) -> list[str]:
+  """Checks that a source has every tensor of the table, in its shape, and no unexpected one.
 
   Args:
     config: gives the shapes.
-    parts: what the source claims to hold.
-    tensors: shape and NumPy dtype (or what the format calls it) of every tensor, by its name in the format.
-    ignored: names that need no target.
-    where, advice: for the message.
+    parts: the parts that the source has.
+    tensors: shape and dtype (of NumPy, or the format's name for another) of every tensor, by its name in the format.
+    ignored: whether a tensor outside of the table is accepted, by its name.
+    where: name of the source in the message.
     stored: the format.
+    advice: the action that the message proposes.
+
+  Returns:
+    The dtypes of tensors that are widened to float32 when they are read: 'float16', 'bfloat16'.
 
   Raises:
     MappingError: listing every fault.
   """
   wanted = {row.stored_name(stored): row for row in rows(config, parts)}
   faults = [f'missing {name}' for name in wanted if name not in tensors]
-  faults += [f'unexpected {name}' for name in tensors if name not in wanted and name not in ignored]
+  faults += [f'unexpected {name}' for name in tensors if name not in wanted and not ignored(name)]
+  widened = set()
   for name, row in wanted.items():
     if name in tensors:
       actual, dtype = tensors[name]
       expected = row.stored_shape(stored, config)
       if tuple(actual) != expected:
         faults.append(f'{name} has shape {list(actual)}, not {list(expected)}')
-      if dtype != np.float32:
-        faults.append(f'{name} is {dtype if isinstance(dtype, str) else np.dtype(dtype).name}, not float32')
+      dtype_name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+      if dtype_name in _WIDENED:
+        widened.add(dtype_name)
+      elif dtype != np.float32:
+        faults.append(f'{name} is {dtype_name}, not float32')
   _raise(faults, where, advice)
+  return sorted(widened)
+
+
+def widen(value: np.ndarray) -> np.ndarray:
+  """Returns a tensor as float32; exact for the types that `check_source` lets pass."""
+  return value.astype(np.float32, copy=False)
 
 
 def check_model(
@@ -261,7 +313,7 @@ def check_model(
   parts: Iterable[Part],
   created: Iterable[tuple[str, tuple[int, ...]]],
 ) -> None:
-  """Checks that the model's variables are the table's targets: each made once, in its shape, and no other.
+  """Checks that the model's variables are those of the table: each made once, in its shape, and no other.
 
   Args:
     config: gives the shapes.
@@ -286,13 +338,13 @@ def check_model(
   _raise(faults, 'tf-models\' AlbertEncoder', 'use the locked tf-models-official version')
 
 
-# An ALBERT has 32 tensors, and an optimizer two more for each; what has thousands needs no full list.
-_MOST_NAMED = 200
+# An ALBERT has 32 tensors, and 96 with an optimizer's slots; a message that names more is unreadable.
+_MOST_NAMED = 40
 
 
 def _raise(faults: list[str], where: str, advice: str) -> None:
   if faults:
     named = '; '.join(fault[:400] for fault in faults[:_MOST_NAMED]) + (
-      ' and so on' if len(faults) > _MOST_NAMED else ''
+      '; and more' if len(faults) > _MOST_NAMED else ''
     )
-    raise errors.MappingError(f'{len(faults)} of the weights do not fit in {where} ({named}): {advice}')
+    raise errors.MappingError(f'{where}: {len(faults)} weights do not fit ({named}); {advice}')

@@ -1,0 +1,1 @@
+"""Publishes ALBERT encoders and preprocessors as TF2 SavedModels: the commands, and the packages behind them."""

@@ -3,15 +3,16 @@
   python -m export --source=https://tfhub.dev/google/albert_large/3 --model=albert_en_large --version=2
   python -m export --source=albert_large.tar.gz --model=albert_en_large --version=3 --export_root=dist
 
-Published below --export_root: PUBLISHER/MODEL/VERSION, a SavedModel; VERSION.tar.gz, .md and .release.json beside it;
-and the same four for the preprocessor that goes with it, and with --with_text for a model of both, MODEL_text. The card
-of the collection, PUBLISHER/collections/NAME/1.md, lists what the root holds. --model may also be a preprocessor of the
-catalog: then it alone is published, as any encoder's export would.
+Files below --export_root: the SavedModel PUBLISHER/MODEL/VERSION, and VERSION.tar.gz, VERSION.md and
+VERSION.release.json in the same directory. The encoder's preprocessor has the same four, as has MODEL_text, a model of
+both, with --with_text. The card of the collection, PUBLISHER/collections/NAME/1.md, lists all models of the tree. If
+--model is a preprocessor of the catalog, only the preprocessor is published, exactly as with an encoder.
 """
 
 import contextlib
 import gc
 import pathlib
+import re
 import typing
 
 from absl import flags
@@ -40,76 +41,80 @@ for _module in (source_flags, policy_flags):
 _SOURCE = flags.DEFINE_string(
   'source',
   None,
-  'A TF1 Hub module, a checkpoint in the authors\' format, or a model of Hugging Face Transformers: a directory or a .tar.gz; '
-  'or a hub handle (https://tfhub.dev/google/albert_large/3). '
-  'Default: the handle that the catalog has for --model.',
+  f'{source_flags.SOURCE_HELP} Default: the handle of --model in the catalog.',
 )
 _MODEL = flags.DEFINE_string(
   'model',
   None,
-  'Name to publish under, as albert_en_large. The catalog may lack it. Or a preprocessor that the catalog has, as '
+  'Name to publish under, as albert_en_large; it need not be in the catalog. Or a preprocessor of the catalog, as '
   'albert_en_preprocess.',
 )
 _VERSION = flags.DEFINE_integer(
   'version',
   None,
-  'Version to publish: one in the catalog, or the next, and higher than all in --export_root. Default: the '
-  'newest one in the catalog; for a model that it lacks, the next in --export_root.',
+  'Version to publish: one in the catalog, or the next one, and higher than all in --export_root. Default: the '
+  'newest one in the catalog; for a model that is not in the catalog, the next one in --export_root.',
 )
 _EXPORT_ROOT = flags.DEFINE_string(
   'export_root',
   'dist',
-  'Root of the release tree; made if need be. A directory, or what tf.io.gfile knows (gs://bucket/models).',
+  'Root of the release tree, created if missing. A directory, or a path that tf.io.gfile opens (gs://bucket/models).',
 )
 _PUBLISHER = flags.DEFINE_string('publisher', None, 'First part of the published path. Default: the catalog\'s.')
 _IO = flags.DEFINE_enum(
   'io',
   None,
   ['dict', 'list'],
-  'How the encoder is called: with a dict of tensors, or with a list of three as in '
-  'version 1. Default: what the catalog says, else dict.',
+  'Input of the encoder: a dict of tensors, or a list of three tensors as in version 1. Default: the catalog\'s, else '
+  'dict.',
 )
 _PREPROCESSOR = flags.DEFINE_string(
-  'preprocessor', None, 'NAME/VERSION of the preprocessor that goes with the encoder. Default: the catalog\'s.'
+  'preprocessor', None, 'NAME/VERSION of the encoder\'s preprocessor. Default: the catalog\'s.'
 )
 _CHANGE = flags.DEFINE_multi_string(
   'change',
   None,
-  'What is new in this version, for the card. Default: the catalog\'s, else "Initial release.". '
-  'Give it once for every change.',
+  'A change in this version, for the card. Repeat the flag for each change. Default: the catalog\'s, else '
+  '"Initial release.".',
 )
-_MLM = flags.DEFINE_bool('mlm', None, 'Include the masked language model head. Default: if the source has it.')
-_SOP = flags.DEFINE_bool('sop', None, 'Include the sentence order head. Default: if the source has it.')
+_LANGUAGE = flags.DEFINE_string(
+  'language',
+  None,
+  'Language of the model as a BCP 47 tag (hi, pt-BR), for the card. Default: the catalog\'s, else none.',
+)
+_MLM = flags.DEFINE_bool('mlm', None, 'Include the masked language model head. Default: true if the source has it.')
+_SOP = flags.DEFINE_bool('sop', None, 'Include the sentence order head. Default: true if the source has it.')
 _WITH_TEXT = flags.DEFINE_bool(
   'with_text',
   False,
-  'Publish a third model too, MODEL_text: the preprocessor and the encoder in one, from text to vectors.',
+  'Also publish a third model, MODEL_text: the preprocessor and the encoder in one, from text to vectors.',
 )
 
 _BREAKING = flags.DEFINE_bool(
   'breaking',
   False,
-  'Publish it even if it breaks what users of the version before in --export_root rely on. The card says so.',
+  'Publish even if this version breaks users of the version before in --export_root. The card states it.',
 )
 _SIGN_KEY = flags.DEFINE_string(
-  'sign_key', None, 'A file with an elliptic curve key in PEM: an OpenSSF model signature is put beside the archive.'
+  'sign_key', None, 'PEM file of an elliptic curve private key. Adds an OpenSSF model signature to the release.'
 )
-_CATALOG = flags.DEFINE_string('catalog', str(catalog_lib.PATH), 'The catalog of models and versions.')
+_CATALOG = flags.DEFINE_string('catalog', str(catalog_lib.PATH), 'YAML file of the catalog of models and versions.')
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run',
   False,
-  'Check everything that can be checked without the weights, say what would be published, and publish nothing.',
+  'Run all checks that need no weights, print the files that an export would publish, and publish nothing.',
 )
 _PROFILE = flags.DEFINE_string(
   'profile',
   None,
-  'A JSON file to write, with what was done when, by which process and thread, at what cost: for chrome://tracing or '
+  'JSON file to write with the time and cost of each step by process and thread; open it in chrome://tracing or '
   'ui.perfetto.dev.',
 )
-_REPORT = flags.DEFINE_string('report', None, 'An HTML file to write, with the proof as a page for people.')
+_REPORT = flags.DEFINE_string('report', None, 'HTML file to write with the parity report.')
 
 
 def main() -> None:
+  """Runs the command; see the module."""
   catalog = catalog_lib.Catalog(_CATALOG.value)
   request = _request(catalog)
   release = request.release
@@ -120,14 +125,14 @@ def main() -> None:
     signature.check_private_key(request.sign_key)
   profile_path = cli.file_path('--profile', _PROFILE.value)
   if profile_path is not None and profile_path == request.report:
-    raise errors.UsageError(f'--profile and --report are both {profile_path}: give them two files')
+    raise errors.UsageError(f'--profile={profile_path}: also the file of --report; give another file')
   profile = trace.Profile()
   console = console_lib.Console(profile)
   console.line(f'{release.path} from {request.source}')
   if _DRY_RUN.value:
     dry_run.show(request, tree, console)
     return
-  # Importing TensorFlow takes seconds: only now that the flags are in order, and in both processes at once. A
+  # Importing TensorFlow takes seconds: it follows the checks of the flags, and runs in both processes at once. A
   # preprocessor has no source graph to run.
   try:
     with source_process.prepare(request.trust) if request.encoder is not None else contextlib.nullcontext() as child:
@@ -136,10 +141,10 @@ def main() -> None:
 
         if request.encoder is not None:
           from export.release import encoder_artifacts  # noqa: F401
-      gc.freeze()  # what was imported stays: looking through it again and again takes time
+      gc.freeze()  # garbage collection skips the imported objects, which saves time
       outcome = release_pipeline.run(request, console, cli.finish, child)
   finally:
-    if profile_path is not None:  # of a release that fails, too
+    if profile_path is not None:  # also for a release that fails
       _write_profile(profile, profile_path, console)
   _summarize(console, tree, request, outcome)
   if request.report:
@@ -158,23 +163,23 @@ def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
   model = cli.check_name('--model', _MODEL.value)
   publisher = catalog.publisher if _PUBLISHER.value is None else cli.check_name('--publisher', _PUBLISHER.value)
   if not _EXPORT_ROOT.value:
-    raise errors.UsageError('--export_root= is empty: give a directory')
+    raise errors.UsageError('--export_root: empty; give a directory')
   if _VERSION.value is not None and not cli.VERSION.fullmatch(str(_VERSION.value)):
-    raise errors.UsageError(f'--version={_VERSION.value}: versions are 1, 2, 3 and so on')
+    raise errors.UsageError(f'--version={_VERSION.value}: not a valid version; give 1, 2, 3 and so on')
   newest = max(tree_lib.at(_EXPORT_ROOT.value).versions(f'{publisher}/{model}'), default=0)
   version = _VERSION.value or catalog.newest_version(model) or newest + 1
   if catalog.newest_version(model) is None and newest and version > newest + 1:
     raise errors.UsageError(
-      f'--version={version}: {publisher}/{model}/{newest} is the newest in {_EXPORT_ROOT.value}: give '
-      f'--version={newest + 1}'
+      f'--version={version}: not the next version (the newest in {_EXPORT_ROOT.value} is '
+      f'{publisher}/{model}/{newest}); give --version={newest + 1}'
     )
   source = _SOURCE.value or catalog.source(model)
   if not source:
     raise errors.UsageError(
-      f'no --source, and the catalog has none for {model}: give a directory, a .tar.gz or a handle'
+      f'--source: missing, and the catalog has none for {model}; give a directory, a .tar.gz or a handle'
     )
   if _CHANGE.value and not all(change.strip() for change in _CHANGE.value):
-    raise errors.UsageError('--change= is empty: say what is new')
+    raise errors.UsageError('--change: empty; describe the change')
   changes = [' '.join(change.split()) for change in _CHANGE.value or []]
   release: spec.Release
   text = None
@@ -183,13 +188,21 @@ def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
     release = catalog.preprocessor(model, version, publisher=publisher, changes=changes)
   else:
     cli.check_preprocessor(_PREPROCESSOR.value)
+    if _LANGUAGE.value is not None and not re.fullmatch('[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*', _LANGUAGE.value):
+      raise errors.UsageError(f'--language={_LANGUAGE.value[:40]}: not a BCP 47 tag; give one as hi or pt-BR')
     release = encoder = catalog.encoder(
-      model, version, publisher=publisher, interface=_IO.value, preprocessor=_PREPROCESSOR.value, changes=changes
+      model,
+      version,
+      publisher=publisher,
+      interface=_IO.value,
+      preprocessor=_PREPROCESSOR.value,
+      changes=changes,
+      language=_LANGUAGE.value,
     )
     if _WITH_TEXT.value:
       text = catalog.text(encoder)
       if not cli.NAME.fullmatch(text.name):
-        raise errors.UsageError(f'--with_text with --model={model}: {text.name} is too long a name, give a shorter one')
+        raise errors.UsageError(f'--with_text: the name {text.name} is too long; give a shorter --model')
   return request_lib.Request(
     release,
     source,
@@ -207,17 +220,17 @@ def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
 
 
 def _check_no_flags_of_encoders(model: str) -> None:
-  """Raises UsageError when a flag was given that says nothing of a preprocessor."""
+  """Raises UsageError if a flag for encoders is given with a preprocessor."""
   given = [
     f'--{"no" if flag.value is False else ""}{flag.name}'
-    for flag in (_IO, _PREPROCESSOR, _MLM, _SOP, _REPORT)
+    for flag in (_IO, _PREPROCESSOR, _LANGUAGE, _MLM, _SOP, _REPORT)
     if flag.value is not None
   ]
   if _WITH_TEXT.value:
     given.append(f'--{_WITH_TEXT.name}')
   if given:
     raise errors.UsageError(
-      f'{", ".join(given)} with --model={model}, which is a preprocessor: only encoders have that, leave it out'
+      f'{", ".join(given)}: not available with --model={model}, which is a preprocessor; leave it out'
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the catalog and the card templates are: beside the packages in a checkout, inside `export` when installed."""
+"""Directory of the catalog and the card templates: next to `export` in a checkout, inside of it when installed."""
 
 import pathlib
 

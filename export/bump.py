@@ -4,8 +4,8 @@
   python -m export.bump --model=albert_en_large --change="..." --change="..." --preprocessor=albert_en_preprocess/3
   --dry_run
 
-What is not said is as in the newest version there is. Only the new lines are written: comments and all else stay as
-they are.
+Values that no flag gives are those of the newest version. Only new lines are written: the rest of the file, comments
+included, does not change.
 """
 
 import difflib
@@ -18,32 +18,37 @@ from converters import errors
 from export.release import catalog as catalog_lib
 from export.ui import console as console_lib
 
-_MODEL = flags.DEFINE_string('model', None, 'The encoder to add a version of, as albert_en_large.')
-_CHANGE = flags.DEFINE_multi_string('change', None, 'What is new in this version. Give it once for every change.')
-_IO = flags.DEFINE_enum('io', None, ['dict', 'list'], 'How the encoder is called. Default: as in the newest version.')
+_MODEL = flags.DEFINE_string('model', None, 'Name of the encoder that gets a new version, as albert_en_large.')
+_CHANGE = flags.DEFINE_multi_string(
+  'change', None, 'A change in this version, for the card. Repeat the flag for each change.'
+)
+_IO = flags.DEFINE_enum(
+  'io', None, ['dict', 'list'], 'Input of the encoder: a dict or a list of tensors. Default: as in the newest version.'
+)
 _PREPROCESSOR = flags.DEFINE_string(
-  'preprocessor', None, 'NAME/VERSION of the preprocessor that goes with it. Default: as in the newest version.'
+  'preprocessor', None, 'NAME/VERSION of the encoder\'s preprocessor. Default: as in the newest version.'
 )
 _BREAKING = flags.DEFINE_bool(
-  'breaking', False, 'Code written for the version before may not work with this one. Always so when --io changes.'
+  'breaking', False, 'Mark the version as incompatible with the version before. Default: true if --io changes.'
 )
-_CATALOG = flags.DEFINE_string('catalog', str(catalog_lib.PATH), 'The catalog to change.')
-_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Say what would be written, and write nothing.')
+_CATALOG = flags.DEFINE_string('catalog', str(catalog_lib.PATH), 'YAML file of the catalog to change.')
+_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print the new lines, and write nothing.')
 
 
 def main() -> None:
+  """Runs the command; see the module."""
   path = pathlib.Path(_CATALOG.value)
   catalog = catalog_lib.Catalog(path)
   name = _MODEL.value or ''
   newest = catalog.newest_version(name)
   if newest is None or name not in catalog.encoders:
     raise errors.UsageError(
-      f'--model={name}: {path} has {", ".join(catalog.encoders)}: give one of them, or write the first '
-      'version of a new one into the catalog'
+      f'--model={name}: not an encoder in {path} ({", ".join(catalog.encoders)}); give one of these, or write the '
+      'first version of a new one into the catalog'
     )
   changes = [' '.join(change.split()) for change in _CHANGE.value or []]
   if not changes or not all(changes):
-    raise errors.UsageError('--change= is empty: say what is new in this version')
+    raise errors.UsageError('--change: missing or empty; describe a change in this version')
   before = catalog.entry(name, newest)
   entry = {'interface': _IO.value or before['interface'], 'preprocessor': _PREPROCESSOR.value or before['preprocessor']}
   cli.check_preprocessor(_PREPROCESSOR.value)
@@ -52,7 +57,7 @@ def main() -> None:
   entry['changes'] = changes
   if entry['preprocessor'] not in catalog.preprocessors:
     raise errors.UsageError(
-      f'--preprocessor={entry["preprocessor"]}: {path} has {", ".join(catalog.preprocessors)}: give one of them'
+      f'--preprocessor={entry["preprocessor"]}: not in {path} ({", ".join(catalog.preprocessors)}); give one of these'
     )
 
   version, text = catalog.with_version(name, entry)

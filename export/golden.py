@@ -1,5 +1,4 @@
-"""Records what a source computes in a golden file, and compares published releases with such files, without the source; or compares the two on
-whole corpora of text.
+"""Records golden files, compares published releases with them, and compares source and release on a corpus.
 
   python -m export.golden --record --source=build/demo/albert_en_demo --golden=tests/golden/albert_en_demo.json
   python -m export.golden --record --source=build/demo/albert_en_demo --preprocessor=4
@@ -8,12 +7,12 @@ whole corpora of text.
   python -m export.golden --corpus='texts/*.txt.gz' --source=albert_large.tar.gz
   --release=dist/tensorflow/albert_en_large/4 --output=results
 
-A golden file names the digest of its source: a release that was made from another fails, as does one whose outputs have
-moved further than two right conversions may be apart. Recording over a file says what moved.
+A golden file has outputs of a source and its digest. A release fails if it was made from another source, or if its
+outputs differ by more than the tolerance. Recording over a file prints the changes.
 
-A corpus goes through the original rule of tokenization and the exported preprocessor, and through the source's graph
-and the exported encoder, on Apache Beam: flags that are not listed by --help are Beam's then. Exit status 1 if ids or
-outputs differ by more than they may; the results are written anyway.
+A corpus is tokenized by the authors' rule and by the exported preprocessor, and encoded by the source's graph and by
+the exported encoder, on Apache Beam. With --corpus, flags that --help does not list go to Beam. Exit status 1 if ids or
+outputs differ by more than the tolerance; the results are written in both cases.
 """
 
 import pathlib
@@ -41,15 +40,15 @@ _SOURCE = flags.DEFINE_string('source', None, 'For --record and --corpus: a dire
 _PREPROCESSOR = flags.DEFINE_integer(
   'preprocessor',
   None,
-  'For --record: the version of the preprocessor\'s contract whose ids to record, instead of the outputs '
-  'of the encoder.',
+  'For --record: record the ids of this version of the preprocessor\'s contract instead of the encoder\'s outputs.',
 )
 _RELEASE = flags.DEFINE_string('release', None, 'For --check and --corpus: directory of the published version.')
 
 
 def main() -> None:
+  """Runs the command; see the module."""
   if sum([_RECORD.value, _CHECK.value, corpus_flags.CORPUS.value is not None]) != 1:
-    raise errors.UsageError('give either --record, --check or --corpus')
+    raise errors.UsageError('--record, --check, --corpus: none or several given; give exactly one')
   if (corpus := corpus_flags.CORPUS.value) is not None:
     _compare(corpus, console_lib.Console())
     return
@@ -63,7 +62,7 @@ def main() -> None:
 
 def _given(flag: str, value: str | None) -> str:
   if not value:
-    raise errors.UsageError(f'{flag}= is empty: give one')
+    raise errors.UsageError(f'{flag}: missing or empty; give a value')
   return value
 
 
@@ -71,7 +70,7 @@ def _record(handle: str, path: pathlib.Path, console: console_lib.Console) -> No
   version = _PREPROCESSOR.value
   if version is not None and version not in spec.PREPROCESSOR_VERSIONS:
     raise errors.UsageError(
-      f'--preprocessor={version}: there are versions {", ".join(map(str, spec.PREPROCESSOR_VERSIONS))}'
+      f'--preprocessor={version}: unknown version; give one of {", ".join(map(str, spec.PREPROCESSOR_VERSIONS))}'
     )
   source_lib.check_handle(handle)
   from export.validation import golden_file
@@ -80,21 +79,21 @@ def _record(handle: str, path: pathlib.Path, console: console_lib.Console) -> No
     if version is None:
       golden = golden_file.of_source(source, policy_flags.trust())
     else:
-      golden = golden_file.of_sp_model(source.sp_model, source.sp_model_digest, version)
+      golden = golden_file.of_sp_model(source.sp_model, source.sp_model_digest, version, source.tokenization)
   try:
     moved = golden_file.moved(golden_file.read(path), golden) if path.exists() else None
-  except (errors.GoldenError, KeyError, TypeError, ValueError, AttributeError):  # about to be replaced, whatever it was
+  except (errors.GoldenError, KeyError, TypeError, ValueError, AttributeError):  # an invalid file is replaced too
     moved = None
   try:
     golden_file.write(golden, path)
   except OSError as e:
-    raise errors.GoldenError(f'cannot write {path} ({e.strerror}): give another --golden') from e
+    raise errors.GoldenError(f'{path}: cannot be written ({e.strerror}); give another --golden') from e
   if moved is None:
     console.line(f'{path} is new')
   elif moved:
-    console.table(f'Moved in {path}', ['what', 'difference'], moved)
+    console.table(f'Changed in {path}', ['value', 'difference'], moved)
   else:
-    console.line(f'nothing moved in {path}')
+    console.line(f'no changes in {path}')
 
 
 def _check(release: pathlib.Path, path: pathlib.Path, console: console_lib.Console) -> None:
@@ -108,7 +107,7 @@ def _check(release: pathlib.Path, path: pathlib.Path, console: console_lib.Conso
     console.line(f'{result} ids are the same')
   else:
     if left_out := golden['outputs'].keys() - result.keys():
-      console.line(f'not in the release, and not compared: {", ".join(sorted(left_out))}')
+      console.line(f'not in the release, therefore not compared: {", ".join(sorted(left_out))}')
     console.table(
       'In float64: relative distance to the golden values',
       ['output', 'distance', 'bound'],
@@ -138,7 +137,7 @@ def _compare(corpus: list[str], console: console_lib.Console) -> None:
 
 
 if __name__ == '__main__':
-  # Only a corpus goes through Apache Beam, whose flags are not known here.
+  # Only --corpus uses Apache Beam, whose flags are not defined here.
   cli.run(
     main, others=any(word.lstrip('-').partition('=')[0] == 'corpus' for word in sys.argv[1:] if word.startswith('-'))
   )

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-# Of the contract of albert_en_preprocess: which versions there are to make. 1 to 3 were published before.
+# Supported versions of the contract of albert_en_preprocess. Versions 1 to 3 were published before.
 PREPROCESSOR_VERSIONS = (1, 2, 3, 4)
-# ... and how many ids it gives for each text, if nothing else is asked for.
+# Default number of ids for each text.
 SEQ_LENGTH = 128
 
 
@@ -14,9 +14,10 @@ class Release:
 
   Attributes:
     publisher, name, version: 'tensorflow', 'albert_en_large', 2.
-    changes: by version, up to this one, what was new in it.
-    breaking: the versions among them that code written for the one before may not work with.
-    language, dataset: for the card.
+    changes: changes by version, up to this version.
+    breaking: versions in `changes` that are incompatible with the version before.
+    language: BCP 47 tag for the card; None if it is not known.
+    dataset: names for the card.
   """
 
   publisher: str
@@ -24,17 +25,17 @@ class Release:
   version: int
   changes: dict[int, list[str]]
   breaking: frozenset[int] = frozenset()
-  language: str
+  language: str | None
   dataset: tuple[str, ...] = ()
 
   @property
   def model(self) -> str:
-    """Its model, below the export root and on a hub host: 'tensorflow/albert_en_large'."""
+    """Path of the model below the export root and on a hub host: 'tensorflow/albert_en_large'."""
     return f'{self.publisher}/{self.name}'
 
   @property
   def path(self) -> str:
-    """Where it goes below the export root, and on a hub host: 'tensorflow/albert_en_large/2'."""
+    """Path of the release below the export root and on a hub host: 'tensorflow/albert_en_large/2'."""
     return f'{self.model}/{self.version}'
 
 
@@ -44,7 +45,7 @@ class EncoderRelease(Release):
 
   Attributes:
     interface: 'dict' or 'list', as the catalog explains them.
-    preprocessor: its companion.
+    preprocessor: the preprocessor that it is published with.
   """
 
   interface: str
@@ -56,7 +57,7 @@ class TextRelease(Release):
   """One version of a model from text to vectors: an encoder and its preprocessor in one.
 
   Attributes:
-    encoder: what it is made of, together with that one's preprocessor.
+    encoder: the encoder that it contains, together with the encoder's preprocessor.
   """
 
   encoder: EncoderRelease
@@ -64,7 +65,7 @@ class TextRelease(Release):
 
 @dataclasses.dataclass(frozen=True)
 class Collection:
-  """What the models of a publisher are published together as: its name, 'albert', one line about it, and its language."""
+  """The collection of a publisher's models: its name, a one-line title and its language."""
 
   name: str
   title: str

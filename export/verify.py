@@ -4,15 +4,13 @@
   python -m export.verify --release=dist/tensorflow/albert_en_large/2 --source=albert_large.tar.gz
   python -m export.verify --release=gs://bucket/models/tensorflow/albert_en_large/2 --public_key=PUBLIC.pem
 
-With --public_key, also that the files and the record are those that were signed, under the name that they were signed
-for. With --source, also that the record is of that source, that every weight is the source's, and that the model
-computes what the source computes. A model from text to vectors is then held against the preprocessor and the encoder
-that it is made of: they must be beside it in the tree, and are verified in the same way. Exit status 1 on any
-difference, with a line that names it.
+--public_key also checks the signatures of the files and the record, and that the signed name is that of the directory.
+--source also checks that the release was made from the source, that every weight equals the source's, and that the
+outputs agree within tolerance. A text model is also compared with its preprocessor and its encoder. Both must be in the
+same release tree, and are verified in the same way. Exit status 1 on any difference, with one line that names it.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import math
 import pathlib
@@ -20,11 +18,14 @@ from typing import Any
 
 from absl import flags
 
+from converters import albert_config
 from converters import cli
 from converters import errors
 from converters import source as source_lib
 from converters import source_flags
+from converters import tokenization
 from converters import weight_map
+from export import spec
 from export.release import integrity
 from export.release import signature
 from export.source import policy_flags
@@ -40,17 +41,18 @@ _RELEASE = flags.DEFINE_string(
 _SOURCE = flags.DEFINE_string(
   'source',
   None,
-  'What it was exported from: a directory, a .tar.gz, or a hub handle. Default: only what needs no source.',
+  'Source of the release: a directory, a .tar.gz, or a hub handle. Default: run only the checks that need no source.',
 )
 _PUBLIC_KEY = flags.DEFINE_string(
-  'public_key', None, 'A file with the public key, in PEM, of who signed the release: its signatures are checked first.'
+  'public_key', None, 'PEM file of the signer\'s public key. The signatures are checked first.'
 )
-_REPORT = flags.DEFINE_string('report', None, 'An HTML file to write, with the record\'s proof as a page for people.')
+_REPORT = flags.DEFINE_string('report', None, 'HTML file to write with the parity report of the record.')
 
 
 def main() -> None:
+  """Runs the command; see the module."""
   if not _RELEASE.value:
-    raise errors.UsageError('--release= is empty: give the directory of a published version')
+    raise errors.UsageError('--release: missing or empty; give the directory of a published version')
   report = cli.file_path('--report', _REPORT.value)
   public_key = pathlib.Path(_PUBLIC_KEY.value) if _PUBLIC_KEY.value is not None else None
   if public_key is not None:
@@ -70,11 +72,10 @@ def _verify(
     weights = integrity.check(release, record)
   console.line(f'{len(record["files"])} files, archive, card and {weights} weights are as recorded')
   if public_key is not None:
-    # A signature says nothing of a name: another model of the same signer would pass for this one.
+    # A signature does not cover the directory's name: another model of the same signer would pass.
     if list(release.parts[-2:]) != record['release'].split('/')[-2:]:
       raise errors.IntegrityError(
-        f'what is signed in {release} is {record["release"]}: give it the directory of that name, or fetch the '
-        'right one'
+        f'{release}: the signed release is {record["release"]}; rename the directory, or fetch the right release'
       )
     console.line(f'{record["release"]} is signed with {public_key}')
   if _SOURCE.value:
@@ -94,10 +95,16 @@ def _check_preprocessor(
 
   if record['source']['sp_model']['digest'] != source.sp_model_digest:
     raise errors.IntegrityError(
-      f'{release} was made from another SentencePiece model than {source.handle} has: give its source'
+      f'{release}: made from another SentencePiece model than that of {source.handle}; give its source'
     )
   with console.step('compare with the source'):
-    tokens = preprocessor_certificate.check(release, source.sp_model, int(release.name))
+    tokens = preprocessor_certificate.check(
+      release,
+      source.sp_model,
+      int(release.name),
+      tokenization.of_record(record),
+      record.get('seq_length', spec.SEQ_LENGTH),
+    )
   console.line(f'{tokens} tokens are the same')
 
 
@@ -115,18 +122,19 @@ def _check_text(
         of_part = integrity.read_record(part)
       except (errors.IntegrityError, errors.PublishError) as e:
         raise errors.IntegrityError(
-          f'{record[kind]} is not beside {release}, which is made of it ({e}): put it there, or leave --source out'
+          f'{release}: its {kind} {record[kind]} is not in the same tree ({e}); put it there, or leave --source out'
         ) from e
       with console.step(f'check {record[kind]}'):
         integrity.check(part, of_part)
         if (of_part['release'], of_part['kind']) != (record[kind], kind):
           raise errors.IntegrityError(
-            f'{part} is {of_part["release"]}, and no {kind}: this is not what was published, fetch it again'
+            f'{part}: its record is of {of_part["release"]}, kind {of_part["kind"]} (expected {record[kind]}, kind '
+            f'{kind}); fetch the release again'
           )
       if kind == 'encoder' and of_part['preprocessor'] != record['preprocessor']:
         raise errors.IntegrityError(
-          f'{record[kind]} goes with {of_part["preprocessor"]}, and {release} is made of it and {record["preprocessor"]}: '
-          'publish a text model of the two that go together'
+          f'{release}: its preprocessor is {record["preprocessor"]}, but its encoder {record[kind]} belongs to '
+          f'{of_part["preprocessor"]}; publish a text model of that preprocessor'
         )
       check(part, of_part, source, console)
       parts.append(part)
@@ -139,8 +147,7 @@ def _check_text(
     for figure in ('control', 'allowed')
   ):
     raise errors.IntegrityError(
-      f'the outputs of the certificate in the record of {release} are not what is found now: this is not what was '
-      'published, fetch it again'
+      f'{release}: outputs of the recorded certificate differ from the recomputed ones; fetch the release again'
     )
   console.text_certificate(certificate)
 
@@ -155,7 +162,7 @@ def _check_encoder(
     certificate = examination.certify(release, record['interface'], console.step)
   fresh, recorded = certificate.as_json(), record['certificate']
   for group in ('outputs', 'gradient', 'controls'):
-    # Distances in float64 are rounding. The scale of what was compared is a fact of the model.
+    # Distances in float64 are rounding errors. The scale of a tensor is a property of the model.
     if fresh[group].keys() != recorded[group].keys() or (
       group != 'controls'
       and not all(
@@ -164,8 +171,7 @@ def _check_encoder(
       )
     ):
       raise errors.IntegrityError(
-        f'the {group} of the certificate in the record of {release} are not what is found now: this is not '
-        'what was published, fetch it again'
+        f'{release}: {group} of the recorded certificate differ from the recomputed ones; fetch the release again'
       )
   console.certificate(fresh)
 
@@ -173,14 +179,21 @@ def _check_encoder(
 def _compare_weights(
   release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console
 ) -> set[weight_map.Part]:
-  """Holds a record against a source: its digest, its config and every weight. Gives the parts that the model has."""
+  """Compares the digest, the config and every weight of a record with a source.
+
+  Returns:
+    The parts of the model.
+
+  Raises:
+    IntegrityError: the record does not match the source.
+  """
   if record['source']['digest'] != source.digest:
     raise errors.IntegrityError(
-      f'{release} was made from {record["source"]["digest"]}, and {source.handle} is {source.digest}: give its source'
+      f'{release}: made from {record["source"]["digest"]}, but {source.handle} is {source.digest}; give its source'
     )
-  if record['config'] != dataclasses.asdict(source.config):
+  if albert_config.parse(record['config']) != source.config:
     raise errors.IntegrityError(
-      f'the record of {release} has another config than {source.handle}: this is not what was published, fetch it again'
+      f'{release}: the recorded config differs from that of {source.handle}; fetch the release again'
     )
   parts = {weight_map.Part.ENCODER, *(weight_map.Part(head) for head in record['heads'])}
   digests = {weight['source']: weight['sha256'] for weight in record['weights']}
@@ -193,8 +206,8 @@ def _compare_weights(
       advance(1)
     if different or len(digests) != len(rows):
       raise errors.IntegrityError(
-        f'{", ".join(different) or "the list of weights"} of {source.handle} is not what {release} records: '
-        'this is not what was published, fetch it again'
+        f'{release}: {", ".join(different) or "the list of weights"} in the record differs from {source.handle}; '
+        'fetch the release again'
       )
   return parts
 
@@ -203,7 +216,7 @@ _SAME_SCALE = 0.1  # of figures that are recorded with two digits
 
 
 def _alike(one: float, other: float) -> bool:
-  """Whether two errors can be the same on two processors, which round in another order."""
+  """Returns whether two errors agree up to the rounding order of processors: within a factor of 4."""
   return one / 4 <= other <= one * 4
 
 

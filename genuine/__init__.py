@@ -1,1 +1,1 @@
-"""Modules written by tensorflow_hub's own exporter under TensorFlow 1.15, exported and compared with TensorFlow 1.15's own outputs."""
+"""Checks of releases of modules that tensorflow_hub wrote under TensorFlow 1.15, against outputs of TensorFlow 1.15."""

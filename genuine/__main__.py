@@ -1,4 +1,4 @@
-"""Writes TF1 Hub modules with tensorflow_hub's own exporter under TensorFlow 1.15, exports each, and compares it with TensorFlow 1.15.
+"""Exports TF1 Hub modules that tensorflow_hub wrote under TensorFlow 1.15, and compares them with TensorFlow 1.15.
 
   python -m genuine --python=build/genuine/venv/bin/python                                a tiny module of each kind
   python -m genuine --python=... --size=large --kinds=einsum,matmul                       of a published size
@@ -32,18 +32,18 @@ _SP_MODEL = flags.DEFINE_string(
   'sp_model', None, 'SentencePiece model of the modules; default: one trained on the demo corpus.'
 )
 _FIXTURES = flags.DEFINE_string(
-  'fixtures', None, 'Directory for packed modules and their outputs: of tiny size, and of two kinds.'
+  'fixtures', None, 'Directory for the test fixtures: packed tiny modules of two kinds, and their outputs.'
 )
 _WORK_DIR = flags.DEFINE_string('work_dir', 'build/genuine', 'Directory for modules, releases and logs.')
 
 _WRITER = pathlib.Path(__file__).with_name('write_module.py')
-_TIMEOUT = 3600  # seconds that a command may take
-# The writer shall see its environment's packages, and none of this one's.
+_TIMEOUT = 3600  # timeout of a command in seconds
+# The writer must import the packages of its own environment only.
 _ENVIRONMENT = {'PYTHONPATH': '', 'TF_CPP_MIN_LOG_LEVEL': '3', 'PYTHONWARNINGS': 'ignore', 'PYTHONIOENCODING': 'utf-8'}
 
 
 class GenuineError(errors.AlbertHubError):
-  """A release does not compute what TensorFlow 1.15 computed with its module."""
+  """A release computes other outputs or token ids than TensorFlow 1.15 with its module."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Kind:
   """A state in which modules of the family were published, or a form that the exporter can write.
 
   Attributes:
-    heads: names of the signatures beside `tokens`.
+    heads: names of the signatures other than `tokens`, separated by commas.
     config: whether albert_config.json is among the assets.
-    dropout: the probabilities in the config.
+    dropout: both dropout probabilities in the config.
     arguments: further arguments of write_module.py.
   """
 
@@ -76,11 +76,19 @@ FIXTURES = ('einsum', 'partitioned')
 
 
 def main() -> None:
+  """Writes, exports and compares a module of each kind.
+
+  Raises:
+    UsageError: --kinds has an unknown kind, or --fixtures has other flags with it.
+    GenuineError: a release differs from TensorFlow 1.15.
+    CommandError: writing or exporting a module failed.
+  """
   names = list(KINDS) if _KINDS.value is None else _KINDS.value
   if _FIXTURES.value:
     if _SIZE.value != 'tiny' or _KINDS.value is not None or _SP_MODEL.value is not None:
       raise errors.UsageError(
-        '--fixtures are tiny, of fixed kinds and vocabulary: leave --size, --kinds and --sp_model out'
+        f'--fixtures={_FIXTURES.value}: size, kinds and vocabulary are fixed (tiny, {", ".join(FIXTURES)}); '
+        'leave --size, --kinds and --sp_model out'
       )
     names = list(FIXTURES)
   unknown = [name for name in names if name not in KINDS]
@@ -122,7 +130,7 @@ def main() -> None:
       )
   outputs = sorted({output for result in found.values() for output in result.outputs})
   console.table(
-    'Largest difference to TensorFlow 1.15',
+    'Largest difference from TensorFlow 1.15',
     ['output', *found],
     [
       [output, *(f'{result.outputs[output]:.1e}' if output in result.outputs else '-' for result in found.values())]
@@ -132,14 +140,14 @@ def main() -> None:
   )
   faults = [f'{name}: {fault}' for name, result in found.items() for fault in result.faults()]
   if faults:
-    raise GenuineError(f'{"; ".join(faults)}: see {work / "logs"}')
+    raise GenuineError(f'releases: differ from TensorFlow 1.15 ({"; ".join(faults)}); see {work / "logs"}')
   if _FIXTURES.value:
     for name in names:
       _pack(work / 'modules' / name, pathlib.Path(_FIXTURES.value), name)
 
 
 def _prepare(work: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-  """Makes the vocabulary, under the name that it has in modules, and the texts to tokenize."""
+  """Writes the SentencePiece model, under its file name in modules, and the texts to tokenize."""
   from export.demo import tf1_module
   from export.demo import vocabulary
   from export.validation import preprocessor_certificate
@@ -157,6 +165,7 @@ def _prepare(work: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def _write(name: str, seed: int, work: pathlib.Path, sp_model: pathlib.Path, texts: pathlib.Path) -> pathlib.Path:
+  """Writes a module of one kind with TensorFlow 1.15, and returns its directory."""
   from export.demo import tf1_module
 
   kind, directory = KINDS[name], work / 'modules' / name
@@ -186,7 +195,7 @@ def _write(name: str, seed: int, work: pathlib.Path, sp_model: pathlib.Path, tex
 
 
 def _pack(directory: pathlib.Path, output: pathlib.Path, name: str) -> None:
-  """Packs a module as hub hosts do, with its albert_config.json and expected.npz beside it."""
+  """Packs a module as hub hosts do, and copies its albert_config.json and expected.npz to the same directory."""
   output.mkdir(parents=True, exist_ok=True)
   with (
     open(output / f'{name}.tar.gz', 'wb') as file,

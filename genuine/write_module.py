@@ -1,14 +1,17 @@
-"""Writes a TF1 Hub module with tensorflow_hub's own exporter, and what TensorFlow 1.15 computes with it.
+"""Writes a TF1 Hub module with tensorflow_hub's exporter, and the outputs of TensorFlow 1.15 with it.
 
   python write_module.py --output=DIR --config=albert_config.json --sp_model=30k-clean.model --texts=texts.json
 
 Runs in the environment of requirements/genuine.txt: Python 3.7, TensorFlow 1.15.5, tensorflow_hub 0.7.0 and
-albert-tensorflow 1.1, the model code of ALBERT's authors as of November 2019. That package has no exporter, so the
-signatures, heads and assets stated here follow the published modules' interface. As the authors did, this writes a
-checkpoint first, and exports a module spec with it.
+albert-tensorflow 1.1. The last package is the model code of ALBERT's authors as of November 2019. It has no exporter,
+so the signatures, heads and assets of this file follow the interface of the published modules. Like the authors, this
+program writes a checkpoint first, and exports a module spec with it.
 
-Makes DIR/module, the module, and DIR/expected.npz: the inputs and, as SIGNATURE/NAME, the outputs of hub.Module, and as
-ids/NUMBER the token ids that the authors' tokenization.py gives each text.
+Writes the module to DIR/module, and these arrays to DIR/expected.npz:
+
+* the inputs;
+* SIGNATURE/NAME: outputs of hub.Module;
+* ids/NUMBER: token ids of each text, by the authors' tokenization.py.
 """
 
 import argparse
@@ -27,25 +30,27 @@ INPUTS = ('input_ids', 'input_mask', 'segment_ids')
 
 
 def main():
+  """Parses the flags, and writes the module."""
   parser = argparse.ArgumentParser()
   parser.add_argument('--output', required=True)
-  parser.add_argument('--config', required=True, help='an albert_config.json')
+  parser.add_argument('--config', required=True, help='path of an albert_config.json')
   parser.add_argument('--sp_model', required=True)
-  parser.add_argument('--texts', required=True, help='a JSON list of strings')
-  parser.add_argument('--heads', default='mlm,sop', help='which of mlm and sop the module has')
+  parser.add_argument('--texts', required=True, help='path of a JSON list of strings')
+  parser.add_argument('--heads', default='mlm,sop', help='heads of the module: mlm, sop or both')
   parser.add_argument(
     '--matmul',
     action='store_true',
-    help='dense layers by matmul, as the authors wrote them for TFLite, and not by einsum',
+    help='compute dense layers by matmul instead of einsum, like the TFLite variant of the authors',
   )
-  parser.add_argument('--without_config', action='store_true', help='no albert_config.json among the assets')
-  parser.add_argument('--partitions', type=int, default=1, help='partitions of each variable but the word embeddings')
-  parser.add_argument('--shards', type=int, default=1, help='data files of the checkpoint')
+  parser.add_argument('--without_config', action='store_true', help='leave albert_config.json out of the assets')
+  parser.add_argument('--partitions', type=int, default=1, help='partitions of each variable except word embeddings')
+  parser.add_argument('--shards', type=int, default=1, help='number of data files of the checkpoint')
   parser.add_argument('--seed', type=int, default=0)
   write(parser.parse_args())
 
 
 def write(args):
+  """Writes the module and expected.npz, given the parsed flags."""
   config = modeling.AlbertConfig.from_json_file(args.config)
   heads = [head for head in args.heads.split(',') if head]
   if args.matmul:
@@ -53,7 +58,7 @@ def write(args):
   assets = {'vocab_model': args.sp_model}
   if not args.without_config:
     assets['config_file'] = args.config
-  # As many devices as shards: the saver gives each device's variables a file.
+  # One device per shard: the saver writes the variables of each device to a separate file.
   devices = tf.ConfigProto(device_count={'CPU': args.shards})
 
   def module_fn(is_training):
@@ -104,7 +109,11 @@ def write(args):
 
 
 def partitioner(partitions):
-  """Splits the first axis; the word embeddings stay whole: their lookup would take rows of partitions in turn (partition_strategy 'mod')."""
+  """Returns a partitioner of the first axis, or None for one partition.
+
+  Word embeddings are not partitioned: their lookup would take rows of the partitions in turn (partition_strategy
+  'mod').
+  """
 
   def axes(shape, dtype):
     del dtype
@@ -115,7 +124,7 @@ def partitioner(partitions):
 
 
 def placed(shards):
-  """Gives every variable a device, in turn."""
+  """Returns a variable getter that places variables on the devices in turn, or None for one shard."""
   count = []
 
   def place(getter, *args, **kwargs):
@@ -127,7 +136,10 @@ def placed(shards):
 
 
 def einsum_by_matmul(equation, x, kernel):
-  """The three products of the model code: the axes that are summed are the last of x and the first of the kernel."""
+  """Computes the three einsums of the model code by matmul.
+
+  Each sums over the last axes of x and the first axes of the kernel.
+  """
   summed = {'BFH,HND->BFND': 1, 'BFND,NDH->BFH': 2, 'BFH,HO->BFO': 1}[equation]
   x_shape, kernel_shape = modeling.get_shape_list(x), modeling.get_shape_list(kernel)
   inner = int(np.prod(kernel_shape[:summed]))
@@ -138,7 +150,7 @@ def einsum_by_matmul(equation, x, kernel):
 
 
 def mlm_logits(model, config, positions):
-  """Flattened to [batch * positions, vocabulary]."""
+  """Builds the masked-language-model head; returns logits of shape [batch * positions, vocabulary]."""
   sequence = model.get_sequence_output()
   batch, length, width = modeling.get_shape_list(sequence)
   rows = tf.reshape(positions + tf.expand_dims(tf.range(batch) * length, 1), [-1])
@@ -152,6 +164,7 @@ def mlm_logits(model, config, positions):
 
 
 def sop_log_probs(model, config):
+  """Builds the sentence-order head; returns log probabilities of shape [batch, 2]."""
   with tf.variable_scope('cls/seq_relationship'):
     weights = tf.get_variable('output_weights', [2, config.hidden_size])
     bias = tf.get_variable('output_bias', [2])
@@ -159,7 +172,10 @@ def sop_log_probs(model, config):
 
 
 def random_value(name, shape, seed):
-  """At a scale where attention is neither flat nor saturated; every element of every tensor is distinct."""
+  """Returns random values of a variable, float32.
+
+  At their scale, attention is neither flat nor saturated. All elements differ.
+  """
   value = np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
   if '/gamma' in name:
     return 1 + np.float32(0.2) * value
@@ -169,7 +185,10 @@ def random_value(name, shape, seed):
 
 
 def expected(path, config, heads, devices):
-  """The inputs, and what hub.Module gives for them: full rows, padded rows, two segments, one token."""
+  """Returns the inputs and the outputs of hub.Module.
+
+  The inputs include full rows, padded rows, rows of two segments, and a row of one token.
+  """
   random = np.random.RandomState(7)
   batch, length, positions = 4, min(24, config.max_position_embeddings), 3
   mask = (np.arange(length) < np.array([[length], [length // 2], [1], [length - 3]])).astype(np.int32)
@@ -192,7 +211,7 @@ def expected(path, config, heads, devices):
 
 
 def token_ids(sp_model, texts):
-  """As run_classifier.py prepares its examples: preprocess_text, then FullTokenizer."""
+  """Yields the token ids of each text by preprocess_text and FullTokenizer, as in the authors' run_classifier.py."""
   tokenizer = tokenization.FullTokenizer(None, spm_model_file=sp_model)
   for text in texts:
     tokens = tokenizer.tokenize(tokenization.preprocess_text(text, lower=True))

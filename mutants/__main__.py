@@ -32,7 +32,7 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _TIMEOUT = 600  # seconds of one pytest run
 _FILES = ('git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard')
 _PYTEST = (sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider')
-# Python finds bytecode by the size and the time of a file, and a mutation may change neither.
+# Python validates cached bytecode by the size and time of the source file, and a mutation may change neither.
 _ENVIRONMENT = {'TF_USE_LEGACY_KERAS': '1', 'PYTHONDONTWRITEBYTECODE': '1'}
 
 
@@ -79,6 +79,12 @@ class _Copy:
 
 
 def main() -> None:
+  """Runs the chosen mutations, with --baseline after the unchanged tests.
+
+  Raises:
+    UsageError: --only has an unknown mutation.
+    MutantsError: a mutation survived, was invalid, or does not fit its file; or the unchanged tests failed.
+  """
   mutations = {mutation.name: mutation for mutation in mutations_lib.MUTATIONS}
   if unknown := [name for name in _ONLY.value if name not in mutations]:
     raise errors.UsageError(f'--only={unknown[0]}: unknown mutation; give names of mutants/mutations.py')
@@ -95,7 +101,11 @@ def main() -> None:
 
 
 def _run(mutations: list[mutations_lib.Mutation], copies: list[_Copy], right: int) -> None:
-  """Runs each mutation on a copy that is free, and raises MutantsError for exit statuses that are not the right one."""
+  """Runs each mutation on a free copy.
+
+  Raises:
+    MutantsError: an exit status of pytest is not `right`.
+  """
   console, free, outcomes, begin = console_lib.Console(), list(copies), dict[str, str](), time.monotonic()
   words = ['survived', 'killed'] if right else ['passed', 'failed']
 

@@ -1,4 +1,4 @@
-"""The mutations: small bugs of the product, each with the tests that see it."""
+"""Defines the mutations: small bugs of the product, each with the tests that must fail."""
 
 import dataclasses
 
@@ -48,8 +48,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   Mutation(
     'archive_backslash',
     'converters/io/archive.py',
-    "    if (\n      name.is_absolute()\n      or (member.isreg() and not name.parts)\n      or '..' in name.parts\n      or '\\\\' in member.name\n      or not member.name.isprintable()\n    ):\n",
-    "    if name.is_absolute() or (member.isreg() and not name.parts) or '..' in name.parts or not member.name.isprintable():\n",
+    "      or '\\\\' in member.name\n",
+    '',
     'tests/attacks/test_archive.py::test_08_name',
   ),
   Mutation(
@@ -83,7 +83,7 @@ MUTATIONS: tuple[Mutation, ...] = (
   Mutation(
     'checkpoint_index_checksum',
     'converters/readers/checkpoint_index.py',
-    "raise ValueError('a block has another checksum')",
+    "raise ValueError('checksum mismatch in a block')",
     'pass',
     'tests/attacks/test_checkpoint_and_config.py::test_26_flipped_bit_in_the_index',
   ),
@@ -202,8 +202,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   Mutation(
     'files_hidden',
     'converters/io/source_files.py',
-    "  found = sorted(\n    path for path in directory.glob(pattern) if not path.name.startswith('.')\n  )  # as macOS leaves beside each file\n",
-    '  found = sorted(directory.glob(pattern))  # as macOS leaves beside each file\n',
+    "directory.glob(pattern) if not path.name.startswith('.')",
+    'directory.glob(pattern)',
     'tests/test_tf1_checkpoint.py::test_files_that_macos_leaves',
   ),
   Mutation(
@@ -261,7 +261,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     'export/source/process.py',
     'if status == 0:',
     'if status >= 0:',
-    'tests/test_source_run.py::test_graph_that_is_refused_in_the_child_is_reported',
+    'tests/test_source_process.py::test_graph_that_is_refused_in_the_child_is_reported',
   ),
   Mutation(
     'source_run_training',
@@ -392,8 +392,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   Mutation(
     'token_parity_types',
     'export/validation/preprocessor_certificate.py',
-    "    for name, row in (\n      ('input_word_ids', kept + padding),\n      ('input_mask', [1] * len(kept) + [0] * len(padding)),\n      ('input_type_ids', [0] * _SEQ_LENGTH),\n    ):\n",
-    "    for name, row in (('input_word_ids', kept + padding), ('input_mask', [1] * len(kept) + [0] * len(padding))):\n",
+    "      ('input_type_ids', [0] * seq_length),\n",
+    '',
     'tests/test_token_parity.py::test_wrong_packing_fails',
   ),
   Mutation(
@@ -422,21 +422,21 @@ MUTATIONS: tuple[Mutation, ...] = (
     'export/source/sandbox.py',
     "_PREFIXES = ('TF_', 'PYTHON')",
     "_PREFIXES = ('TF_', 'PYTHON', 'AWS_')",
-    'tests/test_isolation.py::test_credentials_are_not_handed_on',
+    'tests/test_sandbox.py::test_credentials_are_not_handed_on',
   ),
   Mutation(
     'isolation_signal',
     'export/source/sandbox.py',
     'else max(0, status - 128)',
     'else status - 128',
-    'tests/test_isolation.py::test_what_ended_a_process',
+    'tests/test_sandbox.py::test_what_ended_a_process',
   ),
   Mutation(
     'isolation_memory',
     'export/source/sandbox.py',
     '      (resource.RLIMIT_AS, self.memory),\n',
     '',
-    'tests/test_isolation.py::test_limits',
+    'tests/test_sandbox.py::test_limits',
   ),
   Mutation(
     'artifact_savers',
@@ -450,7 +450,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     'export/graphs/functions.py',
     '([arguments_of_call[number] for number in inner[0]], ',
     '(inner[0], ',
-    'tests/test_function_graph.py::test_through_another_function',
+    'tests/test_functions.py::test_through_another_function',
   ),
   # export/: what is made, published and served.
   Mutation(
@@ -570,7 +570,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     'export/release/collection.py',
     '*older, newest = tree.versions(model)',
     'newest, *older = tree.versions(model)',
-    'tests/test_pieces.py::test_it_is_signed_said_to_break_and_listed',
+    'tests/test_release_artifacts.py::test_it_is_signed_said_to_break_and_listed',
   ),
   Mutation(
     'console_pipe',
@@ -598,21 +598,22 @@ MUTATIONS: tuple[Mutation, ...] = (
     'export/model/transformer_block.py',
     'queries * self._size**-0.5',
     'queries * self._heads**-0.5',
-    'tests/test_matrix_products.py::test_outputs_and_derivatives_are_those_of_einsums',
+    'tests/test_transformer_block.py::test_outputs_and_derivatives_are_those_of_einsums',
   ),
   Mutation(
     'matrix_products_mask',
     'export/model/transformer_block.py',
-    '    mask = tf.broadcast_to(\n      tf.reshape(mask, tf.stack([batch, 1, 1, tf.shape(mask)[1]])), tf.stack([batch, 1, 1, length])\n    )\n',
-    '    mask = mask[:, tf.newaxis, tf.newaxis, :]\n',
-    'tests/test_matrix_products.py::test_a_mask_of_another_shape_is_refused',
+    '  mask = tf.broadcast_to(tf.reshape(mask, tf.stack([batch, 1, 1, tf.shape(mask)[1]])), '
+    'tf.stack([batch, 1, 1, length]))\n',
+    '  mask = mask[:, tf.newaxis, tf.newaxis, :]\n',
+    'tests/test_transformer_block.py::test_a_mask_of_another_shape_is_refused',
   ),
   Mutation(
     'matrix_products_dropout',
     'export/model/transformer_block.py',
     'if training and layer.rate else',
     'if layer.rate else',
-    'tests/test_matrix_products.py::test_outputs_and_derivatives_are_those_of_einsums',
+    'tests/test_transformer_block.py::test_outputs_and_derivatives_are_those_of_einsums',
   ),
   Mutation(
     'text_encoder_mode',
@@ -626,14 +627,14 @@ MUTATIONS: tuple[Mutation, ...] = (
     'export/model/prune_graph.py',
     '(operation is None or operation.is_stateful)',
     'operation is None',
-    'tests/test_slim_graph.py::test_results_wait_for_changes',
+    'tests/test_prune_graph.py::test_results_wait_for_changes',
   ),
   Mutation(
     'slim_graph_argument',
     'export/model/prune_graph.py',
     "node.op != 'Identity' or node.input[0] in arguments or",
     "node.op != 'Identity' or",
-    'tests/test_slim_graph.py::test_what_only_hands_on_is_taken_out',
+    'tests/test_prune_graph.py::test_what_only_hands_on_is_taken_out',
   ),
   Mutation(
     'warmup_length',
@@ -654,35 +655,35 @@ MUTATIONS: tuple[Mutation, ...] = (
     'export/ui/trace.py',
     ' and (kinds[name] is not float or math.isfinite(value))',
     '',
-    'tests/test_profile.py::test_what_another_process_saved_is_not_trusted',
+    'tests/test_trace.py::test_what_another_process_saved_is_not_trusted',
   ),
   Mutation(
     'succession_allowed',
     'export/release/upgrade_check.py',
     'if differences and not self._allowed:',
     'if len(differences) > 1 and not self._allowed:',
-    'tests/test_pieces.py::test_it_is_signed_said_to_break_and_listed',
+    'tests/test_release_artifacts.py::test_it_is_signed_said_to_break_and_listed',
   ),
   Mutation(
     'original_text_sigma',
     'export/model/pretraining_tokenization.py',
     'tf.where(after < before, ',
     'tf.where(after <= before, ',
-    'tests/test_original_text.py::test_a_sigma_ends_a_word_or_does_not',
+    'tests/test_pretraining_tokenization.py::test_a_sigma_ends_a_word_or_does_not',
   ),
   Mutation(
     'package_link',
     'export/release/archive.py',
     'if path.is_symlink() or not (',
     'if not (',
-    'tests/test_package.py::test_a_link_is_not_packed',
+    'tests/test_release_archive.py::test_a_link_is_not_packed',
   ),
   Mutation(
     'package_time',
     'export/release/archive.py',
     'member.mtime = 0',
     'member.mtime = int(member.mtime)',
-    'tests/test_package.py::test_root_of_the_archive_is_the_model_directory',
+    'tests/test_release_archive.py::test_root_of_the_archive_is_the_model_directory',
   ),
   # export/corpus/ and export/fleet/: many texts, and many releases.
   Mutation(
@@ -745,8 +746,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   Mutation(
     'genuine_nan',
     'genuine/comparison.py',
-    "      f'{name} differs by {value:.1e} (at most {LIMIT:.0e})'\n      for name, value in self.outputs.items()\n      if not value <= LIMIT\n",
-    "      f'{name} differs by {value:.1e} (at most {LIMIT:.0e})' for name, value in self.outputs.items() if value > LIMIT\n",
+    'if not value <= LIMIT',
+    'if value > LIMIT',
     'tests/test_genuine.py::test_comparison_sees_other_outputs_and_other_ids',
   ),
   Mutation(

@@ -1,0 +1,1 @@
+"""Checks of exports under other versions of TensorFlow; run by `make runtimes`."""

@@ -1,10 +1,10 @@
-"""Runs what this tool exports under other versions of TensorFlow, and holds what they compute against what this environment computes.
+"""Runs exports under other versions of TensorFlow, and compares the results with those of this environment.
 
   python -m runtimes --environments=build/runtimes/tensorflow-2.11,build/runtimes/tensorflow-2.21
   python -m runtimes --environments=... --size=base
 
-`make runtimes` makes the environments first. One that is not there is left out, and said to be; exit status 1 if
-anything differs.
+`make runtimes` makes the environments first. A missing environment is reported and skipped. Exit status 1 if any result
+differs.
 """
 
 import dataclasses
@@ -27,28 +27,28 @@ from export.ui import console as console_lib
 _ENVIRONMENTS = flags.DEFINE_list(
   'environments', None, 'Directories of virtual environments with TensorFlow and TF-Text.', required=True
 )
-_SIZE = flags.DEFINE_enum('size', 'demo', [*sizes.SMALL, *sizes.PUBLISHED], 'Of the modules that are exported.')
-_WORK_DIR = flags.DEFINE_string('work_dir', 'build/runtimes', 'For modules, releases, records and logs.')
+_SIZE = flags.DEFINE_enum('size', 'demo', [*sizes.SMALL, *sizes.PUBLISHED], 'Size of the exported modules.')
+_WORK_DIR = flags.DEFINE_string('work_dir', 'build/runtimes', 'Directory for modules, releases, records and logs.')
 
 _PROBE = pathlib.Path(__file__).with_name('probe.py')
-_TIMEOUT = 3600  # seconds that a command may take
-# The probe shall see its environment's packages, and none of this one's.
+_TIMEOUT = 3600  # timeout of a command in seconds
+# The probe must import the packages of its own environment only.
 _ENVIRONMENT = {'PYTHONPATH': '', 'TF_CPP_MIN_LOG_LEVEL': '3'}
 
 
 class RuntimesError(errors.AlbertHubError):
-  """What was exported does not run as it should somewhere."""
+  """An export fails in an environment, or computes other results there."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-  """What is probed: a version of the demo, as the catalog has it.
+  """A version of the demo encoder in the catalog, which is exported and probed.
 
   Attributes:
-    version: of the encoder.
-    interface: the encoder's.
-    dropout: its module's.
-    text: whether the model from text to vectors is published with it, and probed too.
+    version: version of the encoder.
+    interface: interface of the encoder, 'dict' or 'list'.
+    dropout: dropout rate of the module.
+    text: whether the text model is published and probed, too.
   """
 
   version: int
@@ -57,15 +57,24 @@ class Exported:
   text: bool = False
 
   def describe(self) -> str:
-    return f'version {self.version}: {self.interface}, {"dropout" if self.dropout else "no dropout"}{", text" if self.text else ""}'
+    """Describes the version in one line."""
+    dropout, text = 'dropout' if self.dropout else 'no dropout', ', text' if self.text else ''
+    return f'version {self.version}: {self.interface}, {dropout}{text}'
 
 
-# Both interfaces, the first and the last preprocessor of the published history and the one after it, both kinds of
-# training mode, and text.
+# These cover both interfaces, training with and without dropout, and the text model. They also cover three
+# preprocessors: the first and the last of the published history, and the next one.
 _EXPORTED = (Exported(1, 'list', 0.0), Exported(3, 'dict', 0.1), Exported(4, 'dict', 0.0, text=True))
 
 
 def main() -> None:
+  """Exports each version, records its results here, and compares them with those of each environment.
+
+  Raises:
+    UsageError: no environment exists.
+    RuntimesError: a check of an environment failed.
+    CommandError: an export failed.
+  """
   work = pathlib.Path(_WORK_DIR.value).absolute()
   console = console_lib.Console()
   pythons = {'here': sys.executable}
@@ -74,9 +83,11 @@ def main() -> None:
     if python.exists():
       pythons[python.parents[1].name] = str(python)
     else:
-      console.line(f'{directory} is not there, and left out')
+      console.line(f'{directory}: no bin/python; skipped')
   if len(pythons) == 1:
-    raise errors.UsageError(f'--environments={",".join(_ENVIRONMENTS.value)}: none of them is there: run make runtimes')
+    raise errors.UsageError(
+      f'--environments={",".join(_ENVIRONMENTS.value)}: all environments are missing; run make runtimes'
+    )
   root = work / 'dist'
   shutil.rmtree(root, ignore_errors=True)
   found: dict[str, dict[str, Any]] = {}
@@ -101,7 +112,7 @@ def main() -> None:
         found.setdefault(name, {})[exported.describe()] = probe_environment(
           interpreter, [*arguments, f'--expected={record}'], work / f'logs/{name}_{exported.version}'
         )
-  _tell(found, console)
+  _print_tables(found, console)
   check_answers(
     {f'{name}, {title}': answer for name, answers in found.items() for title, answer in answers.items()}, work
   )
@@ -124,8 +135,7 @@ def _export(exported: Exported, work: pathlib.Path, root: pathlib.Path, console:
         _TIMEOUT,
       )
   with console.step(f'export version {exported.version}'):
-    # Version 3 returns a dict, and 1 a list; the preprocessor of 4 gives other ids: that breaks their users, as
-    # published.
+    # --breaking: version 3 returns a dict instead of a list, and the preprocessor of version 4 returns other ids.
     measure.run(
       [
         sys.executable,
@@ -144,15 +154,21 @@ def _export(exported: Exported, work: pathlib.Path, root: pathlib.Path, console:
 
 
 def probe_environment(python: str, arguments: Sequence[str], log: pathlib.Path) -> dict[str, Any]:
-  """What the probe finds; that it died, or could not be started, is a finding too."""
+  """Runs the probe in an environment, and returns its answer. A probe that fails is returned as a failed check.
+
+  Args:
+    python: interpreter of the environment.
+    arguments: command-line arguments of the probe.
+    log: path of the log files, as in `measure.run`.
+  """
   try:
     return measure.ask([python, str(_PROBE), *arguments], log, _TIMEOUT, environment=_ENVIRONMENT)[0]
   except measure.CommandError as e:
     return {'versions': {}, 'checks': {'start': {'distance': 0.0, 'allowed': None, 'faults': [str(e)]}}}
 
 
-def _tell(found: Mapping[str, Mapping[str, Mapping[str, Any]]], console: console_lib.Console) -> None:
-  """Prints a table of versions, and one of checks for each export."""
+def _print_tables(found: Mapping[str, Mapping[str, Mapping[str, Any]]], console: console_lib.Console) -> None:
+  """Prints a table of versions, and a table of checks for each export."""
   names = list(found)
   first = {name: next(iter(answers.values())) for name, answers in found.items()}
   packages = list(dict.fromkeys(package for answer in first.values() for package in answer['versions']))
@@ -164,14 +180,14 @@ def _tell(found: Mapping[str, Mapping[str, Mapping[str, Any]]], console: console
   for title in found[names[0]]:
     checks = list(dict.fromkeys(check for name in names for check in found[name][title]['checks']))
     console.table(
-      f'{title}: largest distance to what was recorded',
+      f'{title}: largest distance from the record',
       ['check', *names],
       [[check, *(cell(found[name][title]['checks'].get(check)) for name in names)] for check in checks],
     )
 
 
 def cell(check: Mapping[str, Any] | None) -> str:
-  """One check as a word: 'FAILED', 'passed' if it compares nothing, 'same' or a distance, or '-' for one that was not made."""
+  """Formats a check: 'FAILED', 'passed' without a comparison, 'same' or the distance, or '-' if it was not run."""
   if check is None:
     return '-'
   if check['faults']:
@@ -182,7 +198,15 @@ def cell(check: Mapping[str, Any] | None) -> str:
 
 
 def check_answers(answers: Mapping[str, Mapping[str, Any]], work: pathlib.Path) -> None:
-  """Raises RuntimesError for the faults in what probes found."""
+  """Checks the answers of probes.
+
+  Args:
+    answers: answers of the probe, by environment and version.
+    work: work directory, which has the logs.
+
+  Raises:
+    RuntimesError: an answer has faults.
+  """
   faults = [
     f'{where}: {name}: {fault}'
     for where, answer in answers.items()
@@ -190,7 +214,7 @@ def check_answers(answers: Mapping[str, Mapping[str, Any]], work: pathlib.Path) 
     for fault in check['faults']
   ]
   if faults:
-    raise RuntimesError(f'{"; ".join(faults)}: see {work / "logs"}')
+    raise RuntimesError(f'exports: {len(faults)} failed checks ({"; ".join(faults)}); see {work / "logs"}')
 
 
 if __name__ == '__main__':

@@ -1,14 +1,11 @@
-"""Runs an exported encoder and its preprocessor in whatever environment runs this file, and holds what they compute against a record.
+"""Runs an exported encoder and its preprocessor in the current environment, and compares the results with a record.
 
-  python probe.py --encoder=PATH --preprocessor=PATH --record=FILE.npz      # what they compute here
-  python probe.py --encoder=PATH --preprocessor=PATH --expected=FILE.npz    # ... and whether it is what they computed
-  there
-  python probe.py --encoder=PATH --preprocessor=PATH --text=PATH ...        # ... and of the model from text to vectors
-  that is made of both
+  python probe.py --encoder=PATH --preprocessor=PATH --record=FILE.npz      # records the results
+  python probe.py --encoder=PATH --preprocessor=PATH --expected=FILE.npz    # compares the results with a record
+  python probe.py --encoder=PATH --preprocessor=PATH --text=PATH ...        # includes the text model made of both
 
-Takes TensorFlow from 2.11 on, TF-Text of the same release, NumPy, and Python from 3.7 on; nothing else of this project.
-Prints one line of
-JSON: the versions, and for each check how far off it was, what is allowed, and its faults.
+Needs TensorFlow 2.11 or later, TF-Text of the same release, NumPy, and Python 3.7 or later. Imports nothing else of
+this project. Prints one line of JSON: the versions, and the distance, tolerance and faults of each check.
 """
 
 from __future__ import annotations
@@ -24,11 +21,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text
 
-# The same graph, weights and inputs: two releases of TensorFlow differ by the order in which their kernels add up.
-# Outputs are of the order of 1 (layer norms, tanh), and float32 has 1.2e-7 there: 4 layers came to 1.3e-6, 12 to
-# 4.1e-6. A wrong operation is off by 1e-2 and more.
+# Tolerance of outputs. With the same graph, weights and inputs, releases of TensorFlow differ by the order of additions
+# in their kernels. Outputs are of the order of 1 (layer norms, tanh), where float32 has an epsilon of 1.2e-7. Measured
+# differences are 1.3e-6 with 4 layers and 4.1e-6 with 12. A wrong operation differs by 1e-2 or more.
 OUTPUTS = 1e-5
-# By the largest derivative of a layer: each is a sum over the whole batch, in which much cancels out.
+# Tolerance of derivatives, relative to the largest one of a layer: each is a sum over the batch with much cancellation.
 GRADIENTS = 1e-4
 
 NAMES = ('input_word_ids', 'input_mask', 'input_type_ids')
@@ -42,11 +39,12 @@ TEXTS = (
   'word ' * 200,
 )
 _PAIR_LENGTH = 40
-# Added to all keys alike, it moves no attention: its derivative is zero but for rounding.
+# A bias of all keys does not change attention, so its derivative is zero up to rounding.
 _WITHOUT_DERIVATIVE = 'self_attention/key/bias'
 
 
 def main() -> None:
+  """Runs all checks, and prints the versions and checks as JSON."""
   parser = argparse.ArgumentParser()
   parser.add_argument('--encoder', required=True)
   parser.add_argument('--preprocessor', required=True)
@@ -68,7 +66,7 @@ def main() -> None:
 
 
 def versions() -> dict[str, str]:
-  """What is installed here."""
+  """Returns the version of Python and of each library."""
   return {
     'python': platform.python_version(),
     'tensorflow': tf.__version__,
@@ -79,15 +77,16 @@ def versions() -> dict[str, str]:
 
 
 class Ledger:
-  """What was computed, and how far from it is what is computed now.
+  """Compares arrays with recorded ones, and collects the faults of checks.
 
   Attributes:
-    values: arrays by name. Of a value that nobody has computed before, the first one counts.
-    checks: by name, `distance` (the largest there was, see `hold`), `allowed` (None if nothing was held), and `faults`.
+    values: recorded arrays by name. While recording, the first array of a name is recorded.
+    checks: by check name, `distance` (largest distance, see `hold`), `allowed` (largest tolerance; None without a
+      comparison) and `faults` (list of messages).
   """
 
   def __init__(self, expected: dict[str, np.ndarray] | None = None) -> None:
-    """`expected` are the values of another ledger: then each of them has to be computed here too, and no other."""
+    """Starts a comparison with `expected`, the values of another ledger; None starts a recording."""
     self.values = dict(expected or {})
     self.checks: dict[str, dict[str, Any]] = {}
     self._recording = expected is None
@@ -96,34 +95,35 @@ class Ledger:
 
   @contextlib.contextmanager
   def check(self, name: str) -> Iterator[None]:
-    """A context for one check: whatever goes wrong in it is a fault of it, and the next one is made all the same."""
+    """Returns the context of one check. An exception in it becomes a fault, and later checks still run."""
     self._current = self.checks[name] = {'distance': 0.0, 'allowed': None, 'faults': []}
     try:
       yield
-    except Exception as e:  # of another TensorFlow: nobody knows which
+    except Exception as e:  # other versions of TensorFlow may raise any exception
       self.fault(f'{type(e).__name__}: {" ".join(str(e).split())[:300]}')
 
   def fault(self, text: str) -> None:
+    """Adds a fault to the current check."""
     self._current['faults'].append(text)
 
   def record(self, name: str, value: Any) -> None:
-    """Takes an array for the record, where one is being made and has no such value."""
+    """Records an array while recording, unless the name is already recorded."""
     if self._recording:
       self.values.setdefault(name, np.asarray(value))
 
   def hold(self, name: str, value: Any, allowed: float = 0.0, scale: float | None = None) -> None:
-    """Holds an array against the value of that name.
+    """Compares an array with the recorded one, and adds a fault if they differ.
 
     Args:
-      name: e.g. 'pooled_output'.
-      value: the array.
-      allowed: the most that it may be off; 0 for what must be the same.
-      scale: what the distance is relative to; default: the largest number expected, or 1.
+      name: name of the array, as 'pooled_output'.
+      value: array to compare.
+      allowed: tolerance of the relative distance; 0 for exact equality.
+      scale: divisor of the distance. Default: the largest recorded absolute value, at least 1.
     """
     self.record(name, value)
     self._computed.add(name)
     if name not in self.values:
-      self.fault(f'{name} was not recorded')
+      self.fault(f'{name} is not in the record')
       return
     value, expected = np.asarray(value), self.values[name]
     if value.shape != expected.shape or value.dtype != expected.dtype:
@@ -131,33 +131,34 @@ class Ledger:
       return
     apart = np.abs(value.astype(np.float64) - expected.astype(np.float64))
     distance = float(np.max(apart)) / (scale or max(1.0, float(np.max(np.abs(expected)))))
-    if not distance <= allowed:  # not a number is no distance either
-      self.fault(f'{name} is {distance:.1e} from what was recorded, and may be {allowed:.0e}')
+    if not distance <= allowed:  # also true for NaN
+      self.fault(f'{name} is {distance:.1e} from the record (at most {allowed:.0e})')
     self._current['distance'] = max(self._current['distance'], distance)
     self._current['allowed'] = max(self._current['allowed'] or 0.0, allowed)
 
   def close(self) -> None:
-    """Checks that all that was recorded was computed."""
+    """Adds the check 'complete', with a fault for each recorded array that was not computed."""
     with self.check('complete'):
       for name in sorted(set(self.values) - self._computed):
         self.fault(f'{name} was not computed')
 
   @property
   def faults(self) -> list[str]:
+    """All faults, each after the name of its check."""
     return [f'{name}: {fault}' for name, check in self.checks.items() for fault in check['faults']]
 
 
 def run(
   encoder_path: str, preprocessor_path: str, interface: str, ledger: Ledger, text_path: str | None = None
 ) -> None:
-  """Makes all checks of an encoder and its preprocessor, and of the model from text to vectors.
+  """Runs all checks of an encoder, its preprocessor and the text model.
 
   Args:
-    encoder_path, preprocessor_path: their SavedModels.
-    interface: the encoder's, 'dict' or 'list'.
-    ledger: takes what is found.
-    text_path: of a model from text to vectors, whose outputs and gradient are to be those of the encoder; None for
-      none.
+    encoder_path: directory of the encoder's SavedModel.
+    preprocessor_path: directory of the preprocessor's SavedModel.
+    interface: interface of the encoder, 'dict' or 'list'.
+    ledger: ledger that takes the results.
+    text_path: directory of the text model, whose outputs and gradient must be those of the encoder; None without one.
   """
   with ledger.check('load'):
     preprocessor = tf.saved_model.load(preprocessor_path)
@@ -180,7 +181,7 @@ def run(
       ledger.hold(f'special_tokens/{name}', value)
   if not ledger.values.keys() >= set(NAMES):
     return
-  # Those that were recorded: what follows shall not fail for another reason than its own.
+  # The recorded tensors, so that a fault of the preprocessor does not fail the checks of the encoder.
   inputs = {name: tf.constant(ledger.values[name]) for name in NAMES}
   with ledger.check('outputs'):
     _hold_outputs(ledger, _call(encoder, interface, inputs))
@@ -208,7 +209,7 @@ def run(
     if not dropout:
       ledger.hold('sequence_output', one, OUTPUTS)
   with ledger.check('training step'):
-    _train(ledger, encoder, interface, inputs)  # the last: the weights are others afterwards
+    _train(ledger, encoder, interface, inputs)  # the last check, because it changes the weights
   ledger.close()
 
 
@@ -227,7 +228,7 @@ def _hold_outputs(ledger: Ledger, outputs: dict[str, Any]) -> None:
 
 
 def _keras_3() -> Any:
-  """Keras, if there is one of that generation here; else None."""
+  """Returns the module of Keras 3 or later; None if it is not installed."""
   try:
     import keras
   except ImportError:
@@ -238,7 +239,7 @@ def _keras_3() -> Any:
 def _run_in_keras(
   ledger: Ledger, keras: Any, encoder_path: str, preprocessor_path: str, interface: str, trainable: int
 ) -> None:
-  """From text to vectors in one Keras model."""
+  """Checks preprocessor and encoder as TFSMLayers of one Keras model."""
   text = keras.Input(shape=(), dtype='string')
   tensors = keras.layers.TFSMLayer(preprocessor_path, call_endpoint='__call__')(text)
   layer = keras.layers.TFSMLayer(encoder_path, call_endpoint='__call__')
@@ -247,11 +248,11 @@ def _run_in_keras(
     outputs = {'pooled_output': outputs[0], 'sequence_output': outputs[1]}
   _hold_outputs(ledger, keras.Model(text, outputs)(tf.constant(TEXTS)))
   if len(layer.trainable_variables) != trainable:
-    ledger.fault(f'it has {len(layer.trainable_variables)} trainable variables instead of {trainable}')
+    ledger.fault(f'the layer has {len(layer.trainable_variables)} trainable variables instead of {trainable}')
 
 
 def _check_text(ledger: Ledger, keras: Any, text_path: str) -> None:
-  """What comes out for texts is what the encoder gave for the tensors that they become."""
+  """Checks that outputs and gradient of the text model are those of the encoder after the preprocessor."""
   sentences = tf.constant(TEXTS)
   with ledger.check('text to vectors'):
     text = tf.saved_model.load(text_path)
@@ -267,7 +268,10 @@ def _check_text(ledger: Ledger, keras: Any, text_path: str) -> None:
 
 
 def _loss(ledger: Ledger, encoder: Any, interface: str, inputs: Any, training: bool) -> Any:
-  """A fixed combination of all numbers that come out. (With equal factors, a layer norm's would have no derivative.)"""
+  """Returns a fixed linear combination of all outputs.
+
+  The factors differ: with equal factors, the derivative by the weights of a layer norm would be zero.
+  """
   outputs = _call(encoder, interface, inputs, training=training)
   terms = []
   for name in ('pooled_output', 'sequence_output'):
@@ -278,7 +282,17 @@ def _loss(ledger: Ledger, encoder: Any, interface: str, inputs: Any, training: b
 
 
 def derivatives(ledger: Ledger, encoder: Any, interface: str, inputs: Any, training: bool) -> dict[str, Any]:
-  """Derivatives by variable name, as arrays; None where there is none. In a graph, as users train."""
+  """Returns the derivatives of the loss by variable name, as arrays, or None for a variable without a derivative.
+
+  They are computed in a graph, as in training.
+
+  Args:
+    ledger: ledger with the recorded outputs, whose shapes are needed.
+    encoder: loaded encoder or text model.
+    interface: interface of the encoder, 'dict' or 'list'.
+    inputs: inputs of the encoder by name, or texts.
+    training: whether the encoder runs in training mode.
+  """
 
   @tf.function(autograph=False)
   def differentiate() -> list[Any]:
@@ -304,7 +318,7 @@ def _hold_gradient(ledger: Ledger, encoder: Any, interface: str, inputs: Any) ->
   for name, derivative in gradient.items():
     ledger.record(name, derivative)
   for name, derivative in gradient.items():
-    # By the largest of its layer: a bias of keys has nothing of its own to be measured by.
+    # The scale is the largest derivative of the layer, since the derivative of a bias of keys is zero.
     layer = name.rpartition('/')[0]
     scale = max(
       [float(np.max(np.abs(value))) for key, value in ledger.values.items() if key.rpartition('/')[0] == layer],
@@ -314,7 +328,7 @@ def _hold_gradient(ledger: Ledger, encoder: Any, interface: str, inputs: Any) ->
 
 
 def _train(ledger: Ledger, encoder: Any, interface: str, inputs: dict[str, Any]) -> None:
-  """A step of descent: there is a derivative by every variable, and what is to become less does."""
+  """Checks one step of gradient descent: each variable has a non-zero derivative, and the loss decreases."""
   gradient = derivatives(ledger, encoder, interface, inputs, True)
   for name, derivative in gradient.items():
     if derivative is None:
@@ -331,7 +345,7 @@ def _train(ledger: Ledger, encoder: Any, interface: str, inputs: dict[str, Any])
     variable.assign_sub(gradient[variable.name] * np.float32(1e-2 / length))
   after = float(_loss(ledger, encoder, interface, inputs, False))
   if not after < before:
-    ledger.fault(f'a step of descent took what it was to make less from {before:.6f} to {after:.6f}')
+    ledger.fault(f'a step of gradient descent changed the loss from {before:.6f} to {after:.6f}')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Shared modules and releases. Everything is made by code, tiny, and once a session."""
+"""Shared modules and releases: tiny, made by code, once a session."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ import tempfile
 
 os.environ['TF_USE_LEGACY_KERAS'] = '1'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-# A shell ignores it for what it starts in the background, and processes hand that on.
+# A shell ignores this signal for background processes, and their descendants inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
@@ -42,7 +42,7 @@ from export.source import policy as source_policy
 from export.source import process as source_process
 from export.validation import encoder_certificate
 
-# For MirroredStrategy: two devices on any machine. Only possible before TensorFlow's first operation.
+# MirroredStrategy needs two devices. They can be set only before TensorFlow's first operation.
 tf.config.set_logical_device_configuration(
   tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
@@ -59,7 +59,7 @@ _FORK_SERVER = 'ALBERT_TESTS_FORK_SERVER'
 
 
 def pytest_sessionstart(session):
-  """Starts the fork server: one for all workers of pytest-xdist, whose environment this is."""
+  """Starts one fork server for all workers of pytest-xdist, which inherit its address by the environment."""
   if 'PYTEST_XDIST_WORKER' not in os.environ and not session.config.option.collectonly:
     stack = contextlib.ExitStack()
     session.config.add_cleanup(stack.close)
@@ -69,7 +69,7 @@ def pytest_sessionstart(session):
 
 @pytest.fixture(scope='session', autouse=True)
 def forking_python():
-  """Has `sys.executable` start processes that have TensorFlow imported, here and in these processes."""
+  """Sets `sys.executable` to start processes with TensorFlow imported, in this process and its descendants."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, 'executable', os.environ[_FORK_SERVER])
     yield
@@ -92,7 +92,7 @@ def sp_model(tmp_path_factory) -> bytes:
 
 @pytest.fixture(scope='session')
 def make_module(tmp_path_factory, sp_model):
-  """A function from changes of the modules.TINY spec to a module's directory; the same changes give the same directory."""
+  """A function from changes of modules.TINY to a module's directory, which is the same for equal changes."""
   made = {}
 
   def make(**changes) -> pathlib.Path:
@@ -122,7 +122,7 @@ def module(make_module) -> pathlib.Path:
 
 @pytest.fixture
 def what_runs(tmp_path):
-  """A function that calls something, and returns what TensorFlow runs for it: names of nodes and their operations."""
+  """A function that calls another one, and returns the names and operations of the nodes that TensorFlow ran."""
 
   def of(call) -> set[tuple[str, ...]]:
     with tf.profiler.experimental.Profile(str(tmp_path / 'profile')):
@@ -159,13 +159,13 @@ def source_results(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def recorded_child(source_results) -> source_runs.RecordedChild:
-  """Gives results of source graphs that ran before in this session."""
+  """A child that reuses results of source graphs that ran before in this session."""
   return source_runs.RecordedChild(source_results)
 
 
 @pytest.fixture(scope='session')
 def ran(module, source_results) -> source_runs.Recorded:
-  """Results of the module's own graph."""
+  """Results of the module's graph."""
   with (
     source_lib.open_source(str(module)) as opened,
     encoder_certificate.examine(opened, opened.parts, child=source_runs.RecordedChild(source_results)) as examination,
@@ -185,7 +185,7 @@ def batch(config):
 
 @pytest.fixture
 def start_run(config, batch):
-  """A function that starts running signatures of a module."""
+  """A function that starts a run of a module's signatures."""
 
   def run(module, signatures=tuple(source_graph.SIGNATURES), batch=batch, trust=source_policy.Trust()):
     parts = {part for part in weight_map.Part if source_graph.signatures([part])[0] in signatures}
@@ -216,13 +216,16 @@ def release(request, tmp_path) -> releases.Release:
 
 @pytest.fixture
 def prove(tmp_path, recorded_child):
-  """A function from a module to its encoder's path and certificate, without a release around it; takes what `releases.save_encoder` does."""
+  """A function from a module to its encoder's path and certificate, without a release.
+
+  It has the arguments of `releases.save_encoder`.
+  """
   return functools.partial(releases.save_encoder, directory=tmp_path, child=recorded_child, prove=True)
 
 
 @pytest.fixture
 def refused(release, tmp_path_factory, monkeypatch):
-  """A function that exports a source, which must be refused with one line, and leave nothing."""
+  """A function that exports a source, which must fail with one line of error and leave no file."""
   temporary = tmp_path_factory.mktemp('temporary')
 
   def check(source, message, error=errors.SourceError, **options):
@@ -232,7 +235,7 @@ def refused(release, tmp_path_factory, monkeypatch):
         release(source, **options)
     assert len(str(caught.value)) < 5000 and ': ' in str(caught.value)
     assert not release.root.exists()
-    # TensorFlow's own translations stay until this process ends.
+    # TensorFlow's caches stay until this process ends.
     assert [p.name for p in temporary.iterdir() if not p.name.startswith('__autograph_generated_file')] == []
 
   return check
@@ -246,7 +249,10 @@ def released(tmp_path_factory, module) -> releases.Release:
 
 @pytest.fixture(scope='session')
 def with_dropout(tmp_path_factory, make_module, source_results) -> pathlib.Path:
-  """An export root with tensorflow/albert_en_tiny/2 of a module with dropout, its preprocessor, and the model from text to vectors. Not to be changed."""
+  """An export root with tensorflow/albert_en_tiny/2 of a module with dropout, its preprocessor and its text model.
+
+  Not to be changed.
+  """
 
   def make(path):
     releases.Release(path, source_results)(make_module(hidden_dropout=0.1, attention_dropout=0.1), with_text=True)
@@ -262,8 +268,9 @@ def keys(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
 
 @pytest.fixture(scope='session')
 def history(tmp_path_factory, module, keys, source_results) -> pathlib.Path:
-  """An export root with the demo's versions 1 to 4 as the catalog has them, all four preprocessors, and from version 2 on the models from text
-  to vectors. Not to be changed."""
+  """An export root with the demo's versions 1 to 4 in the catalog, their preprocessors, and text models from 2 on.
+
+  Not to be changed."""
 
   def make(path):
     made = releases.Release(path, source_results)
@@ -288,19 +295,20 @@ def export(tmp_path):
 
 @dataclasses.dataclass
 class Twice:
-  """The same release made in two processes; see there."""
+  """The same release made by two processes; see `twice`."""
 
   here: pathlib.Path
   there: pathlib.Path
   first: subprocess.CompletedProcess
   second: subprocess.CompletedProcess
-  told: list[str]
+  traces: list[str]
 
 
 @pytest.fixture(scope='session')
 def twice(module, tmp_path_factory) -> Twice:
-  """One release made by two processes that differ in all that must not matter: source form, directory, time zone, locale, umask, hash seed,
-  user and host. Not to be changed."""
+  """One release made by two processes that differ in everything that must not matter.
+
+  They differ in source form, directory, time zone, locale, umask, hash seed, user and host. Not to be changed."""
   path = shared.directory(
     tmp_path_factory,
     'twice',
@@ -334,7 +342,7 @@ def _export_twice(module, tmp_path) -> Twice:
     )
   finally:
     os.umask(mask)
-  told = [
+  traces = [
     str(tmp_path),
     str(module),
     '.staging',
@@ -348,7 +356,7 @@ def _export_twice(module, tmp_path) -> Twice:
     '/home/',
     '/tmp/',
   ]
-  return Twice(tmp_path / 'here', tmp_path / 'there', first, second, told)
+  return Twice(tmp_path / 'here', tmp_path / 'there', first, second, traces)
 
 
 @pytest.fixture(scope='session')
@@ -358,7 +366,7 @@ def encoder_path(released) -> str:
 
 @pytest.fixture(scope='session')
 def text_path(history) -> str:
-  """From text to vectors: version 3 of the demo."""
+  """The text model of version 3 of the demo."""
   return str(history / 'tensorflow' / 'albert_en_demo_text' / '3')
 
 

@@ -1,4 +1,7 @@
-"""Runs in the environment of `make interop`, which has PyTorch and no TensorFlow: one job in JSON on stdin, one answer in JSON on stdout."""
+"""Runs one job in the environment of `make interop`, which has PyTorch and no TensorFlow.
+
+The job is JSON on standard input, and the answer is JSON on standard output.
+"""
 
 import json
 import os
@@ -8,22 +11,22 @@ import numpy as np
 
 
 def load(directory, class_name, inputs, outputs):
-  """Loads a model with a class of Transformers, says which keys did not fit, and saves what it gives."""
+  """Loads a model with a class of Transformers, saves its outputs, and returns the keys that did not match."""
   import torch
   import transformers
 
-  model, told = getattr(transformers, class_name).from_pretrained(
+  model, loading_info = getattr(transformers, class_name).from_pretrained(
     directory, output_loading_info=True, local_files_only=True
   )
   _save(model, inputs, outputs)
-  return {kind: sorted(map(str, names)) for kind, names in told.items()} | {
+  return {kind: sorted(map(str, names)) for kind, names in loading_info.items()} | {
     'dtype': str(next(model.parameters()).dtype),
     'torch': torch.__version__,
   }
 
 
 def save(directory, class_name, config, inputs, outputs, max_shard_size):
-  """Makes a model with random weights, saves it as Transformers does, and what it gives."""
+  """Makes a model with random weights, and saves it with Transformers, and its outputs."""
   import torch
   import transformers
 
@@ -58,7 +61,7 @@ def _save(model, inputs, outputs):
 
 
 def tokenize(directory, texts):
-  """The ids of texts by AutoTokenizer, without special tokens; and of one with them."""
+  """Returns the ids of texts by AutoTokenizer without special tokens, and of one text with them."""
   import transformers
 
   tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
@@ -74,7 +77,7 @@ def tokenize(directory, texts):
 
 
 def keras_hub(directory, inputs, outputs):
-  """Loads a model with KerasHub under Keras 3, and saves what it gives."""
+  """Loads a model with KerasHub under Keras 3, and saves its outputs."""
   os.environ['KERAS_BACKEND'] = 'torch'
   import keras
   import keras_hub as hub

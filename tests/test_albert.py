@@ -1,4 +1,4 @@
-"""A built model holds the source's weights, bit for bit, each read once."""
+"""A built model has the bits of the source's weights, and each weight is read once."""
 
 import collections
 import hashlib

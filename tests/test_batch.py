@@ -1,4 +1,4 @@
-"""What both sides are given reaches every weight that it can, and is the same every time."""
+"""The inputs of both sides are deterministic, and reach every reachable weight."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Pipelines run where Beam's flags say, and what is no flag of anybody is refused."""
+"""Pipelines run on the runner of Beam's flags, and unknown flags are refused."""
 
 import os
 import subprocess
@@ -47,10 +47,10 @@ def test_another_runner_gets_its_flags_as_they_are(given):
 @pytest.mark.parametrize(
   ('words', 'message'),
   [
-    (['--frobnicate=3'], '--frobnicate is no flag'),
-    (['--frobnicate'], '--frobnicate is no flag'),
-    (['frobnicate'], "'frobnicate' is no flag"),
-    (['--runner=DirectRunner', 'frobnicate'], "'frobnicate' is no flag"),
+    (['--frobnicate=3'], '--frobnicate: unknown flag'),
+    (['--frobnicate'], '--frobnicate: unknown flag'),
+    (['frobnicate'], "'frobnicate': not a flag"),
+    (['--runner=DirectRunner', 'frobnicate'], "'frobnicate': not a flag"),
     (['--direct_running_mode=fast'], "argument --direct_running_mode: invalid choice: 'fast'"),
     (['--direct_running_mode=multi_processing'], '--direct_running_mode=multi_processing: not supported'),
     (
@@ -69,7 +69,7 @@ def test_what_is_no_flag(given, words, message, capfd):
 def test_without_beam(given, monkeypatch):
   monkeypatch.setitem(sys.modules, 'apache_beam.options', None)
   with pytest.raises(
-    errors.UsageError, match=r'Apache Beam is not installed .*: pip install "albert-hub-export\[beam\]"'
+    errors.UsageError, match=r'Apache Beam: not installed .*; run pip install "albert-hub-export\[beam\]"'
   ):
     given()
 
@@ -86,11 +86,11 @@ def test_a_pipeline_that_fails_says_why_in_one_line(given, capfd):
   given()
   hook = threading.excepthook
   with pytest.raises(
-    errors.RunError, match=r'the pipeline failed \(ValueError: three is too many.*\): see the runner'
+    errors.RunError, match=r'pipeline: failed \(ValueError: three is too many.*\); see the runner'
   ) as caught:
     beam_runner.run(lambda p: p | beam.Create([1, 2, 3]) | beam.Map(_raise), beam_runner.options())
   with pytest.raises(
-    errors.RunError, match=r'the pipeline failed \(SourceError: three is too many'
+    errors.RunError, match=r'pipeline: failed \(SourceError: three is too many'
   ):  # not converters.errors.SourceError
     beam_runner.run(lambda p: p | beam.Create([1, 2, 3]) | beam.Map(_raise, errors.SourceError), beam_runner.options())
   threading.excepthook = hook
@@ -118,7 +118,7 @@ def test_a_pipeline_runs_in_as_many_workers_as_asked_for(given, tmp_path):
 
 
 def test_nothing_temporary_stays(tmp_path, monkeypatch):
-  """Nor of a run that was killed, once there is another one."""
+  """The next run also removes the temporary files of a killed run."""
   monkeypatch.setenv('TMPDIR', str(tmp_path))
   monkeypatch.setattr(tempfile, 'tempdir', None)
   code = (

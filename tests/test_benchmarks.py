@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic, its measuring of processes, and what its page says. No test here has an opinion on speed."""
+"""Tests of the benchmark's arithmetic, measurement of processes, and page. No test checks speed."""
 
 import dataclasses
 import io
@@ -29,7 +29,7 @@ from benchmarks import unit as unit_lib
 from converters import albert_config
 from export.ui import console as console_lib
 
-# What is measured are processes as users start them.
+# The measured processes start as users start them.
 pytestmark = pytest.mark.real_processes
 
 _PARAMETERS = {'base': 12e6, 'large': 18e6, 'xlarge': 60e6, 'xxlarge': 223e6}
@@ -37,7 +37,7 @@ _PARAMETERS = {'base': 12e6, 'large': 18e6, 'xlarge': 60e6, 'xxlarge': 223e6}
 
 @pytest.fixture
 def run(tmp_path):
-  """A function that measures a piece of Python in a process of its own."""
+  """A function that measures Python code in a subprocess."""
   return lambda code, timeout=60: measure.run([sys.executable, '-c', code], tmp_path / 'log', timeout, tmp_path)
 
 
@@ -154,7 +154,7 @@ def test_operations_of_a_forward_pass():
   # 4] by [4, 8] and back are 640; each of the two rows has scores and weighed values of 5 x 5 x 4 each, 400 in all.
   # Before the layers [10, 2] by [2, 4], after them [2, 4] by [4, 4].
   assert sizes.forward_flops(config, 2, 5) == 2 * (3 * (640 + 640 + 400) + 80 + 32)
-  square = dataclasses.replace(config, embedding_size=4)  # nothing is projected
+  square = dataclasses.replace(config, embedding_size=4)  # no projection
   assert sizes.forward_flops(square, 2, 5) == 2 * (3 * (640 + 640 + 400) + 32)
 
 
@@ -183,7 +183,7 @@ def test_memory_and_time_of_a_process(run):
 
 
 def test_what_measures_imports_nothing_large(tmp_path):
-  # A process' peak memory counts what started it: see measure.run.
+  # The peak memory of a process includes that of its parent: see measure.run.
   measure.run(
     [sys.executable, '-c', 'import sys, benchmarks.__main__; assert "tensorflow" not in sys.modules'],
     tmp_path / 'log',
@@ -192,7 +192,7 @@ def test_what_measures_imports_nothing_large(tmp_path):
 
 
 def test_a_short_peak_counts(run):
-  usage = run('held = b"x" * 200_000_000')  # over before it is looked at
+  usage = run('held = b"x" * 200_000_000')  # ends before the first sample
   assert 200_000_000 <= usage.peak <= usage.together
 
 
@@ -202,7 +202,7 @@ def test_descendants_count(run):
     f'import subprocess, sys; held = b"x" * 100_000_000; subprocess.run([sys.executable, "-c", "{child}"], check=True)'
   )
   assert usage.peak >= 200_000_000
-  assert usage.together >= 300_000_000  # both at the same time, while the largest is one
+  assert usage.together >= 300_000_000  # both at the same time; the peak is of one process
 
 
 def test_what_this_process_sets_is_not_inherited(run, monkeypatch):
@@ -218,12 +218,12 @@ def test_commands_one_after_the_other():
 @pytest.mark.parametrize(
   'code, reason',
   [
-    ('import sys; print("went on"); sys.exit("error: no such thing")', 'ended with status 1: error: no such thing'),
+    ('import sys; print("went on"); sys.exit("error: no such thing")', r'exit status 1 \(error: no such thing\); see'),
     (
       'import os, signal; print("said so", flush=True); os.kill(os.getpid(), signal.SIGKILL)',
-      'ended with status -9: said so',
+      r'exit status -9 \(said so\); see',
     ),
-    ('raise SystemExit(3)', 'ended with status 3: it said nothing'),
+    ('raise SystemExit(3)', r'exit status 3 \(no output\); see'),
   ],
 )
 def test_a_command_that_fails(run, code, reason):
@@ -232,7 +232,7 @@ def test_a_command_that_fails(run, code, reason):
 
 
 def test_a_command_that_takes_too_long(run):
-  with pytest.raises(measure.CommandError, match='took more than 1 s'):
+  with pytest.raises(measure.CommandError, match='timeout of 1 s'):
     run('import subprocess; subprocess.run(["sleep", "600"])', timeout=1)
 
 
@@ -245,7 +245,7 @@ def test_answers_of_probes(tmp_path):
   ask = lambda code: measure.ask([sys.executable, '-c', code], tmp_path / 'log', 60)[0]  # noqa: E731
   assert ask('print("chatter"); print(\'{"load": 1.5}\')') == {'load': 1.5}
   for code in ('print("chatter")', 'print([1])', 'pass'):
-    with pytest.raises(measure.CommandError, match='printed no JSON'):
+    with pytest.raises(measure.CommandError, match='not (JSON|a JSON object)'):
       ask(code)
 
 
@@ -260,7 +260,7 @@ def test_the_page_says_what_was_missed(results):
   assert '| first training step | 0.27 (0.24 to 0.4) **met** |' in page
   assert '2 cores of Some CPU' in page and 'R² 1.000' in page and 'a straight line' not in page
   assert page_lib.verdict(results) in page and 'missed' in page_lib.verdict(results)
-  assert '## What failed\n\nNothing.' in page
+  assert '## Failures\n\nNone.' in page
 
 
 def test_a_crooked_line_is_missed(results):
@@ -271,11 +271,11 @@ def test_a_crooked_line_is_missed(results):
   line = '* a straight line of the parameters, peak memory of a release, all processes together, GB: R² 0.'
   assert line in page_lib.text(results) and 'the line of the floors' not in page_lib.text(
     results
-  )  # which are all the same here
+  )  # all floors are equal here
   for unit in results.units('base'):
     unit['release']['machine']['together'] = 9e9
-  (told,) = (told for told in page_lib.text(results).splitlines() if told.startswith(line))
-  assert told.endswith(
+  (goal,) = (goal for goal in page_lib.text(results).splitlines() if goal.startswith(line))
+  assert goal.endswith(
     ', and the goal is at least 0.95; the line of the floors has R² 0.200'
   )  # 66.25² / (29305 * 3/4), by hand
 
@@ -285,17 +285,13 @@ def test_floors(results):
   assert _row('hub.load').floor_spread(results.units('large')).median == pytest.approx(0.2)
   assert _row('steady training step').floor_spread(results.units('large')) is None
   page = page_lib.text(results)
-  assert (
-    '* wall time of a release, xxlarge: 0.27 (0.24 to 0.4), and the goal is at most 0.25; the floor is 0.135 (0.12 to 0.2)'
-    in page
-  )
+  wall = '* wall time of a release, xxlarge: 0.27 (0.24 to 0.4)'
+  assert f'{wall}, and the goal is at most 0.25; the floor is 0.135 (0.12 to 0.2)' in page
   assert 'GFLOP/s, base: 0.8 (0.8 to 0.8), and the goal is at least 0.85; the ceiling is 0.8 (0.8 to 0.8)' in page
   floors = page[page.index('## Floors') : page.index('## Growth')]
   assert '| hub.load | 0.2 (0.2 to 0.2) |' in floors and 'training step' not in floors
-  assert (
-    '| peak memory of a release, all processes together, over 2.5 times the weights and importing TensorFlow | 0.5 (0.5 to 0.5) |'
-    in floors
-  )
+  memory = 'all processes together, over 2.5 times the weights and importing TensorFlow'
+  assert f'| peak memory of a release, {memory} | 0.5 (0.5 to 0.5) |' in floors
 
 
 def test_what_somebody_reached_is_not_below_a_floor(results):
@@ -313,7 +309,7 @@ def test_what_somebody_reached_is_not_below_a_floor(results):
 
 @pytest.fixture
 def ask(tmp_path):
-  """A function that runs a probe, and returns what it has found."""
+  """A function that runs a probe, and returns its figures."""
   return lambda *arguments: measure.ask(
     [sys.executable, '-m', *map(str, arguments)], tmp_path / 'log', 300, environment=releases.TENSORFLOW
   )[0]
@@ -357,7 +353,7 @@ def test_probes_of_steady_calls(module, encoder_path, preprocessor_path, ask):
 
 @pytest.mark.parametrize('way', sorted(kernel_products.WAYS))
 def test_a_floor_has_all_products(module, what_runs, way):
-  """Graph rewriting leaves out what nobody needs."""
+  """Graph rewriting would prune products without a use."""
   config = albert_config.read(module / 'assets/albert_config.json')
   call = kernel_products.products(kernel_products.make_kernels(config), 2, (1, 4), way)
   assert len([name for name, op in what_runs(call) if op.endswith(('MatMul', 'MatMulV2', 'Einsum'))]) == 2 * 6
@@ -402,16 +398,16 @@ def test_results_survive(results, tmp_path):
   results.write()
   again = results_lib.Results.read(tmp_path / results_lib.NAME)
   assert page_lib.text(again) == page_lib.text(results)
-  again.start_unit('large', 2, [])  # anew, in place of the one that is there
+  again.start_unit('large', 2, [])  # replaces the existing unit
   assert not again.unit('large', 2)['complete']
-  assert [unit['round'] for unit in again.units('large')] == [1, 3]  # until it is finished
+  assert [unit['round'] for unit in again.units('large')] == [1, 3]  # the unit is incomplete
   assert [path.name for path in tmp_path.iterdir()] == [results_lib.NAME]
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{"format": 0}'])
 def test_results_that_are_none(tmp_path, text):
   path = tmp_path / results_lib.NAME
-  with pytest.raises(results_lib.ResultsError, match='no results in'):
+  with pytest.raises(results_lib.ResultsError, match='cannot be read'):
     results_lib.Results.read(path)
   path.write_text(text)
   with pytest.raises(results_lib.ResultsError, match='run make bench again'):
@@ -429,9 +425,9 @@ def test_plots(results, tmp_path, of):
 
 
 def test_a_page_is_whole_or_not_there(results, tmp_path, monkeypatch):
-  monkeypatch.setitem(sys.modules, 'benchmarks.plots', None)  # as if what it imports were not there
+  monkeypatch.setitem(sys.modules, 'benchmarks.plots', None)  # as if matplotlib were missing
   monkeypatch.delattr(benchmarks, 'plots', raising=False)
-  with pytest.raises(results_lib.ResultsError, match='no plots'):
+  with pytest.raises(results_lib.ResultsError, match='plots: cannot be drawn'):
     page_lib.write(results, tmp_path)
   assert not list(tmp_path.iterdir())
 
@@ -448,13 +444,13 @@ def test_calls_in_turns():
   calls = []
   ones, twos = timing.steady_in_turns([lambda: calls.append(1), lambda: calls.append(2)])
   assert ones > 0 and twos > 0
-  # One of each for what is done once, one to see how long it takes; then rows of 32, in an order that changes.
+  # One call each for one-time work, one to measure its time; then rows of 32, in alternating order.
   assert calls == [1, 2] * 2 + ([1] * 32 + [2] * 32 + [2] * 32 + [1] * 32) * 8
 
 
 @pytest.fixture
 def clock(monkeypatch):
-  """What was timed: `fast` takes 0.1 s, and `slow` what it is told to; the first of two calls takes 9 s but in the first of all turns."""
+  """Fake timing: `fast` takes 0.1 s, `slow` takes `slowest`; the first of two calls takes 9 s after the first turn."""
 
   class Clock:
     timed, slowest = [], 0.2
@@ -477,7 +473,7 @@ def clock(monkeypatch):
 
 
 def test_the_first_call_of_a_row_does_not_count(clock):
-  """It finds others' data in the processor's caches."""
+  """The processor's caches then hold the data of another call."""
   fast, slow = clock.fast, clock.slow
   assert timing.steady_in_turns([fast, slow], seconds=1) == [0.1, 0.2]
   assert clock.timed == [fast, slow, *[fast, fast, slow, slow], *[slow, slow, fast, fast], *[fast, fast, slow, slow]]
@@ -499,7 +495,7 @@ class _Contestants:
   """Stands in for the processes that a unit runs.
 
   Attributes:
-    asked: the probes, with the paths they were given, from the work directory on.
+    asked: names of the probes, with their path arguments relative to the work directory.
   """
 
   def __init__(self, work, apart=0.0, shape=(*timing.FIRST, 4), broken=(), failing=None):
@@ -526,7 +522,7 @@ class _Contestants:
       raise measure.CommandError('ended with status 1')
     if probe == 'disk':
       scratch = pathlib.Path(arguments[-1])
-      scratch.mkdir()  # and it is killed
+      scratch.mkdir()  # the probe is killed
       raise measure.CommandError('took more than 1 s')
     usage = measure.Usage(1, 2, 30, 40, 0.01 * len(self.asked))
     if probe in ('steady', 'preprocessor'):
@@ -546,7 +542,10 @@ class _Contestants:
 
 @pytest.fixture
 def run_unit(module, tmp_path, monkeypatch):
-  """A function that runs a unit of size tiny with _Contestants; returns what is in results.json, the probes that were run, and what `settle` was told."""
+  """A function that runs a unit of size tiny with _Contestants.
+
+  It returns the unit in results.json, the probes that were run, and the arguments of `settle`.
+  """
   work = tmp_path / 'work'
   for name in ('modules', 'outputs'):
     (work / name).mkdir(parents=True)
@@ -593,7 +592,7 @@ def test_a_unit(run_unit):
   assert unit['first']['tf-models']['apart'] == 0
   assert unit['artifact']['ours'] == {'graph': 10, 'encoder': 110, 'preprocessor': 0}
   assert unit['bound']['ours'] == {'weights': 100, 'peak': 2.5 * 100 + 1000}
-  # Four parts of 10 s each on two processors; but the whole release took 2.
+  # Four parts of 10 s each on two processors, but the whole release took 2 s.
   assert unit['release']['machine']['wall'] == 1 and unit['release']['machine']['together'] == 40
   assert _failed(unit) == [('ours', 'disk')]
   assert settled == [['modules/tiny']] * 2 + [
@@ -601,7 +600,7 @@ def test_a_unit(run_unit):
   ]
   assert [failure['reason'] for failure in run_unit()[0]['failures']] == [
     'took more than 1 s'
-  ]  # what the probe left was in nobody's way
+  ]  # the directory that the killed probe left does no harm
 
 
 def test_loading_in_turns(run_unit):
@@ -613,7 +612,7 @@ def test_loading_in_turns(run_unit):
     ('first_floors', 'releases/tiny/ours/encoder', 'modules/tiny'),
   ]
   assert asked[:12] == one + one[1:] + one[:1] + one[2:] + one[:2]
-  # The first twelve processes, whose figures grow.
+  # The figures of the first twelve processes grow.
   for step, who, places in (
     ('first', 'ours', (3, 6, 9)),
     ('first', 'tf-models', (1, 8, 11)),
@@ -654,19 +653,20 @@ def test_whose_fault_it_is(run_unit):
     'ours',
     'machine',
   }
-  unit, _, _ = run_unit(
-    failing=lambda probe, paths: probe == 'preprocessor' and len(paths) == 2
-  )  # it is nobody's alone
+  unit, _, _ = run_unit(failing=lambda probe, paths: probe == 'preprocessor' and len(paths) == 2)  # each succeeds alone
   assert _failed(unit) == [('tf-models', 'preprocessing'), ('ours', 'preprocessing'), ('ours', 'disk')]
   unit, asked, _ = run_unit(broken=['tf-models'], failing=lambda probe, paths: probe == 'preprocessor')
   assert ('ours', 'preprocessing') in _failed(unit) and [probe for probe, *_ in asked].count(
     'preprocessor'
-  ) == 1  # alone, it was already
+  ) == 1  # it was alone in the first attempt
 
 
 @pytest.mark.parametrize(
   'how, reason',
-  [({'apart': 0.1}, '1.0e-01 from this tool\'s'), ({'shape': (2, 9, 4)}, 'of shape [2, 9, 4], and not [2, 16, 4]')],
+  [
+    ({'apart': 0.1}, 'differs from this tool\'s by 1.0e-01 (at most 1e-04)'),
+    ({'shape': (2, 9, 4)}, 'shape [2, 9, 4] instead of [2, 16, 4]'),
+  ],
 )
 def test_another_model_is_no_peer(run_unit, how, reason):
   unit, _, _ = run_unit(**how)
@@ -674,7 +674,7 @@ def test_another_model_is_no_peer(run_unit, how, reason):
     'ours'
   }
   assert [failure['reason'] for failure in unit['failures'] if failure['who'] == 'tf-models'] == [
-    f'its sequence_output is {reason}: its figures are of another model, and left out'
+    f'sequence_output: {reason}; correct the weights (all figures are left out)'
   ]
 
 
@@ -716,10 +716,10 @@ def test_the_code_has_a_digest(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   'flag, said',
   [
-    ('--output=', 'it is empty'),
-    ('--work_dir=', 'it is empty'),
+    ('--output=', 'empty'),
+    ('--work_dir=', 'empty'),
     ('--output={file}', 'Not a directory|File exists'),
-    ('--output={pages}', 'without results.json'),
+    ('--output={pages}', 'no results.json'),
   ],
 )
 def test_directories_that_are_none(tmp_path, flag, said):

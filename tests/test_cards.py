@@ -1,4 +1,4 @@
-"""Cards: what a hub host reads in them, what is true of that very version, and every Python block is run."""
+"""Cards have the fields of hub hosts, state the facts of their version, and have Python blocks that run."""
 
 import json
 import pathlib
@@ -36,7 +36,7 @@ def test_every_python_block_runs(history, path, capsys):
   for block in blocks:
     assert 'https://tfhub.dev/' in block or namespace
     exec(compile(block.replace(model_card.BASE_URL, f'{history}/'), path, 'exec'), namespace)
-  # What the comments say of shapes is so.
+  # The shapes in the comments are correct.
   shapes = re.findall(r'^(\w+(?:, \w+)*) = .*# \[([^\]]*)\]$', '\n'.join(blocks), re.MULTILINE)
   for name, shape in shapes:
     actual, said = namespace[name].shape, shape.split(', ')
@@ -94,7 +94,8 @@ def test_a_card_says_what_its_record_says(history, path):
       for group in ('outputs', 'gradient')
     )
     assert (
-      f'Computed in float64, the published model and the source agree to {outputs:.1e} in all outputs and {gradient:.1e} in all gradients.\n'
+      f'Computed in float64, the published model and the source agree to {outputs:.1e} in all outputs '
+      f'and {gradient:.1e} in all gradients.\n'
     ) in card
   elif record['kind'] == 'text':
     for name in ('pooled_output', 'serving_default/sequence_output'):
@@ -121,7 +122,8 @@ def test_collection_lists_the_newest_of_every_model(history):
   card = (history / f'{COLLECTION}.md').read_text()
   assert card.startswith(f'# Collection {COLLECTION.replace("/collections", "")}\n\nALBERT ')
   assert re.search(
-    r'\| \[tensorflow/albert_en_demo/4\]\(https://tfhub.dev/tensorflow/albert_en_demo/4\) \| 3 \| 16 \| 5,032 \| .*preprocess/4\) \| 1, 2, 3 \|',
+    r'\| \[tensorflow/albert_en_demo/4\]\(https://tfhub.dev/tensorflow/albert_en_demo/4\) '
+    r'\| 3 \| 16 \| 5,032 \| .*preprocess/4\) \| 1, 2, 3 \|',
     card,
   )
   assert re.search(r'\| \[tensorflow/albert_en_demo_preprocess/4\]\(.*\) \| 1, 2, 3 \|', card)

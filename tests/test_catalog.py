@@ -1,4 +1,4 @@
-"""The catalog tells what the flags leave open, a broken one is refused with the line, and a bump adds what it should and no more."""
+"""The catalog completes the flags, an invalid one is refused by line, and a bump adds only its lines."""
 
 import difflib
 
@@ -53,7 +53,7 @@ def test_flags_come_before_the_catalog(catalog):
 def test_a_model_that_the_catalog_lacks(catalog):
   assert (
     catalog.source('albert_en_preprocess') == 'https://tfhub.dev/google/albert_base/3'
-  )  # the first encoder's that names it
+  )  # of the first encoder that names it
   assert catalog.source('albert_en_demo_preprocess') is None and catalog.newest_version('albert_en_preprocess') == 4
   assert catalog.source('albert_fr_base') is None and catalog.newest_version('albert_fr_base') is None
   release = catalog.encoder('albert_fr_base', 1)
@@ -62,18 +62,16 @@ def test_a_model_that_the_catalog_lacks(catalog):
 
 
 def test_a_version_is_in_the_catalog_or_the_next(catalog):
-  with pytest.raises(
-    errors.UsageError, match='--version=5: the catalog has no such version of albert_en_large.*--change'
-  ):
+  with pytest.raises(errors.UsageError, match='--version=5: not a version of albert_en_large in the catalog.*--change'):
     catalog.encoder('albert_en_large', 5)
   assert catalog.encoder('albert_en_large', 5, changes=['Retrained.']).changes[5] == ['Retrained.']
   with pytest.raises(
-    errors.UsageError, match='--version=6: the newest version of albert_en_large in the catalog is 4: give --version=5'
+    errors.UsageError, match='--version=6: neither .*the newest version of albert_en_large is 4.; give --version=5'
   ):
     catalog.encoder('albert_en_large', 6, changes=['Retrained.'])
 
 
-# What is replaced by what, a text on the line of the broken file that the error is to name, and what it is to say.
+# Old text, new text, text on the line that the error must name, and words of the error.
 BROKEN = {
   'no YAML': ('albert_base/3', 'albert_base/3: 3', 'albert_base/3: 3', 'mapping values are not allowed'),
   'no publisher': ('publisher: tensorflow', 'editor: tensorflow', '# What is published', 'publisher'),
@@ -99,34 +97,34 @@ BROKEN = {
     '      2: *encoder_2\n      3: *encoder_3',
     '      3: *encoder_3 # here',
     '# here',
-    'version 3 stands where version 2 should',
+    'version 3 instead of version 2',
   ),
   'no version 1': (
     '      1: *encoder_1\n      2: *encoder_2',
     '      2: *encoder_2 # here',
     '# here',
-    'version 2 stands where version 1 should',
+    'version 2 instead of version 1',
   ),
   'another order': (
     '      1: *encoder_1\n      2: *encoder_2',
     '      2: *encoder_2\n      1: *encoder_1',
     '2: *encoder_2',
-    'version 2 stands where version 1 should',
+    'version 2 instead of version 1',
   ),
   'version 2.0': ('      2: *encoder_2', '      2.0: *encoder_2', '2.0', "'2.0' does not match"),
-  'version "2"': ('      2: *encoder_2', '      "2": *encoder_2', '"2"', "version '2' is no number"),
+  'version "2"': ('      2: *encoder_2', '      "2": *encoder_2', '"2"', "version '2' is not a number"),
   'version 0': ('      2: *encoder_2', '      0: *encoder_2', '0: *encoder_2', "'0' does not match"),
   'a preprocessor nobody can make': (
     '      4: *preprocessor_4',
     '      4: *preprocessor_4\n      5: *preprocessor_4',
     '5: *preprocessor_4',
-    'there are versions 1, 2, 3, 4',
+    'versions 1, 2, 3, 4 only',
   ),
   'one name for two': (
     '  albert_en_demo_preprocess:',
     '  albert_en_demo: # too',
     '# too',
-    'there is an encoder of this name',
+    'an encoder has the same name',
   ),
   'changes that are none': ('          - Initial release.', '          - ""', '- ""', 'changes'),
   'a change of two lines': ('          - Initial release.', '          - "a\\nb"', '"a\\nb"', 'changes'),
@@ -152,7 +150,7 @@ def test_broken_catalog_is_refused_with_the_line(tmp_path, fault):
   with pytest.raises(errors.CatalogError) as raised:
     catalog_lib.Catalog(path)
   text = str(raised.value)
-  assert text.startswith(f'{path}:{line}: ') and message in text and text.endswith('mend the catalog'), text
+  assert text.startswith(f'{path}:{line}: ') and message in text and text.endswith('correct the catalog'), text
 
 
 @pytest.mark.parametrize(
@@ -166,7 +164,7 @@ def test_what_is_no_catalog_is_one_line(tmp_path, content):
 
 
 def test_a_missing_catalog_names_the_flag(tmp_path):
-  with pytest.raises(errors.CatalogError, match='cannot read .*--catalog'):
+  with pytest.raises(errors.CatalogError, match='cannot be read .*--catalog'):
     catalog_lib.Catalog(tmp_path)
 
 
@@ -213,7 +211,7 @@ def test_versions_that_cannot_be_added_to_by_themselves(tmp_path, edit):
   path = tmp_path / 'catalog.yaml'
   path.write_text(edit(TEXT))
   assert path.read_text() != TEXT
-  with pytest.raises(errors.CatalogError, match='cannot be added to albert_en_large by itself'):
+  with pytest.raises(errors.CatalogError, match='no version can be added to albert_en_large'):
     catalog_lib.Catalog(path).with_version('albert_en_large', ENTRY)
 
 
@@ -245,7 +243,7 @@ def test_a_catalog_that_cannot_be_written_stays(tmp_path, monkeypatch):
     raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr('pathlib.Path.replace', full)
-  with pytest.raises(errors.CatalogError, match='cannot write .*No space left'):
+  with pytest.raises(errors.CatalogError, match='cannot be written .*No space left'):
     catalog.write('other')
   assert path.read_text() == TEXT and list(tmp_path.iterdir()) == [path]
 
@@ -260,7 +258,7 @@ def test_a_preprocessor_on_its_own_is_what_its_encoder_names(catalog):
     changed.path == 'acme/albert_en_preprocess/3' and changed.changes[3] == ['Other.'] and len(changed.changes) == 3
   )
   with pytest.raises(
-    errors.UsageError, match='--version=9: the catalog has versions 1, 2, 3, 4 of albert_en_preprocess'
+    errors.UsageError, match='--version=9: not in the catalog; give a version of albert_en_preprocess .1, 2, 3, 4.'
   ):
     catalog.preprocessor('albert_en_preprocess', 9)
 
@@ -280,6 +278,6 @@ def test_text_has_the_history_of_its_two_parts(catalog):
 def test_text_under_a_name_that_the_catalog_has(tmp_path):
   path = tmp_path / 'catalog.yaml'
   path.write_text(TEXT.replace('albert_en_large:', 'albert_en_base_text:', 1))
-  with pytest.raises(errors.UsageError, match='--with_text publishes albert_en_base_text, and the catalog has another'):
+  with pytest.raises(errors.UsageError, match='--with_text: the catalog has another model albert_en_base_text'):
     edited = catalog_lib.Catalog(path)
     edited.text(edited.encoder('albert_en_base', 4))

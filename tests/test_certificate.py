@@ -1,4 +1,4 @@
-"""A certificate is given for a right conversion, and refused for one that computes or trains otherwise."""
+"""A right conversion gets a certificate; a conversion that computes or trains differently is refused."""
 
 import contextlib
 import dataclasses
@@ -54,12 +54,12 @@ def test_a_control_that_is_not_noticed_refuses_the_certificate(encoder_path, exp
   batch, expected = expecting
   exported = exported_encoder.Exported(pathlib.Path(encoder_path), 'dict', widened=True)
   monkeypatch.setattr(negative_controls, 'mistakes', lambda variables: iter([('nothing at all', mistake(variables))]))
-  with pytest.raises(errors.ParityError, match='negative controls: a wrong model is not refused .nothing at all.'):
+  with pytest.raises(errors.ParityError, match='negative controls: not refused for these weights .nothing at all.'):
     negative_controls.run(exported, batch, expected.outputs)
 
 
 def test_weights_that_hide_mistakes_are_refused(release, own_module, source, monkeypatch):
-  # Query and key alike: swapping them changes nothing, so this module cannot prove that they are in their places.
+  # Query and key are equal, so this module cannot prove that they are not swapped.
   rows = {r.name: r for r in weight_map.rows(source.config, source.parts)}
   read = tf.train.load_checkpoint(str(own_module / 'variables/variables'))
   tensors = {row.tf1: read.get_tensor(row.tf1.replace('/key/', '/query/')) for row in rows.values()}
@@ -71,13 +71,13 @@ def test_weights_that_hide_mistakes_are_refused(release, own_module, source, mon
     shape_and_slices=[''] * len(tensors),
     tensors=list(tensors.values()),
   )
-  with pytest.raises(errors.ParityError, match='a wrong model is not refused .query and key swapped.'):
+  with pytest.raises(errors.ParityError, match='negative controls: not refused .* .query and key swapped.'):
     release(own_module)
   assert trees.leftovers(release.root) == []
 
 
 def test_weights_that_float32_cannot_tell_apart_are_told_apart_in_float64(encoder_path, examination, monkeypatch):
-  """A few units in the last place of one weight, of which float32 sees nothing."""
+  """A weight differs by a few units in the last place, which float32 cannot resolve."""
   load = exported_encoder.Exported.__init__
 
   def moved(self, path, interface, widened=False):
@@ -99,7 +99,7 @@ def test_weights_that_float32_cannot_tell_apart_are_told_apart_in_float64(encode
 @pytest.mark.parametrize(
   'in_training, fault',
   [
-    (False, r'no parity .default/tokens/pooled_output is '),
+    (False, r'no parity with its source .default/tokens/pooled_output is '),
     (True, 'default/tokens/pooled_output with training=True is '),
   ],
 )
@@ -166,7 +166,7 @@ def test_a_signature_that_computes_something_else_is_refused(prove, module, monk
     return root, {'serving_default': serving_default}
 
   monkeypatch.setattr(encoder_lib, 'exportable', changed)
-  with pytest.raises(errors.ParityError, match='no parity .(default|serving_default)/'):
+  with pytest.raises(errors.ParityError, match='no parity with its source .(default|serving_default)/'):
     prove(module, mlm=False)
 
 
@@ -188,7 +188,7 @@ def test_signature_and_default_are_compared(encoder_path, examination, monkeypat
     return result | {output: result[output] + np.float32(1e-3)} if output in result else result
 
   monkeypatch.setattr(exported_encoder.Exported, 'outputs', changed)
-  with pytest.raises(errors.ParityError, match=f'no parity .{output} is '):
+  with pytest.raises(errors.ParityError, match=f'no parity with its source .{output} is '):
     examination.certify(pathlib.Path(encoder_path), 'dict')
 
 
@@ -197,12 +197,12 @@ def test_wrong_weights_that_no_batch_reaches_are_not_published(release, module, 
 
   def wrong(self, value, shape):
     value = apply(self, value, shape)
-    return np.concatenate([value[:100], value[:99:-1]]) if shape == (128, 8) else value  # the last positions reversed
+    return np.concatenate([value[:100], value[:99:-1]]) if shape == (128, 8) else value  # last positions reversed
 
-  monkeypatch.setattr(weight_map.Transform, 'invert', apply)  # which verification does with the right one
+  monkeypatch.setattr(weight_map.Transform, 'invert', apply)  # verification calls the original
   monkeypatch.setattr(weight_map.Transform, 'apply', wrong)
   with pytest.raises(
-    errors.IntegrityError, match="position_embedding/embeddings is not the source's embeddings.position"
+    errors.IntegrityError, match="position_embedding/embeddings differs from the source's embeddings.position"
   ):
     release(module)
   assert trees.leftovers(release.root) == []
@@ -249,7 +249,7 @@ def test_a_model_that_trains_otherwise_is_refused(encoder_path, examination, mon
 
 
 def test_a_variable_without_a_gradient_is_refused(prove, module, monkeypatch):
-  # As a converter would make it that freezes the embeddings.
+  # Like a converter that freezes the embeddings.
   from official.nlp.modeling import layers
 
   call = layers.OnDeviceEmbedding.call
@@ -261,7 +261,7 @@ def test_a_variable_without_a_gradient_is_refused(prove, module, monkeypatch):
 
 @pytest.fixture
 def two_modes(monkeypatch):
-  """Exports have a graph for training, also where it is the same."""
+  """Exports have a graph for training, even if both graphs are equal."""
   traced = encoder_lib.traced
   monkeypatch.setattr(encoder_lib, 'traced', lambda call, specs, modes_differ: traced(call, specs, True))
 
@@ -295,7 +295,7 @@ def test_an_output_that_does_not_train_the_encoder_is_refused(prove, module, wro
 
 @pytest.mark.parametrize(
   'form', [pytest.param('graph', marks=pytest.mark.slow), 'weights']
-)  # graphs: test_trials has one in every run
+)  # graphs: test_trials has one case in every run
 @pytest.mark.parametrize('wrong', [None, 'half of each layer in training', 'dropout rates of 0.5'])
 def test_another_training_mode_is_refused_with_dropout(prove, make_module, monkeypatch, wrong, form):
   module, open_source = make_module(**DROPOUT), source_lib.open_source
@@ -337,7 +337,7 @@ def test_a_gradient_that_the_source_lacks_is_refused(encoder_path, source, ran):
 
 
 def test_a_module_that_trains_otherwise_is_refused(own_module, prove):
-  # Only its train metagraph is changed: the outputs of the other are right.
+  # Only the training metagraph is changed: the outputs of the other one are right.
   def edit(meta_graph):
     tanh = meta_graph.signature_def['mlm'].outputs['pooled_output'].name.split(':')[0]
     next(n for n in meta_graph.graph_def.node if n.name == tanh).op = 'Identity'

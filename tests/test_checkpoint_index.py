@@ -32,11 +32,11 @@ def test_cut_index_is_refused(encoder_path, tmp_path, position):
   content = (pathlib.Path(encoder_path) / 'variables/variables.index').read_bytes()
   path = tmp_path / 'variables.index'
   path.write_bytes(content[: int(position * (len(content) - 1))])
-  with pytest.raises(errors.CheckpointError, match='no checkpoint index in .*variables.index'):
+  with pytest.raises(errors.CheckpointError, match='variables.index: not a checkpoint index '):
     checkpoint_index.read(path)
 
 
 @pytest.mark.parametrize('message', [b'\x0a\x03ab', b'\x0d\x01\x02\x03', b'\x09\x01\x02', b'\x0a\x01a\x12\x7f'])
 def test_field_that_is_cut_off_is_refused(message):
-  with pytest.raises(ValueError, match='a field that is cut off'):
+  with pytest.raises(ValueError, match='truncated field'):
     list(protobuf_wire.fields(message))

@@ -1,4 +1,4 @@
-"""python -m export: what it prints, how it ends, and that the same input gives the same bytes."""
+"""`python -m export`: its output, its exit status, and equal bytes for equal input."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def test_what_it_prints_and_records(export, module, tmp_path):
     f'--source={module}', '--version=2', '--export_root=here', '--with_text', PYTHONHASHSEED='0'
   )  # by the real interpreter
   assert first.returncode == 0 and first.stderr == ''
-  # What it printed names every path, and the figures.
+  # The output has every path and the figures.
   for word in (
     'tensorflow/albert_en_tiny/2 from',
     'here/tensorflow/albert_en_tiny/2.release.json',
@@ -33,12 +33,12 @@ def test_what_it_prints_and_records(export, module, tmp_path):
     'sequence_output',
     'query and key swapped',
     'here/tensorflow/albert_en_tiny_text/2.release.json',
-    'From text to vectors, 23 texts',
+    'Text model on 23 texts',
     ' s\n',
   ):
     assert word in first.stdout, first.stdout
 
-  # The record is true.
+  # The record is correct.
   root = tmp_path / 'here' / 'tensorflow'
   for model, version in (('albert_en_tiny', 2), ('albert_en_tiny_text', 2), ('albert_en_tiny_preprocess', 3)):
     record = json.loads((root / model / f'{version}.release.json').read_text())
@@ -48,13 +48,15 @@ def test_what_it_prints_and_records(export, module, tmp_path):
     assert record['libraries']['tensorflow-text']
   assert record['release'] == 'tensorflow/albert_en_tiny_preprocess/3'
 
-  # A second export of the same version is refused; another encoder keeps the companion.
+  # A second export of the same version is refused. Another encoder keeps the preprocessor.
   before = trees.tree_bytes(tmp_path / 'here')
   commands.fails(
-    export(f'--source={module}', '--version=2', '--export_root=here'), 1, 'tensorflow/albert_en_tiny/2 exists in here'
+    export(f'--source={module}', '--version=2', '--export_root=here'),
+    1,
+    'tensorflow/albert_en_tiny/2: already exists in here',
   )
   for version, words in (
-    ('1', ('--version=1', 'tensorflow/albert_en_tiny/2 is in here already')),
+    ('1', ('--version=1', 'tensorflow/albert_en_tiny/2 exists in here')),
     ('4', ('--version=4', 'give --version=3')),
   ):
     commands.fails(export(f'--source={module}', f'--version={version}', '--export_root=here'), 2, *words)
@@ -62,7 +64,7 @@ def test_what_it_prints_and_records(export, module, tmp_path):
   plan = export(f'--source={module}', '--version=3', '--export_root=here', '--dry_run')
   assert plan.returncode == 0 and plan.stderr == '' and trees.tree_bytes(tmp_path / 'here') == before
   for word in (
-    'is there: kept if this export gives it the same bytes',
+    'already exists: kept if this export has the same bytes',
     'new; compared with tensorflow/albert_en_tiny/2',
     'dict in, dict out',
     '.mlm, .sop',
@@ -80,10 +82,10 @@ def test_what_it_prints_and_records(export, module, tmp_path):
   assert {n: c for n, c in after.items() if n in before and 'collections' not in n} == {
     n: c for n, c in before.items() if 'collections' not in n
   }
-  # The plan named every file, and no other.
+  # The plan named exactly the published files.
   planned = {line.strip().removeprefix('here/') for line in plan.stdout.splitlines() if line.startswith('  here/')}
   assert {n.partition('3/')[0] + '3/' if '/3/' in n else n for n in after if n not in before} == planned
-  assert f'Made anew: here/{COLLECTION}' in plan.stdout and after[COLLECTION] != before[COLLECTION]
+  assert f'Rewritten: here/{COLLECTION}' in plan.stdout and after[COLLECTION] != before[COLLECTION]
 
 
 def test_what_a_terminal_would_obey_is_shown_and_not_sent(export, own_module):
@@ -94,7 +96,7 @@ def test_what_a_terminal_would_obey_is_shown_and_not_sent(export, own_module):
   path.write_bytes(
     craft.index([craft.block([*pairs, (b'zz\xff\x1b[2J', pairs[-1][1][:-5] + craft.field(5, 1 << 40))])])
   )
-  commands.fails(export(f'--source={own_module}'), 1, r'zz\udcff\x1b[2J ends behind the data file')
+  commands.fails(export(f'--source={own_module}'), 1, r'tensor zz\udcff\x1b[2J extends past the end of its data file')
 
 
 COLLECTION = 'tensorflow/collections/albert/1.md'
@@ -106,27 +108,27 @@ USAGE = {
   'a model with a slash': (['--model=a/b'], '--model=a/b'),
   'no model': (['--model='], '--model='),
   'publisher with dots': (['--publisher=..'], '--publisher=..'),
-  'preprocessor without a version': (['--preprocessor=x'], '--preprocessor=x: give NAME/VERSION'),
-  'preprocessor version 9': (['--preprocessor=x/9'], 'preprocessor version 9'),
-  'preprocessor with the same name': (['--preprocessor=albert_en_tiny/1'], 'both albert_en_tiny'),
-  'no source': (['--source='], 'no --source'),
+  'preprocessor without a version': (['--preprocessor=x'], '--preprocessor=x: not NAME/VERSION'),
+  'preprocessor version 9': (['--preprocessor=x/9'], '--preprocessor=x/9: unknown version 9'),
+  'preprocessor with the same name': (['--preprocessor=albert_en_tiny/1'], 'both are albert_en_tiny'),
+  'no source': (['--source='], '--source: missing'),
   'long model name': (['--model=' + 'a' * 101], '--model=aaa'),
-  'empty export root': (['--export_root='], '--export_root= is empty'),
+  'empty export root': (['--export_root='], '--export_root: empty'),
   'a version beyond the next': (['--model=albert_en_large', '--version=9', '--change=x'], 'give --version=5'),
   'the next version without a change': (['--model=albert_en_large', '--version=5'], '--change'),
-  'empty change': (['--change= '], '--change= is empty'),
+  'empty change': (['--change= '], '--change: empty'),
   'no key': (['--sign_key=nothing'], '--sign_key=nothing'),
   'unknown interface': (['--io=tuple'], 'tuple'),
   'heads with the list interface': (['--io=list', '--mlm'], '--io=dict'),
-  'a digest that is none': (['--source_sha256=abc'], '--source_sha256=abc: give 64 hexadecimal digits'),
+  'a digest that is none': (['--source_sha256=abc'], '--source_sha256=abc: not a SHA-256; give 64 hexadecimal digits'),
   'a cap of nothing': (['--max_source_bytes=0'], 'max_source_bytes'),
-  'text of lists': (['--io=list', '--with_text'], '--with_text with the list interface'),
-  'text of a long name': (['--model=' + 'a' * 96, '--with_text'], 'a_text is too long a name'),
+  'text of lists': (['--io=list', '--with_text'], '--with_text: not available with the list interface'),
+  'text of a long name': (['--model=' + 'a' * 96, '--with_text'], 'a_text is too long'),
   'text under the name of the preprocessor': (
     ['--preprocessor=albert_en_tiny_text/3', '--with_text'],
-    '--preprocessor is albert_en_tiny_text',
+    '--preprocessor: albert_en_tiny_text is the name',
   ),
-  'no flag': (['module'], "'module' is no flag"),
+  'no flag': (['module'], "'module': not a flag"),
 }
 
 
@@ -153,16 +155,16 @@ def of_demo(python_module, module, tmp_path):
 @pytest.mark.parametrize(
   'flags, word',
   [
-    (['--io=dict'], '--io with'),
-    (['--preprocessor=x/3'], '--preprocessor with'),
-    (['--mlm'], '--mlm with'),
-    (['--nomlm'], '--nomlm with'),
-    (['--sop'], '--sop with'),
-    (['--report=x.html'], '--report with'),
-    (['--with_text'], '--with_text with'),
-    (['--io=list', '--with_text'], '--io, --with_text with --model=albert_en_demo_preprocess, which is a preprocessor'),
-    (['--version=5'], '--version=5: the catalog has versions 1, 2, 3, 4 of albert_en_demo_preprocess'),
-    (['--change= '], '--change= is empty'),
+    (['--io=dict'], '--io: not'),
+    (['--preprocessor=x/3'], '--preprocessor: not'),
+    (['--mlm'], '--mlm: not'),
+    (['--nomlm'], '--nomlm: not'),
+    (['--sop'], '--sop: not'),
+    (['--report=x.html'], '--report: not'),
+    (['--with_text'], '--with_text: not'),
+    (['--io=list', '--with_text'], '--io, --with_text: not available with --model=albert_en_demo_preprocess'),
+    (['--version=5'], '--version=5: not in the catalog; give a version of albert_en_demo_preprocess (1, 2, 3, 4)'),
+    (['--change= '], '--change: empty'),
   ],
 )
 def test_flags_that_say_nothing_of_a_preprocessor(of_demo, tmp_path, flags, word):
@@ -183,22 +185,24 @@ def test_what_is_published_together_has_the_same_bytes_as_alone(of_demo, tmp_pat
   assert {n: c for n, c in encoder.items() if not n.startswith('collections')} == {
     n: c for n, c in one_by_one.items() if n in encoder and not n.startswith('collections')
   }
-  # The preprocessor took no weights and no second process.
+  # The preprocessor needs no weights and no subprocess.
   assert 'none differs' in alone.stdout and 'weights' not in alone.stdout
   events = json.loads((tmp_path / 'profile.json').read_text())['traceEvents']
   assert [event['args']['name'] for event in events if event['name'] == 'process_name'] == ['export']
   assert 'Kept, with the same bytes: one_by_one/tensorflow/albert_en_demo_preprocess/3' in together.stdout
-  # The text model can follow later, beside what is there; and then there is nothing left to publish.
+  # The text model can be published later; then nothing is left to publish.
   later = of_demo(DEMO, '--version=3', '--export_root=encoder', '--with_text')
   assert (
     later.returncode == 0 and later.stdout.count('Kept, with the same bytes: encoder/tensorflow/albert_en_demo') == 2
   )
   assert trees.tree_bytes(tmp_path / 'encoder') == trees.tree_bytes(tmp_path / 'one_by_one')
   commands.fails(
-    of_demo(DEMO, '--version=3', '--export_root=encoder', '--with_text'), 1, 'tensorflow/albert_en_demo_text/3 exists'
+    of_demo(DEMO, '--version=3', '--export_root=encoder', '--with_text'),
+    1,
+    'tensorflow/albert_en_demo_text/3: already exists',
   )
   commands.fails(
-    of_demo(ALONE, '--version=3', '--export_root=encoder'), 1, 'tensorflow/albert_en_demo_preprocess/3 exists'
+    of_demo(ALONE, '--version=3', '--export_root=encoder'), 1, 'tensorflow/albert_en_demo_preprocess/3: already exists'
   )
   commands.fails(of_demo(ALONE, '--version=2', '--export_root=encoder'), 2, '--version=2')
 
@@ -213,7 +217,7 @@ def test_plans_of_a_preprocessor_and_of_text(of_demo, tmp_path, keys):
   for word in (
     'pieces in 30k-clean.model',
     'Faster.',
-    'new, with no version before it',
+    'new, without a previous version',
     'Dry run: nothing was written.',
   ):
     assert word in plan.stdout
@@ -236,11 +240,13 @@ def test_a_broken_catalog_is_found_before_any_work(export, tmp_path):
   catalog = tmp_path / 'catalog.yaml'
   text = (pathlib.Path(__file__).parents[1] / 'assets/catalog.yaml').read_text()
   for old, new, word in (
-    ('      2: *encoder_2\n', '', 'version 3 stands where version 2 should'),
+    ('      2: *encoder_2\n', '', 'version 3 instead of version 2'),
     ('albert_en_large:', 'albert_en_base:', 'duplicate'),
   ):
     catalog.write_text(text.replace(old, new, 1))
-    commands.fails(export(f'--catalog={catalog}', f'--source={tmp_path}'), 1, f'{catalog}:', word, 'mend the catalog')
+    commands.fails(
+      export(f'--catalog={catalog}', f'--source={tmp_path}'), 1, f'{catalog}:', word, 'correct the catalog'
+    )
   assert trees.leftovers(tmp_path) == ['catalog.yaml']
 
 
@@ -260,7 +266,7 @@ def test_bump_adds_the_next_version_and_says_so(bump, export):
   catalog, process = bump('--model=albert_en_large', '--change=One.', '--change=Two:  more.')
   assert process.returncode == 0 and process.stderr == ''
   for word in (
-    'albert_en_large/5 is in',
+    'albert_en_large/5 exists in',
     'after albert_en_large/4',
     "- 'Two: more.'",
     '+      5:',
@@ -283,7 +289,7 @@ def test_bump_adds_the_next_version_and_says_so(bump, export):
     'breaking': True,
     'changes': ['Lists again.'],
   }
-  # ... which the export takes: it gets as far as the source.
+  # The export accepts the flags: it reaches the source.
   commands.fails(
     export(f'--catalog={catalog}', '--model=albert_en_large', '--version=6', '--source=nothing'),
     1,
@@ -306,8 +312,8 @@ def test_bump_says_what_it_would_do(bump):
   [
     (['--change=x'], '--model='),
     (['--model=albert_fr', '--change=x'], '--model=albert_fr'),
-    (['--model=albert_en_base'], '--change= is empty'),
-    (['--model=albert_en_base', '--change= '], '--change= is empty'),
+    (['--model=albert_en_base'], '--change: missing or empty'),
+    (['--model=albert_en_base', '--change= '], '--change: missing or empty'),
     (['--model=albert_en_preprocess', '--change=x'], '--model=albert_en_preprocess'),
     (
       ['--model=albert_en_base', '--change=x', '--preprocessor=albert_en_preprocess/9'],
@@ -331,7 +337,7 @@ def test_broken_module_is_one_line_and_nothing_is_left(export, own_module, tmp_p
 
 
 def test_no_parity_is_one_line_and_nothing_is_left(export, own_module, tmp_path):
-  # The graph is given another meaning: the conversion is right, and the outputs are not the source's.
+  # The graph is changed: the conversion is right, but the source's outputs differ.
   from tensorflow.core.protobuf import saved_model_pb2
 
   path = own_module / 'saved_model.pb'

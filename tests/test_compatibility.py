@@ -1,4 +1,4 @@
-"""A new version is held against the one before it: what its users would miss is refused, or said in the card."""
+"""A new version is compared with the previous one: breaking changes are refused, or stated in the card."""
 
 import dataclasses
 import json
@@ -83,7 +83,7 @@ def test_the_history_of_a_model_from_text_to_vectors(history):
 
 
 def _link(history, model, release):
-  """Has version 3 of a model in the tree that `release` publishes to."""
+  """Links version 3 of a model into the tree that `release` publishes to."""
   (release.root / model).mkdir(parents=True)
   for path in (history / model).glob('3*'):
     (release.root / model / path.name).symlink_to(path)
@@ -93,7 +93,7 @@ def test_a_model_of_another_kind_is_refused(history, module, release):
   _link(history, TEXT, release)
   with pytest.raises(
     errors.CompatibilityError,
-    match='albert_en_demo_text/4 is not what users of tensorflow/albert_en_demo_text/3 expect .the model takes ',
+    match='albert_en_demo_text/4: breaks users of tensorflow/albert_en_demo_text/3 .the model takes ',
   ):
     release(module, name='albert_en_demo_text', version=4)
 
@@ -182,7 +182,7 @@ def test_what_breaks(case):
 
 @pytest.fixture
 def first(history, tmp_path, release):
-  """A tree of its own with version 3 of the demo, and a function that exports the next version."""
+  """A separate tree with version 3 of the demo, and a function that exports the next version."""
   for model in (ENCODER, PREPROCESSOR):
     _link(history, model, release)
   return lambda module, **options: release(
@@ -198,8 +198,8 @@ def test_a_head_that_is_gone(first, module, release):
   before = sorted(release.root.rglob('*'))
   with pytest.raises(
     errors.CompatibilityError,
-    match=r'^tensorflow/albert_en_demo/4 is not what users of tensorflow/albert_en_demo/3 '
-    r'expect \(mlm is gone\): give --breaking',
+    match=r'^tensorflow/albert_en_demo/4: breaks users of tensorflow/albert_en_demo/3 '
+    r'\(mlm is gone\); give --breaking',
   ):
     first(module, mlm=False)
   assert sorted(release.root.rglob('*')) == before
@@ -234,7 +234,7 @@ def test_a_preprocessor_with_other_ids(make_module, release):
   release.preprocessor(make_module(), 1)
   with pytest.raises(
     errors.CompatibilityError,
-    match='albert_en_demo_preprocess/2 is not what users of .*_preprocess/1 expect .*the ids of ',
+    match='albert_en_demo_preprocess/2: breaks users of .*_preprocess/1 .*the ids of ',
   ):
     release.preprocessor(make_module(vocab_size=210), 2)
 
@@ -242,7 +242,7 @@ def test_a_preprocessor_with_other_ids(make_module, release):
 def test_the_preprocessor_that_tokenizes_as_for_the_weights_is_announced(first, module, release):
   with pytest.raises(
     errors.CompatibilityError,
-    match=r'_preprocess/4 is not what users of .*_preprocess/3 expect .the ids of .*: give --breaking',
+    match=r'_preprocess/4: breaks users of .*_preprocess/3 .the ids of .*; give --breaking',
   ):
     release.preprocessor(module, 4)
 
@@ -253,6 +253,6 @@ def test_a_predecessor_that_cannot_be_read(first, module, release):
   path.unlink()
   path.mkdir()
   (path / 'saved_model.pb').write_bytes(b'\x12\xff')
-  with pytest.raises(errors.IntegrityError, match='saved_model.pb is no SavedModel to compare with'):
+  with pytest.raises(errors.IntegrityError, match='saved_model.pb: not a valid TF2 SavedModel'):
     first(module)
   assert (pathlib.Path(target) / 'saved_model.pb').exists()

@@ -1,4 +1,4 @@
-"""The terminal shows sizes in units that people read."""
+"""The terminal shows sizes in human-readable units."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`python -m converters`: one directory appears, whole, or one line says why not."""
+"""`python -m converters` writes one complete directory, or prints one line of error."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ from support import commands
 from converters import build_encoder
 from converters import source as source_lib
 from converters import weight_map
-from converters.writers import encoder_yaml
+from converters.readers import encoder_yaml
 from converters.writers import tokenizer_json
 
 
@@ -61,7 +61,7 @@ def test_to_checkpoint(convert, module, tmp_path):
   config = encoders.EncoderConfig(yaml.safe_load((tmp_path / 'albert/encoder.yaml').read_text()))
   fresh = encoders.build_encoder(config)
   status = tf.train.Checkpoint(encoder=fresh).read(tf.train.latest_checkpoint(tmp_path / 'albert'))
-  # As official.nlp.tasks do it.
+  # Like official.nlp.tasks.
   status.expect_partial().assert_existing_objects_matched()
   with source_lib.open_source(str(module)) as source:
     right = build_encoder.build(source, [weight_map.Part.ENCODER]).encoder
@@ -88,8 +88,8 @@ def test_small_numbers_are_numbers_in_yaml(config):
     (['--source={module}', '--to=checkpoint', '--output={module}/saved_model.pb/x'], 2, '--output'),
     (['--source={module}', '--to=checkpoint', '--output=no/such/place'], 2, '--output'),
     (['--source={module}', '--to=checkpoint', '--output=/proc/x'], 1, 'cannot be written'),
-    (['--source={module}', '--to=huggingface', '--output={module}/there'], 2, 'is in the source'),
-    (['--source=.', '--to=huggingface', '--output=there'], 1, 'no saved_model.pb'),
+    (['--source={module}', '--to=huggingface', '--output={module}/there'], 2, 'inside the source'),
+    (['--source=.', '--to=huggingface', '--output=there'], 1, 'no TF1 Hub module'),
   ],
 )
 def test_one_line_says_why_not(convert, module, tmp_path, flags, status, message):

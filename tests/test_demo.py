@@ -1,4 +1,4 @@
-"""The made-up module is a TF1 Hub module of ALBERT, and no two of its numbers are alike."""
+"""The demo module is a TF1 Hub module of ALBERT, and its numbers are distinct."""
 
 import json
 
@@ -34,7 +34,7 @@ def test_has_two_metagraphs_with_four_signatures(module):
 
 
 def test_has_what_the_exporter_of_tensorflow_hub_writes_and_nothing_more(module):
-  """Held against the modules of tests/genuine, field by field."""
+  """Compares the demo module with the modules of tests/genuine, field by field."""
   saved_model = saved_model_pb2.SavedModel.FromString((module / 'saved_model.pb').read_bytes())
   assert not saved_model.saved_model_schema_version
   for meta_graph in saved_model.meta_graphs:
@@ -60,7 +60,7 @@ def test_every_value_of_every_tensor_is_its_own(module):
   names = sorted(reader.get_variable_to_shape_map())
   assert len(names) == 32
   values = np.concatenate([reader.get_tensor(name).ravel() for name in names])
-  assert len(np.unique(values)) > 0.99 * len(values)  # of random float32 a few always coincide
+  assert len(np.unique(values)) > 0.99 * len(values)  # a few of the random float32 values are equal by chance
   assert not any(np.allclose(reader.get_tensor(n), c) for n in names for c in (0, 1))
 
 

@@ -1,4 +1,4 @@
-"""README and docs are short, their links lead somewhere, and the README's Python runs."""
+"""README and docs are short, their links are valid, and the README's Python runs."""
 
 import pathlib
 import re
@@ -12,13 +12,13 @@ PAGES = [ROOT / 'README.md', ROOT / 'BUILD_NOTES.md', ROOT / 'CHANGELOG.md', *so
 
 
 def _anchors(page: pathlib.Path) -> set[str]:
-  """Anchors of a page's headings, as GitHub makes them."""
+  """Returns the anchors of a page's headings on GitHub."""
   headings = re.findall(r'^#+ (.+)$', re.sub(r'```.*?```', '', page.read_text(), flags=re.S), re.M)
   return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
 
 
 def broken_links(page: pathlib.Path) -> list[str]:
-  """Relative links of a page that lead to no file, or to no heading."""
+  """Returns the relative links of a page whose file or heading is missing."""
   found = []
   for target in re.findall(r'\]\(([^)\s]+)\)', page.read_text()):
     if '://' not in target:

@@ -1,4 +1,4 @@
-"""The encoder SavedModel keeps the published contract, and its graph holds the transformer block once per mode."""
+"""The encoder SavedModel keeps the published contract, and its graph has the transformer block once per mode."""
 
 import collections
 import pathlib
@@ -84,7 +84,7 @@ def test_every_variable_is_trainable_and_has_a_gradient(loaded, inputs):
   gradients = tape.gradient(loss, loaded.trainable_variables)
   for variable, gradient in zip(loaded.trainable_variables, gradients, strict=True):
     assert gradient is not None, variable.name
-    # A bias added to all keys alike does not change a softmax.
+    # A bias of all keys does not change a softmax.
     assert np.any(tf.convert_to_tensor(gradient)) or 'key/bias' in variable.name, variable.name
 
 
@@ -159,7 +159,7 @@ def deep(make_module, tmp_path_factory):
 
 
 def test_graph_of_24_layers_with_both_heads_is_small(deep):
-  assert (deep / 'saved_model.pb').stat().st_size < 185_000  # by Keras' own saving, without the heads: 3,290,000
+  assert (deep / 'saved_model.pb').stat().st_size < 185_000  # 3,290,000 with Keras' saving, without the heads
 
 
 @pytest.mark.parametrize('modes', [1, 2])
@@ -181,8 +181,8 @@ def test_the_block_is_computed_in_matrix_products(encoder_path):
   for block in (f for f in graph.library.function if any(n.op == 'Softmax' for n in f.node_def)):
     ops = [n.op for n in block.node_def]
     assert 'Einsum' not in ops and (ops.count('MatMul'), ops.count('BatchMatMulV2')) == (6, 2)
-    assert 'Pow' not in ops  # as its derivative would be
-    assert ops.count('AddN') == 2  # the derivative of `+` would hold both operands for their shapes
+    assert 'Pow' not in ops  # its derivative would be, too
+    assert ops.count('AddN') == 2  # the derivative of `+` would keep both operands for their shapes
 
 
 @pytest.mark.skipif(
@@ -196,7 +196,7 @@ def test_what_follows_a_product_becomes_part_of_it(loaded, inputs, what_runs):
   assert {'query/BiasAdd', 'key/BiasAdd', 'value/BiasAdd', 'add', 'AddN', 'AddN_1'} <= products
   assert any(name.startswith('intermediate/Gelu/') for name in products)
   assert not any(name.startswith('intermediate/Gelu/') for name, op in ran if 'FusedMatMul' not in op)
-  # Attention's, and none of those that are there for derivatives alone.
+  # Only those of attention, and none for derivatives.
   assert {name for name, op in ran if op.endswith('Transpose')} == {
     'transpose',
     'transpose_1',
@@ -206,7 +206,7 @@ def test_what_follows_a_product_becomes_part_of_it(loaded, inputs, what_runs):
 
 
 def test_all_layers_call_the_same_function_in_the_same_way(encoder_path):
-  """Else graph rewriting makes another function of it, where outputs are left aside."""
+  """Otherwise graph rewriting would make another function without the unused outputs."""
   with open(f'{encoder_path}/saved_model.pb', 'rb') as f:
     graph = saved_model_pb2.SavedModel.FromString(f.read()).meta_graphs[0].graph_def
   block = next(f.signature.name for f in graph.library.function if any(n.op == 'Softmax' for n in f.node_def))
@@ -234,7 +234,7 @@ def test_only_what_loading_needs_is_in_the_file(encoder_path):
 
 @pytest.fixture(scope='module')
 def derivative(deep, inputs):
-  """The model's variables, and the functions that differentiate it."""
+  """The model's variables, and its derivative functions."""
   loaded = tf.saved_model.load(deep)
 
   @tf.function
@@ -257,7 +257,7 @@ def test_derivatives_of_a_kernel_are_not_held_until_every_layer_has_one(derivati
 
 
 def test_derivatives_by_the_inputs_of_four_products_take_the_kernel_as_it_is(derivative):
-  """The kernel transposed would take up to four times as long with few rows."""
+  """With few rows, a transposed kernel would take up to four times as long."""
   _, library = derivative
   by_input = collections.defaultdict(list)
   for node in (node for function in library for node in function.node_def if node.name.endswith('/MatMul_grad/MatMul')):

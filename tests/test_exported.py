@@ -1,4 +1,4 @@
-"""An export is called as its users call it, in float32 and widened to float64."""
+"""Exports are called as users call them, in float32 and widened to float64."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""A catalog is released as the single commands would, side by side; what fails stops nothing else; and nothing is left half done."""
+"""A fleet release equals single releases, isolates failures, and leaves no partial release."""
 
 import json
 import os
@@ -27,7 +27,10 @@ collection: {name: small, title: Small models., language: en}
 
 
 def _write(path, encoders: dict[str, dict], preprocessors: int = 1, publisher: str = 'acme'):
-  """A catalog: of each encoder its source, and a preprocessor's version for every version; the first takes a list, the second breaks with it."""
+  """Writes a catalog, given each encoder's source and its preprocessor's version for every version.
+
+  Version 1 has the list interface, and version 2 breaks it.
+  """
   made = {
     name: {
       'language': 'en',
@@ -93,7 +96,7 @@ def test_a_model_of_both_is_made_where_there_can_be_one_and_follows_its_encoder(
     (tmp_path / 'dist' / 'acme' / path).mkdir(parents=True)
   levels, plan = _levels(catalog, root=tmp_path / 'dist', with_text=True)
   assert levels == [['acme/prep/3', 'acme/one_text/2'], ['acme/one_text/3'], ['acme/one/4']]
-  assert plan.left_out == {'acme/none_text/1': 'the catalog has no source for it'}
+  assert plan.left_out == {'acme/none_text/1': 'no source in the catalog'}
   tasks = {task.path: task for level in plan.levels for task in level}
   assert tasks['acme/one/4'].needs == ('acme/prep/3',) and tasks['acme/one/4'].makes == (
     'acme/one/4',
@@ -108,7 +111,7 @@ def test_a_model_of_both_is_made_where_there_can_be_one_and_follows_its_encoder(
   levels, plan = _levels(catalog, root=tmp_path / 'dist', with_text=True)
   assert (
     levels == [['acme/prep/3'], ['acme/one/4']]
-    and plan.left_out['acme/one_text/2'] == 'version 3 is published, and versions never go back'
+    and plan.left_out['acme/one_text/2'] == 'lower than the published version 3'
   )
   assert _levels(catalog, root=tmp_path / 'dist')[0] == levels
 
@@ -125,7 +128,7 @@ def test_a_text_model_of_a_name_that_there_is_is_refused(tmp_path):
   other = _write(tmp_path / 'other.yaml', {'one_text': ('m', [1])})
   other.write_text(other.read_text().replace('"prep/', '"elsewhere/').replace('"prep"', '"elsewhere"'))
   for catalogs in ((one, other), (other, one)):
-    with pytest.raises(errors.UsageError, match='acme/one_text/1 is in two of the catalogs'):
+    with pytest.raises(errors.UsageError, match='acme/one_text/1: in two catalogs'):
       _levels(*catalogs, root=tmp_path / 'dist', with_text=True)
 
 
@@ -152,8 +155,8 @@ def test_what_is_published_is_not_made_again_and_nothing_goes_back(tmp_path):
   levels, plan = _levels(catalog, root=tmp_path / 'dist')
   assert levels == [['acme/one/3', 'acme/two/1']]
   assert plan.left_out == {
-    'acme/one/1': 'version 2 is published, and versions never go back',
-    'acme/none/1': 'the catalog has no source for it',
+    'acme/one/1': 'lower than the published version 2',
+    'acme/none/1': 'no source in the catalog',
   }
 
 
@@ -162,7 +165,7 @@ def test_several_publishers(tmp_path):
   levels, plan = _levels(*catalogs, root=tmp_path / 'dist')
   assert levels == [['acme/prep/1', 'umbrella/prep/1'], ['acme/one/1', 'umbrella/one/1']]
   assert {task.path: task.catalog for level in plan.levels for task in level}['umbrella/one/1'] == 1
-  with pytest.raises(errors.UsageError, match='acme/prep/1 is in two of the catalogs'):
+  with pytest.raises(errors.UsageError, match='acme/prep/1: in two catalogs'):
     _levels(catalogs[0], catalogs[0], root=tmp_path / 'dist')
 
 
@@ -173,13 +176,13 @@ def test_a_catalog_anywhere(tmp_path):
   with tf.io.gfile.GFile(path, 'w') as file:
     file.write(_write(tmp_path / 'catalog.yaml', {'one': ('one', [1])}).read_text())
   assert _levels(path, root='ram://fleet/dist')[0] == [['acme/prep/1'], ['acme/one/1']]
-  with pytest.raises(errors.CatalogError, match='cannot read ram://fleet/none.yaml'):
+  with pytest.raises(errors.CatalogError, match='ram://fleet/none.yaml: cannot be read'):
     catalog_lib.Catalog('ram://fleet/none.yaml')
 
 
 @pytest.fixture
 def run_pipeline(tmp_path, monkeypatch):
-  """Runs a plan with a function in the place of the processes: from arguments to exit status and what is said."""
+  """Runs a plan with a fake for its processes: a function from arguments to exit status and output."""
   monkeypatch.setattr(pipeline, '_FIRST_WAIT_SECONDS', 0.01)
 
   def run(catalog, release, retries=0, **more):
@@ -221,7 +224,7 @@ def test_what_fails_is_tried_again_and_stops_only_what_needs_it(run_pipeline, tm
     'acme/bad/2': (False, 0, 'not tried: acme/bad/1 is not published'),
     'acme/wrong/1': (False, 1, '--model=wrong: give another'),
     'acme/wrong/2': (False, 0, 'not tried: acme/wrong/1 is not published'),
-    'acme/killed/1': (False, 3, 'its process was ended by signal 9'),
+    'acme/killed/1': (False, 3, 'the subprocess was ended by signal 9'),
     'acme/killed/2': (False, 0, 'not tried: acme/killed/1 is not published'),
     'acme/late/1': (True, 3, ''),
     'acme/late/2': (True, 1, ''),
@@ -230,7 +233,7 @@ def test_what_fails_is_tried_again_and_stops_only_what_needs_it(run_pipeline, tm
 
 
 def test_half_of_a_release_is_not_the_whole_of_it(run_pipeline, tmp_path):
-  """A worker that died between an encoder and its text model."""
+  """A worker died between publishing an encoder and its text model."""
   made = iter(['one', 'one_text'])
 
   def release(arguments):
@@ -259,7 +262,7 @@ def test_what_a_published_encoders_text_model_fails_of_does_not_stop_the_next_en
 
 def test_an_element_that_is_handed_out_again_is_not_released_again(run_pipeline, tmp_path):
   def release(arguments):
-    (tmp_path / 'dist' / 'acme' / 'one' / '1').mkdir(parents=True)  # a worker that died after it had published
+    (tmp_path / 'dist' / 'acme' / 'one' / '1').mkdir(parents=True)  # a worker died after it had published
     return 1, 'error: acme/one/1 exists\n'
 
   catalog = _write(tmp_path / 'catalog.yaml', {'one': ('m', [1])})
@@ -291,21 +294,21 @@ def test_it_is_what_the_single_commands_give(fleet, python_module, module, own_m
   plan = fleet(*flags, '--dry_run')
   assert plan.returncode == 0 and plan.stderr == '' and not (tmp_path / 'fleet').exists()
   assert (
-    'Step 1, side by side\n  acme/prep/1' in plan.stdout
-    and 'Left out: acme/other/1: the catalog has no source for it' in plan.stdout
+    'Step 1, in parallel\n  acme/prep/1' in plan.stdout
+    and 'Left out: acme/other/1: no source in the catalog' in plan.stdout
   )
 
   commands.fails(
     fleet(*flags, f'--source_sha256={"0" * 64}'),
     2,
-    '--source_sha256 is of one source, and the releases that are missing have 2',
+    '--source_sha256: the missing releases have 2 sources',
   )
 
   process = fleet(*flags)
-  commands.fails(process, 1, '1 of 5 releases were not published (acme/cut/1)', 'run it again')
-  told = ' '.join(process.stdout.split())
-  assert 'acme/one/2 1 ' in told and 'published' in told and 'acme/cut/1 1 ' in told and 'FAILED' in told
-  assert 'Not published, and why' in told and f'in {own_module}/variables: the file is cut off' in told
+  commands.fails(process, 1, '1 of 5 releases: not published (acme/cut/1)', 'run it again')
+  output = ' '.join(process.stdout.split())
+  assert 'acme/one/2 1 ' in output and 'published' in output and 'acme/cut/1 1 ' in output and 'FAILED' in output
+  assert 'Not published' in output and f'in {own_module}/variables: the file is cut off' in output
   assert sorted(os.listdir(tmp_path / 'fleet')) == ['acme']
 
   before = trees.tree_bytes(tmp_path / 'fleet')
@@ -317,7 +320,7 @@ def test_it_is_what_the_single_commands_give(fleet, python_module, module, own_m
   assert {name: after[name] for name in before if name != collection} == {
     name: value for name, value in before.items() if name != collection
   }
-  assert fleet(*flags).stdout.endswith('Nothing else is missing.\n')
+  assert fleet(*flags).stdout.endswith('All other versions are published.\n')
 
   for words in (['prep', 1], ['prep', 2], ['one', 1], ['one', 2, '--breaking'], ['cut', 1]):
     single = commands.run(
@@ -338,12 +341,12 @@ def test_it_is_what_the_single_commands_give(fleet, python_module, module, own_m
 @pytest.mark.parametrize(
   ('flags', 'words'),
   [
-    (['--catalog=none.yaml'], (1, 'cannot read none.yaml')),
-    (['--export_root='], (2, '--export_root= is empty')),
-    (['--catalog='], (2, '--catalog= is empty')),
+    (['--catalog=none.yaml'], (1, 'none.yaml: cannot be read')),
+    (['--export_root='], (2, '--export_root=: empty')),
+    (['--catalog='], (2, '--catalog=: empty')),
     (['--direct_num_workers=-1'], (2, '--direct_num_workers=-1')),
     (['--source_sha256=12'], (2, '--source_sha256=12')),
-    (['--frobnicate'], (2, '--frobnicate is no flag')),
+    (['--frobnicate'], (2, '--frobnicate: unknown flag')),
     (['--sign_key=none.pem'], (2, 'none.pem')),
   ],
 )
@@ -354,7 +357,7 @@ def test_what_cannot_be_meant(fleet, flags, words, tmp_path):
 
 @pytest.fixture
 def short_path():
-  """A temporary directory with a path that leaves room for a socket's name."""
+  """A temporary directory with a path short enough for a socket's address."""
   with tempfile.TemporaryDirectory(dir='/tmp') as path:
     yield pathlib.Path(path)
 
@@ -384,20 +387,20 @@ def test_an_interrupt_leaves_the_tree_whole_and_nobody_running(number, python_mo
     text=True,
     start_new_session=True,
   )
-  # Until the encoders are being made: the source's graph has its process.
+  # Waits until the encoders are made, when the source's graph has its subprocess.
   while not list(short_path.rglob('albert_parity_*')):
     assert process.poll() is None, process.stderr.read()
     time.sleep(0.05)
   process.send_signal(number)
-  _, stderr = process.communicate()  # of its children, too: they hold the pipe
+  _, stderr = process.communicate()  # includes its children, which hold the pipe
   assert process.returncode == (1 if number == signal.SIGTERM else -9)
   assert stderr == (
-    'error: interrupted: what is published is complete, run it again for the rest\n' if number == signal.SIGTERM else ''
+    'error: fleet: interrupted (published releases are complete); run it again for the rest\n'
+    if number == signal.SIGTERM
+    else ''
   )
   root = tmp_path / 'dist'
   tree = tree_lib.at(root)
-  assert (
-    tree.models() == ['acme/prep'] and len(tree.beside('acme/prep/1')) == 3
-  )  # those that were being made were not waited for
+  assert tree.models() == ['acme/prep'] and len(tree.beside('acme/prep/1')) == 3  # the running releases were killed
   if number == signal.SIGTERM:
     assert os.listdir(root) == ['acme'] and os.listdir(short_path) == []

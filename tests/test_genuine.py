@@ -1,4 +1,4 @@
-"""The main job on modules that tensorflow_hub's own exporter wrote, against what TensorFlow 1.15 computed with them."""
+"""Exports modules that tensorflow_hub wrote, and compares them with outputs of TensorFlow 1.15."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ KINDS = ('einsum', 'partitioned')
 
 @dataclasses.dataclass
 class Exported:
-  """One of the modules, exported as a release engineer does: from an archive, by one command."""
+  """One of the modules, exported from an archive by one command."""
 
   kind: str
   module: pathlib.Path
@@ -33,7 +33,7 @@ class Exported:
 def exported(request, tmp_path_factory, python_module):
   kind, root = request.param, tmp_path_factory.mktemp(request.param)
   module = FIXTURES / f'{kind}.tar.gz'
-  # The partitioned one has no albert_config.json among its assets, as early modules.
+  # Like early modules, the partitioned one has no albert_config.json among its assets.
   flags = [
     f'--source={module}',
     *([f'--albert_config={FIXTURES}/{kind}.albert_config.json'] if kind == 'partitioned' else []),
@@ -89,7 +89,7 @@ def test_comparison_sees_other_outputs_and_other_ids(exported, tmp_path):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_fixtures_have_what_only_the_exporter_writes(tmp_path, kind):
-  """No saver, a graph by TensorFlow 1.15, variables in partitions: what the module maker of this project does not or need not write."""
+  """The fixtures have no saver, a graph by TensorFlow 1.15, and partitioned variables; demo modules do not."""
   with tarfile.open(FIXTURES / f'{kind}.tar.gz') as tar:
     tar.extractall(tmp_path, filter='data')
   saved_model = saved_model_pb2.SavedModel.FromString((tmp_path / 'saved_model.pb').read_bytes())
@@ -103,7 +103,7 @@ def test_fixtures_have_what_only_the_exporter_writes(tmp_path, kind):
 
 @pytest.mark.slow
 def test_golden_files_and_corpora_take_them(exported, tmp_path, python_module):
-  """Both run the source's graph in subprocesses of their own."""
+  """Both commands run the source's graph in separate subprocesses."""
 
   def run(*flags):
     process = subprocess.run(python_module('export.golden', *flags), capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Releases are held against golden files without their sources; what is empty, foreign, stale or no number fails."""
+"""Releases are compared with golden files without their sources; empty, foreign and stale files fail, and NaN."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ from export.release import integrity
 from export.validation import golden_file
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
-# As `make golden` makes them: interface version to what the module has.
+# The golden files of `make golden`: options of the module by interface version.
 MODULES = {1: dict(seed=1, mlm=False, sop=False), 2: dict(seed=2, sop=False), 3: dict(seed=3)}
 
 
@@ -43,7 +43,7 @@ def test_every_preprocessor_version_gives_the_golden_ids(demo, release, version)
   path, _ = release.preprocessor(demo, version)
   assert _check(path, golden_file.read(GOLDEN / f'preprocessor_{version}.json')) > 10_000
   other = golden_file.read(GOLDEN / f'preprocessor_{version % 4 + 1}.json')
-  with pytest.raises(errors.GoldenError, match=f'is of version {version % 4 + 1} of the contract, not of {version}'):
+  with pytest.raises(errors.GoldenError, match=f'is of version {version % 4 + 1} of the contract, not {version}'):
     _check(path, other)
 
 
@@ -77,7 +77,7 @@ def test_demo_on_the_command_line(demo, tmp_path, python_module):
   assert right.returncode == 0 and 'mlm_logits' in right.stdout, right.stderr
   foreign = run('export.golden', '--check', f'--release={release}', f'--golden={GOLDEN / "interface_3.json"}')
   assert foreign.returncode == 1 and foreign.stderr.startswith('error: the golden file is of sha256:')
-  # Recorded again, nothing has moved; recorded over another, all has.
+  # A second recording changes nothing; a recording over another file changes everything.
   again = tmp_path / 'golden.json'
   shutil.copy(GOLDEN / 'albert_en_demo.json', again)
   before = golden_file.read(again)
@@ -86,18 +86,21 @@ def test_demo_on_the_command_line(demo, tmp_path, python_module):
     np.testing.assert_allclose(values, before['outputs'][name], rtol=0, atol=1e-12)
   shutil.copy(GOLDEN / 'interface_3.json', again)
   moved = run('export.golden', '--record', f'--source={demo}', f'--golden={again}').stdout
-  assert 'Moved in' in moved and 'sequence_output' in moved and 'shape' in moved
+  assert 'Changed in' in moved and 'sequence_output' in moved and 'shape' in moved
 
 
 @pytest.mark.parametrize(
   'flags, message',
   [
-    ([], 'give either --record, --check or --corpus'),
-    (['--record', '--check'], 'give either --record, --check or --corpus'),
-    (['--check', '--release=x'], '--golden= is empty'),
-    (['--check', '--golden=x'], '--release= is empty'),
-    (['--record', '--golden=x'], '--source= is empty'),
-    (['--record', '--golden=x', '--source=.', '--preprocessor=5'], '--preprocessor=5: there are versions 1, 2, 3, 4'),
+    ([], '--record, --check, --corpus: none or several given'),
+    (['--record', '--check'], '--record, --check, --corpus: none or several given'),
+    (['--check', '--release=x'], '--golden: missing or empty'),
+    (['--check', '--golden=x'], '--release: missing or empty'),
+    (['--record', '--golden=x'], '--source: missing or empty'),
+    (
+      ['--record', '--golden=x', '--source=.', '--preprocessor=5'],
+      '--preprocessor=5: unknown version; give one of 1, 2, 3, 4',
+    ),
   ],
 )
 def test_flags_that_cannot_be_meant(flags, message):
@@ -107,7 +110,7 @@ def test_flags_that_cannot_be_meant(flags, message):
 
 @pytest.fixture(scope='module')
 def golden(module):
-  """Of the release that most tests share."""
+  """The golden file of the release that most tests share."""
   with source_lib.open_source(str(module)) as source:
     return golden_file.of_source(source)
 
@@ -162,7 +165,7 @@ def test_one_value_that_moved_fails(golden, encoder_path, name):
 )
 def test_files_of_another_shape_fail(golden, encoder_path, change):
   wrong = _changed(golden, change)
-  with pytest.raises(errors.AlbertHubError, match='is broken|stale|is no table|is not in the golden file|has shape'):
+  with pytest.raises(errors.AlbertHubError, match='invalid|stale|is not a table|is not in the golden file|has shape'):
     _check(pathlib.Path(encoder_path), wrong)
 
 
@@ -183,11 +186,11 @@ def test_missing_and_misshapen_outputs_fail(golden, encoder_path, change, fault)
 @pytest.mark.parametrize(
   'change, fault',
   [
-    (lambda g: g.update(source='sha256:0'), 'the golden file is of sha256:0, and .* was made from sha256:'),
+    (lambda g: g.update(source='sha256:0'), 'made from sha256:.*, but the golden file is of sha256:0'),
     (lambda g: g.update(kind='preprocessor'), 'is of kind preprocessor'),
     (lambda g: g['inputs']['input_mask'][0].reverse() or g['inputs']['input_word_ids'][0].reverse(), 'stale inputs'),
-    (lambda g: g['outputs'].update(pooled_output=[['x']]), 'pooled_output is no table of numbers'),
-    (lambda g: g['outputs'].update(pooled_output={'values': [[1.0]]}), 'pooled_output is no table of numbers'),
+    (lambda g: g['outputs'].update(pooled_output=[['x']]), 'pooled_output is not a table of numbers'),
+    (lambda g: g['outputs'].update(pooled_output={'values': [[1.0]]}), 'pooled_output is not a table of numbers'),
   ],
 )
 def test_foreign_and_stale_files_fail(golden, encoder_path, change, fault):
@@ -199,14 +202,14 @@ def test_foreign_and_stale_files_fail(golden, encoder_path, change, fault):
 @pytest.mark.parametrize(
   'content, fault',
   [
-    (lambda t: '', 'is no golden file'),
-    (lambda t: '[]', 'is no golden file'),
-    (lambda t: t[:-40], 'is no golden file'),
-    (lambda t: '[' * 200_000, 'is no golden file'),
-    (lambda t: t.replace('"source"', '"sauce"'), "is no golden file .KeyError: 'source'"),
-    (lambda t: json.dumps(json.loads(t) | {'outputs': {}}), 'nothing to compare with'),
+    (lambda t: '', 'not a golden file'),
+    (lambda t: '[]', 'not a golden file'),
+    (lambda t: t[:-40], 'not a golden file'),
+    (lambda t: '[' * 200_000, 'not a golden file'),
+    (lambda t: t.replace('"source"', '"sauce"'), "not a golden file .KeyError: 'source'"),
+    (lambda t: json.dumps(json.loads(t) | {'outputs': {}}), 'no values to compare with'),
     (lambda t: json.dumps(json.loads(t) | {'format': 0}), 'format 0 instead of 2'),
-    (lambda t: json.dumps(json.loads(t) | {'format': 1}), 'format 1 instead of 2 .*record it again'),
+    (lambda t: json.dumps(json.loads(t) | {'format': 1}), 'format 1 instead of 2; record it again'),
     (lambda t: t.replace('"pooled_output": [\n   [ ', '"pooled_output": [\n   [ NaN, ', 1), 'NaN among the values'),
     (
       lambda t: t.replace('"pooled_output": [\n   [ ', '"pooled_output": [\n   [ -Infinity, ', 1),
@@ -223,7 +226,7 @@ def test_broken_files_fail(written, content, fault):
 
 
 def test_no_file_and_no_record_fail(tmp_path):
-  with pytest.raises(errors.GoldenError, match='no golden file .*missing.json .No such file'):
+  with pytest.raises(errors.GoldenError, match='missing.json: no golden file .No such file'):
     golden_file.read(tmp_path / 'missing.json')
 
 
@@ -243,7 +246,7 @@ def test_nan_in_the_release_fails(golden, encoder_path, monkeypatch):
 def test_a_model_from_text_to_vectors_has_none(text_path, golden):
   with pytest.raises(
     errors.GoldenError,
-    match='goes from text to vectors, and golden files are of encoders and preprocessors: check the two',
+    match='golden files do not cover text models; check its encoder',
   ):
     _check(pathlib.Path(text_path), golden)
 
@@ -254,7 +257,7 @@ def test_other_ids_fail(preprocessor_path, sp_model):
   golden = golden_file.of_sp_model(sp_model, digest, 3)
   assert _check(path, golden) > 10_000
   golden['texts'][0]['ids'][0] += 1
-  with pytest.raises(errors.ParityError, match="no parity .ids .* in the preprocessor for 'The bridge"):
+  with pytest.raises(errors.ParityError, match="preprocessor: no parity for 'The bridge.* .ids "):
     _check(path, golden)
   golden = golden_file.of_sp_model(sp_model, digest, 3)
   golden['special_tokens']['mask_id'] = 5

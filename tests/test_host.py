@@ -1,4 +1,4 @@
-"""The host speaks to the real tensorflow_hub client and to browsers, and gives nothing but what was published."""
+"""The host serves the real tensorflow_hub client and browsers, and only published files."""
 
 import gzip
 import hashlib
@@ -43,7 +43,7 @@ def client(history, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def address(history):
-  """Of a server on this machine, as export.serve starts it."""
+  """The address of a server on this machine, started by export.serve."""
   listener = socket.create_server(('127.0.0.1', 0))
   server = waitress.server.create_server(
     web_app.Host(tree.at(history)), sockets=[listener], threads=2, channel_timeout=60
@@ -194,11 +194,11 @@ def test_what_is_not_published_is_not_found(client, path):
 
 
 def test_a_fault_says_what_there_is(client):
-  assert (
-    'There is no tensorflow/albert_en_demo/9 here: there are versions 1, 2, 3, 4.' in client.get(f'/{ENCODER}/9').text
-  )
+  assert 'tensorflow/albert_en_demo/9: not found; give version 1, 2, 3, 4.' in client.get(f'/{ENCODER}/9').text
   other = client.get(f'/{ENCODER}/2?tf-hub-format=uncompressed')
-  assert other.status_code == 400 and 'tf-hub-format=uncompressed: this host gives compressed' in other.text
+  assert (
+    other.status_code == 400 and 'tf-hub-format=uncompressed: not supported (this host serves compressed)' in other.text
+  )
   assert '&lt;b&gt;' in client.get(f'/{ENCODER}/2?tf-hub-format=<b>').text
 
 
@@ -220,7 +220,7 @@ def test_a_version_that_is_half_there_is_not_served(own):
   shutil.rmtree(root / ENCODER / '3')
   for path in (f'/{ENCODER}/3', f'/{ENCODER}/3.tar.gz', f'/{ENCODER}/3?tf-hub-format=compressed'):
     assert client.get(path).status_code == 404
-  assert 'versions 1, 2, 4.' in client.get(f'/{ENCODER}/3').text
+  assert 'give version 1, 2, 4.' in client.get(f'/{ENCODER}/3').text
 
 
 def test_a_version_that_is_published_meanwhile_is_served(own):
@@ -235,7 +235,7 @@ def test_a_broken_record_takes_its_own_pages_only(own):
   root, client = own
   (root / f'{ENCODER}/4.release.json').write_text('{}')
   (root / f'{ENCODER}/2.md').unlink()
-  assert 'without a record' in client.get('/').text and client.get(f'/{PREPROCESSOR}/3').status_code == 200
+  assert 'no valid record' in client.get('/').text and client.get(f'/{PREPROCESSOR}/3').status_code == 200
   response = client.get(f'/{ENCODER}/4/certificate')
   assert response.status_code == 500 and '4.release.json in' in response.text and 'Traceback' not in response.text
   assert (
@@ -263,7 +263,7 @@ def _ask(address, data):
 
 def test_half_requests_and_half_read_answers_hold_nobody_up(address, history):
   archive = f'GET /{ENCODER}/3.tar.gz HTTP/1.1\r\nHost: x\r\n\r\n'.encode()
-  # More of each than the server has threads.
+  # More requests of each kind than the server has threads.
   slow = [
     _ask(address, data)
     for data in (b'', b'GET', b'GET / HTTP/1.1\r\nHost:', b'POST / HTTP/1.1\r\nContent-Length: 99\r\n\r\nhalf') * 3
@@ -320,12 +320,12 @@ def test_serve_refuses_what_it_cannot_serve(python_module, history, tmp_path):
   with socket.create_server(('127.0.0.1', 0)) as taken:
     port = taken.getsockname()[1]
     for flags, status, word in (
-      (['--export_root=nothing'], 1, 'no published model in nothing'),
+      (['--export_root=nothing'], 1, 'nothing: no published model'),
       (['--port=-1'], 2, 'port'),
       (['--port=x'], 2, 'port'),
-      (['--export_root='], 2, '--export_root= is empty'),
-      ([f'--export_root={history}', f'--port={port}'], 1, f'cannot listen at 127.0.0.1:{port}'),
-      ([f'--export_root={history}', '--host=no.such.host.invalid'], 1, 'cannot listen at no.such.host'),
+      (['--export_root='], 2, '--export_root: empty'),
+      ([f'--export_root={history}', f'--port={port}'], 1, f'127.0.0.1:{port}: cannot listen'),
+      ([f'--export_root={history}', '--host=no.such.host.invalid'], 1, 'no.such.host.invalid:8501: cannot listen'),
     ):
       process = _serve(python_module, *flags)
       _, stderr = process.communicate()

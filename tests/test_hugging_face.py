@@ -1,10 +1,11 @@
-"""Hugging Face's format: written so that reading it gives every tensor back bit for bit, and refused when something is off."""
+"""Hugging Face's format: written and read without changing a bit of a tensor, and refused if invalid."""
 
 import json
 import os
 import shutil
 import tarfile
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
@@ -26,7 +27,7 @@ def write(module, directory, architecture=None, parts=None):
 
 @pytest.fixture(scope='module')
 def model(module, tmp_path_factory):
-  """As `python -m converters` writes it, with both heads. Not to be changed."""
+  """A model by `python -m converters`, with both heads. Not to be changed."""
   return write(module, tmp_path_factory.mktemp('hugging_face') / 'albert')[0]
 
 
@@ -137,7 +138,7 @@ def test_default_is_the_largest_class_that_the_source_fills(module, tmp_path, pa
 
 
 def test_class_that_the_source_does_not_fill(module, tmp_path):
-  with pytest.raises(errors.SourceError, match='no masked language model head in .*AlbertForMaskedLM.*--architecture'):
+  with pytest.raises(errors.SourceError, match='no masked language model head, but AlbertForMaskedLM .*--architecture'):
     write(module, tmp_path / 'albert', 'AlbertForMaskedLM', [weight_map.Part.ENCODER])
 
 
@@ -249,68 +250,79 @@ def _repeat_in_both_shards(path):
 @pytest.mark.parametrize(
   'break_it, message',
   [
-    (_edit_config(model_type='bert'), "model_type is 'bert'.*config.json"),
-    (_edit_config(hidden_act='gelu'), "hidden_act is 'gelu', not 'gelu_new' or"),
+    (_edit_config(model_type='bert'), "config.json: model_type is 'bert'"),
+    (_edit_config(hidden_act='gelu_10'), "hidden_act is 'gelu_10', not one of gelu, .*; give --activation"),
     (_edit_config(layer_norm_eps=1e-5), 'layer_norm_eps is 1e-05'),
-    (_edit_config(num_hidden_groups=2), 'num_hidden_groups is 2'),
-    (_edit_config(novelty=1), "unknown 'novelty'"),
+    (_edit_config(num_hidden_groups=3), 'missing albert.encoder.albert_layer_groups.1.albert_layers.0.'),
     (_edit_config(hidden_size=None), 'missing hidden_size'),
     (_edit_config(position_embedding_type='relative_key'), 'position_embedding_type'),
     (
-      lambda path: (path / 'tokenizer_config.json').write_text('{"do_lower_case": false}'),
-      'do_lower_case is False, not True, in .*cased',
-    ),
-    (
-      lambda path: (path / 'tokenizer_config.json').write_text('{"keep_accents": true}'),
-      'keep_accents is True, not False',
+      lambda path: (path / 'tokenizer_config.json').write_text('{"do_lower_case": "no"}'),
+      "do_lower_case is 'no', not true or false",
     ),
     (
       lambda path: (path / 'tokenizer_config.json').write_text('{"remove_space": false}'),
-      'remove_space is False, not True',
+      'remove_space is False, not true',
     ),
-    (lambda path: (path / 'config.json').unlink(), 'cannot read .*config.json'),
-    (lambda path: (path / 'model.safetensors').rename(path / 'pytorch_model.bin'), 'neither model.safetensors nor'),
-    (_add('predictions.decoder.bias', np.zeros(200, np.float16)), 'predictions.decoder.bias is not predictions.bias'),
-    (lambda path: (path / 'config.json').write_text('{'), 'no valid JSON in .*config.json'),
+    (
+      lambda path: ((path / 'config.json').unlink(), (path / 'spiece.model').unlink()),
+      'own: no config.json, no spiece.model .tokenizer.json cannot replace it., from which',
+    ),
+    (
+      lambda path: (path / 'model.safetensors').rename(path / 'pytorch_model.bin'),
+      'no model.safetensors .pytorch_model.bin is not supported.; save the model with',
+    ),
+    (_add('predictions.decoder.bias', np.zeros(200, np.float16)), 'decoder.bias differs from predictions.bias'),
+    (lambda path: (path / 'config.json').write_text('{'), 'config.json: invalid JSON'),
     (lambda path: (path / 'config.json').write_text('[]'), 'a list instead of an object'),
     (
       lambda path: (path / 'config.json').write_text('{"model_type": "albert", "model_type": "albert"}'),
-      "'model_type' is there twice",
+      "'model_type' occurs twice",
     ),
     (
       lambda path: ((path / 'model.safetensors').unlink(), os.mkfifo(path / 'model.safetensors')),
-      'cannot read .*model.safetensors, which is no file',
+      'model.safetensors: not a regular file',
     ),
-    (lambda path: (path / 'spiece.model').unlink(), 'no spiece.model in .*copy it'),
-    (lambda path: (path / 'model.safetensors').write_bytes(b'\xff' * 99), 'cannot read .*model.safetensors'),
+    (lambda path: (path / 'spiece.model').unlink(), 'own: no spiece.model .tokenizer.json cannot replace it., .*copy'),
+    (lambda path: (path / 'model.safetensors').write_bytes(b'\xff' * 99), 'model.safetensors: not a safetensors file'),
+    (
+      lambda path: (path / 'model.safetensors').write_text('<!DOCTYPE html><html></html>'),
+      'model.safetensors: not a safetensors file, this is a web page',
+    ),
+    (
+      lambda path: (path / 'model.safetensors').write_text('version https://git-lfs.github.com/spec/v1\noid x'),
+      'model.safetensors: this is a Git LFS pointer, not the weights; run `git lfs pull`',
+    ),
     (
       lambda path: (path / 'model.safetensors').write_bytes((path / 'model.safetensors').read_bytes()[:-9]),
-      'cannot read .*model.safetensors',
+      'model.safetensors: not a safetensors file',
     ),
-    (_tensor(_POOLER, lambda value: None), 'no pooler.weight in .*AlbertForMaskedLM'),
+    (_tensor(_POOLER, lambda value: None), 'no albert.pooler.weight, .*the model is AlbertForMaskedLM'),
     (_tensor('albert.pooler.bias', lambda value: None), 'missing albert.pooler.bias'),
     (_tensor(_POOLER, lambda value: value[1:]), r'albert.pooler.weight has shape \[15, 16\], not \[16, 16\]'),
-    (_tensor(_POOLER, lambda value: value.astype(np.float16)), 'albert.pooler.weight is F16, not float32'),
+    (_tensor(_POOLER, lambda value: value.astype(np.float64)), 'albert.pooler.weight is F64, not float32'),
+    (_tensor(_POOLER, lambda value: value.astype(np.int8)), 'albert.pooler.weight is I8, not float32'),
     (_tensor(_POOLER, lambda value: value * np.nan), 'NaN or infinity in albert.pooler.weight'),
-    (_add('classifier.weight', np.zeros((3, 16), np.float32)), 'unexpected classifier.weight'),
+    (_add('albert.novelty.weight', np.zeros((3, 16), np.float32)), 'unexpected albert.novelty.weight'),
+    (_add('other.albert.embeddings.word_embeddings.weight', np.zeros((200, 8), np.float32)), 'two encoders'),
     (
       _add('predictions.decoder.weight', np.zeros((200, 8), np.float32)),
-      'predictions.decoder.weight is not albert.embeddings',
+      'predictions.decoder.weight differs from albert.embeddings',
     ),
     (
       _break_index(lambda places: places.update({'x': 'model-00001-of-00002.safetensors'})),
-      'x is not where .*index.json says',
+      'index.json: x is in another file',
     ),
     (
       _break_index(lambda places: places.update({_POOLER: '../model-00001-of-00002.safetensors'})),
       'no `weight_map` from tensors to files',
     ),
-    (_break_index(lambda places: places.pop(_POOLER)), f'{_POOLER} is not where'),
-    (_shard_besides, 'model.safetensors and model.safetensors.index.json are both in'),
-    (_repeat_in_both_shards, f'{_POOLER} is not where'),
+    (_break_index(lambda places: places.pop(_POOLER)), f'index.json: {_POOLER} is in another file'),
+    (_shard_besides, 'own: both model.safetensors and model.safetensors.index.json'),
+    (_repeat_in_both_shards, f'{_POOLER} is in another file'),
     (
       _break_index(lambda places: places.update({_POOLER: 'model-00003-of-00003.safetensors'})),
-      'cannot read .*model-00003-of-00003',
+      'model-00003-of-00003.safetensors: not a regular file',
     ),
   ],
   ids=lambda value: value if isinstance(value, str) else '',
@@ -320,15 +332,136 @@ def test_what_does_not_fit_is_named(own, refused, break_it, message):
   refused(own, message)
 
 
+def _bits(source):
+  return {row.name: source.tensor(row).tobytes() for row in weight_map.rows(source.config, source.parts)}
+
+
+@pytest.mark.parametrize('dtype', [np.float16, ml_dtypes.bfloat16])
+def test_smaller_floats_are_widened_without_loss(own, dtype):
+  small = {name: value.astype(dtype) for name, value in safetensors_numpy.load_file(own / 'model.safetensors').items()}
+  safetensors_numpy.save_file(small, own / 'model.safetensors')
+  with source_lib.open_source(str(own)) as source:
+    assert source.notes == [f'weights of {np.dtype(dtype).name} widened to float32, which is exact']
+    for row in weight_map.rows(source.config, source.parts):
+      value = row.hugging_face_transform.apply(source.tensor(row), small[row.hugging_face].shape)
+      assert value.dtype == np.float32 and np.array_equal(value, small[row.hugging_face].astype(np.float32))
+
+
+def _old(name):
+  return (
+    name.replace('LayerNorm.weight', 'LayerNorm.gamma')
+    .replace('LayerNorm.bias', 'LayerNorm.beta')
+    .replace('layer_layer_norm.weight', 'layer_layer_norm.gamma')
+  )
+
+
+@pytest.mark.parametrize(
+  'rename',
+  [lambda name: f'module.{name}', lambda name: f'model.encoder.{name}', _old, lambda name: f'module.{_old(name)}'],
+  ids=['DataParallel', 'a wrapper', 'old names', 'both'],
+)
+def test_names_of_wrappers_and_of_old_versions(model, own, rename):
+  tensors = safetensors_numpy.load_file(own / 'model.safetensors')
+  safetensors_numpy.save_file({rename(name): value for name, value in tensors.items()}, own / 'model.safetensors')
+  with source_lib.open_source(str(model)) as one, source_lib.open_source(str(own)) as other:
+    assert _bits(one) == _bits(other) and other.notes == []
+
+
+@pytest.mark.parametrize('architecture', ['AlbertModel', 'AlbertForPreTraining'])
+@pytest.mark.parametrize('head', ['classifier', 'qa_outputs', 'dropout_and.classifier.0'])
+def test_the_head_of_a_task_is_left_out_and_named(module, tmp_path, architecture, head):
+  own, _ = write(module, tmp_path / 'own', architecture)
+  _change(
+    own, lambda tensors: tensors.update({f'{head}.{name}': np.zeros(2, np.float32) for name in ('weight', 'bias')})
+  )
+  with source_lib.open_source(str(module)) as one, source_lib.open_source(str(own)) as other:
+    assert other.notes == [f'left out, a head for a task: {head}.bias, {head}.weight']
+    right = _bits(one)
+    assert all(right[name] == value for name, value in _bits(other).items())
+
+
+@pytest.mark.parametrize(
+  'head, named',
+  [
+    ('qa_outputs', 'AlbertForQuestionAnswering'),
+    ('classifier', 'AlbertForTokenClassification'),
+    ('sequence_summary', 'a class without a pooler'),
+  ],
+)
+def test_a_class_without_pooler_is_named(module, tmp_path, refused, head, named):
+  own, _ = write(module, tmp_path / 'own', 'AlbertModel')
+  tensors = safetensors_numpy.load_file(own / 'model.safetensors')
+  tensors = {f'albert.{name}': value for name, value in tensors.items() if not name.startswith('pooler.')}
+  safetensors_numpy.save_file(tensors | {f'{head}.weight': np.zeros((2, 16), np.float32)}, own / 'model.safetensors')
+  refused(own, rf'no albert.pooler.weight, so no pooled output \(the model is {named}\); give one of AlbertModel')
+
+
+def test_what_the_tokenizer_states_is_taken(module, tmp_path):
+  own, _ = write(module, tmp_path / 'own')
+  (own / 'tokenizer_config.json').write_text('{"do_lower_case": false, "keep_accents": true}')
+  with source_lib.open_source(str(own)) as source:
+    assert (source.tokenization.lower_case, source.tokenization.keep_accents) == (False, True)
+    assert source.tokenization.origin == 'tokenizer_config.json'
+  with (
+    pytest.raises(errors.VocabularyError, match='lower_case is False, .*; leave --lower_case out'),
+    source_lib.open_source(str(own), source_lib.Reading(lower_case=True)),
+  ):
+    pass
+
+
+def grouped(module, directory, groups, inner):
+  """Writes a model of `groups` groups with `inner` blocks each, all with other weights."""
+  write(module, directory, 'AlbertModel')
+  _edit_config(num_hidden_groups=groups, inner_group_num=inner)(directory)
+  rng = np.random.default_rng(0)
+  tensors = safetensors_numpy.load_file(directory / 'model.safetensors')
+  for name in [name for name in tensors if 'albert_layer_groups.0.albert_layers.0' in name]:
+    for group in range(groups):
+      for layer in range(inner):
+        noise = rng.normal(scale=0.02, size=tensors[name].shape) if group or layer else 0
+        own = name.replace('layer_groups.0', f'layer_groups.{group}').replace('layers.0', f'layers.{layer}')
+        tensors[own] = (tensors[name] + noise).astype(np.float32)
+  safetensors_numpy.save_file(tensors, directory / 'model.safetensors')
+  return directory
+
+
+@pytest.mark.parametrize('groups, inner', [(3, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+def test_groups_of_layers_are_exported_and_proven(module, tmp_path, release, groups, inner):
+  path, outcome = release(grouped(module, tmp_path / 'grouped', groups, inner), f'albert_{groups}_{inner}', version=1)
+  layers = 3 * inner
+  outputs = outcome.pieces[1].certificate.outputs
+  assert {f'layer_{number}' for number in range(layers)} <= outputs.keys() and f'layer_{layers}' not in outputs
+  assert len(outcome.pieces[1].certificate.gradient) == 25 + 16 * (groups * inner - 1)
+  # A release is a source again, with all of its blocks.
+  with source_lib.open_source(str(path)) as again, source_lib.open_source(str(tmp_path / 'grouped')) as source:
+    assert _bits(again) == _bits(source) and again.config == source.config
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['gelu', 'relu', *(pytest.param(name, marks=pytest.mark.slow) for name in ('silu', 'tanh'))],
+)
+def test_another_activation_is_exported_and_proven(module, tmp_path, release, name):
+  own, _ = write(module, tmp_path / 'own')
+  _edit_config(hidden_act=name)(own)
+  path, outcome = release(own, f'albert_{name}', version=1)
+  assert set(weight_map.Part) == {weight_map.Part(head) for head in ('encoder', 'mlm', 'sop')}
+  assert all(output.reference < 1e-9 for output in outcome.pieces[1].certificate.outputs.values())
+  titles = {'gelu': 'GELU (exact, with the error function)', 'relu': 'ReLU', 'silu': 'SiLU (swish)', 'tanh': 'tanh'}
+  assert f'| activation | {titles[name]} |' in path.with_name('1.md').read_text()
+
+
 def test_embeddings_that_are_projected_though_as_wide_as_the_layers(make_module, tmp_path, refused):
   directory, _ = write(make_module(embedding_size=16), tmp_path / 'albert')
   _change(directory, lambda tensors: tensors['albert.encoder.embedding_hidden_mapping_in.weight'].__imul__(2))
-  refused(directory, 'embedding_hidden_mapping_in.weight changes embeddings')
+  refused(directory, 'embedding_hidden_mapping_in.weight is not the identity')
 
 
 def test_config_for_a_format_that_has_its_own(own, module, refused):
   refused(
-    own, '--albert_config for', reading=source_lib.Reading(albert_config=str(module / 'assets/albert_config.json'))
+    own,
+    'leave --albert_config out',
+    reading=source_lib.Reading(albert_config=str(module / 'assets/albert_config.json')),
   )
 
 

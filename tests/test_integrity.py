@@ -1,4 +1,4 @@
-"""A release is verified without TensorFlow, and whatever was changed in it is named."""
+"""A release is verified without TensorFlow, and every change is reported."""
 
 import json
 import os
@@ -24,7 +24,7 @@ WARMUP = 'assets.extra/tf_serving_warmup_requests'
 
 @pytest.fixture
 def published(released, tmp_path):
-  """A copy of the releases that a test may damage: the encoder's directory."""
+  """The encoder's directory in a copy of the releases that a test may damage."""
   shutil.copytree(released.root, tmp_path / 'dist')
   return tmp_path / 'dist' / 'tensorflow' / 'albert_en_tiny' / '2'
 
@@ -41,7 +41,7 @@ def _edit_record(release, edit):
 
 
 def _record_anew(release):
-  """Makes files, archive and record agree again: what somebody does who wants a change not to be seen."""
+  """Makes files, archive and record agree again, like an attacker who hides a change."""
   archive = release.with_name(release.name + '.tar.gz')
   archive.unlink()
   tar_sha256 = release_archive.pack(release, archive).tar_sha256
@@ -64,7 +64,7 @@ def test_what_was_published_passes(published):
   companion = published.parents[1] / 'albert_en_tiny_preprocess' / '3'
   assert _check(companion) == 0
   _record_anew(published)
-  assert _check(published) == 32  # or the tests below would fail for another reason
+  assert _check(published) == 32  # otherwise the tests below would fail for another reason
 
 
 def test_a_release_from_before_warmup_requests_passes(published):
@@ -81,8 +81,8 @@ def _beside(suffix):
 
 
 DAMAGE = {
-  'graph': (lambda r: _flip(r / 'saved_model.pb', 100), 'saved_model.pb has changed in '),
-  'weights': (lambda r: _flip(r / DATA, 1000), f'{DATA} has changed in '),
+  'graph': (lambda r: _flip(r / 'saved_model.pb', 100), 'tiny/2: differs from its record .saved_model.pb has changed'),
+  'weights': (lambda r: _flip(r / DATA, 1000), f'{DATA} has changed'),
   'fingerprint': (lambda r: _flip(r / 'fingerprint.pb'), 'fingerprint.pb has changed'),
   'missing file': (lambda r: (r / 'assets/30k-clean.model').unlink(), 'assets/30k-clean.model is missing'),
   'added file': (lambda r: (r / 'assets/x').write_text(''), 'assets/x is not in the record'),
@@ -95,15 +95,15 @@ DAMAGE = {
     lambda r: ((r / 'saved_model.pb').rename(r.parent / 'x'), (r / 'saved_model.pb').symlink_to(r.parent / 'x')),
     'saved_model.pb is a link',
   ),
-  'fifo': (lambda r: os.mkfifo(r / 'assets/fifo'), 'assets/fifo is a link, or nothing that was published'),
-  'directory': (lambda r: (r / 'extra').mkdir(), 'extra is a link, or nothing that was published'),
+  'fifo': (lambda r: os.mkfifo(r / 'assets/fifo'), 'assets/fifo is a link or an unexpected entry'),
+  'directory': (lambda r: (r / 'extra').mkdir(), 'extra is a link or an unexpected entry'),
   'card': (lambda r: _flip(_beside('.md')(r)), '2.md has changed'),
   'no card': (lambda r: _beside('.md')(r).unlink(), '2.md is missing'),
   'archive': (lambda r: _flip(_beside('.tar.gz')(r), 3000), '2.tar.gz has changed'),
   'no archive': (lambda r: _beside('.tar.gz')(r).unlink(), '2.tar.gz is missing'),
   'another place': (
     lambda r: _edit_record(r, lambda record: record.update(release='tensorflow/albert_en_tiny/1')),
-    'the record is of tensorflow/albert_en_tiny/1',
+    'the record names tensorflow/albert_en_tiny/1',
   ),
 }
 
@@ -130,7 +130,7 @@ def test_archive_with_other_content_is_named(published):
   _record_anew(published)
   (published / 'assets/x').unlink()
   _edit_record(published, lambda record: record['files'].pop('assets/x'))
-  with pytest.raises(errors.IntegrityError, match=r'2.tar.gz does not hold the directory \(assets/x\)'):
+  with pytest.raises(errors.IntegrityError, match=r'2.tar.gz differs from the directory \(assets/x\)'):
     _check(published)
 
 
@@ -152,7 +152,7 @@ def test_weight_changed_with_all_digests_is_found_by_the_ledger(published):
     entry = index.entries[weights[target]['checkpoint_key']]
     _flip(published / DATA, entry.offset + 5)
     _record_anew(published)
-    with pytest.raises(errors.IntegrityError, match=f"{target} is not the source's {weights[target]['source']} in "):
+    with pytest.raises(errors.IntegrityError, match=f"{target} differs from the source's {weights[target]['source']}"):
       _check(published)
     _flip(published / DATA, entry.offset + 5)
 
@@ -161,8 +161,8 @@ def test_ledger_with_impossible_entries_is_refused(published):
   for change, message in (
     (dict(shape=[3]), 'cannot be read'),
     (dict(transform='rot13'), 'cannot be read'),
-    (dict(checkpoint_key='x'), 'the ledger does not list the tensors of the checkpoint'),
-    (dict(source='x'), 'the ledger does not list the weights of such a model'),
+    (dict(checkpoint_key='x'), 'the weights in the record are not the tensors of the checkpoint'),
+    (dict(source='x'), 'the weights in the record are not those of this model'),
   ):
     before = _beside('.release.json')(published).read_text()
     _edit_record(published, lambda record, change=change: record['weights'][0].update(change))
@@ -178,8 +178,8 @@ def test_ledger_with_a_part_left_out_is_refused(published):
 
   for edit, message in (
     (lambda record: record.pop('weights'), "KeyError: 'weights'"),
-    (lambda record: record['weights'].pop(), 'does not list the weights of such a model'),
-    (without_mlm, 'does not list the tensors of the checkpoint'),
+    (lambda record: record['weights'].pop(), 'the weights in the record are not those of this model'),
+    (without_mlm, 'the weights in the record are not the tensors of the checkpoint'),
     (lambda record: record['config'].update(hidden_size=5), 'not a multiple of|cannot be read'),
   ):
     before = _beside('.release.json')(published).read_text()
@@ -198,21 +198,21 @@ def test_swapped_ledger_entries_are_found(published):
 
   _edit_record(published, swap)
   with pytest.raises(
-    errors.IntegrityError, match="query/kernel is not the source's attention.query.kernel; .*key/kernel is not"
+    errors.IntegrityError, match="query/kernel differs from the source's attention.query.kernel; .*key/kernel differs"
   ):
     _check(published)
 
 
 RECORDS = {
-  'missing': (lambda path: path.unlink(), 'no record .*2.release.json'),
-  'empty': (lambda path: path.write_text(''), 'is no release record'),
-  'a list': (lambda path: path.write_text('[]'), 'is no release record'),
+  'missing': (lambda path: path.unlink(), '2.release.json: no release record'),
+  'empty': (lambda path: path.write_text(''), 'not a release record'),
+  'a list': (lambda path: path.write_text('[]'), 'not a release record'),
   'without files': (lambda path: path.write_text('{"release": "a/b/1", "kind": "encoder"}'), "KeyError: 'files'"),
   'with odd files': (
     lambda path: path.write_text(
       json.dumps({'release': 'tensorflow/albert_en_tiny/2', 'kind': 'encoder', 'files': [], 'archive': 3, 'card': None})
     ),
-    'is no release record',
+    'not a release record',
   ),
 }
 
@@ -238,7 +238,7 @@ CERTIFICATES = {
   ),
   'no number': (lambda c: c['gradient']['pooler.bias'].update(reference=float('nan')), 'pooler.bias did not pass'),
   'nothing compared': (lambda c: c['outputs']['pooled_output'].update(values=0), 'pooled_output did not pass'),
-  'no source': (lambda c: c['outputs']['pooled_output'].update(source=None), 'lacks distances to it'),
+  'no source': (lambda c: c['outputs']['pooled_output'].update(source=None), 'distances to the graph are missing'),
   'float32 too far off': (
     lambda c: c['outputs']['layer_0']['float32']['export'].update(largest=0.01),
     'layer_0 in float32 did not pass',
@@ -247,21 +247,30 @@ CERTIFICATES = {
     lambda c: c['outputs']['pooled_output']['float32']['allowed'].update(rms=float('inf')),
     'pooled_output in float32 did not pass',
   ),
-  'an output left out': (lambda c: c['outputs'].pop('mlm_logits'), 'does not have the outputs of such a model'),
-  'a layer left out': (lambda c: c['outputs'].pop('layer_2'), 'does not have the outputs of such a model'),
-  'a weight left out': (lambda c: c['gradient'].pop('mlm.norm.beta'), 'does not have the gradient of such a model'),
-  'no controls': (lambda c: c['controls'].clear(), 'a wrong model that passed, or too few of them'),
+  'an output left out': (
+    lambda c: c['outputs'].pop('mlm_logits'),
+    'the outputs in the certificate are not those of this model',
+  ),
+  'a layer left out': (
+    lambda c: c['outputs'].pop('layer_2'),
+    'the outputs in the certificate are not those of this model',
+  ),
+  'a weight left out': (
+    lambda c: c['gradient'].pop('mlm.norm.beta'),
+    'the gradient in the certificate are not those of this model',
+  ),
+  'no controls': (lambda c: c['controls'].clear(), 'a negative control passed .*, or there are fewer than 4'),
   'a control that is no number': (
     lambda c: c['controls'].update({'query and key swapped': float('nan')}),
-    'a wrong model that passed',
+    'a negative control passed',
   ),
   'a control that passed': (
     lambda c: c['controls'].update({'query and key swapped': 1e-8}),
-    'a wrong model that passed',
+    'a negative control passed',
   ),
   'of an earlier version': (
     lambda c: c.clear(),
-    'the certificate has the form of an earlier version of this tool: publish the next version',
+    'the certificate has the format of an earlier version of this tool: publish the next version',
   ),
 }
 
@@ -276,7 +285,7 @@ def test_a_certificate_that_certifies_nothing_is_refused(published, case):
 
 @pytest.fixture
 def text(history, tmp_path):
-  """A copy of version 3 of the demo, its preprocessor and the model from text to vectors, to be damaged: that model's directory."""
+  """The text model's directory in a copy of version 3 of the demo that a test may damage."""
   for model in ('albert_en_demo', 'albert_en_demo_preprocess', 'albert_en_demo_text'):
     place = tmp_path / 'history/tensorflow' / model
     place.mkdir(parents=True)
@@ -289,7 +298,7 @@ def test_text_is_checked_bit_for_bit(text):
   assert _check(text) == 25
   _flip(text / DATA, 1000)
   _record_anew(text)
-  with pytest.raises(errors.IntegrityError, match="embeddings is not the source's"):
+  with pytest.raises(errors.IntegrityError, match="embeddings differs from the source's"):
     _check(text)
 
 
@@ -310,29 +319,35 @@ OF_TEXT = {
     lambda r: r['certificate']['outputs']['default']['allowed'].update(rms=float('inf')),
     'default did not pass',
   ),
-  'a layer left out': (lambda r: r['certificate']['outputs'].pop('layer_2'), 'not of the outputs of such a model'),
+  'a layer left out': (
+    lambda r: r['certificate']['outputs'].pop('layer_2'),
+    'the outputs in the certificate are not those of this model',
+  ),
   'a signature left out': (
     lambda r: r['certificate']['outputs'].pop('serving_default/default'),
-    'not of the outputs of such a model',
+    'the outputs in the certificate are not those of this model',
   ),
-  'a single text': (lambda r: r['certificate'].update(texts=1), 'not of the outputs of such a model'),
+  'a single text': (
+    lambda r: r['certificate'].update(texts=1),
+    'the outputs in the certificate are not those of this model',
+  ),
   'a control that is no number': (
     lambda r: r['certificate']['outputs']['layer_0']['control'].update(rms=float('nan'), largest=float('nan')),
-    'layer_0 of another text passed',
+    'the negative control of layer_0 passed',
   ),
   'a control that passed': (
     lambda r: r['certificate']['outputs']['layer_0']['control'].update(rms=0.0, largest=0.0),
-    'layer_0 of another text passed',
+    'the negative control of layer_0 passed',
   ),
-  'nothing': (lambda r: r['certificate'].clear(), 'is no release record'),
-  'no encoder': (lambda r: r.pop('encoder'), 'is no release record'),
+  'nothing': (lambda r: r['certificate'].clear(), 'not a release record'),
+  'no encoder': (lambda r: r.pop('encoder'), 'not a release record'),
   'an encoder elsewhere': (lambda r: r.update(encoder='../../etc/1'), 'does not name an encoder and a preprocessor'),
   'one part for both': (lambda r: r.update(encoder=r['preprocessor']), 'does not name an encoder and a preprocessor'),
-  'a weight left out': (lambda r: r['weights'].pop(), 'the ledger does not list the weights of such a model'),
-  'weights in another order': (_swap, 'the ledger does not list the weights of such a model'),
-  'a head': (lambda r: r.update(heads=['mlm']), 'the ledger does not list the weights of such a model'),
-  'another kind': (lambda r: r.update(kind='preprocessor'), 'this is no preprocessor'),
-  'a kind that there is not': (lambda r: r.update(kind='texts'), 'is no release record'),
+  'a weight left out': (lambda r: r['weights'].pop(), 'the weights in the record are not those of this model'),
+  'weights in another order': (_swap, 'the weights in the record are not those of this model'),
+  'a head': (lambda r: r.update(heads=['mlm']), 'the weights in the record are not those of this model'),
+  'another kind': (lambda r: r.update(kind='preprocessor'), 'the files are not those of kind preprocessor'),
+  'a kind that there is not': (lambda r: r.update(kind='texts'), 'not a release record'),
 }
 
 
@@ -354,42 +369,42 @@ def test_text_is_held_against_its_parts_and_the_source(text, module, make_module
     'check tensorflow/albert_en_demo/3',
     'tokens are the same',
     'mlm_logits',
-    'From text to vectors, 23 texts',
+    'Text model on 23 texts',
   ):
     assert word in done.stdout, done.stdout
   done = _verify(f'--release={text}', f'--source={make_module(seed=1)}')
-  assert done.returncode == 1 and 'was made from sha256:' in done.stderr
+  assert done.returncode == 1 and 'made from sha256:' in done.stderr
   encoder = text.parents[1] / 'albert_en_demo/3'
   _flip(encoder / 'saved_model.pb', 100)
   done = _verify(f'--release={text}', f'--source={module}')
-  assert done.returncode == 1 and f'saved_model.pb has changed in {encoder}' in done.stderr
+  assert done.returncode == 1 and f'{encoder}: differs from its record (saved_model.pb has changed' in done.stderr
   encoder.with_name('3.release.json').unlink()
   done = _verify(f'--release={text}', f'--source={module}')
   assert (
     done.returncode == 1
-    and 'error: tensorflow/albert_en_demo/3 is not beside ' in done.stderr
+    and 'its encoder tensorflow/albert_en_demo/3 is not in the same tree' in done.stderr
     and 'leave --source out' in done.stderr
   )
 
 
 def test_an_encoder_cannot_pass_for_a_preprocessor(published):
   _edit_record(published, lambda record: record.update(kind='preprocessor'))
-  with pytest.raises(errors.IntegrityError, match='this is no preprocessor in '):
+  with pytest.raises(errors.IntegrityError, match='the files are not those of kind preprocessor'):
     _check(published)
   companion = published.parents[1] / 'albert_en_tiny_preprocess/3'
   assert _check(companion) == 0
   _edit_record(companion, lambda record: record.update(kind='encoder'))
-  with pytest.raises(errors.IntegrityError, match='this is no encoder in '):
+  with pytest.raises(errors.IntegrityError, match='the files are not those of kind encoder'):
     _check(companion)
 
 
 @pytest.mark.parametrize(
   'change, fault',
   [
-    (lambda record: record['config'].update(hidden_dropout_prob=0.5), 'has another config than'),
+    (lambda record: record['config'].update(hidden_dropout_prob=0.5), 'the recorded config differs from that of'),
     (
       lambda record: record['certificate']['outputs']['pooled_output'].update(scale=0.5),
-      'the outputs of the certificate in the record of .* are not what is found now',
+      'outputs of the recorded certificate differ from the recomputed ones',
     ),
   ],
 )
@@ -434,14 +449,17 @@ def test_command_line_with_the_source(encoder_path, preprocessor_path, module, m
   assert process.stderr == '' and 'sop_log_probs' in process.stdout
   assert _verify(f'--release={preprocessor_path}', f'--source={module}').returncode == 0
   process = _verify(f'--release={encoder_path}', f'--source={make_module(seed=1)}')
-  assert process.returncode == 1 and process.stderr.startswith('error: ') and ' was made from sha256:' in process.stderr
+  assert process.returncode == 1 and process.stderr.startswith('error: ') and ' made from sha256:' in process.stderr
 
 
 def test_command_line_fails_on_a_changed_byte_and_on_wrong_flags(published):
   _flip(published / DATA, 77)
   process = _verify(f'--release={published}')
   assert (process.returncode, process.stdout) == (1, '')
-  assert process.stderr.count('\n') == 1 and f'error: {DATA} has changed in {published}' in process.stderr
+  assert (
+    process.stderr.count('\n') == 1
+    and f'error: {published}: differs from its record ({DATA} has changed)' in process.stderr
+  )
   assert _verify().returncode == 2
   assert _verify('--release=nowhere/1').returncode == 1
 
@@ -452,11 +470,9 @@ def test_what_changes_after_it_was_verified_is_not_published(release, module, mo
   def meddled(self, path, *args, **kwargs):
     result = certify(self, path, *args, **kwargs)
     variables = path / 'variables/variables.index'
-    variables.write_bytes(variables.read_bytes())  # the same, but somebody is at work there
+    variables.write_bytes(variables.read_bytes())  # the same directory, but a running process has it locked
     return result
 
   monkeypatch.setattr(encoder_certificate.Examination, 'certify', meddled)
-  with pytest.raises(
-    errors.IntegrityError, match='files of tensorflow/albert_en_tiny/2 changed while they were compared'
-  ):
+  with pytest.raises(errors.IntegrityError, match='files of tensorflow/albert_en_tiny/2 changed during the comparison'):
     release(module)

@@ -1,6 +1,7 @@
-"""Hugging Face Transformers and KerasHub load what is written for them, and compute the same; and what Transformers saves is read.
+"""Hugging Face Transformers and KerasHub load the written weights and compute the same.
 
-They run in an environment of their own: `make interop` makes it, and gives its Python with --interop_python.
+Weights saved by Transformers are read, too. The libraries run in a separate environment: `make interop` makes it, and
+passes its Python as --interop_python.
 """
 
 import json
@@ -30,7 +31,7 @@ _TOLERANCE = 1e-5
 
 @pytest.fixture(scope='session')
 def ask(request):
-  """A function that has the other environment do a job, and gives its answer."""
+  """A function that runs a job in the other environment, and returns its answer."""
   python = request.config.getoption('--interop_python')
   if not python:
     pytest.skip('needs PyTorch and Transformers: make interop')
@@ -55,7 +56,7 @@ def ask(request):
 
 @pytest.fixture(scope='session')
 def inputs(tmp_path_factory):
-  """A batch with padding and two segments, as PyTorch's models take it."""
+  """A batch with padding and two segments, for models of PyTorch."""
   path = tmp_path_factory.mktemp('inputs') / 'inputs.npz'
   mask = (np.arange(7) < np.array([[7], [4]])).astype(np.int32)
   ids = np.random.default_rng(1).integers(5, 200, mask.shape).astype(np.int32) * mask
@@ -65,7 +66,7 @@ def inputs(tmp_path_factory):
 
 
 def _ours(encoder, inputs):
-  """What an exported encoder gives for the batch, with logits at every position."""
+  """Returns the outputs of an exported encoder for the batch, with logits at every position."""
   given = np.load(inputs)
   batch = {
     'input_word_ids': tf.constant(given['input_ids']),
@@ -95,15 +96,15 @@ def _assert_same(theirs, ours, mask):
 @pytest.mark.parametrize('class_name', list(_PARTS))
 def test_transformers_loads_every_key_and_computes_the_same(ask, module, released, inputs, tmp_path, class_name):
   directory, _ = write(module, tmp_path / 'albert', class_name)
-  told = ask(
+  answer = ask(
     'load', directory=str(directory), class_name=class_name, inputs=inputs, outputs=str(tmp_path / 'theirs.npz')
   )
-  assert {kind: names for kind, names in told.items() if kind.endswith('_keys')} == {
+  assert {kind: names for kind, names in answer.items() if kind.endswith('_keys')} == {
     'missing_keys': [],
     'unexpected_keys': [],
     'mismatched_keys': [],
   }
-  assert told['dtype'] == 'torch.float32'
+  assert answer['dtype'] == 'torch.float32'
   ours, mask = _ours(tf.saved_model.load(released.root / 'tensorflow/albert_en_tiny/2'), inputs)
   theirs = np.load(tmp_path / 'theirs.npz')
   assert {'sequence_output', *(['pooled_output'] if class_name != 'AlbertForMaskedLM' else [])} <= set(theirs.files)
@@ -133,7 +134,7 @@ def test_tokenizer_gives_the_same_ids(ask, module, config, sp_model, tmp_path):
       processor, ids, processor.encode(reference_tokenizer.normalized(text))
     )
   ]
-  assert different == ['[CLS] is text here, and so is <pad>']  # as in every tokenizer of Transformers
+  assert different == ['[CLS] is text here, and so is <pad>']  # like every tokenizer of Transformers
 
 
 def test_keras_hub_loads_it_and_computes_the_same(ask, module, released, inputs, tmp_path):

@@ -1,4 +1,4 @@
-"""Distances are measured right, and every wrong conversion is refused."""
+"""Distances are correct, and every wrong conversion is refused."""
 
 import math
 
@@ -142,7 +142,7 @@ WRONG = {
 }
 
 
-# The others are negative controls of every proof, or in attacks/test_checkpoint_and_config.py.
+# Other wrong conversions are negative controls of every proof, or in attacks/test_checkpoint_and_config.py.
 _QUICK = {'token types swapped', 'mlm bias reversed', 'sop classes swapped'}
 
 
@@ -187,7 +187,7 @@ def test_head_without_a_signature_is_refused_or_left_out(own_module, release, pr
   for meta_graph in saved.meta_graphs:
     del meta_graph.signature_def['sop']
   path.write_bytes(saved.SerializeToString())
-  with pytest.raises(errors.SourceError, match='sop weights, but no signature to compare them with.*--nosop'):
+  with pytest.raises(errors.SourceError, match='no signature to compare the sop weights with.*--nosop'):
     release(own_module)
   assert 'mlm_logits' in prove(own_module, sop=False)[1].outputs
 

@@ -1,4 +1,4 @@
-"""The preprocessing SavedModel does what the published ones do, with operations that old runtimes have."""
+"""The preprocessing SavedModel computes the same as the published ones, with operations of old runtimes."""
 
 import pathlib
 import random
@@ -41,7 +41,7 @@ def loaded(preprocessor_path):
 
 @pytest.fixture(scope='module')
 def published(sp_model):
-  """tf-models' own layers, which the published preprocessors were made with."""
+  """The layers of tf-models that the published preprocessors were made with."""
   return text_layers.SentencepieceTokenizer(lower_case=True, model_serialized_proto=sp_model, strip_diacritics=True)
 
 
@@ -68,7 +68,7 @@ def test_tokenizes_like_the_rule_in_plain_python(loaded, sp_model):
     decomposed = unicodedata.normalize('NFD', sentence)
     return processor.encode(''.join(c for c in decomposed if unicodedata.category(c) != 'Mn').casefold())
 
-  # ICU's case folding drops what is invisible, too; Python's does not.
+  # ICU's case folding also drops invisible characters; Python's does not.
   texts = [t for t in TEXTS if '\u200b' not in t]
   assert loaded.tokenize(tf.constant(texts)).to_list() == [rule(t) for t in texts]
   assert loaded.tokenize(tf.constant(['a\u200bb'])).to_list() == [rule('ab')]

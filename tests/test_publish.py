@@ -1,4 +1,4 @@
-"""The release tree takes whole releases, never changes a version, and keeps nothing unfinished."""
+"""The release tree takes only complete releases, never changes a version, and keeps no partial ones."""
 
 import errno
 import fcntl
@@ -54,7 +54,7 @@ def test_a_lower_version_is_refused(tmp_path):
   _publish(tmp_path)
   with publish.staging(tmp_path) as staged:
     (staged / 'tensorflow/albert/1').mkdir(parents=True)
-    with pytest.raises(errors.UsageError, match='--version=1: tensorflow/albert/2 is in .* already'):
+    with pytest.raises(errors.UsageError, match='--version=1: too low .tensorflow/albert/2 exists in'):
       publish.publish(tmp_path, staged, ['tensorflow/albert/1'])
 
 
@@ -73,7 +73,8 @@ def test_a_third_model_may_follow_later(tmp_path):
     _stage_three(staged, albert='other')
     with pytest.raises(
       errors.PublishError,
-      match='tensorflow/albert/2 exists in .* with other bytes .*or if it is the encoder, give the next one with --version',
+      match='tensorflow/albert/2: already exists in .* with other bytes .*or if it is the encoder, '
+      'the next one with --version',
     ):
       publish.publish(tmp_path, staged, [COMPANION, ENCODER, TEXT])
   assert not (tmp_path / TEXT).exists()
@@ -82,7 +83,7 @@ def test_a_third_model_may_follow_later(tmp_path):
     assert publish.publish(tmp_path, staged, [COMPANION, ENCODER, TEXT]) == [TEXT]
   with publish.staging(tmp_path) as staged:
     _stage_three(staged)
-    with pytest.raises(errors.PublishError, match='tensorflow/albert_text/2 exists'):
+    with pytest.raises(errors.PublishError, match='tensorflow/albert_text/2: already exists'):
       publish.publish(tmp_path, staged, [COMPANION, ENCODER, TEXT])
 
 
@@ -91,7 +92,7 @@ def test_an_encoder_that_is_too_late_is_refused_with_a_third_model_too(tmp_path)
   (tmp_path / ENCODER).rename(tmp_path / 'tensorflow/albert/3')
   with publish.staging(tmp_path) as staged:
     _stage_three(staged)
-    with pytest.raises(errors.UsageError, match='--version=2: tensorflow/albert/3 is in .* already'):
+    with pytest.raises(errors.UsageError, match='--version=2: too low .tensorflow/albert/3 exists in'):
       publish.publish(tmp_path, staged, [COMPANION, ENCODER, TEXT])
   assert not (tmp_path / TEXT).exists()
 
@@ -108,7 +109,7 @@ def test_modes_do_not_depend_on_the_umask(tmp_path):
 
 def test_a_version_is_refused_and_stays_as_it_is(tmp_path):
   _publish(tmp_path)
-  with pytest.raises(errors.PublishError, match='tensorflow/albert/2 exists in .*never changed.*--version'):
+  with pytest.raises(errors.PublishError, match='tensorflow/albert/2: already exists in .*never changed.*--version'):
     _publish(tmp_path, albert='other')
   assert (tmp_path / ENCODER / 'saved_model.pb').read_text() == ENCODER
   assert not list(tmp_path.glob('.staging-*'))
@@ -133,7 +134,9 @@ def test_a_companion_with_the_same_bytes_is_kept(tmp_path):
 def test_a_companion_with_other_bytes_is_refused(tmp_path):
   _publish(tmp_path)
   before = trees.leftovers(tmp_path)
-  with pytest.raises(errors.PublishError, match='albert_preprocess/1 exists in .* with other bytes.*--preprocessor'):
+  with pytest.raises(
+    errors.PublishError, match='albert_preprocess/1: already exists in .* with other bytes.*--preprocessor'
+  ):
     _another_encoder(tmp_path, 'other')
   assert trees.leftovers(tmp_path) == before
 
@@ -194,7 +197,7 @@ def test_what_a_killed_export_left_beside_a_version_is_replaced(tmp_path):
 def test_a_root_that_cannot_be_written_is_refused(tmp_path):
   (tmp_path / 'file').write_text('')
   with (
-    pytest.raises(errors.PublishError, match='cannot write in .*file/dist.*--export_root'),
+    pytest.raises(errors.PublishError, match='file/dist: cannot be written .*--export_root'),
     publish.staging(tmp_path / 'file' / 'dist'),
   ):
     pass

@@ -1,4 +1,4 @@
-"""The reference agrees with the TF1 graph, and says how far float32 is off."""
+"""The reference agrees with the TF1 graph, and measures the float32 error."""
 
 import numpy as np
 import pytest
@@ -117,13 +117,13 @@ def test_gradient_is_the_slope_of_the_forward_pass(make_module, changes):
     sequence[batch.input_mask.astype(bool)] = layers[-1]
     if head_only:
       return (reference_albert.sop_log_probs(changed.__getitem__, pooled) * factors['sop_log_probs']).sum()
-    logits = reference_albert.mlm_logits(changed.__getitem__, sequence, batch.masked_lm_positions)
+    logits = reference_albert.mlm_logits(changed.__getitem__, source.config, sequence, batch.masked_lm_positions)
     return sum(
       (one * factors[name]).sum()
       for name, one in (('pooled_output', pooled), ('sequence_output', sequence), ('mlm_logits', logits))
     )
 
-  # Beside another batch, as it is used.
+  # Next to another batch, as in use.
   _, _, gradient = run(weights.__getitem__, other)
   rng = np.random.default_rng(0)
   for row in rows:
@@ -158,7 +158,7 @@ def test_every_weight_counts(source):
         for v in (
           layers[-1],
           pooled,
-          reference_albert.mlm_logits(tensor, sequence, batch.masked_lm_positions),
+          reference_albert.mlm_logits(tensor, source.config, sequence, batch.masked_lm_positions),
           reference_albert.sop_log_probs(tensor, pooled),
         )
       ]
@@ -168,7 +168,7 @@ def test_every_weight_counts(source):
   for row in rows:
     moved = np.abs(outputs(row.name) - right).max()
     if row.name == 'attention.key.bias':
-      assert moved < 0.1  # the same for all keys but for the factor: only that counts
+      assert moved < 0.1  # equal for all keys except for the factor, which alone matters
     else:
       assert moved > 1e-4, row.name
 

@@ -1,4 +1,7 @@
-"""The probe that other environments run: it passes on what is published, and names what differs. Here, in this environment only."""
+"""The probe of other environments passes on published artifacts, and reports differences.
+
+It runs in this environment only.
+"""
 
 import json
 import pathlib
@@ -34,7 +37,7 @@ def _paths(history, version):
 
 @pytest.fixture(scope='module')
 def recorded(history):
-  """What version 3 computes."""
+  """Recorded results of version 3."""
   ledger = probe.Ledger()
   probe.run(*_paths(history, 3), 'dict', ledger)
   assert not ledger.faults
@@ -70,7 +73,7 @@ def test_text_passes_and_computes_the_same(history, recorded):
 
 @pytest.mark.slow
 def test_text_that_differs_is_named(history, recorded):
-  # The same weights behind another preprocessor.
+  # The same weights with another preprocessor.
   faults = _probed_text(history, 3, recorded, 4).faults
   assert {fault.partition(':')[0] for fault in faults} == set(TEXT_CHECKS)
   assert any(fault.startswith('text to vectors: layer_0 is ') for fault in faults) and any(
@@ -98,7 +101,7 @@ def test_dropout_passes_and_is_expected(make_module, release, recorded):
   )
 
 
-# What is held by name, and in which checks.
+# Compared arrays by name, with their checks.
 HELD = {
   'input_type_ids': 2 * ['text to tensors'],
   'pair/input_type_ids': ['pairs of texts'],
@@ -132,8 +135,8 @@ def test_what_differs_is_named(history, recorded, names):
 def test_what_is_missing_or_new_is_named(history, recorded):
   other = {name: value for name, value in recorded.items() if name != 'layer_2'} | {'layer_3': recorded['layer_2']}
   assert _probed(_paths(history, 3), other).faults == [
-    'outputs: layer_2 was not recorded',
-    'TFSMLayer of Keras 3: layer_2 was not recorded',
+    'outputs: layer_2 is not in the record',
+    'TFSMLayer of Keras 3: layer_2 is not in the record',
     'complete: layer_3 was not computed',
   ]
 
@@ -172,7 +175,7 @@ def test_a_step_that_does_not_descend_is_named(history, recorded, monkeypatch):
     },
   )
   faults = _probed(_paths(history, 3), recorded).faults
-  assert len(faults) == 1 and faults[0].startswith('training step: a step of descent took')
+  assert len(faults) == 1 and faults[0].startswith('training step: a step of gradient descent changed')
 
 
 @pytest.mark.slow
@@ -233,7 +236,7 @@ def test_no_environment_at_all_is_refused(python_module, tmp_path):
   commands.fails(
     commands.run(python_module('runtimes', f'--environments={tmp_path}/nothing', f'--work_dir={tmp_path}')),
     2,
-    'none of them is there',
+    'all environments are missing',
   )
 
 

@@ -1,4 +1,4 @@
-"""TensorFlow's own command shows what is published, and runs it: signatures work without any code."""
+"""TensorFlow's command saved_model_cli shows and runs published models: signatures work without code."""
 
 import os
 import subprocess
@@ -11,9 +11,9 @@ import tensorflow_text  # noqa: F401  (registers the preprocessor's operations)
 from support import commands
 
 COMMAND = [f'{commands.BIN}/saved_model_cli']
-# Imports TensorFlow in no time: see fork_server.
+# Has TensorFlow imported: see fork_server.
 FORKED = ['-m', 'tensorflow.python.tools.saved_model_cli']
-# The command knows TensorFlow's operations only: TF-Text's are there once it is imported.
+# The command knows only TensorFlow's operations. Importing TF-Text registers its operations.
 WITH_TEXT = [
   sys.executable,
   '-c',

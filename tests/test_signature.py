@@ -1,4 +1,4 @@
-"""A signed release is one that nobody has touched: every changed byte, every added file and every other key fails."""
+"""A signature fails after any change: every changed byte, every added file and every other key."""
 
 import pathlib
 import shutil
@@ -24,7 +24,7 @@ ENCODER, PREPROCESSOR, TEXT = (
 
 @pytest.fixture
 def signed(history, tmp_path):
-  """A copy of the signed releases: the encoder's directory."""
+  """The encoder's directory in a copy of the signed releases."""
   for model in (ENCODER, PREPROCESSOR, TEXT):
     (tmp_path / model).parent.mkdir(parents=True)
     shutil.copytree(history / model, tmp_path / model)
@@ -34,7 +34,7 @@ def signed(history, tmp_path):
 
 
 def _check(release, public):
-  """What export.verify --public_key does."""
+  """Verifies a release like export.verify --public_key."""
   signature.verify(release, public)
   return integrity.check(release, integrity.read_record(release))
 
@@ -88,7 +88,7 @@ def test_every_changed_byte_is_noticed(signed, keys):
 def test_an_added_file_is_noticed(signed, keys, name):
   (signed / name).parent.mkdir(exist_ok=True)
   (signed / name).write_text('x')
-  with pytest.raises(errors.IntegrityError, match='3.sig is no signature of .*new|3.sig is no signature of'):
+  with pytest.raises(errors.IntegrityError, match='3.sig: not a valid signature of'):
     signature.verify(signed, keys[1])
 
 
@@ -100,22 +100,22 @@ def test_a_link_is_noticed(signed, keys, tmp_path):
 
 
 def test_another_key_is_noticed(signed, tmp_path):
-  with pytest.raises(errors.IntegrityError, match='3.sig is no signature of .* by .*public.pem'):
+  with pytest.raises(errors.IntegrityError, match='3.sig: not a valid signature of .* by .*public.pem'):
     signature.verify(signed, releases.make_keys(tmp_path)[1])
 
 
 def test_a_release_without_signature(history, keys):
-  with pytest.raises(errors.IntegrityError, match=r'no signature .*2\.sig: this release was not signed'):
+  with pytest.raises(errors.IntegrityError, match=r'2\.sig: missing, so the release is not signed'):
     signature.verify(history / 'tensorflow/albert_en_demo/2', keys[1])
 
 
 def test_signatures_of_another_release_are_noticed(signed, history, keys, tmp_path):
-  """Both signatures, the record and the rest, moved to another version's place."""
+  """A release is moved to another version's place, with its record and both signatures."""
   for path in signed.parent.glob('3*'):
     path.rename(path.with_name(path.name.replace('3', '7', 1)))
   moved = signed.with_name('7')
   signature.verify(moved, keys[1])
-  with pytest.raises(errors.IntegrityError, match='the record is of tensorflow/albert_en_demo/3'):
+  with pytest.raises(errors.IntegrityError, match='the record names tensorflow/albert_en_demo/3'):
     _check(moved, keys[1])
 
 
@@ -144,13 +144,13 @@ def wrong_keys(tmp_path, keys):
 
 @pytest.mark.parametrize('name', ['rsa', 'rsa_public', 'locked', 'empty', 'text', 'public', 'missing'])
 def test_what_cannot_sign_is_a_wrong_flag(wrong_keys, name):
-  with pytest.raises(errors.UsageError, match=f'--sign_key=.*{name}: no private key of an elliptic curve'):
+  with pytest.raises(errors.UsageError, match=f'--sign_key=.*{name}: not an elliptic curve private key'):
     signature.check_private_key(wrong_keys / name)
 
 
 @pytest.mark.parametrize('name', ['rsa', 'rsa_public', 'empty', 'text', 'private', 'missing'])
 def test_what_cannot_verify_is_a_wrong_flag(wrong_keys, name):
-  with pytest.raises(errors.UsageError, match=f'--public_key=.*{name}: no public key of an elliptic curve'):
+  with pytest.raises(errors.UsageError, match=f'--public_key=.*{name}: not an elliptic curve public key'):
     signature.check_public_key(wrong_keys / name)
 
 
@@ -168,12 +168,12 @@ def test_verify_on_the_command_line(signed, keys, tmp_path, python_module):
     assert 'is signed with' not in wrong.stdout
   (signed / 'new').write_text('')
   wrong = run(f'--public_key={keys[1]}')
-  assert wrong.returncode == 1 and '3.sig is no signature of' in wrong.stderr
+  assert wrong.returncode == 1 and '3.sig: not a valid signature of' in wrong.stderr
 
-  # What is signed as one model is not another one of the same signer.
+  # The signature of one model is invalid for another model of the same signer.
   (signed / 'new').unlink()
   moved = signed.parent.rename(signed.parent.with_name('albert_en_large')) / '3'
   wrong = subprocess.run(
     python_module('export.verify', f'--release={moved}', f'--public_key={keys[1]}'), capture_output=True, text=True
   )
-  assert wrong.returncode == 1 and f'what is signed in {moved} is {ENCODER}' in wrong.stderr, wrong.stderr
+  assert wrong.returncode == 1 and f'{moved}: the signed release is {ENCODER}' in wrong.stderr, wrong.stderr

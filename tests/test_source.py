@@ -1,4 +1,4 @@
-"""A module is read from a directory, an archive or a hub handle, and refused with one line when something is off."""
+"""A module is read from a directory, an archive or a hub handle; an invalid one is refused with one line."""
 
 import http.server
 import os
@@ -54,7 +54,7 @@ def test_archive_is_read_like_its_directory_and_leaves_nothing(module, tmp_path,
 
 @pytest.fixture
 def host(tmp_path):
-  """A hub host on loopback: serves one archive under every path that asks for the compressed format."""
+  """A hub host on loopback that serves one archive for every request of the compressed format."""
   asked = []
 
   class Handler(http.server.BaseHTTPRequestHandler):
@@ -87,7 +87,7 @@ def test_hub_handle_is_resolved_and_cached(module, tmp_path, host, monkeypatch):
 
 def test_unknown_handle_is_refused(tmp_path, host, monkeypatch):
   monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'cache'))
-  with pytest.raises(errors.SourceError, match='404.*google/albert_none/1: check the handle'):
+  with pytest.raises(errors.SourceError, match='google/albert_none/1: HTTPError: .*404.*; check the handle'):
     _facts(f'{host[0]}/google/albert_none/1')
 
 
@@ -97,19 +97,17 @@ def test_what_a_host_sends_is_unpacked_like_any_other_archive(own_module, tmp_pa
   monkeypatch.setenv('TFHUB_CACHE_DIR', str(cache))
   monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
   handle = f'{url}/google/albert_tiny/3'
-  (own_module / 'setup.py').write_text('')
-  craft.archive(own_module, tmp_path / 'served.tar.gz')
-  with pytest.raises(errors.ArchiveError, match=f"member './setup.py' in {handle} is no file of a TF1 Hub module"):
+  (tmp_path / 'served.tar.gz').write_text('<!DOCTYPE html><html></html>')
+  with pytest.raises(errors.ArchiveError, match=f'{handle}: this is a web page, not an archive; download'):
     _facts(handle)
-  (own_module / 'setup.py').unlink()
   craft.archive(own_module, tmp_path / 'served.tar.gz')
-  with pytest.raises(errors.ArchiveError, match=f'more than 1000 bytes from {handle}: .*--max_source_bytes'):
+  with pytest.raises(errors.ArchiveError, match=f'{handle}: more than 1000 bytes .*--max_source_bytes'):
     _facts(handle, caps=archive_lib.Caps(total_bytes=1000))
-  with pytest.raises(errors.DigestError, match=f'{handle} has SHA-256 .*--source_sha256'):
+  with pytest.raises(errors.DigestError, match=f'{handle}: SHA-256 is .*--source_sha256'):
     _facts(handle, sha256='0' * 64)
   assert [path for path in cache.rglob('*') if path.is_file()] == []
   assert not list(tmp_path.glob('albert_*'))
-  # What was checked has a place of its own in the cache: another digest is never answered from it.
+  # Each digest has a separate place in the cache, which never answers another digest.
   right = digest.of_file(tmp_path / 'served.tar.gz')
   assert _facts(handle, sha256=right)[0] == _facts(handle)[0]
   before = len(asked)
@@ -125,7 +123,7 @@ def test_a_host_that_says_nothing_is_given_up(tmp_path, monkeypatch):
   monkeypatch.setattr(hub_download, '_SILENCE_SECONDS', 0.2)
   with (
     socket.create_server(('127.0.0.1', 0)) as silent,
-    pytest.raises(errors.SourceError, match='timed out.*google/albert_tiny/3: check the handle'),
+    pytest.raises(errors.SourceError, match='google/albert_tiny/3: .*timed out; check the handle'),
   ):
     _facts(f'http://127.0.0.1:{silent.getsockname()[1]}/google/albert_tiny/3')
   assert socket.getdefaulttimeout() is None
@@ -133,7 +131,7 @@ def test_a_host_that_says_nothing_is_given_up(tmp_path, monkeypatch):
 
 def test_config_can_be_given(own_module, tmp_path):
   config = (own_module / 'assets/albert_config.json').rename(tmp_path / 'config.json')
-  with pytest.raises(errors.ConfigError, match='albert_config.json .*--albert_config'):
+  with pytest.raises(errors.ConfigError, match='albert_config.json: no config .*--albert_config'):
     _facts(own_module)
   assert _facts(own_module, albert_config=str(config))[2].hidden_size == 16
 
@@ -143,18 +141,87 @@ def test_modules_without_heads_say_so(make_module):
     assert source.parts == {weight_map.Part.ENCODER}
 
 
-def test_a_cased_module_is_refused(own_module):
+def test_a_directory_in_the_cache_that_lost_files_is_fetched_again(module, tmp_path, host, monkeypatch):
+  url, asked = host
+  monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'cache'))
+  craft.archive(module, tmp_path / 'served.tar.gz')
+  handle = f'{url}/google/albert_tiny/3'
+  right = _facts(handle)
+  for lost in ('variables', 'assets', 'tfhub_module.pb'):
+    path = next((tmp_path / 'cache').glob(f'*/{lost}'))
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert _same(_facts(handle), right)
+  assert len(asked) == 4
+  craft.archive(module / 'assets', tmp_path / 'served.tar.gz')  # an incomplete model on the host: one more try
+  shutil.rmtree(next((tmp_path / 'cache').glob('*/variables')))
+  with pytest.raises(errors.SourceError):
+    _facts(handle)
+
+
+def test_other_files_are_skipped(own_module, module, tmp_path):
+  (own_module / 'setup.py').write_text('')
+  (own_module / '.DS_Store').write_bytes(b'x')
+  (own_module / 'assets/._albert_config.json').write_bytes(b'x')
+  craft.archive(own_module, tmp_path / 'module.tar.gz')
+  (tmp_path / 'around').mkdir()
+  shutil.copytree(own_module, tmp_path / 'around/albert_tiny')
+  for path in (own_module, tmp_path / 'module.tar.gz', tmp_path / 'around'):
+    assert _facts(path)[0] == _facts(module)[0]
+
+
+def test_a_plain_tar_is_read(module, tmp_path):
+  with tarfile.open(tmp_path / 'module.tar.gz', 'w') as tar:
+    tar.add(module, 'albert_tiny')
+  assert _facts(tmp_path / 'module.tar.gz')[0] == _facts(module)[0]
+
+
+@pytest.mark.parametrize(
+  'content, message',
+  [
+    (b'PK\3\4', 'module.tar.gz: this is a zip archive, not a .tar.gz; unpack it'),
+    (b'<!DOCTYPE html>', 'module.tar.gz: this is a web page, not an archive; download'),
+    (b'\xef\xbb\xbf  <html>', 'this is a web page'),
+    (b'version https://git-lfs.github.com/spec/v1', 'this is a Git LFS pointer, not a .tar.gz; run `git lfs pull`'),
+    (b'', 'module.tar.gz: '),
+  ],
+)
+def test_what_an_archive_is_instead(tmp_path, content, message):
+  (tmp_path / 'module.tar.gz').write_bytes(content)
+  with pytest.raises(errors.ArchiveError, match=message):
+    _facts(tmp_path / 'module.tar.gz')
+
+
+def test_an_archive_of_something_else_names_its_files(tmp_path):
+  (tmp_path / 'site').mkdir()
+  (tmp_path / 'site/index.txt').write_text('')
+  craft.archive(tmp_path / 'site', tmp_path / 'site.tar.gz')
+  with pytest.raises(errors.ArchiveError, match=r"site.tar.gz: no file of a TF1 Hub module, .*there are 'index.txt'"):
+    _facts(tmp_path / 'site.tar.gz')
+
+
+@pytest.mark.parametrize(
+  'handle', ['albert/albert-base-v2', 'hf://albert/albert-base-v2', 'huggingface.co/albert/albert-base-v2']
+)
+def test_a_name_of_hugging_face_is_explained(handle):
+  with pytest.raises(errors.SourceError, match='run `hf download albert/albert-base-v2 --local-dir albert-base-v2`'):
+    _facts(handle)
+
+
+def test_a_cased_module_keeps_its_case(own_module):
   def edit(graph):
     node = next(n for n in graph.graph_def.node if n.name == 'Const')
     node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(False))
 
   modules.edit_graph(own_module, edit)
-  with pytest.raises(errors.SourceError, match='do_lower_case is not true in .*saved_model.pb'):
-    _facts(own_module)
+  with source_lib.open_source(str(own_module)) as source:
+    assert not source.tokenization.lower_case and not source.tokenization.keep_accents
+    assert source.tokenization.origin == 'tokenization_info of the module'
+  with pytest.raises(errors.VocabularyError, match='--lower_case'):
+    _facts(own_module, lower_case=True)
 
 
 def test_missing_source_is_refused(tmp_path):
-  with pytest.raises(errors.SourceError, match='no file or directory .*nothing'):
+  with pytest.raises(errors.SourceError, match='nothing: no such file or directory; give'):
     _facts(tmp_path / 'nothing')
 
 
@@ -172,7 +239,7 @@ def test_a_directory_of_ten_thousand_files_and_more_is_refused(tmp_path):
   for number in range(10_001):
     (tmp_path / str(number)).touch()
   with pytest.raises(
-    errors.SourceError, match=f'more than 10000 files in {tmp_path}: give a directory with the files of a module'
+    errors.SourceError, match=f'{tmp_path}: more than 10000 files; give the directory of a model alone'
   ):
     digest.of_tree(tmp_path)
 
@@ -188,7 +255,7 @@ def test_a_checkpoint_beside_a_model_of_hugging_face_is_refused(module, tmp_path
   ):
     (tmp_path / name).write_bytes(b'{}')
   with (
-    pytest.raises(errors.SourceError, match='a checkpoint and a model of Hugging Face in '),
+    pytest.raises(errors.SourceError, match=': both a TensorFlow checkpoint and a model of Hugging Face; '),
     source_lib.open_source(str(tmp_path)),
   ):
     pass

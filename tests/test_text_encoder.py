@@ -1,4 +1,4 @@
-"""From text to vectors in one model: it gives what preprocessor and encoder give, trains as the encoder does, and holds both once."""
+"""The text model computes and trains like preprocessor and encoder, and contains each once."""
 
 import pathlib
 import shutil
@@ -29,7 +29,7 @@ def loaded(text_path):
 
 @pytest.fixture(scope='module')
 def parts(history):
-  """The preprocessor and the encoder that it is made of."""
+  """The preprocessor and the encoder of the text model."""
   return [
     tf.saved_model.load(str(history / 'tensorflow' / model / '3'))
     for model in ('albert_en_demo_preprocess', 'albert_en_demo')
@@ -106,7 +106,7 @@ def test_a_layer_on_text_is_trained_saved_and_loaded(text_path, tmp_path):
   assert len(before) == 25
   losses = model.fit(tf.constant(SENTENCES), np.array([0, 1, 0, 1]), epochs=3, verbose=0).history['loss']
   assert losses[-1] < losses[0]
-  # A bias added to all keys alike has no gradient: what rounding leaves of it may or may not move the bias.
+  # A bias of all keys has a zero gradient: rounding errors may or may not change the bias.
   still = {v.name for v in encoder.trainable_variables if np.array_equal(before[v.name], v)}
   assert still <= {'transformer/self_attention/key/bias:0'}
   expected = model.predict(tf.constant(SENTENCES), verbose=0)
@@ -125,7 +125,7 @@ def _functions(path):
 
 def test_everything_is_in_the_graph_once(text_path, history, sp_model):
   blocks = [f for f in _functions(text_path) if any(n.op == 'Softmax' for n in f.node_def)]
-  assert [sum(n.op == 'Softmax' for n in f.node_def) for f in blocks] == [1]  # without dropout both modes are the same
+  assert [sum(n.op == 'Softmax' for n in f.node_def) for f in blocks] == [1]  # without dropout both modes are equal
   names = {f.signature.name for f in blocks}
   assert sum(n.attr['f'].func.name in names for f in _functions(text_path) for n in f.node_def) == 3  # layers
   assert (pathlib.Path(text_path) / 'saved_model.pb').read_bytes().count(sp_model) == 2
@@ -150,9 +150,9 @@ def test_it_holds_the_encoders_weights_and_no_heads(text_path):
 
 
 def test_lists_are_refused(release, module):
-  with pytest.raises(errors.UsageError, match='--with_text with the list interface'):
+  with pytest.raises(errors.UsageError, match='--with_text: not available with the list interface'):
     release(module, version=1, interface='list', with_text=True)
-  with pytest.raises(errors.UsageError, match='albert_en_tiny_text, which is what --with_text publishes'):
+  with pytest.raises(errors.UsageError, match='albert_en_tiny_text is the name of the model of --with_text'):
     release(module, preprocessor='albert_en_tiny_text/3', with_text=True)
 
 
@@ -166,7 +166,7 @@ def test_a_model_of_short_sequences_is_refused(make_module, refused):
 
 @pytest.fixture
 def changed_weights(monkeypatch):
-  """Models from text to vectors are saved with other weights than their encoder."""
+  """Saves text models with other weights than their encoder."""
   from export.model import text_encoder
 
   made = text_encoder.exportable
@@ -180,7 +180,7 @@ def changed_weights(monkeypatch):
 
 
 def test_a_wrong_one_is_not_published(release, module, changed_weights):
-  with pytest.raises(errors.ParityError, match='layer_0 is .* from what the two parts give'):
+  with pytest.raises(errors.ParityError, match='layer_0 is .* from its parts'):
     release(module, with_text=True)
   assert trees.leftovers(release.root) == []
 
@@ -188,7 +188,7 @@ def test_a_wrong_one_is_not_published(release, module, changed_weights):
 @pytest.mark.slow
 def test_one_with_other_weights_is_not_published_whatever_its_parity(release, module, monkeypatch, changed_weights):
   monkeypatch.setattr(text_certificate, 'check', lambda *arguments: text_certificate.Certificate(0, {}, False))
-  with pytest.raises(errors.IntegrityError, match="word_embeddings/embeddings is not the source's"):
+  with pytest.raises(errors.IntegrityError, match="word_embeddings/embeddings differs from the source's"):
     release(module, with_text=True)
   assert trees.leftovers(release.root) == []
 
@@ -198,8 +198,8 @@ def test_an_encoder_that_is_published_gets_one_with_its_own_preprocessor(release
   before = trees.tree_bytes(release.root)
   with pytest.raises(
     errors.PublishError,
-    match='albert_en_tiny/2 in .* goes with tensorflow/albert_en_tiny_preprocess/3: give its model .* '
-    'with --preprocessor=albert_en_tiny_preprocess/3',
+    match='albert_en_tiny/2 in .*: its preprocessor is tensorflow/albert_en_tiny_preprocess/3, .*; '
+    'give --preprocessor=albert_en_tiny_preprocess/3',
   ):
     release(module, preprocessor='albert_en_tiny_preprocess/2', with_text=True)
   assert trees.tree_bytes(release.root) == before

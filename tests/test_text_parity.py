@@ -1,4 +1,4 @@
-"""A model from text to vectors is held against its two parts: other weights, other ids, another mode and a missing output all fail."""
+"""A text model is compared with its two parts: other weights, ids or modes and missing outputs fail."""
 
 import json
 import pathlib
@@ -32,7 +32,7 @@ def paths(text_path):
 
 @pytest.fixture
 def make(module, sp_model, tmp_path, config):
-  """A function that saves a model from text to vectors after something was changed in what it is made of."""
+  """A function that saves a text model after a change of its parts."""
 
   def save(version=3, change=lambda root, encoder: None, encode=lambda preprocessor, encoder: None):
     with source_lib.open_source(str(module)) as source:
@@ -73,21 +73,21 @@ WRONG = {
     dict(change=lambda root, encoder: encoder.variables[-1].assign(encoder.variables[-1] + 1e-4)),
     'pooled_output is .* more than',
   ),
-  'other ids': (dict(version=4), 'sequence_output is .* from what the two parts give'),
+  'other ids': (dict(version=4), 'sequence_output is .* from its parts'),
   'no layer': (
     dict(encode=lambda preprocessor, encoder: _without(encoder, 'encoder_outputs')),
     'layer_0 is missing; layer_1 is missing',
   ),
   'a variable that is not trained': (
     dict(change=lambda root, encoder: setattr(root, 'trainable_variables', root.trainable_variables[1:])),
-    '24 variables can be trained, which are not the 25 of the encoder',
+    '24 variables are trainable, not the 25 of the encoder',
   ),
-  'one more layer': (dict(encode=lambda preprocessor, encoder: _without(encoder, None)), 'layer_3 is new'),
+  'one more layer': (dict(encode=lambda preprocessor, encoder: _without(encoder, None)), 'layer_3 is unexpected'),
 }
 
 
 def _without(encoder, name):
-  """Takes an output away from an encoder, or gives it one more layer."""
+  """Removes an output of an encoder, or adds a layer."""
   whole = encoder.__call__
   specs = encoder_lib.traces(encoder, False).specs
 
@@ -107,15 +107,13 @@ def _without(encoder, name):
 )
 def test_wrong_ones_fail(paths, make, config, case):
   changes, message = WRONG[case]
-  with pytest.raises(errors.ParityError, match=f'no parity .*{message}.*in the model from text to vectors'):
+  with pytest.raises(errors.ParityError, match=f'text model: no parity .*{message}'):
     text_certificate.check(make(**changes), *paths[1:], 3, config)
 
 
 def test_a_mode_that_does_not_fit_the_config_fails(paths, config, with_dropout):
   dropping = albert_config.parse(vars(config) | {'hidden_dropout_prob': 0.1})
-  with pytest.raises(
-    errors.ParityError, match='training=True is the same as training=False, but the config has dropout'
-  ):
+  with pytest.raises(errors.ParityError, match='training=True equals training=False, but the config has dropout'):
     text_certificate.check(*paths, 3, dropping)
   made = [
     with_dropout / 'tensorflow' / model
@@ -123,15 +121,15 @@ def test_a_mode_that_does_not_fit_the_config_fails(paths, config, with_dropout):
   ]
   assert integrity.read_record(made[0])['certificate']['dropout']
   with pytest.raises(
-    errors.ParityError, match='training=True is not the same as training=False, but the config has no dropout'
+    errors.ParityError, match='training=True differs from training=False, but the config has no dropout'
   ):
     text_certificate.check(*made, 3, config)
 
 
 def test_another_kind_of_model_fails(paths, config):
-  with pytest.raises(errors.ParityError, match='it is not called as a model from text to vectors is: '):
+  with pytest.raises(errors.ParityError, match='text model: unexpected interface '):
     text_certificate.check(paths[2], *paths[1:], 3, config)
-  with pytest.raises(errors.ParityError, match='it is not called as a model from text to vectors is: '):
+  with pytest.raises(errors.ParityError, match='text model: unexpected interface '):
     text_certificate.Text(paths[2]).served(['a'])
 
 
@@ -144,13 +142,13 @@ def test_a_missing_output_is_named(paths, config, monkeypatch):
       name: value for name, value in outputs(self, *given, **more).items() if name != 'sequence_output'
     },
   )
-  with pytest.raises(errors.ParityError, match=r'no parity \(sequence_output is missing\)'):
+  with pytest.raises(errors.ParityError, match=r'no parity with its parts \(sequence_output is missing\)'):
     text_certificate.check(*paths, 3, config)
 
 
 def test_texts_that_say_nothing_fail(paths, config, monkeypatch):
   monkeypatch.setattr(text_certificate, 'texts', lambda version, rows: ('', '   '))
-  with pytest.raises(errors.ParityError, match='sequence_output is the same for another text'):
+  with pytest.raises(errors.ParityError, match='sequence_output passes the negative control with another text'):
     text_certificate.check(*paths, 3, config)
 
 

@@ -1,4 +1,4 @@
-"""tf-models' own tasks start from a written checkpoint, all of it, and train."""
+"""Tasks of tf-models restore a written checkpoint completely, and train."""
 
 import sys
 import types
@@ -13,7 +13,7 @@ from converters import source as source_lib
 from converters import weight_map
 from converters.writers import tf2_checkpoint
 
-# What tf-models' tasks import for datasets and scores, which nothing here has: named, and never called.
+# Stubs of modules that the tasks of tf-models import for datasets and metrics, and never call here.
 _NOT_INSTALLED = ('tensorflow_datasets', 'sklearn', 'seqeval', 'sacrebleu')
 
 
@@ -32,7 +32,7 @@ def tasks():
 
 @pytest.fixture(scope='module')
 def written(make_module, tmp_path_factory):
-  """A checkpoint's directory, the encoder's config as tf-models reads it, and two of the source's tensors."""
+  """A checkpoint's directory, the encoder's config for tf-models, and two of the source's tensors."""
   directory = tmp_path_factory.mktemp('checkpoint') / 'albert'
   with source_lib.open_source(str(make_module())) as source:
     tf2_checkpoint.write(source, directory)

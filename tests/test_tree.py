@@ -1,4 +1,4 @@
-"""A release tree on a file system that only tf.io.gfile knows: the same releases, whole or not at all."""
+"""A release tree on a file system of tf.io.gfile gets the same releases, complete or not at all."""
 
 import shutil
 
@@ -20,7 +20,7 @@ ENCODER, PREPROCESSOR, TEXT = (
 
 @pytest.fixture
 def root(tmp_path):
-  """Memory that only TensorFlow sees."""
+  """The root of an in-memory file system that only TensorFlow reads."""
   return f'ram://{tmp_path}/models'
 
 
@@ -58,10 +58,8 @@ def test_an_export_to_it(root, module, release):
   assert [output.shape for output in loaded([ones, ones, ones * 0])] == [(1, 16), (1, 3, 16)]
   with tree_lib.release_at(f'{root}/{ENCODER}/1') as local:
     assert integrity.check(local, integrity.read_record(local)) == 25
-  # The next one is held against it, there.
-  with pytest.raises(
-    errors.CompatibilityError, match='albert_en_demo/2 is not what users of tensorflow/albert_en_demo/1 expect'
-  ):
+  # The next version is compared with it in that tree.
+  with pytest.raises(errors.CompatibilityError, match='albert_en_demo/2: breaks users of tensorflow/albert_en_demo/1 '):
     release(module, name='albert_en_demo', version=2, preprocessor='albert_en_demo_preprocess/2')
   assert tree.versions(ENCODER) == [1]
 
@@ -101,9 +99,9 @@ def test_a_version_is_refused_and_a_companion_kept(root, history):
   tree = tree_lib.at(root)
   _stage(tree, history, '2')
   before = _files(root)
-  with pytest.raises(errors.PublishError, match=f'{ENCODER}/2 exists in {root}'):
+  with pytest.raises(errors.PublishError, match=f'{ENCODER}/2: already exists in {root}'):
     _stage(tree, history, '2')
-  with pytest.raises(errors.UsageError, match='--version=1: .*albert_en_demo/2 is in'):
+  with pytest.raises(errors.UsageError, match='--version=1: .*albert_en_demo/2 exists in'):
     _stage(tree, history, '1')
   assert _files(root) == before
   _unpublish(root, f'{ENCODER}/2')
@@ -112,7 +110,7 @@ def test_a_version_is_refused_and_a_companion_kept(root, history):
   _unpublish(root, f'{ENCODER}/2')
   with tf.io.gfile.GFile(f'{root}/{PREPROCESSOR}/2/fingerprint.pb', 'w') as file:
     file.write('other')
-  with pytest.raises(errors.PublishError, match='preprocess/2 exists in .* with other bytes'):
+  with pytest.raises(errors.PublishError, match='preprocess/2: already exists in .* with other bytes'):
     _stage(tree, history, '2')
 
 
@@ -129,11 +127,11 @@ def test_a_copy_that_fails_is_taken_back(root, history, monkeypatch, number):
     copy(source, target, overwrite=overwrite)
 
   monkeypatch.setattr(tf.io.gfile, 'copy', failing)
-  with pytest.raises(errors.PublishError, match=f'cannot write in {root} .the disk is full'):
+  with pytest.raises(errors.PublishError, match=f'{root}: cannot be written .the disk is full'):
     _stage(tree, history, '2')
   assert _files(root) == {} and tree.models() == []
-  assert seen == [[]]  # never there before its last file
-  assert _stage(tree, history, '2')  # and the next one works
+  assert seen == [[]]  # invisible before its last file
+  assert _stage(tree, history, '2')  # the next publish works
 
 
 def test_what_a_killed_copy_left_is_no_version_and_is_replaced(root, history):
@@ -150,9 +148,9 @@ def test_what_a_killed_copy_left_is_no_version_and_is_replaced(root, history):
 
 
 def test_a_file_system_that_is_none(history):
-  with pytest.raises(errors.PublishError, match='cannot read in nothing://x/models .*nothing.* not implemented'):
+  with pytest.raises(errors.PublishError, match='nothing://x/models: cannot be read .*nothing.* not implemented'):
     _stage(tree_lib.at('nothing://x/models'), history, '2')
-  with pytest.raises(errors.UsageError, match='--export_root=ram:// names no place'):
+  with pytest.raises(errors.UsageError, match='--export_root=ram://: no bucket or path'):
     tree_lib.at('ram://')
 
 

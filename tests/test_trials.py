@@ -34,7 +34,7 @@ def test_right_conversion_is_accepted(request, fixture, recorded_child):
 
 @pytest.fixture(scope='module')
 def with_dropout(tmp_path_factory):
-  """The same with dropout."""
+  """A module of tiny size with trained statistics and dropout."""
   return (
     shared.directory(
       tmp_path_factory,
@@ -62,7 +62,7 @@ def test_right_conversion_with_every_pooled_unit_saturated_is_accepted(tmp_path,
   assert found.accepted, found.message
 
 
-# One of each kind in every run: outputs, gradient, both modes, heads, weights.
+# Every run has one of each kind: outputs, gradient, both modes, heads, weights.
 _QUICK = {
   'erf GELU',
   'layer norm epsilon 1e-7',

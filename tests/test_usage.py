@@ -1,4 +1,4 @@
-"""The published usage, as written: from text to a trained step."""
+"""The published usage runs as documented, from text to a training step."""
 
 import pathlib
 
@@ -66,7 +66,7 @@ def test_text_to_a_trained_step(preprocessor_path, encoder_path):
   losses = model.fit(tf.constant(SENTENCES), LABELS, epochs=3, verbose=0).history['loss']
   assert losses[-1] < losses[0]
   changed = _changed(before, encoder.trainable_variables)
-  # A bias added to all keys alike has no gradient: what rounding leaves of it may or may not move the bias.
+  # A bias of all keys has a zero gradient: rounding errors may or may not change the bias.
   assert {v.name for v in encoder.trainable_variables} - set(changed) <= {'transformer/self_attention/key/bias:0'}
 
 
@@ -167,7 +167,7 @@ def test_distribution_strategies(preprocessor_path, encoder_path, strategy):
 
 
 def test_version_1_as_published(history):
-  """Lists, and text tokenized outside the graph with the model's SentencePiece asset."""
+  """The list interface, with text tokenized by the model's SentencePiece asset outside the graph."""
   names = ('input_word_ids', 'input_mask', 'segment_ids')
   inputs = [tf.keras.layers.Input(shape=(12,), dtype=tf.int32, name=name) for name in names]
   encoder = hub.KerasLayer(f'{history}/tensorflow/albert_en_demo/1', trainable=True)
@@ -181,7 +181,7 @@ def test_version_1_as_published(history):
   assert ids[0] == 2 and ids[-1] == 3
   rows = [np.array([row + [0] * (12 - len(ids))], np.int32) for row in (ids, [1] * len(ids), [0] * len(ids))]
   pooled, sequence = model.predict(rows, verbose=0)
-  # The same as version 3 gives for the same ids: the history has one set of weights.
+  # Equal to version 3 for the same ids, since all versions have the same weights.
   outputs = hub.load(f'{history}/tensorflow/albert_en_demo/3')(
     dict(zip(('input_word_ids', 'input_mask', 'input_type_ids'), map(tf.constant, rows), strict=True))
   )

@@ -1,4 +1,4 @@
-"""What TensorFlow Serving runs first is in every release, is what the model takes, and is held by its record."""
+"""Every release has warmup requests for TensorFlow Serving that fit the model and are in its record."""
 
 import pathlib
 import string
@@ -18,7 +18,7 @@ from export.store import digests
 
 
 def _requests(path):
-  """What is in a file, read as the server reads it."""
+  """Reads the requests of a file like the server."""
   logs = [prediction_log_pb2.PredictionLog.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
   assert all(log.WhichOneof('log_type') == 'predict_log' for log in logs)
   return [log.predict_log.request for log in logs]
@@ -44,7 +44,7 @@ def test_every_signature_has_a_request_that_it_takes(history, model):
     assert request.model_spec.name == model.rpartition('/')[0]
     signature = signatures[request.model_spec.signature_name]
     given = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
-    # Not by what a call puts up with: a server converts nothing.
+    # Strict, because a server converts no types.
     specs = signature.structured_input_signature[1]
     assert given.keys() == specs.keys()
     for name, value in given.items():
@@ -72,7 +72,7 @@ def test_the_same_requests_give_the_same_bytes(tmp_path):
   for order in (1, -1):
     path = tmp_path / str(order)
     path.mkdir()
-    # More inputs than a hash table has in order by chance.
+    # So many inputs that a hash table would not keep their order by chance.
     inputs = {f'input_{letter}': np.array([[1]], np.int32) for letter in string.ascii_lowercase[::order]}
     serving_warmup.write(path, 'albert_en_tiny', {'serving_default': inputs})
     made.append((path / serving_warmup.FILE).read_bytes())

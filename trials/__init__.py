@@ -1,1 +1,1 @@
-"""Trials of the parity proof: it must accept right conversions and refuse wrong ones, whatever the weights."""
+"""Trials of the parity proof: it must accept right conversions and refuse wrong ones, for all kinds of weights."""

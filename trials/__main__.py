@@ -47,6 +47,12 @@ class TrialsError(errors.AlbertHubError):
 
 
 def main() -> None:
+  """Runs all trials, and prints and writes the tables.
+
+  Raises:
+    UsageError: --regimes has an unknown regime.
+    TrialsError: a trial had an unexpected verdict.
+  """
   unknown = [name for name in _REGIMES.value if name not in weight_values.REGIMES]
   if unknown or not _REGIMES.value:
     raise errors.UsageError(

@@ -52,6 +52,7 @@ class Trial:
 
   @property
   def accepted(self) -> bool:
+    """Whether the proof accepted the conversion."""
     return self.refused_by is None
 
   @property
@@ -92,7 +93,8 @@ def run(
 
   Args:
     module: directory of the module.
-    regime, seed: weights of the module.
+    regime: regime of the module's weights.
+    seed: seed of the module's weights.
     wrong_conversion: key of `WRONG_CONVERSIONS`; None for a right conversion.
     child: subprocess for the module's graph; None to start one.
 

@@ -1,4 +1,4 @@
-"""Unpacks a module archive, taking regular files and directories and nothing else."""
+"""Unpacks the archive of a source: only the regular files that belong to it."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from converters import errors
 
 @dataclasses.dataclass(frozen=True)
 class Caps:
-  """How much an archive may unpack to: what goes over is refused with the name of the flag that raises the cap.
+  """Limits of an archive; an error names the flag that raises the exceeded limit.
 
   The largest published module, albert_xxlarge, has 9 files and 0.9 GB of weights that hardly compress.
   """
@@ -29,13 +29,13 @@ class Caps:
   ratio: int = 200  # of unpacked to packed bytes, after the first megabyte
 
 
-# What is wrong with the name of a file, or None.
-Objection = Callable[[str], str | None]
+# Whether a file of that name, relative to the archive's root, belongs to a source.
+Belongs = Callable[[str], bool]
 
 _PIECE = 1 << 20
 # The longest name, or set of extended attributes, that is read for a member.
 _LONGEST_HEADER = 1 << 16
-# What every file system takes.
+# Limits that every file system supports, in bytes.
 _LONGEST_NAME, _LONGEST_PATH = 255, 1023
 
 
@@ -43,38 +43,40 @@ def unpack(
   path: str | os.PathLike[str],
   directory: pathlib.Path,
   caps: Caps = Caps(),
-  objection: Objection = lambda name: None,
+  belongs: Belongs = lambda name: True,
   handle: str | None = None,
 ) -> None:
-  """Unpacks a .tar.gz into an existing empty directory, with modes of its own and no times or owners.
+  """Unpacks a .tar.gz or a plain .tar into an existing empty directory, with default modes, times and owners.
+
+  Files that do not belong to a source are skipped, as in a directory.
 
   Args:
     path: the archive.
-    directory: where to.
-    caps: how much it may be.
-    objection: asked about the name of every file, relative to the archive's root.
-    handle: what messages call the archive; by default its path.
+    directory: the directory to unpack to.
+    caps: limits.
+    belongs: whether a file is unpacked, by its name relative to the archive's root.
+    handle: name of the archive in messages; by default its path.
 
   Raises:
-    ArchiveError: the archive is broken or goes over a cap, a member is a link, a device, a duplicate or leads out of
-      the directory, or
-      there is an objection to its name. What was unpacked until then stays in `directory`.
+    ArchiveError: the file is of another format, the archive is broken or exceeds a limit, or a member is a link, a
+      device, a duplicate or outside of the directory. The files unpacked so far stay in `directory`.
   """
   archive = os.fspath(path) if handle is None else handle
   limit = min(caps.total_bytes, caps.ratio * os.path.getsize(path) + _PIECE)
   flag = '--max_source_bytes' if limit == caps.total_bytes else '--max_source_ratio'
   names = _Names(archive)
-  files = 0
+  files, skipped = 0, list[str]()
+  opener = _opener(path, archive)
   try:
     with contextlib.ExitStack() as stack:
-      capped: Any = _Capped(stack.enter_context(igzip.open(path, 'rb')), limit, flag, archive)
+      capped: Any = _Capped(stack.enter_context(opener(path, 'rb')), limit, flag, archive)
       tar = stack.enter_context(tarfile.open(fileobj=capped, mode='r|', bufsize=_PIECE, tarinfo=_Member))
       for count, member in enumerate(tar, start=1):
         if count > caps.members:
-          raise over(f'more than {caps.members} members in {archive}', '--max_source_members')
-        if member.size < 0:  # as attributes before it may say
+          raise over(f'{archive}: more than {caps.members} members', '--max_source_members')
+        if member.size < 0:  # extended attributes can set it
           raise errors.ArchiveError(
-            f'member {member.name!r} of {member.size} bytes in {archive}: fetch the archive again'
+            f'{archive}: member {member.name!r} has a size of {member.size} bytes; fetch the archive again'
           )
         name = names.add(member)
         target = directory / name
@@ -83,10 +85,11 @@ def unpack(
           continue
         if member.size > caps.file_bytes:
           raise over(
-            f'more than {caps.file_bytes} bytes in member {member.name!r} of {archive}', '--max_source_file_bytes'
+            f'{archive}: more than {caps.file_bytes} bytes in member {member.name!r}', '--max_source_file_bytes'
           )
-        if fault := objection(name.as_posix()):
-          raise errors.ArchiveError(f'member {member.name!r} in {archive} {fault}')
+        if not belongs(name.as_posix()):
+          skipped.append(name.as_posix())
+          continue
         files += 1
         target.parent.mkdir(parents=True, exist_ok=True)
         content = tar.extractfile(member)
@@ -95,26 +98,79 @@ def unpack(
           shutil.copyfileobj(content, f, _PIECE)
       while rest := tar.fileobj.read(_PIECE):  # up to the checksum at the end
         if rest.strip(b'\0'):
-          raise errors.ArchiveError(f'more after the end of the tar in {archive}: fetch the archive again')
-  # What tarfile raises for a header it cannot make sense of is not always its own error; headers of headers end in
-  # recursion.
-  except (tarfile.TarError, EOFError, isal_zlib.IsalError, OSError, ValueError, OverflowError, RecursionError) as e:  # type: ignore[misc]
-    raise errors.ArchiveError(f'{type(e).__name__}: {e} in {archive}: fetch the archive again') from e
+          raise errors.ArchiveError(f'{archive}: more bytes after the end of the tar; fetch the archive again')
+  # tarfile raises more than its own errors for an invalid header; nested headers end in a RecursionError.
+  except (  # type: ignore[misc]
+    tarfile.TarError,
+    EOFError,
+    isal_zlib.IsalError,
+    OSError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+  ) as e:
+    raise errors.ArchiveError(
+      f'{archive}: truncated or invalid archive ({type(e).__name__}: {e}); fetch the archive again'
+    ) from e
+  if not files and skipped:
+    raise errors.ArchiveError(
+      f'{archive}: no file of a TF1 Hub module, a checkpoint, a release or a model of Hugging Face (there are '
+      f'{", ".join(map(repr, skipped[:5]))}{" and more" if len(skipped) > 5 else ""}); pack the directory of one'
+    )
   if not files:
-    raise errors.ArchiveError(f'no files in {archive}: fetch the archive again')
+    raise errors.ArchiveError(f'{archive}: no files in the archive; fetch the archive again')
+
+
+# First bytes of other formats, each with its name and the action that helps.
+_OTHER_FORMATS = (
+  (b'PK\x03\x04', 'a zip archive', 'unpack it and give its directory'),
+  (b'version https://git-lfs', 'a Git LFS pointer', 'run `git lfs pull` where it was cloned'),
+  (b'BZh', 'a bzip2 archive', 'unpack it and give its directory'),
+  (b'\xfd7zXZ\0', 'an xz archive', 'unpack it and give its directory'),
+  (b'7z\xbc\xaf', 'a 7-Zip archive', 'unpack it and give its directory'),
+  (b'Rar!', 'a RAR archive', 'unpack it and give its directory'),
+)
+_TAR_MAGIC, _TAR_MAGIC_OFFSET = b'ustar', 257
+
+
+def _opener(path: str | os.PathLike[str], archive: str) -> Callable[..., Any]:
+  """Returns the function that opens a .tar.gz or a plain .tar, by its first bytes.
+
+  Raises:
+    ArchiveError: the file has another format, which the message names.
+  """
+  with open(path, 'rb') as f:
+    head = f.read(1024)
+  if head[_TAR_MAGIC_OFFSET : _TAR_MAGIC_OFFSET + len(_TAR_MAGIC)] == _TAR_MAGIC:
+    return open
+  for magic, name, action in _OTHER_FORMATS:
+    if head.startswith(magic):
+      raise errors.ArchiveError(f'{archive}: this is {name}, not a .tar.gz; {action}')
+  if is_web_page(head):
+    raise errors.ArchiveError(
+      f'{archive}: this is a web page, not an archive; download the model\'s .tar.gz (for a tfhub.dev handle: '
+      '"TensorFlow 1" or "TensorFlow 2" at kaggle.com/models/google/albert), and give its path'
+    )
+  return igzip.open
+
+
+def is_web_page(head: bytes) -> bool:
+  """Returns whether the first bytes of a file are those of HTML or XML."""
+  text = head.removeprefix(b'\xef\xbb\xbf').lstrip().lower()
+  return text.startswith((b'<!doctype', b'<html', b'<?xml', b'<head', b'<!--', b'<body'))
 
 
 def over(what: str, flag: str) -> errors.ArchiveError:
-  """The error of what is over a cap that a flag raises."""
-  return errors.ArchiveError(f'{what}: no ALBERT module is so large, raise {flag} if this one is')
+  """Returns the error for an exceeded limit, which `flag` raises."""
+  return errors.ArchiveError(f'{what} (no published ALBERT is so large); raise {flag} if this one is')
 
 
 class _Member(tarfile.TarInfo):
-  """A member whose header is refused when it is too long: tarfile reads it as a whole, at the size that it claims."""
+  """A member with a limit on its header, which tarfile reads as a whole at the size that it claims."""
 
   @classmethod
   def fromtarfile(cls, tar: tarfile.TarFile) -> '_Member':
-    """Reads a header. What is none would pass for the end of the archive."""
+    """Reads a header; refuses an invalid one, which tarfile would take for the end of the archive."""
     try:
       return super().fromtarfile(tar)
     except tarfile.InvalidHeaderError as e:  # type: ignore[attr-defined]
@@ -127,7 +183,7 @@ class _Member(tarfile.TarInfo):
 
 
 class _Capped:
-  """Reads on, up to a number of bytes."""
+  """Reads a stream, up to a limit in bytes."""
 
   def __init__(self, source: Any, limit: int, flag: str, archive: str):
     self._source = source
@@ -140,12 +196,12 @@ class _Capped:
     data = self._source.read(size)
     self._left -= len(data)
     if self._left < 0:
-      raise over(f'more than {self._limit} bytes unpacked from {self._archive}', self._flag)
+      raise over(f'{self._archive}: more than {self._limit} bytes unpacked', self._flag)
     return data
 
 
 class _Names:
-  """The names in an archive. No two may be the same to some file system: equal, or equal but for case or Unicode form."""
+  """The names in an archive: unique, also if case and Unicode form are ignored, as some file systems do."""
 
   def __init__(self, archive: str):
     self._archive = archive
@@ -158,11 +214,11 @@ class _Names:
       folded = unicodedata.normalize('NFKC', path.as_posix()).casefold()
       if (other := self._spelled.setdefault(folded, path)) != path:
         raise errors.ArchiveError(
-          f'members {str(other)!r} and {member.name!r} in {self._archive} are one to some file systems: this is no '
-          'module archive'
+          f'{self._archive}: members {str(other)!r} and {member.name!r} are the same on some file systems; '
+          'give another archive'
         )
     if name in self._members:
-      raise errors.ArchiveError(f'two members {member.name!r} in {self._archive}: this is no module archive')
+      raise errors.ArchiveError(f'{self._archive}: member {member.name!r} occurs twice; give another archive')
     self._members.add(name)
     return name
 
@@ -175,15 +231,18 @@ class _Names:
       or '\\' in member.name
       or not member.name.isprintable()
     ):
-      raise errors.ArchiveError(f'member {member.name[:99]!r} leads out of {self._archive}: this is no module archive')
+      raise errors.ArchiveError(
+        f'{self._archive}: member {member.name[:99]!r} has an invalid path; give another archive'
+      )
     if not (member.isreg() or member.isdir()) or member.issparse():
       raise errors.ArchiveError(
-        f'member {member.name!r} in {self._archive} is neither file nor directory: this is no module archive'
+        f'{self._archive}: member {member.name!r} is not a regular file or directory; give another archive'
       )
     if len(member.name.encode(errors='replace')) > _LONGEST_PATH or any(
       len(part.encode(errors='replace')) > _LONGEST_NAME for part in name.parts
     ):
       raise errors.ArchiveError(
-        f'name of {len(member.name)} characters, {member.name[:40]!r}..., in {self._archive}: this is no module archive'
+        f'{self._archive}: name of {len(member.name)} characters is too long ({member.name[:40]!r}...); give another '
+        'archive'
       )
     return name

@@ -1,8 +1,10 @@
-"""Resolves a hub handle as tensorflow_hub does, with its protocol and its cache; what comes is unpacked as any other archive."""
+"""Resolves a hub handle with tensorflow_hub's protocol and cache, and unpacks the archive under limits."""
 
 import contextlib
+import errno
 import hashlib
 import pathlib
+import shutil
 import socket
 import urllib.request
 from collections.abc import Iterator
@@ -18,46 +20,65 @@ from converters.io import digest
 from converters.io import temp_dirs
 
 _PIECE = 1 << 20
-_SILENCE_SECONDS = 60  # of a host, until it counts as gone
-_LOCK_SECONDS = 60  # without a byte more, until another process that downloads the same counts as dead
+_SILENCE_SECONDS = 60  # without a byte from the host, until the download fails
+_LOCK_SECONDS = 60  # without progress, until the lock of another process's download is ignored
 
 
-def resolve(handle: str, caps: archive.Caps, objection: archive.Objection, sha256: str | None) -> pathlib.Path:
-  """Returns the directory in tensorflow_hub's cache that a handle's archive is unpacked in; what is there is not fetched again.
+def resolve(
+  handle: str, caps: archive.Caps, belongs: archive.Belongs, sha256: str | None, again: bool = False
+) -> tuple[pathlib.Path, bool]:
+  """Returns the directory of a handle's archive in tensorflow_hub's cache, and whether it was downloaded by this call.
 
   Args:
-    handle: a host's address of a module, or that of a .tar.gz that tf.io.gfile knows.
-    caps: how much may come, and how much it may unpack to.
-    objection: asked about the names of files.
-    sha256: what the archive's digest must be, or None. What was checked has a place of its own in the cache.
+    handle: the address of a module on a host, or of a .tar.gz that tf.io.gfile reads.
+    caps: limits of the download and of the archive.
+    belongs: whether a file in the archive is unpacked, by its name.
+    sha256: the archive's expected digest, or None. Each digest has its own place in the cache.
+    again: whether a directory that is in the cache is removed first, because it is incomplete.
 
   Raises:
-    SourceError: nothing comes, or not what was asked for.
+    SourceError: the download fails, or the archive is invalid or has another digest.
   """
   place = handle if sha256 is None else f'{handle} sha256:{digest.bare(sha256)}'
   directory = resolver.create_local_module_dir(
     resolver.tfhub_cache_dir(use_temp=True), hashlib.sha1(place.encode()).hexdigest()
   )
 
+  if again:
+    shutil.rmtree(directory, ignore_errors=True)
+    pathlib.Path(f'{directory}.descriptor.txt').unlink(missing_ok=True)
+  fresh = []
+
   def download(handle: str, target: str) -> None:
+    fresh.append(handle)
     with temp_dirs.directory('albert_download_') as temporary:
       path = temporary / 'module.tar.gz'
       with open(path, 'wb') as f, _open(handle) as response:
         _copy(response, f, caps, handle)
       if sha256 is not None:
         digest.check(handle, digest.of_file(path), sha256)
-      archive.unpack(path, pathlib.Path(target), caps, objection, handle)
+      archive.unpack(path, pathlib.Path(target), caps, belongs, handle)
 
   try:
-    return pathlib.Path(resolver.atomic_download(handle, download, directory, _LOCK_SECONDS))
+    return pathlib.Path(resolver.atomic_download(handle, download, directory, _LOCK_SECONDS)), bool(fresh)
   except errors.SourceError:
     raise
   except Exception as e:  # urllib, ssl, TensorFlow and tensorflow_hub each raise their own
-    raise errors.SourceError(f'{type(e).__name__}: {e} in {handle}: check the handle and the connection') from e
+    raise errors.SourceError(f'{handle}: {_cause(e)}; check the handle and the connection') from e
+
+
+def _cause(e: BaseException) -> str:
+  """Returns the reason of a failed download, in plain words for common ones."""
+  reason = getattr(e, 'reason', e)
+  if isinstance(reason, socket.gaierror):
+    return 'host not found, or no connection'
+  if isinstance(e, OSError) and e.errno == errno.ENOSPC:
+    return 'no space left on the disk of the cache (TFHUB_CACHE_DIR)'
+  return f'{type(e).__name__}: {e}'
 
 
 class _Http(compressed_module_resolver.HttpCompressedFileResolver):
-  """Opens instead of downloading."""
+  """Opens a handle instead of downloading it."""
 
   def open(self, handle: str) -> Any:
     return self._call_urlopen(urllib.request.Request(self._append_compressed_format_query(handle)))
@@ -68,7 +89,7 @@ def _open(handle: str) -> Iterator[Any]:
   http = _Http()
   if http.is_http_protocol(handle):
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_SILENCE_SECONDS)  # tensorflow_hub waits for ever
+    socket.setdefaulttimeout(_SILENCE_SECONDS)  # tensorflow_hub sets no timeout
     try:
       with http.open(handle) as response:
         yield response
@@ -78,7 +99,7 @@ def _open(handle: str) -> Iterator[Any]:
     with tf.io.gfile.GFile(handle, 'rb') as f:
       yield f
   else:
-    raise errors.SourceError(f'{handle} is no archive: give a .tar.gz, or copy the module here first')
+    raise errors.SourceError(f'{handle}: not the address of a .tar.gz; give one, or copy the module to this machine')
 
 
 def _copy(source: Any, target: Any, caps: archive.Caps, handle: str) -> None:
@@ -86,5 +107,5 @@ def _copy(source: Any, target: Any, caps: archive.Caps, handle: str) -> None:
   while piece := source.read(_PIECE):
     left -= len(piece)
     if left < 0:
-      raise archive.over(f'more than {caps.total_bytes} bytes from {handle}', '--max_source_bytes')
+      raise archive.over(f'{handle}: more than {caps.total_bytes} bytes', '--max_source_bytes')
     target.write(piece)

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 
 def varint(data: bytes, position: int) -> tuple[int, int]:
-  """The number at a position, and the position after it.
+  """Reads a varint, and returns it with the position after it.
 
   Raises:
-    ValueError, IndexError: there is none.
+    ValueError, IndexError: there is no valid varint at the position.
   """
   value = 0
   for shift in range(0, 70, 7):
@@ -16,23 +16,23 @@ def varint(data: bytes, position: int) -> tuple[int, int]:
     value |= (byte & 127) << shift
     if byte < 128:
       return value, position
-  raise ValueError('a number without an end')
+  raise ValueError('a varint of more than 10 bytes')
 
 
 def submessage(message: bytes, number: int) -> bytes:
-  """The first of its fields of that number that is bytes; empty if there is none.
+  """Returns the first bytes field with a number; empty if there is none.
 
   Raises:
-    ValueError, IndexError: it is no such message.
+    ValueError, IndexError: the message is invalid.
   """
   return next((value for found, value in fields(message) if found == number and isinstance(value, bytes)), b'')
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-  """The fields of a protocol buffer by number: varints as int, everything else as bytes.
+  """Yields the fields of a protocol buffer by number: varints as int, all other types as bytes.
 
   Raises:
-    ValueError, IndexError: it is no such message.
+    ValueError, IndexError: the message is invalid.
   """
   position = 0
   while position < len(message):
@@ -45,9 +45,9 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
       if tag & 7 == 2:
         length, position = varint(message, position)
       elif not length:
-        raise ValueError('an entry of no known wire type')
+        raise ValueError('unknown wire type')
       value = message[position : position + length]
       position += length
       if position > len(message):
-        raise ValueError('a field that is cut off')
+        raise ValueError('truncated field')
     yield tag >> 3, value

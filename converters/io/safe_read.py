@@ -1,11 +1,11 @@
-"""Reads files of which nobody knows what they are: no more than was asked for, and no device or pipe, whatever a link leads to."""
+"""Reads untrusted files: regular files only, up to a size limit."""
 
 import os
 import stat
 
 
 class TooLarge(ValueError):
-  """The file is longer than it may be."""
+  """The file exceeds the size limit."""
 
 
 def read(path: str | os.PathLike[str], most: int) -> bytes:
@@ -13,17 +13,17 @@ def read(path: str | os.PathLike[str], most: int) -> bytes:
 
   Args:
     path: the file.
-    most: how many bytes it may have.
+    most: size limit in bytes.
 
   Raises:
-    OSError: it cannot be read, or is none.
-    TooLarge: it is longer.
+    OSError: the file cannot be read, or is a device, a pipe or a directory.
+    TooLarge: the file is larger.
   """
-  # Without waiting, since opening a pipe waits for somebody to write to it.
+  # Non-blocking, since opening a pipe waits for a writer.
   handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
   with open(handle, 'rb') as f:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
-      raise OSError(0, 'no regular file')
+      raise OSError(0, 'not a regular file')
     data = f.read(most + 1)
   if len(data) > most:
     raise TooLarge(f'more than {most} bytes')

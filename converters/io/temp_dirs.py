@@ -1,4 +1,4 @@
-"""Temporary directories that are gone after use, also when the process that made them was killed: then the next one removes them."""
+"""Temporary directories that are removed after use; those of a killed process are removed by the next one."""
 
 import contextlib
 import fcntl
@@ -9,22 +9,25 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-# At the end of the name of every directory made here: what a user calls something is not swept.
+# Suffix of every directory made here, so that a user's directory is never removed.
 _MARK = '.scratch'
 
 
 @contextlib.contextmanager
 def directory(prefix: str, parent: str | os.PathLike[str] | None = None) -> Iterator[pathlib.Path]:
-  """A new directory, gone when the context ends. Removes those of the same prefix whose processes are gone.
+  """Makes a directory that is removed when the context ends; also removes those of ended processes.
 
-  A process holds a lock on its directory for as long as it runs, however it ends.
+  A process holds a lock on its directory until the process ends in any way.
 
   Args:
-    prefix: of the name.
-    parent: where; by default where temporary files go.
+    prefix: first part of the name.
+    parent: directory to make it in; by default the one for temporary files.
+
+  Yields:
+    The path of the directory.
 
   Raises:
-    OSError: it cannot be made.
+    OSError: the directory cannot be made.
   """
   place = pathlib.Path(tempfile.gettempdir() if parent is None else parent)
   sweep(prefix, place)
@@ -37,10 +40,10 @@ def directory(prefix: str, parent: str | os.PathLike[str] | None = None) -> Iter
 
 
 def sweep(prefix: str, parent: pathlib.Path) -> None:
-  """Removes the directories of processes that are gone."""
-  made = re.compile(re.escape(prefix) + f'[a-z0-9_]{{8}}{_MARK}')  # as tempfile names them; nobody else has a reason to
+  """Removes the directories that ended processes left in `parent`."""
+  made = re.compile(re.escape(prefix) + f'[a-z0-9_]{{8}}{_MARK}')  # the names that tempfile makes
   for path in (path for path in parent.glob(prefix + '*') if made.fullmatch(path.name)):
-    with contextlib.suppress(OSError):  # BlockingIOError: it is in use; others: it is somebody else's, or has just gone
+    with contextlib.suppress(OSError):  # BlockingIOError: in use. Others: of another user, or just removed.
       lock = _lock(path)
       try:
         if os.fstat(lock).st_uid == os.getuid():

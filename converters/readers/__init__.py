@@ -1,1 +1,1 @@
-"""Readers of sources: what each format holds, checked before it is used."""
+"""Readers of sources, one module per format; every file is checked before it is used."""

@@ -1,7 +1,7 @@
-"""ALBERT in the format of Hugging Face Transformers: config.json, model.safetensors (or its shards) and spiece.model.
+"""Reads models of Hugging Face Transformers: config.json, model.safetensors (or its shards) and spiece.model.
 
-In the layout of AlbertModel, AlbertForMaskedLM or AlbertForPreTraining. There is no graph that could be run: what is
-made from one is compared with the float64 reference alone.
+The layout is that of AlbertModel or of any class with heads; heads for tasks are left out. There is no graph to run, so
+an export is compared with the float64 reference alone.
 """
 
 import json
@@ -14,9 +14,12 @@ import safetensors
 
 from converters import albert_config
 from converters import errors
+from converters import reading as reading_lib
 from converters import weight_map
+from converters.io import archive
 from converters.io import digest
 from converters.io import source_files
+from converters.readers import checkpoint_variables
 from converters.readers import sentencepiece_model
 
 CONFIG, WEIGHTS, SP_MODEL, TOKENIZER_CONFIG = (
@@ -27,31 +30,41 @@ CONFIG, WEIGHTS, SP_MODEL, TOKENIZER_CONFIG = (
 )
 _INDEX = f'{WEIGHTS}.index.json'
 _SHARD = re.compile(r'model-[0-9]{5}-of-[0-9]{5}\.safetensors')
-_FILE = re.compile(
-  rf'{CONFIG}|model\.safetensors(\.index\.json)?|{_SHARD.pattern}|{SP_MODEL}|tokenizer(_config)?\.json|'
-  r'special_tokens_map\.json|generation_config\.json|README\.md|LICENSE|\.gitattributes'
-)
+# Files that are unpacked from an archive: those that are read.
+_FILE = re.compile(rf'{CONFIG}|model\.safetensors(\.index\.json)?|{_SHARD.pattern}|{SP_MODEL}|{TOKENIZER_CONFIG}')
 _LARGEST_JSON = 1 << 20  # bytes
 _FORMAT = weight_map.Format.HUGGING_FACE
-BASE = 'albert.'  # what the classes with heads put before AlbertModel's names
-_HEADS = ('predictions.', 'sop_classifier.')
+BASE = 'albert.'  # prefix of AlbertModel's names in the classes with heads
+_WORDS = 'embeddings.word_embeddings.weight'
+_PRETRAINING_HEADS = ('predictions.', 'sop_classifier.')
 # Saved by early versions; not a weight.
 _POSITION_IDS = 'albert.embeddings.position_ids'
-# The decoder's own names for what it shares.
+# The decoder's own names of shared tensors.
 _TIED = {
   'predictions.decoder.weight': 'albert.embeddings.word_embeddings.weight',
   'predictions.decoder.bias': 'predictions.bias',
 }
+# Names of TensorFlow's layer norm, which Transformers renames when it loads a state dict.
+_OLD_NAME = re.compile(r'(LayerNorm|layer_norm)\.(gamma|beta)$')
+# The classes that have no pooler, by the name of their head.
+_WITHOUT_POOLER = {
+  'qa_outputs': 'AlbertForQuestionAnswering',
+  'classifier': 'AlbertForTokenClassification',
+  'predictions': 'AlbertForMaskedLM',
+}
+_LFS_POINTER = b'version https://git-lfs'
+# Dtypes of safetensors by the name that NumPy has for them.
+_DTYPES = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
 PROJECTION = ('albert.encoder.embedding_hidden_mapping_in.weight', 'albert.encoder.embedding_hidden_mapping_in.bias')
 
 
-def objection(name: str) -> str | None:
-  """What is wrong with a file of that name in the archive of a model of Hugging Face; None if nothing is."""
-  return None if source_files.inside(name, _FILE) else 'is no file of a model of Hugging Face: pack that alone'
+def belongs(name: str) -> bool:
+  """Returns whether a file of that name, in the root or in one directory, belongs to the format."""
+  return source_files.inside(name, _FILE)
 
 
 def is_in(directory: pathlib.Path) -> bool:
-  """Whether a directory has a file that only this format has."""
+  """Returns whether a directory has a file that only this format has."""
   return source_files.any_named(directory, CONFIG, '*.safetensors*')
 
 
@@ -61,70 +74,99 @@ class Model(digest.OfFiles):
   format = 'model of Hugging Face Transformers'
   graph: pathlib.Path | None = None
 
-  def __init__(self, handle: str, path: pathlib.Path):
+  def __init__(self, handle: str, path: pathlib.Path, reading: reading_lib.Reading):
     """Opens a model.
 
     Args:
       handle: for messages.
       path: its directory.
+      reading: options.
 
     Raises:
-      SourceError: a file is missing or broken, the model is no ALBERT that can be converted, or the files contradict
+      SourceError: a file is missing or broken, the model is not a supported ALBERT, or the files contradict
         each other.
     """
     self.handle = handle
     self.path = path
-    self.config = albert_config.of_hugging_face(_json(path / CONFIG), path / CONFIG)
-    if not (path / SP_MODEL).exists():
-      raise errors.SourceError(
-        f'no {SP_MODEL} in {path}: the preprocessor is made from it, copy it from the model that this one was '
-        'trained from'
-      )
-    _check_uncased(path / TOKENIZER_CONFIG)
+    _check_files(path)
+    self.config = albert_config.read_hugging_face(path / CONFIG, reading.activation)
+    tokenizer = _tokenizer_setting(path / TOKENIZER_CONFIG)
+    self.tokenization = reading.tokenization(self.config.tokenizer | tokenizer, TOKENIZER_CONFIG)
     self.sp_model_name, self.sp_model = sentencepiece_model.read(path, SP_MODEL, self.config.vocab_size)
     self._files = _weight_files(path)
     self._places = self._find()
     tensors = {name: file.tensors[stored] for name, (file, stored) in self._places.items()}
     self.parts = frozenset(weight_map.parts_in(tensors, _FORMAT))
-    if 'albert.pooler.weight' not in tensors:
-      raise errors.SourceError(
-        f'no pooler.weight in {path}: a model of AlbertForMaskedLM has no pooled output, give the one that it was '
-        'trained from, or one of AlbertModel or AlbertForPreTraining'
-      )
-    ignored = {_POSITION_IDS, *_TIED}
+    self._check_pooler(tensors)
+    known = {_POSITION_IDS, *_TIED}
     if self.config.embedding_size == self.config.hidden_size:
-      ignored |= {*PROJECTION}
-    weight_map.check_source(
+      known |= {*PROJECTION}
+    heads = sorted(name for name in tensors if not name.startswith((BASE, *_PRETRAINING_HEADS)))
+    widened = weight_map.check_source(
       self.config,
       self.parts,
       tensors,
-      ignored,
+      (known | set(heads)).__contains__,
       str(path),
       _FORMAT,
-      f'the model is another one, or its {CONFIG} belongs to another',
+      f'give an ALBERT with its own {CONFIG}',
     )
+    self.notes = checkpoint_variables.left_out(heads) + checkpoint_variables.converted(widened)
     self._check_shared(tensors)
+
+  def belongs(self, name: str) -> bool:
+    """Returns whether a file, by its path relative to the model, is read."""
+    return bool(_FILE.fullmatch(name))
+
+  def _check_pooler(self, tensors: dict[str, Any]) -> None:
+    if 'albert.pooler.weight' in tensors or 'albert.embeddings.word_embeddings.weight' not in tensors:
+      return
+    heads = {name.partition('.')[0] for name in tensors}
+    named = next((name for head, name in _WITHOUT_POOLER.items() if head in heads), 'a class without a pooler')
+    raise errors.SourceError(
+      f'{self.path}: no albert.pooler.weight, so no pooled output (the model is {named}); give one of AlbertModel, '
+      'AlbertForPreTraining or AlbertForSequenceClassification'
+    )
 
   @property
   def provable(self) -> frozenset[weight_map.Part]:
+    """All parts: the reference computes each."""
     return self.parts
 
   def tensor(self, row: weight_map.Row) -> np.ndarray:
-    value = self._read(row.hugging_face)
+    """Reads one tensor; see `source.Source`."""
+    value = weight_map.widen(self._read(row.hugging_face))
     if not np.isfinite(value).all():
-      raise errors.SourceError(f'NaN or infinity in {row.hugging_face} in {self.path}: these weights are of no use')
+      raise errors.SourceError(f'{self.path}: NaN or infinity in {row.hugging_face}; give other weights')
     return np.ascontiguousarray(row.hugging_face_transform.invert(value, weight_map.shape(row.shape, self.config)))
 
   def _find(self) -> dict[str, tuple['_Weights', str]]:
-    """In which file each tensor is, and under which name, by its name in AlbertForPreTraining."""
+    """Returns the file and the stored name of each tensor, by its name in AlbertForPreTraining.
+
+    State dicts of wrappers have a prefix (`module.` of DataParallel, `model.`), and old ones TensorFlow's names of the
+    layer norms.
+    """
+    stored = [(file, name, _OLD_NAME.sub(_new_name, name)) for file in self._files for name in file.tensors]
+    words = sorted({name for _, _, name in stored if name == _WORDS or name.endswith(f'.{_WORDS}')})
+    if len(words) > 1:
+      raise errors.SourceError(f'{self.path}: two encoders ({words[0]} and {words[1]}); give one alone')
+    prefix = words[0].removesuffix(_WORDS) if words else BASE
+    outer = prefix.removesuffix(BASE) if prefix.endswith(BASE) else prefix
     places: dict[str, tuple[_Weights, str]] = {}
-    stored = [name for file in self._files for name in file.tensors]
-    bare = not any(name.startswith((BASE, *_HEADS)) for name in stored)
-    for file in self._files:
-      for name in file.tensors:
-        if (full := BASE + name if bare else name) in places:
-          raise errors.SourceError(f'{name} is in two files in {self.path}: fetch the model again')
-        places[full] = file, name
+    for file, name, renamed in stored:
+      if prefix.endswith(BASE):
+        full = renamed.removeprefix(outer)
+      elif renamed.startswith(_PRETRAINING_HEADS) and not prefix:
+        full = renamed
+      else:
+        full = (
+          BASE + renamed.removeprefix(prefix) if renamed.startswith(prefix) and _is_base(renamed, prefix) else renamed
+        )
+      if full in places:
+        raise errors.SourceError(
+          f'{self.path}: {name} and {places[full][1]} are the same tensor; fetch the model again'
+        )
+      places[full] = file, name
     return places
 
   def _read(self, name: str) -> np.ndarray:
@@ -132,86 +174,125 @@ class Model(digest.OfFiles):
     return file.read(stored)
 
   def _check_shared(self, tensors: dict[str, Any]) -> None:
-    """What stands there once more must be the same: AlbertEncoder has it once."""
+    """Checks that tensors that are stored twice are equal; AlbertEncoder has each once."""
     for name, original in _TIED.items():
       if name in tensors and (
         tensors[name] != tensors.get(original) or not np.array_equal(self._read(name), self._read(original))
       ):
-        raise errors.SourceError(f'{name} is not {original} in {self.path}: an ALBERT has one tensor for both')
+        raise errors.SourceError(f'{self.path}: {name} differs from {original}; give a model with one tensor for both')
     kernel, bias = PROJECTION
     size = self.config.hidden_size
     if self.config.embedding_size == size and (kernel in tensors or bias in tensors):
-      expected = {kernel: ((size, size), np.float32), bias: ((size,), np.float32)}
+      expected = {kernel: (size, size), bias: (size,)}
       if (
-        any(tensors.get(name) != right for name, right in expected.items())
+        any(name not in tensors or tensors[name][0] != right for name, right in expected.items())
         or self._read(bias).any()
         or not np.array_equal(self._read(kernel), np.eye(size, dtype=np.float32))
       ):
         raise errors.SourceError(
-          f'{kernel} changes embeddings that are as wide as the hidden size in {self.path}: AlbertEncoder does not '
-          'project such, so this model cannot be converted'
+          f'{self.path}: {kernel} is not the identity (AlbertEncoder does not project embeddings as wide as the '
+          'hidden size); give another model'
         )
+
+
+def _is_base(name: str, prefix: str) -> bool:
+  return name.removeprefix(prefix).startswith(('embeddings.', 'encoder.', 'pooler.'))
+
+
+def _new_name(match: re.Match[str]) -> str:
+  return f'{match[1]}.{"weight" if match[2] == "gamma" else "bias"}'
 
 
 class _Weights:
   """One safetensors file, mapped into memory.
 
   Attributes:
-    tensors: shape and dtype by name; that of others than float32 as safetensors calls it.
+    tensors: shape and dtype by name; float32 as NumPy's type, others by name.
   """
 
   def __init__(self, path: pathlib.Path):
     self._path = path
-    if not path.is_file():  # opening a pipe would wait for ever
-      raise errors.SourceError(f'cannot read {path}, which is no file: fetch it again')
+    if not path.is_file():  # opening a pipe would block
+      raise errors.SourceError(f'{path}: not a regular file; fetch it again')
+    with open(path, 'rb') as f:
+      head = f.read(1024)
+    if head.startswith(_LFS_POINTER):
+      raise errors.SourceError(f'{path}: this is a Git LFS pointer, not the weights; run `git lfs pull` there')
     try:
       self._file = safetensors.safe_open(path, 'numpy')
-      slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118  (it is no dict)
+      slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118  (not a dict)
     except (OSError, safetensors.SafetensorError) as e:
-      raise errors.SourceError(f'cannot read {path} ({e}): fetch it again') from e
-    self.tensors = {
-      name: (tuple(s.get_shape()), np.float32 if s.get_dtype() == 'F32' else s.get_dtype())
-      for name, s in slices.items()
-    }
+      page = ', this is a web page' if archive.is_web_page(head) else ''
+      raise errors.SourceError(f'{path}: not a safetensors file{page} ({e}); fetch it again') from e
+    self.tensors: dict[str, tuple[tuple[int, ...], Any]] = {}
+    for name, part in slices.items():
+      dtype = _DTYPES.get(part.get_dtype(), part.get_dtype())
+      self.tensors[name] = (tuple(part.get_shape()), np.float32 if dtype == 'float32' else dtype)
 
   def read(self, name: str) -> np.ndarray:
+    """Reads one tensor in its own dtype."""
     try:
       return self._file.get_tensor(name)
     except (OSError, safetensors.SafetensorError) as e:
-      raise errors.SourceError(f'{name} cannot be read ({e}) in {self._path}: fetch it again') from e
+      raise errors.SourceError(f'{self._path}: {name} cannot be read ({e}); fetch it again') from e
 
 
-def _check_uncased(path: pathlib.Path) -> None:
-  """Refuses a cased model: every preprocessor folds case and drops marks."""
+def _check_files(path: pathlib.Path) -> None:
+  """Checks that all files exist.
+
+  Raises:
+    SourceError: files are missing; the message names them.
+  """
+  missing = []
+  if not (path / CONFIG).exists():
+    missing.append(f'no {CONFIG}')
+  if not (path / WEIGHTS).exists() and not (path / _INDEX).exists():
+    pickles = sorted(p.name for pattern in ('*.bin', '*.pt', '*.pth', '*.h5', '*.msgpack') for p in path.glob(pattern))
+    there = f' ({pickles[0]} is not supported)' if pickles else ''
+    missing.append(f'no {WEIGHTS}{there}')
+  if not (path / SP_MODEL).exists():
+    fast = ' (tokenizer.json cannot replace it)' if (path / 'tokenizer.json').exists() else ''
+    missing.append(f'no {SP_MODEL}{fast}, from which the preprocessor is made')
+  if missing:
+    advice = 'save the model with save_pretrained(safe_serialization=True), and copy spiece.model from its base model'
+    raise errors.SourceError(f'{path}: {", ".join(missing)}; {advice}')
+
+
+def _tokenizer_setting(path: pathlib.Path) -> dict[str, bool]:
+  """Reads letter case and accents from tokenizer_config.json, as far as they are stated there."""
   values = _json(path) if path.exists() else {}
-  for name, only in (('do_lower_case', True), ('keep_accents', False), ('remove_space', True)):
-    if values.get(name, only) is not only:
-      raise errors.SourceError(
-        f'{name} is {repr(values[name])[:40]}, not {only}, in {path}: preprocessors for cased models are not supported'
-      )
+  if values.get('remove_space', True) is not True:
+    raise errors.SourceError(
+      f'{path}: remove_space is {repr(values["remove_space"])[:40]}, not true; give another model'
+    )
+  stated = {}
+  for key, name in (('do_lower_case', 'lower_case'), ('keep_accents', 'keep_accents')):
+    if key in values:
+      if not isinstance(values[key], bool):
+        raise errors.SourceError(f'{path}: {key} is {repr(values[key])[:40]}, not true or false; restore the file')
+      stated[name] = values[key]
+  return stated
 
 
 def _weight_files(path: pathlib.Path) -> list[_Weights]:
-  """The files with weights: one, or the shards that the index names."""
+  """Opens the files with weights: one, or the shards that the index names."""
   if (path / WEIGHTS).exists():
     if (path / _INDEX).exists():
-      raise errors.SourceError(f'{WEIGHTS} and {_INDEX} are both in {path}: which of the two is meant is not known')
+      raise errors.SourceError(f'{path}: both {WEIGHTS} and {_INDEX}; remove one of the two')
     return [_Weights(path / WEIGHTS)]
   index = path / _INDEX
-  if not index.exists():
-    raise errors.SourceError(f'neither {WEIGHTS} nor {_INDEX} in {path}: give a model in safetensors')
   places = _json(index).get('weight_map')
   if (
     not isinstance(places, dict)
     or not places
     or not all(isinstance(name, str) and _SHARD.fullmatch(name) for name in places.values())
   ):
-    raise errors.SourceError(f'no `weight_map` from tensors to files in {index}: fetch it again')
+    raise errors.SourceError(f'{index}: no `weight_map` from tensors to files; fetch it again')
   shards = {name: _Weights(path / name) for name in sorted(set(places.values()))}
   there = {tensor: name for name, file in shards.items() for tensor in file.tensors}
   different = sorted(there.items() ^ places.items())
   if different:
-    raise errors.SourceError(f'{different[0][0]} is not where {index} says: fetch the model again')
+    raise errors.SourceError(f'{index}: {different[0][0]} is in another file; fetch the model again')
   return list(shards.values())
 
 
@@ -219,7 +300,7 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
   try:
     value = json.loads(source_files.read(path, _LARGEST_JSON).decode(), object_pairs_hook=albert_config.unique)
   except (ValueError, RecursionError) as e:
-    raise errors.SourceError(f'no valid JSON in {path} ({str(e)[:100]}): fetch it again') from e
+    raise errors.SourceError(f'{path}: invalid JSON ({str(e)[:100]}); fetch it again') from e
   if not isinstance(value, dict):
-    raise errors.SourceError(f'a {type(value).__name__} instead of an object in {path}: fetch it again')
+    raise errors.SourceError(f'{path}: a {type(value).__name__} instead of an object; fetch it again')
   return value

@@ -9,9 +9,9 @@ from converters import errors
 from converters.io import protobuf_wire
 from converters.io import source_files
 
-# Where every published ALBERT has them (training command in github.com/google-research/albert).
+# Ids in every published ALBERT (training command in github.com/google-research/albert).
 SPECIAL_TOKENS = {'<pad>': 0, '<unk>': 1, '[CLS]': 2, '[SEP]': 3, '[MASK]': 4}
-# In ModelProto and TrainerSpec (sentencepiece_model.proto).
+# Field numbers in ModelProto and TrainerSpec (sentencepiece_model.proto).
 _TRAINER_SPEC, _MODEL_TYPE, _BYTE_FALLBACK = 2, 3, 35
 _UNIGRAM = 1
 # SentencePiece's default, which that command does not change.
@@ -34,20 +34,20 @@ _NORMALIZED = [
 
 
 def read(directory: pathlib.Path, pattern: str, vocab_size: int, shown: str = '') -> tuple[str, bytes]:
-  """Reads the SentencePiece model of a source and checks it, and the `.vocab` beside it if there is one.
+  """Reads the SentencePiece model of a source and checks it together with its `.vocab` file, if any.
 
   Args:
-    directory: where it is.
-    pattern: of its name, as a glob.
+    directory: directory of the model.
+    pattern: glob of the model's file name.
     vocab_size: rows of the word embedding.
-    shown: what messages put before its name.
+    shown: prefix of the file name in messages.
 
   Returns:
-    Its name, and its content.
+    The name and the content of the model's file.
 
   Raises:
     SourceError: there is none, or more than one.
-    VocabularyError: naming the file and what does not fit.
+    VocabularyError: the model is invalid or does not match the weights.
   """
   path = source_files.only(directory, pattern, 'SentencePiece models')
   model, text = source_files.read(path), path.with_suffix('.vocab')
@@ -56,16 +56,16 @@ def read(directory: pathlib.Path, pattern: str, vocab_size: int, shown: str = ''
 
 
 def check(model: bytes, vocab_size: int, name: str, text: bytes | None = None) -> None:
-  """Checks that a model has as many pieces as the embedding has rows, ALBERT's normaliser, and the special tokens where ALBERT has them.
+  """Checks a model: one piece for each row of the embedding, ALBERT's normalizer and special tokens.
 
   Args:
     model: a serialized SentencePiece ModelProto.
     vocab_size: rows of the word embedding.
     name: the file, for the message.
-    text: the `.vocab` file beside it, which has a piece, a tab and a score a line; None if there is none.
+    text: content of its `.vocab` file, with a piece, a tab and a score a line; None without such a file.
 
   Raises:
-    VocabularyError: naming the file and what does not fit.
+    VocabularyError: the model is invalid or does not match the weights.
   """
   try:
     processor = _load(model)
@@ -75,41 +75,42 @@ def check(model: bytes, vocab_size: int, name: str, text: bytes | None = None) -
       _check_text(processor, text, name)
   except errors.VocabularyError:
     raise
-  except Exception as e:  # of the library: a model that does not load, and text of it that is no UTF-8
-    raise errors.VocabularyError(f'no SentencePiece model in {name} ({e}): restore the file') from e
+  except Exception as e:  # from the library: the model does not load, or a piece is not UTF-8
+    raise errors.VocabularyError(f'{name}: not a SentencePiece model ({e}); restore the file') from e
 
 
 def _check(processor: spm.SentencePieceProcessor, vocab_size: int, name: str) -> None:
   size = len(processor)
   if size != vocab_size:
     raise errors.VocabularyError(
-      f'{size} pieces in {name}, but the embedding has {vocab_size} rows: this model belongs to other weights'
+      f'{name}: {size} pieces, but the embedding has {vocab_size} rows; give the model that the weights were trained '
+      'with'
     )
   for token, wanted in SPECIAL_TOKENS.items():
     found = processor.piece_to_id(token)
     if found != wanted or processor.id_to_piece(wanted) != token:
       raise errors.VocabularyError(
-        f'{token} is not piece {wanted} in {name}: this is not a vocabulary ALBERT was trained with'
+        f'{name}: {token} is not piece {wanted}; give the model that the weights were trained with'
       )
   for number in range(size):
-    processor.id_to_piece(number)  # which raises if it is no text
+    processor.id_to_piece(number)  # raises if the piece is not UTF-8
     if not math.isfinite(processor.get_score(number)):
-      raise errors.VocabularyError(f'piece {number} has no finite score in {name}: restore the file')
+      raise errors.VocabularyError(f'{name}: piece {number} has no finite score; restore the file')
     if processor.is_unused(number):
       raise errors.VocabularyError(
-        f'piece {number} is never used in {name}: this is not a vocabulary ALBERT was trained with'
+        f'{name}: piece {number} is unused; give the model that the weights were trained with'
       )
   expected = spm.SentencePieceNormalizer(rule_name=_NORMALIZER).normalize(_NORMALIZED)
   for text, ours, theirs in zip(_NORMALIZED, expected, processor.normalize(_NORMALIZED), strict=True):
     if ours != theirs:
       raise errors.VocabularyError(
-        f'{text!r} is normalized to {theirs[:40]!r}, and by {_NORMALIZER} to {ours!r}, in {name}: this is not a '
-        'vocabulary ALBERT was trained with'
+        f'{name}: {text!r} is normalized to {theirs[:40]!r}, and by {_NORMALIZER} to {ours!r}; give a model with the '
+        f'normalizer {_NORMALIZER}'
       )
 
 
 def _check_type(model: bytes, name: str) -> None:
-  """Refuses what is no unigram model, or has pieces for bytes: ALBERT's has neither, and tokenizers of other formats are made of it."""
+  """Refuses models other than unigram, and pieces for bytes, which tokenizers of other formats cannot represent."""
   options = {
     number: value
     for number, value in protobuf_wire.fields(protobuf_wire.submessage(model, _TRAINER_SPEC))
@@ -117,7 +118,7 @@ def _check_type(model: bytes, name: str) -> None:
   }
   if options.get(_MODEL_TYPE, _UNIGRAM) != _UNIGRAM or options.get(_BYTE_FALLBACK, 0):
     raise errors.VocabularyError(
-      f'{name} is no unigram model, or has pieces for bytes: this is not a vocabulary ALBERT was trained with'
+      f'{name}: not a unigram model, or has pieces for bytes; give the model that the weights were trained with'
     )
 
 
@@ -126,15 +127,15 @@ def _check_text(processor: spm.SentencePieceProcessor, text: bytes, name: str) -
   lines = text.decode(errors='replace').removesuffix('\n').split('\n')
   if len(lines) != len(processor):
     raise errors.VocabularyError(
-      f'{len(lines)} pieces in {text_name}, and {len(processor)} in {name}: one of the two is of another model'
+      f'{text_name}: {len(lines)} pieces, and {name} has {len(processor)}; remove the .vocab file'
     )
   for number, line in enumerate(lines):
     piece, _, score = line.partition('\t')
     wanted = processor.get_score(number)
     if piece != processor.id_to_piece(number) or not math.isclose(_number(score), wanted, rel_tol=1e-4, abs_tol=1e-6):
       raise errors.VocabularyError(
-        f'line {number + 1} of {text_name} is {line[:60]!r}, but piece {number} of {name} is '
-        f'{processor.id_to_piece(number)!r} with {wanted:g}: one of the two is of another model'
+        f'{text_name}: line {number + 1} is {line[:60]!r}, but piece {number} of {name} is '
+        f'{processor.id_to_piece(number)!r} with {wanted:g}; remove the .vocab file'
       )
 
 
@@ -146,7 +147,7 @@ def _number(text: str) -> float:
 
 
 def _load(model: bytes) -> spm.SentencePieceProcessor:
-  if not model:  # the library takes no bytes for no model
+  if not model:  # the library takes empty bytes for a missing model
     raise ValueError('the file is empty')
   processor = spm.SentencePieceProcessor()
   processor.LoadFromSerializedProto(model)

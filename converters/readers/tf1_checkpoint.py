@@ -1,89 +1,139 @@
-"""The authors' checkpoints of ALBERT, and what is saved like them: albert_config.json, model.ckpt-best.*, 30k-clean.model.
+"""Reads checkpoints of TensorFlow: the authors' (model.ckpt-best.*), fine-tuned ones, and those of `--to=checkpoint`.
 
-They have no graph that could be run: an export is compared with the float64 reference alone.
+A directory has the checkpoint, the config (albert_config.json or encoder.yaml) and the SentencePiece model. There is
+no graph to run, so an export is compared with the float64 reference alone.
 """
 
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 
-from converters import albert_config as albert_config_lib
+from converters import albert_config
 from converters import errors
+from converters import reading as reading_lib
 from converters import weight_map
 from converters.io import digest
 from converters.io import source_files
+from converters.readers import checkpoint_variables
+from converters.readers import encoder_yaml
 from converters.readers import sentencepiece_model
-from converters.readers import tf1_variables
 
-# What stands in a checkpoint's directory; `.meta` is its training graph, which nobody reads.
+# Files that are unpacked from an archive; `.meta`, the training graph, is not read.
 _FILE = re.compile(
-  r'albert_config\.json|checkpoint|[^/.][^/]*\.(model|vocab|txt|md)|[^/.][^/]*\.ckpt[^/]*\.(index|meta|data-[0-9]{5}-of-[0-9]{5})'
+  rf'albert_config[^/]*\.json|{re.escape(encoder_yaml.NAME)}|checkpoint|[^/.][^/]*\.(model|vocab)|vocab\.txt|'
+  r'[^/.][^/]*\.(index|data-[0-9]{5}-of-[0-9]{5})'
 )
-_PREFIX = 'module/'  # of variables that came through hub.Module
-_COUNTERS = frozenset({'global_step', 'beta1_power', 'beta2_power'})
-# What optimizers keep for each weight: the authors' Adam and LAMB, and TensorFlow's own Adam.
-_SLOTS = ('adam_m', 'adam_v', 'lamb_m', 'lamb_v', 'Adam', 'Adam_1')
+_STATE = 'checkpoint'  # the file in which TensorFlow names the newest checkpoint
+_NEWEST = re.compile(r'^model_checkpoint_path:\s*"([^"]+)"', re.MULTILINE)
+_LARGEST_STATE = 1 << 20  # bytes
 
 
-def objection(name: str) -> str | None:
-  """What is wrong with a file of that name in the archive of a checkpoint; None if nothing is."""
-  return None if source_files.inside(name, _FILE) else 'is no file of a checkpoint: pack that alone'
+def belongs(name: str) -> bool:
+  """Returns whether a file of that name, in the root or in one directory, belongs to the format."""
+  return source_files.inside(name, _FILE)
 
 
 def is_in(directory: pathlib.Path) -> bool:
-  """Whether a directory has a file that only this format has."""
-  return source_files.any_named(directory, '*.ckpt*', 'albert_config.json')
+  """Returns whether a directory has a file that only this format has."""
+  return source_files.any_named(directory, 'albert_config*.json') or bool(_prefixes(directory))
 
 
 class Checkpoint(digest.OfFiles):
   """A `source.Source`; see there for the attributes."""
 
-  format = 'TF1 checkpoint of the authors\' format'
+  format = 'TensorFlow checkpoint'
   graph: pathlib.Path | None = None
 
-  def __init__(self, handle: str, path: pathlib.Path, albert_config: str | None = None):
+  def __init__(self, handle: str, path: pathlib.Path, reading: reading_lib.Reading, name: str | None = None):
     """Opens a checkpoint.
 
     Args:
       handle: for messages.
       path: its directory.
-      albert_config: read instead of its albert_config.json when given.
+      reading: options.
+      name: name of one of several checkpoints, as 'model.ckpt-100'; None for the newest.
 
     Raises:
-      SourceError: a file is missing or broken, or the files contradict each other.
+      SourceError: files are missing or broken, or contradict each other.
     """
     self.handle = handle
     self.path = path
-    self.config = albert_config_lib.read(albert_config or path / 'albert_config.json')
+    config = self._find_config(reading)
+    self._prefix = _select(path, name)
+    self.config = config()
     self.sp_model_name, self.sp_model = sentencepiece_model.read(path, '*.model', self.config.vocab_size)
-    index = source_files.only(path, '*.ckpt*.index', 'checkpoints')
-    self._variables = tf1_variables.Variables(index.with_suffix(''))
-    stored = self._variables.tensors()
-    prefixed = [name for name in stored if name.startswith(_PREFIX)]
-    both = [name for name in prefixed if name.removeprefix(_PREFIX) in stored]
-    if both:
-      raise errors.SourceError(
-        f'{both[0]} is there with and without {_PREFIX} in {index}: which of the two is meant is not known'
-      )
-    self._names = {name.removeprefix(_PREFIX): name for name in stored}
-    tensors = {name: stored[there] for name, there in self._names.items()}
-    self.parts = frozenset(weight_map.parts_in(tensors))
-    ignored = _COUNTERS | {
-      f'{row.tf1}/{slot}' for row in weight_map.rows(self.config, weight_map.Part) for slot in _SLOTS
-    }
-    weight_map.check_source(
-      self.config,
-      self.parts,
-      tensors,
-      ignored,
-      str(index),
-      advice='the checkpoint is of another model, or its albert_config.json belongs to another',
-    )
+    self.tokenization = reading.tokenization(self.config.tokenizer, 'albert_config.json')
+    self._variables = checkpoint_variables.Variables(self._prefix, self.config)
+    self.parts = self._variables.parts
+    self.notes = self._variables.notes
+
+  def _find_config(self, reading: reading_lib.Reading) -> Any:
+    """Finds the files that every checkpoint needs; one error names all that are missing."""
+    path = self.path
+    configs = sorted(path.glob('albert_config*.json'))
+    exact = path / 'albert_config.json'
+    yaml = path / encoder_yaml.NAME
+    missing = []
+    if not (reading.albert_config or exact.exists() or len(configs) == 1 or yaml.exists()):
+      missing.append('no albert_config.json' if not configs else f'{len(configs)} configs, none albert_config.json')
+    if not _prefixes(path):
+      missing.append('no checkpoint (*.index)')
+    models = sorted(path.glob('*.model'))
+    if not models:
+      there = ' (vocab.txt is a WordPiece vocabulary, from which no preprocessor is made)'
+      missing.append(f'no SentencePiece model (*.model){there if (path / "vocab.txt").exists() else ""}')
+    if missing:
+      raise errors.SourceError(f'{path}: {", ".join(missing)}; put the missing files there')
+    if reading.albert_config or exact.exists() or configs:
+      file = reading.albert_config or (exact if exact.exists() else configs[0])
+      return lambda: albert_config.read(file, reading.activation)
+    return lambda: encoder_yaml.read(yaml, reading.activation)
+
+  def belongs(self, name: str) -> bool:
+    """Returns whether a file is one of the selected checkpoint, its config or its vocabulary."""
+    if '/' in name:
+      return False
+    if re.fullmatch(r'albert_config[^/]*\.json|[^/.][^/]*\.(model|vocab)', name) or name == encoder_yaml.NAME:
+      return True
+    return name.startswith(f'{self._prefix.name}.') and not name.endswith('.meta')
 
   @property
   def provable(self) -> frozenset[weight_map.Part]:
+    """All parts: the reference computes each."""
     return self.parts
 
   def tensor(self, row: weight_map.Row) -> np.ndarray:
-    return self._variables.read(self._names[row.tf1])
+    """Reads one tensor; see `source.Source`."""
+    return self._variables.tensor(row)
+
+
+def _prefixes(directory: pathlib.Path) -> list[str]:
+  found = (path.name.removesuffix('.index') for path in directory.glob('*.index'))
+  return sorted(name for name in found if not name.startswith('.'))
+
+
+def _select(directory: pathlib.Path, name: str | None) -> pathlib.Path:
+  """Returns the prefix of the checkpoint to read: the one of that name, the only one, or the newest.
+
+  Raises:
+    SourceError: there is no such checkpoint, or there are several and no `checkpoint` file names one.
+  """
+  found = _prefixes(directory)
+  if name is None and len(found) > 1:
+    state = directory / _STATE
+    match = (
+      _NEWEST.search(source_files.read(state, _LARGEST_STATE).decode(errors='replace')) if state.exists() else None
+    )
+    choice = f'give the path of one, as --source={directory / found[0]}'
+    if match is None:
+      raise errors.SourceError(
+        f'{directory}: {len(found)} checkpoints ({", ".join(found[:10])}), and no `{_STATE}` file names one; {choice}'
+      )
+    name = pathlib.PurePosixPath(match[1].replace('\\\\', '/')).name
+    if name not in found:
+      raise errors.SourceError(f'{state}: names {name[:100]}, which does not exist; {choice}')
+  elif name is None:
+    name = found[0]
+  return directory / name

@@ -1,6 +1,6 @@
-"""A TF1 Hub module of ALBERT: google/albert_{base,large,xlarge,xxlarge}/{1,2,3} and what is built like it.
+"""Reads TF1 Hub modules of ALBERT: google/albert_{base,large,xlarge,xxlarge}/{1,2,3} and those with their signatures.
 
-The graph is parsed, to learn its signatures, and never run.
+The graph is parsed for its signatures and is not run.
 """
 
 import pathlib
@@ -16,15 +16,17 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import albert_config as albert_config_lib
 from converters import errors
+from converters import reading as reading_lib
 from converters import weight_map
 from converters.io import digest
 from converters.io import source_files
+from converters.readers import checkpoint_variables
 from converters.readers import sentencepiece_model
 from converters.readers import tf1_variables
 
 # ModuleDef.format == FORMAT_V3, the only one tensorflow_hub ever published.
 _TFHUB_MODULE_PB = b'\x08\x03'
-# Names and ranks of what the signatures take (int32) and give (float32).
+# Names and ranks of the signatures' inputs (int32) and outputs (float32).
 _TOKENS_INPUTS = {'input_ids': 2, 'input_mask': 2, 'segment_ids': 2}
 _TOKENS_OUTPUTS = {'sequence_output': 3, 'pooled_output': 2}
 _SIGNATURES = {
@@ -32,24 +34,24 @@ _SIGNATURES = {
   'mlm': (_TOKENS_INPUTS | {'mlm_positions': 2}, _TOKENS_OUTPUTS | {'mlm_logits': 2}),
   'sop': (_TOKENS_INPUTS, _TOKENS_OUTPUTS | {'sop_log_probs': 2}),
 }
-# What stands in a module's directory.
+# Files in a module's directory.
 _FILE = re.compile(
   r'saved_model\.pb|tfhub_module\.pb|variables/variables\.(index|data-[0-9]{5}-of-[0-9]{5})|assets/[^/]+'
 )
-# Sizes in bytes that no such file comes near: the graph of an ALBERT-large (24 layers) has 2.1 MB.
+# Size limits in bytes; the graph of an ALBERT-large (24 layers) has 2.1 MB.
 _LARGEST_GRAPH, _LARGEST_FORMAT = 256 << 20, 1 << 10
 # Variables that hold no weights.
 _IGNORED_VARIABLES = frozenset({'global_step'})
 
 
-def objection(name: str) -> str | None:
-  """What is wrong with a file of that name in the archive of a module; None if nothing is."""
-  if _FILE.fullmatch(name):
-    return None
-  outer, _, inner = name.partition('/')
-  if _FILE.fullmatch(inner):
-    return f'is one directory too deep: the module is in its directory {outer!r}, pack what is in that'
-  return 'is no file of a TF1 Hub module: pack the module alone'
+def belongs(name: str) -> bool:
+  """Returns whether a file of that name, in the root or in one directory, belongs to the format."""
+  return source_files.inside(name, _FILE)
+
+
+def is_in(directory: pathlib.Path) -> bool:
+  """Returns whether a directory has the file that only this format has."""
+  return (directory / 'tfhub_module.pb').exists()
 
 
 class Module(digest.OfFiles):
@@ -57,13 +59,13 @@ class Module(digest.OfFiles):
 
   format = 'TF1 Hub module'
 
-  def __init__(self, handle: str, path: pathlib.Path, albert_config: str | None = None):
+  def __init__(self, handle: str, path: pathlib.Path, reading: reading_lib.Reading):
     """Opens a module.
 
     Args:
       handle: for messages.
       path: its directory.
-      albert_config: read instead of assets/albert_config.json when given.
+      reading: options.
 
     Raises:
       SourceError: a file is missing or broken, the signatures are not ALBERT's, or the files contradict each other.
@@ -72,42 +74,52 @@ class Module(digest.OfFiles):
     self.path = path
     self.graph: pathlib.Path | None = path / 'saved_model.pb'
     self._check_format()
-    self.signatures = _read_signatures(path / 'saved_model.pb')
-    self.config = albert_config_lib.read(albert_config or path / 'assets' / 'albert_config.json')
+    self.signatures, lower_case = _read_graph(path / 'saved_model.pb')
+    self.config = albert_config_lib.read(
+      reading.albert_config or path / 'assets' / 'albert_config.json', reading.activation
+    )
+    # The authors' code strips accents whatever the case.
+    stated = self.config.tokenizer if lower_case is None else {'lower_case': lower_case, 'keep_accents': False}
+    self.tokenization = reading.tokenization(stated, 'tokenization_info of the module')
     self.sp_model_name, self.sp_model = sentencepiece_model.read(
       path / 'assets', '*.model', self.config.vocab_size, 'assets/'
     )
     self._variables = tf1_variables.Variables(path / 'variables' / 'variables')
     tensors = self._variables.tensors()
     self.parts = frozenset(weight_map.parts_in(tensors))
-    weight_map.check_source(self.config, self.parts, tensors, _IGNORED_VARIABLES, f'{handle}/variables')
+    widened = weight_map.check_source(
+      self.config, self.parts, tensors, _IGNORED_VARIABLES.__contains__, f'{handle}/variables'
+    )
+    self.notes = checkpoint_variables.converted(widened)
+
+  def belongs(self, name: str) -> bool:
+    """Returns whether a file, by its path relative to the module, is part of it."""
+    return bool(_FILE.fullmatch(name))
 
   @property
   def provable(self) -> frozenset[weight_map.Part]:
+    """The parts that have a signature to compare with."""
     return frozenset(p for p in weight_map.Part if p is weight_map.Part.ENCODER or p.value in self.signatures)
 
   def tensor(self, row: weight_map.Row) -> np.ndarray:
-    return self._variables.read(row.tf1)
+    """Reads one tensor; see `source.Source`."""
+    return weight_map.widen(self._variables.read(row.tf1))
 
   def _check_format(self) -> None:
-    if not (self.path / 'saved_model.pb').exists():
-      inner = [p.parent.name for p in self.path.glob('*/saved_model.pb')]
-      hint = (
-        f'the module is in its directory {inner[0]!r}'
-        if inner
-        else (
-          'give the directory of a TF1 Hub module, of a checkpoint with albert_config.json, or of a model of Hugging Face'
-        )
-      )
-      raise errors.SourceError(f'no saved_model.pb in {self.handle}: {hint}')
-    if not (self.path / 'tfhub_module.pb').exists():
-      raise errors.SourceError(f'no tfhub_module.pb in {self.handle}: this is a SavedModel, but no TF1 Hub module')
+    missing = [name for name in ('saved_model.pb', 'assets', 'variables') if not (self.path / name).exists()]
+    if missing:
+      raise errors.SourceError(f'{self.path}: no {", no ".join(missing)}; fetch the module again')
     if source_files.read(self.path / 'tfhub_module.pb', _LARGEST_FORMAT) != _TFHUB_MODULE_PB:
-      raise errors.SourceError(f'unknown format in tfhub_module.pb of {self.handle}: only format 3 was ever published')
+      raise errors.SourceError(
+        f'{self.handle}: unknown format in tfhub_module.pb (only format 3 was published); fetch the module again'
+      )
 
 
-def _read_signatures(path: pathlib.Path) -> frozenset[str]:
-  """Which of an ALBERT's signatures the metagraph without tags has.
+def _read_graph(path: pathlib.Path) -> tuple[frozenset[str], bool | None]:
+  """Reads the signatures and `do_lower_case` of the metagraph without tags.
+
+  Returns:
+    The names of its ALBERT signatures; and `do_lower_case` of `tokenization_info`, None without such a signature.
 
   Raises:
     SourceError: the file does not parse, has no `tokens` signature, or one that is not ALBERT's.
@@ -115,14 +127,14 @@ def _read_signatures(path: pathlib.Path) -> frozenset[str]:
   try:
     saved_model = saved_model_pb2.SavedModel.FromString(source_files.read(path, _LARGEST_GRAPH))
   except message.DecodeError as e:
-    raise errors.SourceError(f'no SavedModel in {path} ({str(e).strip()}): fetch the module again') from e
+    raise errors.SourceError(f'{path}: not a SavedModel ({str(e).strip()}); fetch the module again') from e
   graphs = [m for m in saved_model.meta_graphs if not m.meta_info_def.tags]
   if len(graphs) != 1:
-    raise errors.SourceError(f'{len(graphs)} metagraphs without tags in {path}, not 1: this is no TF1 Hub module')
+    raise errors.SourceError(f'{path}: {len(graphs)} metagraphs without tags, not 1; give a TF1 Hub module')
   signatures = graphs[0].signature_def
   if 'tokens' not in signatures:
     there = ', '.join(sorted(signatures)) or 'none'
-    raise errors.SourceError(f'no `tokens` signature in {path} (there are: {there}): this is no ALBERT module')
+    raise errors.SourceError(f'{path}: no `tokens` signature (there are: {there}); give a module of ALBERT')
   found = frozenset(_SIGNATURES.keys() & set(signatures))
   for name in sorted(found):
     inputs, outputs = _SIGNATURES[name]
@@ -131,14 +143,13 @@ def _read_signatures(path: pathlib.Path) -> frozenset[str]:
       signatures[name].outputs, outputs, tf.float32
     )
     if faults:
-      raise errors.SourceError(f'signature `{name}` has {", ".join(faults)} in {path}: this is no ALBERT module')
-  _check_lower_case(graphs[0], path)
+      raise errors.SourceError(f'{path}: signature `{name}` has {", ".join(faults)}; give a module of ALBERT')
   _check_assets(saved_model, path)
-  return found
+  return found, _lower_case(graphs[0], path)
 
 
 def _check_assets(saved_model: Any, path: pathlib.Path) -> None:
-  """Refuses names of assets that lead out of assets/, for the sake of whoever loads the module with TensorFlow."""
+  """Refuses names of assets outside of assets/, which TensorFlow would read when it loads the module."""
   for graph in saved_model.meta_graphs:
     named = list(graph.asset_file_def)
     for packed in (
@@ -149,9 +160,7 @@ def _check_assets(saved_model: Any, path: pathlib.Path) -> None:
         named.append(asset)
     for asset in named:
       if asset.filename in ('', '.', '..') or not asset.filename.isprintable() or set('/\\') & set(asset.filename):
-        raise errors.SourceError(
-          f'asset {asset.filename[:99]!r} in {path} leads out of assets/: this is no TF1 Hub module'
-        )
+        raise errors.SourceError(f'{path}: asset {asset.filename[:99]!r} is outside of assets/; fetch the module again')
 
 
 def _misfits(tensors: Any, wanted: dict[str, int], dtype: tf.DType) -> list[str]:
@@ -170,18 +179,23 @@ def _misfits(tensors: Any, wanted: dict[str, int], dtype: tf.DType) -> list[str]
   return faults
 
 
-def _check_lower_case(graph: Any, path: pathlib.Path) -> None:
-  """Refuses a cased module: every published preprocessor folds case, and so would ours."""
+def _lower_case(graph: Any, path: pathlib.Path) -> bool | None:
+  """Returns the constant `do_lower_case` of `tokenization_info`; None without such a signature.
+
+  Raises:
+    SourceError: it is not a scalar constant.
+  """
   if 'tokenization_info' not in graph.signature_def:
-    return
+    return None
   name = graph.signature_def['tokenization_info'].outputs['do_lower_case'].name.split(':')[0]
   for node in graph.graph_def.node:
-    # Looked at, not unpacked: a constant may be larger than any memory.
+    if node.name != name or node.op != 'Const':
+      continue
+    # Inspected, not unpacked: a constant may be larger than memory.
     value = node.attr['value'].tensor
-    right = (
-      value.dtype == types_pb2.DT_BOOL
-      and (list(value.bool_val) == [True] or value.tensor_content == b'\1')
-      and not value.tensor_shape.dim
-    )
-    if node.name == name and node.op == 'Const' and not right:
-      raise errors.SourceError(f'do_lower_case is not true in {path}: preprocessors for cased models are not supported')
+    if value.dtype == types_pb2.DT_BOOL and not value.tensor_shape.dim:
+      content = value.tensor_content or bytes(map(int, value.bool_val))
+      if content in (b'\0', b'\1') or not content:
+        return content == b'\1'
+    raise errors.SourceError(f'{path}: do_lower_case is not true or false; fetch the module again')
+  return None

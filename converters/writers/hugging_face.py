@@ -1,4 +1,4 @@
-"""A source -> a directory that Hugging Face Transformers loads: weights, config, tokenizer, model card."""
+"""Writes a directory that Hugging Face Transformers loads: weights, config, tokenizer, model card."""
 
 import json
 import pathlib
@@ -17,13 +17,13 @@ from converters.readers import hugging_face
 from converters.writers import tokenizer_json
 
 _CARDS = pathlib.Path(__file__).parent / 'cards'
-# What each class holds. The one with a masked language model head alone has no pooler.
+# Parts of each class. AlbertForMaskedLM has no pooler.
 _E, _M, _S = weight_map.Part.ENCODER, weight_map.Part.MLM, weight_map.Part.SOP
 _PARTS = {'AlbertModel': {_E}, 'AlbertForMaskedLM': {_E, _M}, 'AlbertForPreTraining': {_E, _M, _S}}
 _WITHOUT_POOLER = 'AlbertForMaskedLM'
 ARCHITECTURES = tuple(_PARTS)
 _TOKENIZER = {
-  'tokenizer_class': 'PreTrainedTokenizerFast',  # which takes tokenizer.json as it is
+  'tokenizer_class': 'PreTrainedTokenizerFast',  # loads tokenizer.json unchanged
   'model_input_names': ['input_ids', 'token_type_ids', 'attention_mask'],
   'bos_token': '[CLS]',
   'eos_token': '[SEP]',
@@ -53,23 +53,23 @@ def write(
 
   Args:
     source: the model.
-    directory: where to.
+    directory: the directory to write to.
     progress: called with the canonical name of each tensor once it is read.
-    architecture: of ARCHITECTURES; None for AlbertForPreTraining if the source has both heads, else AlbertModel.
+    architecture: class in ARCHITECTURES; None for AlbertForPreTraining if the source has both heads, else AlbertModel.
 
   Returns:
-    What the source has and the directory has not.
+    The parts of the source that are left out.
 
   Raises:
-    OSError: it cannot be written.
-    SourceError: the source has not what the architecture holds, or a tensor cannot be read.
+    OSError: the directory cannot be written.
+    SourceError: the source lacks a head of the architecture, or a tensor cannot be read.
   """
   if architecture is None:
     architecture = 'AlbertForPreTraining' if source.parts == _PARTS['AlbertForPreTraining'] else 'AlbertModel'
   kept = _PARTS[architecture]
   if missing := [part for part in weight_map.Part if part in kept - source.parts]:
     raise errors.SourceError(
-      f'no {missing[0].title} head in {source.handle}, but {architecture} has one: give another --architecture'
+      f'{source.handle}: no {missing[0].title} head, but {architecture} has one; give another --architecture'
     )
   left = [f'the {part.title} head' for part in weight_map.Part if part in source.parts - kept]
   left += ['the pooler'] if architecture == _WITHOUT_POOLER else []
@@ -82,9 +82,15 @@ def write(
   except safetensors.SafetensorError as e:
     raise OSError(str(e)) from e
   (directory / hugging_face.SP_MODEL).write_bytes(source.sp_model)
-  _write_json(directory / 'tokenizer.json', tokenizer_json.of(source.sp_model))
+  _write_json(directory / 'tokenizer.json', tokenizer_json.of(source.sp_model, source.tokenization))
   _write_json(
-    directory / 'tokenizer_config.json', _TOKENIZER | {'model_max_length': source.config.max_position_embeddings}
+    directory / hugging_face.TOKENIZER_CONFIG,
+    _TOKENIZER
+    | {
+      'model_max_length': source.config.max_position_embeddings,
+      'do_lower_case': source.tokenization.lower_case,
+      'keep_accents': source.tokenization.keep_accents,
+    },
   )
   card = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True).from_string(
     (_CARDS / 'huggingface.md').read_text(encoding='utf-8')
@@ -106,7 +112,7 @@ def write(
 def tensors(
   source: source_lib.Source, architecture: str, progress: Callable[[str], None] = lambda name: None
 ) -> dict[str, np.ndarray]:
-  """The parameters of a class by the names that it has for them, float32."""
+  """Returns the parameters of a class by its own names, float32."""
   base = '' if architecture == 'AlbertModel' else hugging_face.BASE
   result = {}
 
@@ -119,9 +125,8 @@ def tensors(
     stored = row.stored_shape(weight_map.Format.HUGGING_FACE, source.config)
     add(row.hugging_face, np.ascontiguousarray(row.hugging_face_transform.apply(source.tensor(row), stored)))
     progress(row.name)
-  if (
-    source.config.embedding_size == source.config.hidden_size
-  ):  # it projects these too: by an identity, which changes no number
+  # Transformers also projects embeddings as wide as the hidden size; the identity changes no number.
+  if source.config.embedding_size == source.config.hidden_size:
     for name, value in zip(
       hugging_face.PROJECTION,
       (np.eye(source.config.hidden_size, dtype=np.float32), np.zeros(source.config.hidden_size, np.float32)),

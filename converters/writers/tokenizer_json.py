@@ -1,8 +1,8 @@
-"""A SentencePiece model -> tokenizer.json of Hugging Face's tokenizers, with the text normalization that ALBERT was trained with.
+"""Makes tokenizer.json of Hugging Face's tokenizers from a SentencePiece model, with ALBERT's text normalization.
 
-The rule of the authors' code: whitespace collapsed, NFKD, characters of a non-zero combining class dropped, lower case;
-then the model's own normalization. What tokenizers has ready-made for the third, StripAccents, drops other characters
-too, so it is a class of characters here. The format is that of github.com/huggingface/tokenizers.
+The authors' code collapses whitespace, applies NFKD, drops characters of a non-zero combining class and lower-cases.
+The model's own normalization follows. The library's StripAccents drops other characters too, so a character class
+replaces it. The format is that of github.com/huggingface/tokenizers.
 """
 
 import base64
@@ -12,25 +12,28 @@ from typing import Any
 
 import sentencepiece as spm
 
+from converters import tokenization
 from converters.io import protobuf_wire
 from converters.readers import sentencepiece_model
 
-# In ModelProto and NormalizerSpec (sentencepiece_model.proto).
+# Field numbers in ModelProto and NormalizerSpec (sentencepiece_model.proto).
 _NORMALIZER_SPEC, _CHARSMAP = 3, 2
 _METASPACE = {'type': 'Metaspace', 'replacement': '\u2581', 'prepend_scheme': 'always', 'split': True}
 
 
-def of(sp_model: bytes) -> dict[str, Any]:
-  """The content of tokenizer.json.
+def of(sp_model: bytes, setting: tokenization.Tokenization = tokenization.DEFAULT) -> dict[str, Any]:
+  """Returns the content of tokenizer.json.
 
   Args:
     sp_model: a serialized SentencePiece unigram model with ALBERT's special tokens.
+    setting: letter case and accents.
   """
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
   tokens = sentencepiece_model.SPECIAL_TOKENS
   charsmap = base64.b64encode(
     protobuf_wire.submessage(protobuf_wire.submessage(sp_model, _NORMALIZER_SPEC), _CHARSMAP)
   ).decode()
+  accents = [{'type': 'NFKD'}, {'type': 'Replace', 'pattern': {'Regex': f'[{_combining()}]'}, 'content': ''}]
   return {
     'version': '1.0',
     'truncation': None,
@@ -50,9 +53,8 @@ def of(sp_model: bytes) -> dict[str, Any]:
     'normalizer': {
       'type': 'Sequence',
       'normalizers': [
-        {'type': 'NFKD'},
-        {'type': 'Replace', 'pattern': {'Regex': f'[{_combining()}]'}, 'content': ''},
-        {'type': 'Lowercase'},
+        *([] if setting.keep_accents else accents),
+        *([{'type': 'Lowercase'}] if setting.lower_case else []),
         {'type': 'Precompiled', 'precompiled_charsmap': charsmap},
       ],
     },
@@ -84,7 +86,7 @@ def _sequence(name: str, segment: int) -> dict[str, Any]:
 
 
 def _combining() -> str:
-  """All characters of a non-zero combining class, as ranges of a regular expression's class."""
+  """Returns all characters of a non-zero combining class, as ranges of a regular expression."""
   ranges: list[list[int]] = []
   for code in range(sys.maxunicode + 1):
     if unicodedata.combining(chr(code)):

@@ -1,1 +1,1 @@
-"""Apache Beam: how a pipeline is run, and files where Beam or tf.io.gfile reaches."""
+"""Runs Apache Beam pipelines, and accesses files through Beam or tf.io.gfile."""

@@ -1,4 +1,4 @@
-"""Files wherever Apache Beam or tf.io.gfile reaches: matched, opened, written."""
+"""Matches, reads and writes files through Apache Beam or tf.io.gfile."""
 
 import contextlib
 import fnmatch
@@ -17,31 +17,33 @@ _WILD = re.compile(r'[*?\[]')
 
 
 def matched(pattern: str) -> list[tuple[str, int]]:
-  """The files that a pattern is of: path and size in bytes, sorted. A file of this machine has one path, however it is spelled.
+  """Returns the files that match a pattern, as sorted pairs of path and size in bytes.
+
+  Local paths are canonical, so that a file has one path for all patterns.
 
   Raises:
-    SourceError: there are none, or nobody knows such a place.
+    SourceError: no file matches, or no file system supports the pattern.
   """
-  with _told('match', pattern):
-    if _is_beams(pattern):
+  with _convert_errors('matched', pattern):
+    if _is_supported_by_beam(pattern):
       (result,) = filesystems.FileSystems.match([_plain(pattern)])
       found = [
-        (_one_spelling(metadata.path), int(metadata.size_in_bytes))
+        (_canonical(metadata.path), int(metadata.size_in_bytes))
         for metadata in result.metadata_list
         if not os.path.isdir(metadata.path)
       ]
     else:
       found = [(path, _gfile().stat(path).length) for path in _glob(pattern) if not _gfile().isdir(path)]
   if not found:
-    raise errors.SourceError(f'no file matches {pattern}: give what is there with --corpus, as \'texts/*.txt.gz\'')
+    raise errors.SourceError(f'{pattern}: no file matches; give existing files with --corpus, as \'texts/*.txt.gz\'')
   return sorted(found)
 
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[BinaryIO]:
-  """A file to read from, and to seek in, as it lies there: nothing is unpacked."""
+  """Opens a file for reading and seeking, without decompression."""
   file: Any
-  if _is_beams(path):
+  if _is_supported_by_beam(path):
     file = filesystems.FileSystems.open(_plain(path), compression_type=filesystem.CompressionTypes.UNCOMPRESSED)
   else:
     file = _gfile().GFile(path, 'rb')
@@ -50,31 +52,31 @@ def opened(path: str) -> Iterator[BinaryIO]:
 
 
 def read(path: str) -> bytes:
-  """The content of a file."""
+  """Returns the content of a file."""
   with opened(path) as file:
     return file.read()
 
 
 def make(directory: str) -> None:
-  """Makes a directory, if there is none.
+  """Makes a directory, if it does not exist.
 
   Raises:
-    PublishError: it cannot be made.
+    PublishError: the directory cannot be made.
   """
-  with _told('make', directory, errors.PublishError):
-    if not _is_beams(directory):
+  with _convert_errors('made', directory, errors.PublishError):
+    if not _is_supported_by_beam(directory):
       _gfile().makedirs(directory)
     elif not filesystems.FileSystems.exists(_plain(directory)):
       filesystems.FileSystems.mkdirs(_plain(directory))
 
 
 def write(path: str, content: bytes) -> None:
-  """Writes a file, in place of one that is there: on this machine with a rename, elsewhere as the place does it.
+  """Writes or replaces a file; atomically if the file is local.
 
   Raises:
-    PublishError: it cannot be written.
+    PublishError: the file cannot be written.
   """
-  with _told('write', path, errors.PublishError):
+  with _convert_errors('written', path, errors.PublishError):
     if '://' not in _plain(path):
       unfinished = f'{_plain(path)}.unfinished'
       try:
@@ -84,20 +86,20 @@ def write(path: str, content: bytes) -> None:
       finally:
         with contextlib.suppress(FileNotFoundError):
           os.unlink(unfinished)
-    elif _is_beams(path):
+    elif _is_supported_by_beam(path):
       with filesystems.FileSystems.create(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED) as file:
         file.write(content)
     else:
       if _gfile().exists(path):
-        _gfile().remove(path)  # ram:// would add to it
+        _gfile().remove(path)  # ram:// would append
       with _gfile().GFile(path, 'wb') as file:
         file.write(content)
 
 
 def remove(path: str) -> None:
-  """Removes a file, if it is there."""
-  with contextlib.suppress(OSError, errors.SourceError), _told('remove', path):
-    if _is_beams(path):
+  """Removes a file, if it exists; ignores errors."""
+  with contextlib.suppress(OSError, errors.SourceError), _convert_errors('removed', path):
+    if _is_supported_by_beam(path):
       filesystems.FileSystems.delete([_plain(path)])
     else:
       _gfile().remove(path)
@@ -107,21 +109,21 @@ def _plain(path: str) -> str:
   return path.removeprefix('file://')
 
 
-def _one_spelling(path: str) -> str:
-  """Absolute, for workers with another working directory, and without links to directories on the way."""
+def _canonical(path: str) -> str:
+  """Returns a local path as absolute, since workers may have another working directory, and resolves its directory."""
   return path if '://' in path else os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
-def _is_beams(path: str) -> bool:
+def _is_supported_by_beam(path: str) -> bool:
   try:
     filesystems.FileSystems.get_filesystem(_plain(path))
     return True
-  except ValueError:  # no scheme that it knows, or whose package is installed
+  except ValueError:  # unknown scheme, or its package is not installed
     return False
 
 
 def _glob(pattern: str) -> list[str]:
-  """As gfile.glob, which needs a literal first part of a path that some of its file systems do not have (ram://)."""
+  """Matches a pattern as gfile.glob, which fails on ram:// since it needs a literal first part of the path."""
   directory, _, name = pattern.rpartition('/')
   if _WILD.search(directory):
     return list(_gfile().glob(pattern))
@@ -131,18 +133,22 @@ def _glob(pattern: str) -> list[str]:
 
 
 def _gfile() -> Any:
-  import tensorflow as tf  # takes seconds, and only such places need it
+  import tensorflow as tf  # imported here, since the import takes seconds
 
   return tf.io.gfile
 
 
 @contextlib.contextmanager
-def _told(verb: str, path: str, error: type[errors.AlbertHubError] = errors.SourceError) -> Iterator[None]:
+def _convert_errors(
+  participle: str, path: str, error: type[errors.AlbertHubError] = errors.SourceError
+) -> Iterator[None]:
+  """Converts errors of file systems to `error`, with a message that `path` cannot be `participle`."""
   try:
     yield
   except errors.AlbertHubError:
     raise
-  except Exception as e:  # each file system has its own
+  except Exception as e:  # file systems raise errors of many types
     raise error(
-      f'cannot {verb} {path} ({" ".join(str(e).split()) or type(e).__name__}): check the path, and the rights there'
+      f'{path}: cannot be {participle} ({" ".join(str(e).split()) or type(e).__name__}); check the path and its '
+      'permissions'
     ) from e

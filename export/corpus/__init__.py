@@ -1,1 +1,1 @@
-"""Whole corpora of text: through the source and through what was exported from it, line by line, on Apache Beam."""
+"""Compares source and export on text corpora, line by line, on Apache Beam."""

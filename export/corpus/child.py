@@ -1,4 +1,4 @@
-"""A process that holds a model and answers batches; its parent outlives it, starts it again, and is told why it ended."""
+"""Runs a model in a subprocess that answers batches, and restarts the subprocess when it ends."""
 
 import contextlib
 import dataclasses
@@ -21,34 +21,34 @@ from converters.io import temp_dirs
 from export.corpus import protocol
 from export.source import sandbox
 
-JOB = 'job.json'  # in the directory that both processes have
+JOB = 'job.json'  # in the subprocess's directory
 _STDERR = 'stderr'
 TRIES = 3
 
-# The system sends a child's end after that of the *thread* that started it (sandbox.die_with_parent), and Beam's
-# threads come and go: this one stays.
+# Linux kills a child when the *thread* that started it ends (sandbox.die_with_parent). Beam's threads end early; this
+# one lasts as long as the process.
 _starter = futures.ThreadPoolExecutor(1, 'starter')
 
 
 class Died(Exception):
-  """The process has ended, or had to be ended: the line says how."""
+  """The subprocess ended or was killed; the message has the cause."""
 
 
 class Ended(Exception):
-  """No process is wanted any more."""
+  """`Child.end` was called."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """How to start a process.
+  """Configuration of a subprocess.
 
   Attributes:
-    module: its Python module.
-    job: what it reads first, as JSON.
-    threads: of TensorFlow, for one operation.
-    apart: whether it is kept apart from this machine.
-    limits: of it.
-    seconds: the most that one answer may take.
+    module: name of its Python module.
+    job: parameters of the module, passed as JSON.
+    threads: number of TensorFlow threads for one operation.
+    apart: whether the subprocess is sandboxed.
+    limits: resource limits.
+    seconds: timeout of one answer, in seconds.
   """
 
   module: str
@@ -60,7 +60,7 @@ class Recipe:
 
 
 class Child:
-  """Such a process, started when it is needed."""
+  """A subprocess that starts with the first `ask`."""
 
   def __init__(self, recipe: Recipe):
     self._recipe = recipe
@@ -72,16 +72,21 @@ class Child:
   def ask(
     self, arrays: Mapping[str, np.ndarray], figures: Mapping[str, int], expected: protocol.Shapes, tries: int = TRIES
   ) -> tuple[protocol.Arrays, dict[str, int]]:
-    """Sends a message and waits for the answer; if the process dies of it, once more to a new one, and so on.
+    """Sends a message and waits for the answer; retries in a new subprocess if the subprocess ends.
 
     Args:
-      arrays, figures: the message.
-      expected: what the answer must be.
-      tries: how many processes may die of it.
+      arrays: arrays of the message, by name.
+      figures: integers of the message, by name.
+      expected: types and shapes of the answer's arrays.
+      tries: maximum number of subprocesses.
+
+    Returns:
+      The arrays and integers of the answer.
 
     Raises:
-      Died: they did.
-      UntrustedGraphError, SourceError: what it is to run is not run, or cannot be.
+      Died: every subprocess ended.
+      UntrustedGraphError: the graph is refused.
+      SourceError: the model cannot be loaded.
       Ended: `end` was called.
     """
     for rest in reversed(range(tries)):
@@ -95,16 +100,16 @@ class Child:
         self.restarts += 1
         if not rest:
           raise
-    raise AssertionError('one of them returns or raises')
+    raise AssertionError('every path returns or raises')
 
   def end(self) -> None:
-    """Ends the process, for good."""
+    """Kills the subprocess permanently."""
     self._ended.set()
     if (process := self._process) is not None:
       process.kill()
 
   def close(self) -> None:
-    """Ends the process, and waits for that; `ask` starts another one."""
+    """Kills the subprocess and waits for its end; the next `ask` starts another one."""
     self._process = None
     self._stack.close()
 
@@ -120,14 +125,11 @@ class Child:
         if self._ended.is_set():
           raise Ended from None
         if not rest:
-          # The export has all memory that there is.
-          more = (
-            f'; if it needs more than {self._recipe.limits.memory >> 30} GiB, raise --max_run_gib'
-            if self._recipe.apart
-            else ''
-          )
+          # Only the sandboxed subprocess has a memory limit.
+          limit = self._recipe.limits.memory >> 30
+          more = f', or raise --max_run_gib above {limit}' if self._recipe.apart else ''
           raise errors.SourceError(
-            f'no model in {self._recipe.job["model"]} ({e}): see whether python -m export.verify takes it{more}'
+            f'{self._recipe.job["model"]}: cannot be loaded ({e}); check it with python -m export.verify{more}'
           ) from e
 
   def _popen(self) -> subprocess.Popen[bytes]:
@@ -141,10 +143,10 @@ class Child:
       'TF_NUM_INTRAOP_THREADS': str(recipe.threads),
       'TF_NUM_INTEROP_THREADS': '1',
       'OMP_NUM_THREADS': str(recipe.threads),
-      'TF_FORCE_GPU_ALLOW_GROWTH': 'true',  # several of them share a device
+      'TF_FORCE_GPU_ALLOW_GROWTH': 'true',  # subprocesses share a device
       'PYTHONWARNINGS': 'ignore',
       'PYTHONDONTWRITEBYTECODE': '1',
-      'PYTHONUNBUFFERED': '1',  # what it says last is its last line
+      'PYTHONUNBUFFERED': '1',  # so that the last line of standard error is complete
       'TMPDIR': str(directory),
       'PYTHONPATH': os.pathsep.join(p for p in sys.path if p),
     }
@@ -157,7 +159,7 @@ class Child:
         env=environment,
       )
     self._directory = directory
-    self._stack.callback(_over, process)
+    self._stack.callback(_kill, process)
     return process
 
   def _exchange(
@@ -184,17 +186,20 @@ class Child:
     except (OSError, ValueError):  # the pipe is broken
       garbled = ''
     except protocol.Garbled as e:
-      garbled = f'its answer is garbled: {e}'
+      garbled = f'invalid answer: {e}'
       process.kill()
     finally:
       watch.cancel()
     raise self._died(
-      process, f'no answer within the {self._recipe.seconds:.0f} s of --max_run_seconds' if late.is_set() else garbled
+      process,
+      f'no answer within {self._recipe.seconds:.0f} s, the value of --max_run_seconds' if late.is_set() else garbled,
     )
 
   def _died(self, process: subprocess.Popen[bytes], why: str) -> Exception:
     status = process.wait()
-    lines = (self._directory / _STDERR).read_text(errors='replace').strip().splitlines() or ['it said nothing']
+    lines = (self._directory / _STDERR).read_text(errors='replace').strip().splitlines() or [
+      'no output on standard error'
+    ]
     self.close()
     if status == sandbox.REFUSED and not why:
       return errors.UntrustedGraphError(lines[-1])
@@ -204,21 +209,21 @@ class Child:
     return Died(why or errors.without_class_path(lines[-1])[:500])
 
 
-def _over(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
   process.kill()
   process.wait()
   for pipe in (process.stdin, process.stdout):
-    with contextlib.suppress(OSError):  # what could not be sent
+    with contextlib.suppress(OSError):  # flushing unsent data fails
       pipe.close()  # type: ignore[union-attr]
 
 
 def job(directory: str) -> dict[str, Any]:
-  """In the process: what it is to do."""
+  """Returns the parameters of this subprocess from its directory."""
   return json.loads((pathlib.Path(directory) / JOB).read_text())
 
 
 def memory() -> int:
-  """The largest resident set of the calling process so far, in bytes."""
-  # Not getrusage: its figure counts what started the process, too.
+  """Returns the peak resident set size of the calling process, in bytes."""
+  # getrusage also counts the process that started this one.
   status = pathlib.Path('/proc/self/status').read_text()
   return int(re.search(r'^VmHWM:\s*(\d+) kB$', status, re.MULTILINE)[1]) << 10  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Compares source and export on lines of text: the ids, and then what both make of them."""
+"""Compares source and export on lines of text: token ids, packed inputs and model outputs."""
 
 import dataclasses
 import itertools
@@ -23,37 +23,51 @@ from export.corpus import summary as summary_lib
 from export.reference import tokenizer as reference_tokenizer
 from export.validation import preprocessor_certificate
 
-_STEP = 8  # batches are as long as a multiple of this
-_ROWS = 128  # lines of a batch, at most: each has logits of the whole vocabulary
-_GIVE_UP = 3  # lines of a piece that end a model's process: then it is no matter of lines
-_WHOLE = 128  # positions that a preprocessor packs to by itself
-_UNICODE = 4  # the version of the preprocessor from which on it says what becomes of what is no UTF-8
+_STEP = 8  # the padded length of a batch is a multiple of this
+_ROWS = 128  # maximum lines of a batch; each line has logits of the whole vocabulary
+_GIVE_UP = 3  # crashing lines of a piece: the cause is then probably not a line
+_DEFAULT_LENGTH = 128  # default seq_length of a preprocessor
+_UNICODE = 4  # first version of the preprocessor that defines the result for invalid UTF-8
 
 _CLS, _SEP, _PAD = (sentencepiece_model.SPECIAL_TOKENS[token] for token in ('[CLS]', '[SEP]', '<pad>'))
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A line with the ids that it should have."""
+  """A line with its reference ids.
+
+  Attributes:
+    line: the line.
+    ids: token ids by the reference tokenization, without special tokens.
+  """
 
   line: lines_lib.Line
   ids: list[int]
 
   @property
   def place(self) -> summary_lib.Place:
+    """The place of the line."""
     return summary_lib.Place(self.line.path, self.line.offset)
 
 
 def compare(piece: lines_lib.Piece, pair: models.Pair) -> summary_lib.Summary:
-  """Compares the lines of a piece of a file.
+  """Compares source and export on the lines of a piece of a file.
+
+  Args:
+    piece: piece of a file.
+    pair: source and export.
+
+  Returns:
+    The summary of the piece.
 
   Raises:
-    UntrustedGraphError, SourceError: a model cannot be run at all.
+    UntrustedGraphError: the source's graph is refused.
+    SourceError: a model cannot be loaded.
   """
   result = summary_lib.Summary(pair.job.keep)
   before = pair.source.restarts + pair.export.restarts
   deadly = list[Row]()
-  # Which head is the first one's turn differs from piece to piece, so that many small files reach all of them.
+  # The first head depends on the piece, so that many small files together use all heads.
   number = zlib.crc32(f'{os.path.basename(piece.path)}:{piece.start}:{piece.stripe}'.encode())
   try:
     for window in lines_lib.windows(piece):
@@ -62,15 +76,17 @@ def compare(piece: lines_lib.Piece, pair: models.Pair) -> summary_lib.Summary:
         _not_compared(
           result,
           summary_lib.Place(line.path, line.offset),
-          f'begins a line of more than {lines_lib.LONGEST} bytes: break it, or leave it out',
+          f'begins a line of more than {lines_lib.LONGEST} bytes, which must be split or removed',
         )
       rows = [
-        Row(line, preprocessor_certificate.ids(pair.processor, line.text, pair.job.version))
+        Row(line, preprocessor_certificate.ids(pair.processor, line.text, pair.job.version, pair.setting))
         for line in window
         if line.content is not None
       ]
       result.unoriginal += sum(
-        row.ids != reference_tokenizer.ids(pair.processor, row.line.text) for row in rows if pair.job.version < _UNICODE
+        row.ids != reference_tokenizer.ids(pair.processor, row.line.text, pair.setting)
+        for row in rows
+        if pair.job.version < _UNICODE
       )
       result.took('rule', time.monotonic() - start)
       for length, batch in batches(rows, pair.job.seq_length, pair.job.batch_tokens):
@@ -78,15 +94,15 @@ def compare(piece: lines_lib.Piece, pair: models.Pair) -> summary_lib.Summary:
         number += 1
   except lines_lib.Unreadable as e:
     _not_compared(result, summary_lib.Place(piece.path, e.offset), str(e))
-  except _Hopeless as e:
-    _not_compared(result, summary_lib.Place(piece.path, piece.start), f'begins a piece that was given up ({e})')
+  except _TooManyCrashesError as e:
+    _not_compared(result, summary_lib.Place(piece.path, piece.start), f'begins a piece that was abandoned ({e})')
   result.restarts = pair.source.restarts + pair.export.restarts - before
   result.held('worker', child.memory())
   return result
 
 
-class _Hopeless(Exception):
-  """Too many lines end a model's process."""
+class _TooManyCrashesError(Exception):
+  """Too many lines crash a subprocess."""
 
 
 def _try(
@@ -98,15 +114,19 @@ def _try(
   deadly: list[Row],
   tries: int = child.TRIES,
 ) -> None:
-  """Compares a batch; one that kills a model's process is halved, until the line is found that does it, and all others are compared.
+  """Compares a batch, and bisects it if a subprocess crashes, so that all other lines are compared.
 
   Args:
-    pair, number, length, rows, tries: of the batch.
-    result: added to.
-    deadly: such lines of the piece so far; added to.
+    pair: source and export.
+    number: number of the batch.
+    length: padded length, in positions.
+    rows: lines of the batch.
+    result: summary to add to.
+    deadly: crashing lines of the piece; appended to.
+    tries: maximum number of subprocesses.
 
   Raises:
-    _Hopeless: there are too many of them.
+    _TooManyCrashesError: the piece has _GIVE_UP crashing lines.
   """
   try:
     _Batch(pair, number, length, rows, tries).compare(result)
@@ -116,10 +136,10 @@ def _try(
       for half in (rows[:middle], rows[middle:]):
         _try(pair, number, length, half, result, deadly, child.TRIES if len(half) == 1 else 1)
       return
-    _not_compared(result, rows[0].place, f'ends the model\'s process again and again ({e})')
+    _not_compared(result, rows[0].place, f'crashes the model\'s subprocess repeatedly ({e})')
     deadly += rows
     if len(deadly) == _GIVE_UP:
-      raise _Hopeless(str(e)) from e
+      raise _TooManyCrashesError(str(e)) from e
 
 
 def _not_compared(result: summary_lib.Summary, place: summary_lib.Place, why: str) -> None:
@@ -128,15 +148,15 @@ def _not_compared(result: summary_lib.Summary, place: summary_lib.Place, why: st
 
 
 def batches(rows: Iterable[Row], seq_length: int, batch_tokens: int) -> Iterator[tuple[int, list[Row]]]:
-  """Cuts lines into batches of about the same length, which do not depend on anything else.
+  """Groups lines of similar length into batches, which depend on the arguments only.
 
   Args:
     rows: the lines.
-    seq_length: the most positions of a line.
-    batch_tokens: the most positions of a batch, with padding, unless it is one line.
+    seq_length: maximum positions of a line.
+    batch_tokens: maximum positions of a batch with padding; a batch of one line may have more.
 
   Yields:
-    The number of positions, and the lines.
+    The padded length in positions, and the lines.
   """
   batch, length = list[Row](), 0
   for row in sorted(rows, key=lambda row: len(row.ids)):
@@ -151,7 +171,15 @@ def batches(rows: Iterable[Row], seq_length: int, batch_tokens: int) -> Iterator
 
 
 def packed(ids: Iterable[list[int]], length: int) -> dict[str, np.ndarray]:
-  """What the encoder is given for ids, int32 [batch, length] each: written without anything of the export."""
+  """Returns the encoder's inputs for token ids, computed without code of the exported preprocessor.
+
+  Args:
+    ids: token ids of each line, without special tokens.
+    length: padded length, in positions.
+
+  Returns:
+    The inputs by name, int32 [batch, length] each.
+  """
   kept = [[_CLS, *row[: length - 2], _SEP] for row in ids]
   words = np.array([row + [_PAD] * (length - len(row)) for row in kept], np.int32)
   mask = np.array([[1] * len(row) + [0] * (length - len(row)) for row in kept], np.int32)
@@ -162,7 +190,7 @@ class _Batch:
   def __init__(self, pair: models.Pair, number: int, length: int, rows: list[Row], tries: int):
     self._tries = tries
     self._pair, self._length, self._rows = pair, length, rows
-    # By turns through the encoder itself and through each of its heads, which give the encoder's outputs too.
+    # Batches alternate between the encoder and each head; calls of a head also return the encoder's outputs.
     self._turn = number % len(pair.job.signatures)
     self._signature = pair.job.signatures[self._turn]
 
@@ -175,10 +203,9 @@ class _Batch:
     splits = ours['splits'].tolist()
     actual = [ours['ids'][begin:end].tolist() for begin, end in itertools.pairwise(splits)]
     given = packed(actual, self._length)
-    # What the source is given are the export's own ids, once they are held against the rule: then all that differs are
-    # the models.
+    # The source gets the export's ids, which are compared with the reference separately: only the models differ.
     theirs, times = self._source(given, positions)
-    result.took('source', times.get('microseconds', 0) / 1e6)  # as it says
+    result.took('source', times.get('microseconds', 0) / 1e6)  # reported by the untrusted subprocess
     result.held('source', times.get('memory', 0))
     start = time.monotonic()
     self._compare_ids(actual, given, ours, result)
@@ -195,11 +222,11 @@ class _Batch:
     result.took('comparison', time.monotonic() - start)
 
   def _positions(self) -> np.ndarray:
-    """Of the logits: a token in the middle, and the first one. int32 [batch, 2]."""
+    """Returns the positions of the logits, int32 [batch, 2]: a token in the middle, and the first one."""
     return np.array([[min(len(row.ids) + 2, self._length) // 2, 1] for row in self._rows], np.int32)
 
   def _shapes(self) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
-    """Of what both sides answer."""
+    """Returns type and shape of each output that both sides return."""
     rows, hidden, words = len(self._rows), self._pair.job.hidden, self._pair.job.words
     heads = {'mlm_logits': (rows, 2, words), 'sop_log_probs': (rows, 2)}
     shapes: dict[str, tuple[int, ...]] = {
@@ -210,14 +237,14 @@ class _Batch:
     return {name: (np.float32, shape) for name, shape in shapes.items()}
 
   def _export(self, positions: np.ndarray) -> tuple[protocol.Arrays, dict[str, int]]:
-    # Earlier versions are not asked what they make of what is no text.
+    # Earlier versions get no invalid UTF-8: their result for it is undefined.
     texts = [
       row.line.content or b'' if self._pair.job.version >= _UNICODE else row.line.text.encode() for row in self._rows
     ]
     rows = len(texts)
     shapes: dict[str, Any] = {'ids': (np.int32, (None,)), 'splits': (np.int64, (rows + 1,))}
     shapes |= dict.fromkeys(export_side.INPUTS, (np.int32, (rows, self._length)))
-    shapes |= {f'whole/{name}': (np.int32, (rows, _WHOLE)) for name in export_side.INPUTS}
+    shapes |= {f'whole/{name}': (np.int32, (rows, _DEFAULT_LENGTH)) for name in export_side.INPUTS}
     return self._pair.export.ask(
       {
         'text': np.frombuffer(b''.join(texts), np.uint8),
@@ -241,7 +268,7 @@ class _Batch:
   def _compare_ids(
     self, actual: list[list[int]], given: dict[str, np.ndarray], ours: protocol.Arrays, result: summary_lib.Summary
   ) -> None:
-    whole = packed(actual, _WHOLE)
+    whole = packed(actual, _DEFAULT_LENGTH)
     unlike = []
     for number, row in enumerate(self._rows):
       is_right = actual[number] == row.ids
@@ -270,10 +297,10 @@ class _Batch:
     mask: np.ndarray | None,
     result: summary_lib.Summary,
   ) -> np.ndarray:
-    """Adds those of an output, at the positions of the mask; returns them, float64."""
+    """Adds the absolute differences of an output at the positions of the mask, and returns them as float64."""
     difference = ours[name].astype(np.float64)
     with np.errstate(invalid='ignore', over='ignore'):
-      difference -= theirs[name]  # in place: of logits of a whole vocabulary, every array more is 60 MB
+      difference -= theirs[name]  # in place: another array of logits has up to 60 MB
       np.abs(difference, out=difference)
     if mask is not None:
       difference[~mask] = 0.0

@@ -1,6 +1,6 @@
-"""The process that holds what was exported: loads preprocessor and encoder once, and calls them as their users do, batch after batch.
+"""Runs the exported preprocessor and encoder on batches, in a subprocess, through their public interface.
 
-python -m export.corpus.export_side DIRECTORY LIMITS
+Usage: python -m export.corpus.export_side DIRECTORY LIMITS
 """
 
 import pathlib
@@ -20,6 +20,12 @@ INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
 
 
 def run(directory: str, limits: str) -> None:
+  """Answers batches from standard input until it ends.
+
+  Args:
+    directory: directory of the subprocess, with its parameters.
+    limits: resource limits as JSON; not applied here.
+  """
   sandbox.die_with_parent()
   output = protocol.own_output()
   job = child.job(directory)
@@ -47,11 +53,11 @@ def run(directory: str, limits: str) -> None:
     packed = dict(preprocessor.bert_pack_inputs([tokens], seq_length=tf.constant(length)))
     arrays = {'ids': tokens.flat_values.numpy(), 'splits': tokens.row_splits.numpy()}
     arrays |= {name: packed[name].numpy() for name in INPUTS}
-    # As it is mostly called: to the length that it has by itself.
+    # Most users call the preprocessor with its default length.
     arrays |= {f'whole/{name}': value.numpy() for name, value in preprocessor(sentences).items()}
     return arrays, {name: packed[name] for name in INPUTS}
 
-  # The first call of a function rewrites its graph: that is no part of any batch.
+  # The first call of a function optimizes its graph, which must not count as a batch's time.
   _, packed = preprocess([b'a'], 8)
   for signature in job['signatures']:
     encode(signature, packed, np.ones([1, 2], np.int32))

@@ -1,4 +1,4 @@
-"""Lines of text files, in pieces of files that can be read side by side, and never more than a few at once."""
+"""Reads lines of text files in pieces that workers read in parallel, with bounded memory."""
 
 import bz2
 import dataclasses
@@ -15,23 +15,23 @@ from typing import BinaryIO
 
 from export.beam import filesystems
 
-WINDOW = 512  # lines that are held at once, to make batches of those that are alike in length
-LONGEST = 1 << 20  # bytes of a line
-_PIECE = 1 << 16  # bytes, or a share of the file: a list of all pieces is held somewhere
-_PIECES = 1000
-_STRIPES = 16  # the most times that a packed file is read
+WINDOW = 512  # lines in memory, from which batches of similar length are made
+LONGEST = 1 << 20  # maximum bytes of a line
+_PIECE = 1 << 16  # minimum bytes of a piece
+_PIECES = 1000  # maximum pieces of a file, since a worker may hold the list of all pieces
+_STRIPES = 16  # maximum number of times that a compressed file is read
 _CHUNK = 1 << 16
 _Read = Callable[[int], bytes]
 
-# Unpacked here and not by Beam, which takes a file that breaks off for a whole one.
+# Not decompressed by Beam, which accepts truncated files.
 _PACKED: dict[str, Callable[[Any], Any]] = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
 
 
 class Unreadable(Exception):
-  """What stands there cannot be read, from some place on.
+  """A file cannot be read from some offset on.
 
   Attributes:
-    offset: bytes before it, unpacked.
+    offset: offset in the decompressed file, in bytes.
   """
 
   def __init__(self, offset: int, why: str):
@@ -43,9 +43,15 @@ class Unreadable(Exception):
 class Piece:
   """Some lines of a file.
 
-  Of a plain file, those that begin at a byte from `start` on and before `stop`. A packed file can only be read from its
-  beginning: of
-  its lines, every `stripes`-th WINDOW of them, from number `stripe` on.
+  A piece of a plain file has the lines that begin in [start, stop). A compressed file can only be read from its
+  beginning: a piece has every `stripes`-th group of WINDOW lines.
+
+  Attributes:
+    path: path of the file.
+    start: first byte, for a plain file.
+    stop: byte after the last one, for a plain file.
+    stripe: number of the first group, for a compressed file.
+    stripes: number of pieces, for a compressed file.
   """
 
   path: str
@@ -60,9 +66,9 @@ class Line:
   """A line.
 
   Attributes:
-    path: its file.
-    offset: bytes before it there, unpacked.
-    content: without what ends it; None of a line of more than LONGEST bytes, a carriage return counted.
+    path: path of the file.
+    offset: offset in the decompressed file, in bytes.
+    content: bytes without the line ending; None if the line has more than LONGEST bytes with its carriage return.
   """
 
   path: str
@@ -71,19 +77,23 @@ class Line:
 
   @property
   def text(self) -> str:
+    """The line as text, with replacement characters for invalid UTF-8."""
     assert self.content is not None
     return self.content.decode('utf-8', 'replace')
 
 
 def pieces(path: str, size: int) -> Iterator[Piece]:
-  """The pieces of a file; the same however many read them.
+  """Divides a file into pieces that do not depend on the number of workers.
 
   Args:
-    path: the file.
-    size: bytes, as it lies there.
+    path: path of the file.
+    size: size of the file as stored, in bytes.
+
+  Yields:
+    The pieces.
   """
   if _unpacker(path):
-    # Unpacking is cheap beside what is done with a line: so each of them may unpack it all.
+    # Decompression is cheap compared with running models, so each piece decompresses the whole file.
     stripes = min(_STRIPES, max(1, size * 4 // _PIECE))
     yield from (Piece(path, stripe=stripe, stripes=stripes) for stripe in range(stripes))
   else:
@@ -92,10 +102,10 @@ def pieces(path: str, size: int) -> Iterator[Piece]:
 
 
 def read(piece: Piece) -> Iterator[Line]:
-  """The lines of a piece, in their order.
+  """Reads the lines of a piece in order.
 
   Raises:
-    Unreadable: the file cannot be read further. That what is packed is broken, which all pieces find, is told by one.
+    Unreadable: the file cannot be read further. Only one piece of a corrupt compressed file raises it.
   """
   try:
     with filesystems.opened(piece.path) as file:
@@ -109,47 +119,47 @@ def read(piece: Piece) -> Iterator[Line]:
         yield Line(piece.path, offset, content)
   except Unreadable:
     raise
-  except Exception as e:  # each file system has errors of its own
+  except Exception as e:  # file systems raise errors of many types
     raise _unreadable(piece.start, e) from e
 
 
 def _unpack(file: BinaryIO, unpacked: Any, size: int) -> bytes:
-  chunk: bytes = unpacked.read1(size)  # not read: what comes before a break would be lost with it
-  # gzip takes a file of no bytes for a whole one; it is what is left where nothing could be written.
+  chunk: bytes = unpacked.read1(size)  # read would lose the data before a truncation
+  # gzip accepts an empty file, which a full disk leaves behind.
   if not chunk and not file.tell():
-    raise EOFError('it is empty, and what is packed never is')
+    raise EOFError('empty, which is not a valid compressed file')
   return chunk
 
 
 def _stripe(read: _Read, piece: Piece) -> Iterator[Line]:
-  number = 0  # of the line that comes next
+  number = 0  # of the next line
 
-  def is_ours() -> bool:
+  def is_in_stripe() -> bool:
     return number // WINDOW % piece.stripes == piece.stripe
 
   try:
     for offset, content in _lines(read, 0):
-      if is_ours():
+      if is_in_stripe():
         yield Line(piece.path, offset, content)
       number += 1
   except Unreadable as e:
-    if is_ours() or not _is_broken(e.__cause__):
+    if is_in_stripe() or not _is_corruption(e.__cause__):
       raise
 
 
-def _is_broken(e: BaseException | None) -> bool:
-  """Whether an error is one of what was unpacked, and not of what it was read with."""
-  # bz2 has no class of its own, and file systems have some below OSError.
+def _is_corruption(e: BaseException | None) -> bool:
+  """Returns whether an error means corrupt compressed data, in contrast to an error of the file system."""
+  # bz2 raises a plain OSError without errno; file systems raise subclasses of OSError.
   return isinstance(e, (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)) or (
     type(e) is OSError and e.errno is None
   )
 
 
 def windows(piece: Piece) -> Iterator[list[Line]]:
-  """The lines of a piece, WINDOW at a time.
+  """Reads the lines of a piece in lists of WINDOW lines.
 
   Raises:
-    Unreadable: as `read` does, once what is before has been given.
+    Unreadable: the file cannot be read further. The lines before are yielded first.
   """
   lines = read(piece)
   while True:
@@ -171,10 +181,10 @@ def _unpacker(path: str) -> Callable[[Any], Any] | None:
 
 
 def _first_line(file: BinaryIO, piece: Piece) -> int:
-  """Where the first line begins that begins in a piece, or some place behind it."""
+  """Returns the offset of the first line that begins in a piece, or an offset after the piece."""
   if piece.start == 0:
     return 0
-  position = piece.start - 1  # if this byte ends a line, the next one is ours
+  position = piece.start - 1  # a line begins at `start` if this byte ends a line
   file.seek(position)
   while position < piece.stop and (chunk := file.read(_CHUNK)):
     if (end := chunk.find(b'\n')) >= 0:
@@ -184,7 +194,7 @@ def _first_line(file: BinaryIO, piece: Piece) -> int:
 
 
 def _lines(read: _Read, offset: int, stop: float = math.inf) -> Iterator[tuple[int, bytes | None]]:
-  """The lines that begin at bytes before `stop`; None for one of more than LONGEST bytes, of which no more is held."""
+  """Yields offset and content of the lines that begin before `stop`; None for a line of more than LONGEST bytes."""
   line, size = bytearray(), 0
 
   def content() -> bytes | None:
@@ -193,7 +203,7 @@ def _lines(read: _Read, offset: int, stop: float = math.inf) -> Iterator[tuple[i
   while offset < stop:
     try:
       chunk = read(_CHUNK)
-    except Exception as e:  # as above
+    except Exception as e:  # file systems and decompressors raise errors of many types
       raise _unreadable(offset, e) from e
     if not chunk:
       break

@@ -1,4 +1,4 @@
-"""The models of a job in a process of the runner: opened once, and run in processes of their own, a pair of them for every worker."""
+"""Holds the models of a job in a process of the runner: one pair of subprocesses for each worker."""
 
 import atexit
 import contextlib
@@ -23,22 +23,26 @@ from export.store import tree
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What every worker is told.
+  """Parameters of a comparison, which every worker gets.
 
   Attributes:
-    name: of this run, and no other.
-    source, reading, digest: the source, how it is read, and what it must be.
-    release, preprocessor: directories of the encoder and its companion, in any tree.
-    interface: of the encoder: 'dict' or 'list'.
-    signatures: of the source, that are compared, 'tokens' first.
-    hidden, words: numbers in a position of `sequence_output`, and of the logits.
-    version: of the preprocessor's contract.
-    seq_length: the most positions of a line.
-    batch_tokens: the most positions of a batch, with padding.
-    trust: how far the source is trusted.
-    workers: pairs of models in one process of the runner.
-    threads: of TensorFlow, for each model; 0 for its share of the processors.
-    keep: lines that are kept of each kind.
+    name: unique name of the run.
+    source: path or handle of the source.
+    reading: options for reading the source.
+    digest: expected digest of the source.
+    release: directory of the encoder, in any tree.
+    preprocessor: directory of the preprocessor, in any tree.
+    interface: interface of the encoder, 'dict' or 'list'.
+    signatures: compared signatures of the source, 'tokens' first.
+    hidden: hidden size.
+    words: vocabulary size.
+    version: version of the preprocessor's contract.
+    seq_length: maximum positions of a line.
+    batch_tokens: maximum positions of a batch, with padding.
+    trust: trust in the source.
+    workers: number of model pairs in one process of the runner.
+    threads: TensorFlow threads of each model; 0 for the processors divided by the workers.
+    keep: maximum number of listed lines of each kind.
   """
 
   name: str
@@ -61,19 +65,22 @@ class Job:
 
 
 class Pair:
-  """The two processes of a worker, and the vocabulary.
+  """The two subprocesses of a worker, and the reference tokenizer.
 
   Attributes:
-    job: what they are for.
-    source, export: the processes.
-    processor: SentencePiece, for the rule that both are held against.
+    job: parameters of the comparison.
+    source: subprocess of the source's graph.
+    export: subprocess of the exported models.
+    processor: SentencePiece processor of the reference tokenization.
+    setting: letter case and accents of the reference tokenization.
   """
 
   def __init__(self, job: Job, source: source_lib.Source, release: pathlib.Path, preprocessor: pathlib.Path):
     self.job = job
     self.processor = spm.SentencePieceProcessor(model_proto=source.sp_model)
+    self.setting = source.tokenization
     threads = job.threads or max(1, len(os.sched_getaffinity(0)) // job.workers)
-    # There is no end to the processor time that a corpus may take: in its place, an answer has its time.
+    # A corpus takes unlimited processor time, so each answer has a timeout instead.
     unlimited = sandbox.Limits(job.trust.memory_gib << 30, resource.RLIM_INFINITY, 1 << 20)
     self.source = child.Child(
       child.Recipe(
@@ -102,10 +109,12 @@ class Pair:
     )
 
   def end(self) -> None:
+    """Kills both subprocesses permanently."""
     self.source.end()
     self.export.end()
 
   def close(self) -> None:
+    """Kills both subprocesses and waits for their end."""
     self.source.close()
     self.export.close()
 
@@ -118,7 +127,8 @@ class _Models:
     source = self._stack.enter_context(source_lib.open_source(job.source, job.reading))
     if source.digest != job.digest:
       raise errors.SourceError(
-        f'{job.source} is {source.digest} on a worker, and {job.digest} where it was started: give a place where all find the same'
+        f'{job.source}: differs between a worker and this run\'s start (digests {source.digest} and {job.digest}); '
+        'give a source at one address for all workers'
       )
     paths = [self._stack.enter_context(tree.release_at(path)) for path in (job.release, job.preprocessor)]
     self._pairs = [Pair(job, source, *paths) for _ in range(job.workers)]
@@ -148,10 +158,10 @@ _lock = threading.Lock()
 
 @contextlib.contextmanager
 def pair(job: Job) -> Iterator[Pair]:
-  """A pair of models that nobody else uses meanwhile. However many threads a runner has, there are no more pairs than workers.
+  """Lends a pair of models exclusively; a process has one pair for each worker, for any number of threads.
 
   Raises:
-    SourceError: there is another source on this machine, or none.
+    SourceError: the source is missing on this machine, or has another digest.
   """
   with _lock:
     if job.name not in _open:
@@ -164,14 +174,14 @@ def pair(job: Job) -> Iterator[Pair]:
 
 
 def finished(job: Job) -> int:
-  """How many times a pair of them has been used in this process, and given back."""
+  """Returns how many times this process has completed the use of a pair."""
   with _lock:
     return _open[job.name].finished if job.name in _open else 0
 
 
 @atexit.register
 def close() -> None:
-  """Ends all models in this process."""
+  """Kills the subprocesses of all jobs of this process."""
   with _lock:
     for name in list(_open):
       _open.pop(name).close()

@@ -1,4 +1,4 @@
-"""The results as a table in Markdown and as a page: one HTML file without anything outside it."""
+"""Renders the results of a comparison as Markdown tables and as a self-contained HTML page."""
 
 import math
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from export import assets_dir
 
 _WIDTH, _HEIGHT = 900, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 885, 12, 252
-_DRAWN = 4  # bins that are drawn as one: float32 has few values, and a finer curve would show those
+_DRAWN = 4  # bins for each point; a finer curve would show the spacing of float32 values
 _COLORS = {'pooled_output': 'pooled', 'sequence_output': 'export', 'mlm_logits': 'mlm', 'sop_log_probs': 'sop'}
 
 
 def html(results: Mapping[str, Any]) -> str:
-  """The page of what `run` has found."""
+  """Returns the HTML page for the results of `run`."""
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(assets_dir.PATH / 'pages'),
     undefined=jinja2.StrictUndefined,
@@ -38,20 +38,20 @@ def html(results: Mapping[str, Any]) -> str:
 
 
 def _visible(text: str) -> str:
-  """A page may not hold control characters: their pictures, as Unicode has them."""
+  """Replaces control characters, which are invalid in HTML, with their Unicode control pictures."""
   return ''.join(chr(0x2400 + ord(c)) if ord(c) < 0x20 else '\u2421' if c == '\x7f' else c for c in text)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-  """The tables of what `run` has found."""
+  """Returns the Markdown tables for the results of `run`."""
   lines = [
-    f'# {results["release"]}: a corpus through source and export',
+    f'# {results["release"]}: comparison of source and export on a corpus',
     '',
     f'**{results["verdict"]}**',
     '',
     *_table(['', ''], facts(results)),
     '',
-    'Absolute differences, source against export, at the positions that are not padding:',
+    'Absolute differences between source and export, without padding:',
     '',
     *_table(['output', 'values', 'rms', 'allowed', '50 %', '99 %', '99.99 %', 'largest', 'allowed'], rows(results)),
     '',
@@ -66,19 +66,19 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-  """Figures for people: value and name."""
+  """Returns the main figures, as pairs of value and name."""
   run = results['run']
   return [
     (f'{results["lines"]:,}', 'lines'),
     (f'{results["tokens"]:,}', 'tokens'),
-    (f'{run["lines_per_second"]:,.1f}', 'lines a second'),
-    (f'{100 * run["share_of_encoder"]:.0f} %', 'of the encoder\'s own rate'),
-    (f'{run["memory_per_worker"] / 1e9:,.2f} GB', 'a worker, at most'),
+    (f'{run["lines_per_second"]:,.1f}', 'lines per second'),
+    (f'{100 * run["share_of_encoder"]:.0f} %', 'of the encoder\'s throughput'),
+    (f'{run["memory_per_worker"] / 1e9:,.2f} GB', 'peak memory per worker'),
   ]
 
 
 def rows(results: Mapping[str, Any]) -> list[list[str]]:
-  """The differences by output."""
+  """Returns a table row of differences for each output."""
   table = []
   for name, output in results['outputs'].items():
     most = results['allowed'][name]
@@ -94,26 +94,26 @@ def rows(results: Mapping[str, Any]) -> list[list[str]]:
 
 
 def counts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-  """What became of the lines."""
+  """Returns the numbers of lines by outcome, as pairs of name and value."""
   named = {
-    'ids other than they should be': 'different',
-    'ids of another segmentation that is equally likely': 'equally_likely',
-    'ids other than those that the weights were trained with, by the rule of the preprocessor\'s version': 'unoriginal',
-    f'cut at {results["seq_length"]} positions': 'cut',
-    'without a token': 'blank',
+    'wrong token ids or packing': 'different',
+    'another segmentation of equal score': 'equally_likely',
+    'tokenization of the preprocessor\'s version differs from the original one': 'unoriginal',
+    f'truncated at {results["seq_length"]} positions': 'cut',
+    'without tokens': 'blank',
     'places not compared': 'not_compared',
   }
   return [(name, f'{results[key]:,}') for name, key in named.items()]
 
 
 def work(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-  """Where the workers' time went."""
+  """Returns the time of the workers by kind of work: name, seconds and share."""
   names = {
-    'rule': 'the rule of tokenization, in Python',
-    'preprocessor': 'the exported preprocessor',
-    'encoder': 'the exported encoder',
-    'source': 'the source\'s graph',
-    'comparison': 'comparing',
+    'rule': 'reference tokenization in Python',
+    'preprocessor': 'exported preprocessor',
+    'encoder': 'exported encoder',
+    'source': 'source\'s graph',
+    'comparison': 'comparison',
   }
   seconds = results['run']['seconds']
   whole = sum(seconds.values()) or 1.0
@@ -130,7 +130,7 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _log_axis(values: Sequence[float], first: float, last: float) -> Any:
-  """A function from a value to where it is drawn, and the powers of ten."""
+  """Returns a function from a value to its coordinate on a logarithmic axis, and the ticks."""
   low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
   high = max(high, low + 1)
 
@@ -145,7 +145,7 @@ def _log_axis(values: Sequence[float], first: float, last: float) -> Any:
 
 
 def _spread(outputs: Mapping[str, Any]) -> dict[str, Any] | None:
-  """The histograms: the share of the values in each bin, both on logarithmic axes."""
+  """Returns the plot of the histograms: share of the values by difference, on logarithmic axes."""
   shares = dict[str, list[tuple[float, float]]]()
   for name, output in outputs.items():
     histogram = output['histogram']
@@ -167,7 +167,7 @@ def _spread(outputs: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _lengths(lengths: Mapping[str, Any]) -> dict[str, Any] | None:
-  """Root mean square and largest difference of `sequence_output` by the positions of a batch."""
+  """Returns the plot of rms and largest difference of `sequence_output` by padded length of a batch."""
   found = {
     name: [(int(length), there[name]) for length, there in lengths.items() if there[name] > 0]
     for name in ('rms', 'largest')

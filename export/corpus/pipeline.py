@@ -1,4 +1,4 @@
-"""The comparison on Apache Beam: pieces of files in, one summary out. No line ever passes from one step to another."""
+"""Compares a corpus on Apache Beam: from pieces of files to one summary. Lines never pass between steps."""
 
 import json
 from collections.abc import Iterable
@@ -22,12 +22,12 @@ class _Pieces(beam.DoFn):
 
 
 def count(patterns: Iterable[str]) -> int:
-  """How many pieces the files of patterns are cut into."""
+  """Returns the number of pieces of the files that match patterns."""
   return len({piece for pattern in patterns for piece in _Pieces().process(pattern)})
 
 
 class _Compare(beam.DoFn):
-  """A piece of a file -> the summary of its lines."""
+  """Maps a piece of a file to the summary of its lines."""
 
   def __init__(self, job: models.Job):
     self._job = job
@@ -38,7 +38,7 @@ class _Compare(beam.DoFn):
 
 
 class _Together(beam.CombineFn):
-  """Summaries -> their summary."""
+  """Combines summaries into one."""
 
   def __init__(self, keep: int):
     self._keep = keep
@@ -64,16 +64,16 @@ def build(job: models.Job, patterns: Sequence[str], result: str, pipeline: beam.
   """Adds the comparison to a pipeline.
 
   Args:
-    job: what every worker is told.
-    patterns: of the files.
-    result: the file to write with the summary, as JSON.
-    pipeline: to add to.
+    job: parameters of the comparison.
+    patterns: paths or globs of text files.
+    result: path of the JSON file for the summary.
+    pipeline: pipeline to add to.
   """
   (
     pipeline
     | 'patterns' >> beam.Create(list(patterns))
     | 'pieces of files' >> beam.ParDo(_Pieces())
-    # A file that two patterns match is read once.
+    # Several patterns can match a file.
     | 'once each' >> beam.Distinct()
     | 'spread' >> beam.Reshuffle()
     | 'compare' >> beam.ParDo(_Compare(job))

@@ -1,7 +1,7 @@
-"""What two processes tell each other through pipes: arrays under names, and a few integers. Nothing in it is run or unpickled.
+"""Exchanges named arrays and integers with a subprocess through pipes, without pickle.
 
-A message is eight bytes (a mark, and the length of what follows as little-endian uint32), a header in JSON, and the
-bytes of the arrays one after the other. Who reads says what must be in it: a message of anything else is no message.
+A message has eight bytes (a mark, and the length of the header as little-endian uint32), a header in JSON, and the
+bytes of the arrays in order. The reader specifies the arrays that it expects, and rejects any other message.
 """
 
 import json
@@ -17,24 +17,24 @@ import numpy as np
 _HEAD = struct.Struct('<4sI')
 _MARK = b'ahc1'
 _LONGEST_HEADER = 1 << 16
-_LARGEST = 1 << 31  # bytes of all arrays
+_LARGEST = 1 << 31  # maximum bytes of all arrays
 
 Arrays = dict[str, np.ndarray]
-# Type and shape of an array by its name; None for a dimension that may be anything.
+# Type and shape of each array by name; None for a dimension of any size.
 Shapes = Mapping[str, tuple[type[np.generic], tuple[int | None, ...]]]
 
 
 class Garbled(Exception):
-  """That was no such message."""
+  """A message is invalid or unexpected."""
 
 
 def write(stream: IO[bytes], arrays: Mapping[str, np.ndarray], figures: Mapping[str, int]) -> None:
   """Writes a message.
 
   Args:
-    stream: to write to.
-    arrays: by name.
-    figures: by name, each 0 or more.
+    stream: stream to write to.
+    arrays: arrays of numbers, by name.
+    figures: nonnegative integers, by name.
   """
   parts = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
   header = json.dumps(
@@ -51,44 +51,44 @@ def read(stream: IO[bytes], expected: Shapes | None) -> tuple[Arrays, dict[str, 
   """Reads a message.
 
   Args:
-    stream: to read from.
-    expected: the arrays that must be in it, and no others; None for any, from whom is trusted.
+    stream: stream to read from.
+    expected: type and shape of each expected array; None to accept any array of a trusted writer.
 
   Returns:
-    The arrays and the figures; None at the end of the stream.
+    The arrays and the integers; None at the end of the stream.
 
   Raises:
-    Garbled: it is another message, or none.
+    Garbled: the message is invalid, or has other arrays.
   """
   head = stream.read(_HEAD.size)
   if not head:
     return None
   if len(head) < _HEAD.size:
-    raise Garbled('it breaks off')
+    raise Garbled('truncated message')
   mark, length = _HEAD.unpack(head)
   if mark != _MARK or length > _LONGEST_HEADER:
-    raise Garbled('it begins otherwise')
+    raise Garbled('invalid mark or header length')
   try:
     header = json.loads(stream.read(length))
     figures = {str(name): value for name, value in header['figures'].items()}
     shapes = {str(name): (np.dtype(str(kind)), tuple(shape)) for name, (kind, shape) in header['arrays'].items()}
   except (ValueError, TypeError, KeyError, AttributeError, RecursionError, SyntaxError) as e:
-    raise Garbled(f'its header is {type(e).__name__}') from e
+    raise Garbled(f'invalid header ({type(e).__name__})') from e
   if not all(type(value) is int and 0 <= value < 1 << 63 for value in figures.values()):
-    raise Garbled('a figure is none')
+    raise Garbled('invalid integer in the header')
   for name, (kind, shape) in shapes.items():
     if kind.kind not in 'iuf' or not all(type(size) is int and 0 <= size < 1 << 40 for size in shape):
-      raise Garbled(f'{name[:40]!r} is no array of numbers')
+      raise Garbled(f'{name[:40]!r} is not an array of numbers')
   if expected is not None:
     _check(shapes, expected)
   if sum(kind.itemsize * math.prod(shape) for kind, shape in shapes.values()) > _LARGEST:
-    raise Garbled('it is too large')
+    raise Garbled('arrays exceed the size limit')
   return {name: _array(stream, kind, shape) for name, (kind, shape) in shapes.items()}, figures
 
 
 def _check(shapes: Mapping[str, tuple[Any, tuple[int, ...]]], expected: Shapes) -> None:
   if shapes.keys() != expected.keys():
-    raise Garbled('it holds other arrays')
+    raise Garbled('unexpected array names')
   for name, (kind, shape) in shapes.items():
     right, wanted = expected[name]
     if (
@@ -105,13 +105,13 @@ def _array(stream: IO[bytes], kind: Any, shape: tuple[int, ...]) -> np.ndarray:
   while rest:
     count = stream.readinto(rest)  # type: ignore[attr-defined]
     if not count:
-      raise Garbled('it breaks off')
+      raise Garbled('truncated message')
     rest = rest[count:]
   return value
 
 
 def own_output() -> IO[bytes]:
-  """This process' standard output, for messages alone: what else is printed goes to standard error."""
+  """Returns standard output as a stream for messages, and redirects other prints to standard error."""
   stream = os.fdopen(os.dup(1), 'wb')
   os.dup2(2, 1)
   return stream

@@ -1,4 +1,4 @@
-"""A whole corpus through a source and through what was exported from it, from flags to results."""
+"""Compares source and export on a text corpus, from flags to results."""
 
 import contextlib
 import dataclasses
@@ -21,12 +21,26 @@ from export.source import policy as source_policy
 from export.store import tree
 from export.ui import console as console_lib
 
-_LOOK_SECONDS = 1.0  # between two looks at how far it is
+_POLL_SECONDS = 1.0  # interval between updates of the progress bar
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What is asked for; the flags of `corpus_flags`."""
+  """Parameters of a run.
+
+  Attributes:
+    corpus: values of --corpus.
+    source: path or handle of the source.
+    reading: options for reading the source.
+    trust: trust in the source.
+    release: directory of the encoder's release.
+    preprocessor_release: directory of the preprocessor's release; None for the one in the encoder's record.
+    output: directory for the results.
+    seq_length: maximum positions of a line.
+    batch_tokens: maximum positions of a batch, with padding.
+    worst: maximum number of listed lines of each kind.
+    threads: TensorFlow threads of each model; 0 for the processors divided by the workers.
+  """
 
   corpus: tuple[str, ...]
   source: str
@@ -42,13 +56,14 @@ class Request:
 
 
 def run(request: Request, console: console_lib.Console) -> None:
-  """Compares, writes the results, and prints them.
+  """Compares source and export, writes the results, and prints them.
 
   Raises:
-    UsageError: flags that cannot be meant; or Apache Beam is missing.
-    GoldenError: source, release and preprocessor are not of one another, or there is no graph.
-    ParityError: source and export are further apart than they may be; the results are written then, too.
-    RunError: the pipeline failed, or was interrupted.
+    UsageError: a flag is invalid, or Apache Beam is not installed.
+    GoldenError: source, release and preprocessor do not belong together, or the source has no graph.
+    ParityError: source and export differ by more than the tolerance, or a line was not compared; the results are
+      written before.
+    RunError: the pipeline failed or was interrupted.
   """
   options = beam_runner.options()
   try:
@@ -60,39 +75,41 @@ def run(request: Request, console: console_lib.Console) -> None:
     from export.corpus import source_side
     from export.corpus import verdict
   except ImportError as e:
-    raise errors.UsageError(f'not installed ({e}): pip install "albert-hub-export[beam]"') from e
+    raise errors.UsageError(
+      f'--corpus: a package is not installed ({e}); run pip install "albert-hub-export[beam]"'
+    ) from e
   patterns = tuple(part for text in request.corpus for part in text.split(',') if part)
   if not patterns:
-    raise errors.UsageError('--corpus= is empty: give files, as \'texts/*.txt.gz\'')
-  pieces = pipeline.count(patterns)  # of none there is one line at once
+    raise errors.UsageError('--corpus=: empty; give files, as \'texts/*.txt.gz\'')
+  pieces = pipeline.count(patterns)  # fails early if no file matches
   source_lib.check_handle(request.source)
   with console.step('open source and release'):
     job, record, preprocessor = _job(request, options)
   try:
     with _output(request.output, options) as place:
       start = time.monotonic()
-      # Elsewhere than in this process, nobody knows how far the workers are.
+      # The progress of workers in other processes is unknown.
       total = pieces if beam_runner.is_embedded(options) else None
       with (
         console.step(f'compare on {workers_of_a_run(options)} workers', total=total) as advance,
-        _followed(job, advance),
+        _polled_progress(job, advance),
       ):
         beam_runner.run(lambda p: pipeline.build(job, patterns, place, p), options)
       seconds = time.monotonic() - start
       found = json.loads(filesystems.read(place))
   except KeyboardInterrupt:
-    raise errors.RunError('interrupted: no results were written, run it again') from None
+    raise errors.RunError('comparison: interrupted (no results were written); run it again') from None
   finally:
     models.close()
   results = _results(found, request, record, preprocessor, seconds, workers_of_a_run(options), job.workers)
   faults = verdict.faults(results)
-  results['verdict'] = '; '.join(faults) or 'Source and export are as close as they may be, in every line.'
+  results['verdict'] = '; '.join(faults) or 'Source and export agree within tolerance on every line.'
   if not faults and (
     missed := [head for head in job.signatures if not {*source_side.HEADS[head]} <= results['outputs'].keys()]
   ):
-    results['verdict'] += f' Not compared, for want of batches: {", ".join(missed)}.'
+    results['verdict'] += f' Not compared, since there were too few batches: {", ".join(missed)}.'
   results['passed'] = not faults
-  # What tells that all is there comes last.
+  # results.json is last: its presence means that the output is complete.
   for name, text in (
     ('index.html', page.html(results)),
     ('README.md', page.markdown(results)),
@@ -110,39 +127,45 @@ def run(request: Request, console: console_lib.Console) -> None:
   console.line(f'Results: {request.output}')
   if faults:
     raise errors.ParityError(
-      f'no parity on this corpus ({results["verdict"]}) in {request.release}: see {request.output}'
+      f'{request.release}: no parity on this corpus ({results["verdict"]}); see {request.output}'
     )
 
 
 def _job(request: Request, options: Any) -> tuple[Any, dict[str, Any], str]:
-  """What every worker is told, the record of the release, and its preprocessor, as 'tensorflow/albert_en_preprocess/3'."""
+  """Returns the parameters for workers, the encoder's record, and the preprocessor's release path.
+
+  A release path is, for example, 'tensorflow/albert_en_preprocess/3'.
+  """
   from export.corpus import models
 
   with tree.release_at(request.release) as release, source_lib.open_source(request.source, request.reading) as source:
     record = integrity.read_record(release)
     if record['kind'] != 'encoder':
       raise errors.GoldenError(
-        f'{request.release} is a {record["kind"]}: give the directory of an encoder; its preprocessor is found'
+        f'{request.release}: not an encoder (kind {record["kind"]}); give the directory of an encoder'
       )
     if record['source']['digest'] != source.digest:
       raise errors.GoldenError(
-        f'{request.release} was made from {record["source"]["digest"]}, and {request.source} is {source.digest}: give its source'
+        f'{request.release}: not made from {request.source} (made from {record["source"]["digest"]}, given '
+        f'{source.digest}); give its source'
       )
     if source.graph is None:
       raise errors.GoldenError(
-        f'no graph in {request.source} ({source.format}): a corpus takes a source that can be run; python -m export.verify '
-        'holds this one against the reference'
+        f'{request.source}: no graph to compare with ({source.format}); compare this source with the reference by '
+        'python -m export.verify'
       )
     source_graph.check(source.graph, request.trust.graph)
     positions = source.config.max_position_embeddings
     if request.seq_length > positions:
-      raise errors.UsageError(f'--seq_length={request.seq_length}: this model has {positions} positions')
+      raise errors.UsageError(
+        f'--seq_length={request.seq_length}: too large (the model has {positions} positions); give a smaller one'
+      )
     preprocessor = request.preprocessor_release or tree.beside(request.release, record['preprocessor'])
     with tree.release_at(preprocessor) as path:
       companion = integrity.read_record(path)
     if companion['kind'] != 'preprocessor' or companion['source']['sp_model']['digest'] != source.sp_model_digest:
       raise errors.GoldenError(
-        f'{preprocessor} was not made from the SentencePiece model of {request.source}: give its preprocessor with '
+        f'{preprocessor}: not made from the SentencePiece model of {request.source}; give its preprocessor with '
         '--preprocessor_release'
       )
     heads = {weight_map.Part.ENCODER, *(weight_map.Part(head) for head in record['heads'])}
@@ -173,28 +196,29 @@ def _job(request: Request, options: Any) -> tuple[Any, dict[str, Any], str]:
 
 
 @contextlib.contextmanager
-def _followed(job: Any, advance: console_lib.Advance) -> Iterator[None]:
+def _polled_progress(job: Any, advance: console_lib.Advance) -> Iterator[None]:
+  """Advances the progress bar while the context is open, from this process's count of finished pieces."""
   from export.corpus import models
 
-  told = 0
+  shown = 0
 
   def look() -> None:
-    nonlocal told
+    nonlocal shown
     finished = models.finished(job)
-    advance(finished - told)
-    told = finished
+    advance(finished - shown)
+    shown = finished
 
-  with beam_runner.looking(look, _LOOK_SECONDS):
+  with beam_runner.looking(look, _POLL_SECONDS):
     yield
 
 
 def _absolute(path: str) -> str:
-  """A worker need not have this working directory."""
+  """Returns a path as an absolute one, since workers may have another working directory."""
   return path if '://' in path else os.path.abspath(path)
 
 
 def workers_of_a_run(options: Any) -> int:
-  """Number of workers of a run, as far as the options say: 1 for a runner elsewhere that is given none."""
+  """Returns the number of workers of a run by its options; 1 for a remote runner without --direct_num_workers."""
   from apache_beam.options import pipeline_options
 
   given = options.view_as(pipeline_options.DirectOptions)
@@ -204,13 +228,19 @@ def workers_of_a_run(options: Any) -> int:
 
 
 def workers_of_a_process(options: Any) -> int:
-  """Number of workers that share a process of the runner: the embedded runner's workers are threads of this process."""
+  """Returns the number of workers in one process of the runner.
+
+  The embedded runner's workers are threads of this process.
+  """
   return workers_of_a_run(options) if beam_runner.is_embedded(options) else 1
 
 
 @contextlib.contextmanager
 def _output(directory: str, options: Any) -> Iterator[str]:
-  """Makes the directory for the results, and yields where to write what is found. If nothing is written there, nothing stays."""
+  """Makes the directory for the results, and yields the path for the summary.
+
+  Removes the summary at the end, and after an error also a new empty directory.
+  """
   from export.beam import filesystems
 
   is_here = '://' not in directory.removeprefix('file://')
@@ -219,12 +249,12 @@ def _output(directory: str, options: Any) -> Iterator[str]:
   filesystems.make(directory)
   found = f'{directory.rstrip("/")}/.found-{uuid.uuid4().hex}.json'
   try:
-    filesystems.write(found, b'{}')  # what cannot be written is said before hours of work
+    filesystems.write(found, b'{}')  # a missing write permission fails now, not after hours
     if beam_runner.is_embedded(options):
       filesystems.remove(found)
       with temp_dirs.directory('albert_corpus_') as temporary:
         yield str(temporary / 'found.json')
-    else:  # where all workers can write
+    else:  # in the output directory, which all workers can write
       yield os.path.abspath(found) if is_here and '://' not in found else found
   except BaseException:
     filesystems.remove(found)
@@ -255,11 +285,11 @@ def _results(
     'wall_seconds': seconds,
     'lines_per_second': rate,
     'tokens_per_second': found['tokens'] / seconds,
-    # What the same workers would do if they did nothing but call the encoder on the same batches.
+    # Throughput of the same workers if they only called the encoder on the same batches.
     'encoder_lines_per_second': workers * lines / encoder if encoder else 0.0,
     'share_of_encoder': rate * encoder / (workers * lines) if lines else 0.0,
-    # Of its two processes, and its share of the one that it has with others: an upper bound, since not all peak at the
-    # same time.
+    # Memory of a worker's two subprocesses and of its share of the runner's process: an upper bound, since the peaks
+    # are at different times.
     'memory_per_worker': sum(memory.values()) - memory.get('worker', 0) * (in_one_process - 1) // in_one_process,
   }
   return {

@@ -1,6 +1,6 @@
-"""The process that holds a source's graph: assigns its variables once, apart from the machine and under limits, and runs it batch after batch.
+"""Runs the source's graph on batches, in a sandboxed subprocess with resource limits.
 
-python -m export.corpus.source_side DIRECTORY LIMITS
+Usage: python -m export.corpus.source_side DIRECTORY LIMITS
 """
 
 import json
@@ -16,12 +16,18 @@ from export.source import graph as source_graph
 from export.source import sandbox
 from export.source import session as source_session
 
-# What is asked of the encoder, by turns: of each of these, the encoder's outputs too.
+# Additional outputs of each signature; every signature also returns the encoder's outputs.
 HEADS = {'tokens': (), 'mlm': ('mlm_logits',), 'sop': ('sop_log_probs',)}
 INPUTS = ('input_ids', 'input_mask', 'segment_ids', 'mlm_positions')
 
 
 def run(directory: str, limits: str) -> None:
+  """Answers batches from standard input until it ends.
+
+  Args:
+    directory: directory of the subprocess, with its parameters.
+    limits: resource limits as JSON.
+  """
   sandbox.die_with_parent()
   sandbox.Limits(**json.loads(limits)).apply()
   output = protocol.own_output()
@@ -41,13 +47,13 @@ def _answer(calls: dict[str, tuple[list[str], Any]], signatures: list[str], outp
     names, call = calls[signature]
     values = call(*(inputs[name] for name in INPUTS if name in source_graph.SIGNATURES[signature][0]))
     arrays = dict(zip(names, values, strict=True))
-    if 'mlm_logits' in arrays:  # flattened in the source
+    if 'mlm_logits' in arrays:  # the source's graph flattens them
       arrays['mlm_logits'] = arrays['mlm_logits'].reshape(*inputs['mlm_positions'].shape, -1)
     protocol.write(output, arrays, {'microseconds': int(1e6 * (time.monotonic() - start)), 'memory': child.memory()})
 
 
 def _calls(graph: source_graph.Reduced, session: Any) -> dict[str, tuple[list[str], Any]]:
-  """By signature, the names of the outputs, and a function of its inputs, in the order of INPUTS."""
+  """Returns the output names and a function of the inputs in the order of INPUTS, by signature."""
   result = {}
   for signature, inputs in graph.inputs.items():
     outputs = {name: tensor for name, tensor in graph.outputs[signature].items() if not name.startswith('layer_')}

@@ -1,4 +1,4 @@
-"""What is found in some lines, as a value that can be put together with what is found in others, in any order, with the same result."""
+"""Holds the results of a comparison as summaries that can be merged in any order with the same result."""
 
 import dataclasses
 import fractions
@@ -13,12 +13,17 @@ import numpy as np
 _LOW, _HIGH, _PER_DECADE = -12, 2, 20
 _ORDER = ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs')
 _QUANTILES = (0.5, 0.9, 0.99, 0.999, 0.9999)
-_LONGEST = 300  # characters of a text that is kept, and half as many ids
+_LONGEST = 300  # maximum characters of a stored text; twice the maximum number of stored ids
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Place:
-  """Of a line: its file, and the bytes before it there."""
+  """Place of a line.
+
+  Attributes:
+    path: path of the file.
+    offset: offset in the decompressed file, in bytes.
+  """
 
   path: str
   offset: int
@@ -26,11 +31,12 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Worst:
-  """A line in which an output differs a lot.
+  """A line with a large difference in an output.
 
   Attributes:
-    largest: the largest difference in it; infinite for what is no number.
-    place, text: the line, as far as it is kept.
+    largest: largest absolute difference; infinite for NaN.
+    place: place of the line.
+    text: text of the line, shortened by `short`.
   """
 
   largest: float
@@ -39,12 +45,20 @@ class Worst:
 
   @property
   def rank(self) -> tuple[float, Place]:
+    """Sort key: largest difference first, then place."""
     return -self.largest, self.place
 
 
 @dataclasses.dataclass(frozen=True)
 class Unlike:
-  """A line whose ids, or whose packing, are not those of the rule."""
+  """A line whose ids or packing differ from the reference.
+
+  Attributes:
+    place: place of the line.
+    text: text of the line, shortened by `short`.
+    right: first ids of the reference.
+    actual: first ids of the export.
+  """
 
   place: Place
   text: str
@@ -54,30 +68,35 @@ class Unlike:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Fault:
-  """What could not be compared: a line and those that were to be compared with it, or the rest of a piece of a file."""
+  """A line, or the rest of a piece of a file, that was not compared.
+
+  Attributes:
+    place: place of the first line.
+    why: reason, as a verb phrase about the place.
+  """
 
   place: Place
   why: str
 
 
 def short(text: str) -> str:
-  """A text as far as it is kept."""
+  """Returns a text, truncated to _LONGEST characters."""
   return text if len(text) <= _LONGEST else text[:_LONGEST] + ' …'
 
 
 def few(ids: Iterable[int]) -> tuple[int, ...]:
-  """Ids as far as they are kept."""
+  """Returns the first _LONGEST / 2 ids."""
   return tuple(map(int, ids))[: _LONGEST // 2]
 
 
 @dataclasses.dataclass
 class Spread:
-  """How far numbers are apart.
+  """Statistics of absolute differences.
 
   Attributes:
-    values: how many were compared, without those that are no numbers.
-    squares: the sum of their squares. A fraction, so that it does not depend on the order of summing.
-    largest: of all.
+    values: number of finite differences.
+    squares: sum of their squares; a fraction, so that it does not depend on the order of summation.
+    largest: largest difference.
   """
 
   values: int = 0
@@ -85,31 +104,33 @@ class Spread:
   largest: float = 0.0
 
   def add(self, other: 'Spread') -> None:
+    """Adds the statistics of other differences."""
     self.values += other.values
     self.squares += other.squares
     self.largest = max(self.largest, other.largest)
 
   @classmethod
   def of(cls, differences: np.ndarray) -> 'Spread':
-    """Of finite numbers, float64."""
+    """Returns the statistics of finite differences, float64 [values]."""
     if not differences.size:
       return cls()
     return cls(differences.size, fractions.Fraction(float(np.dot(differences, differences))), float(differences.max()))
 
   @property
   def rms(self) -> float:
-    """Root mean square; 0 of nothing."""
+    """Root mean square; 0 without values."""
     return math.sqrt(self.squares / self.values) if self.values else 0.0
 
 
 class Differences:
-  """Of one output.
+  """Differences of one output.
 
   Attributes:
-    spread: of all that are numbers.
-    not_finite: how many are none.
-    histogram: of the absolute differences, on a logarithmic axis.
-    worst: the lines with the largest differences.
+    keep: maximum number of worst lines.
+    spread: statistics of the finite differences.
+    not_finite: number of infinite or NaN differences.
+    histogram: histogram of the absolute differences, on a logarithmic axis.
+    worst: lines with the largest differences.
   """
 
   def __init__(self, keep: int):
@@ -123,7 +144,12 @@ class Differences:
     self.worst = list[Worst]()
 
   def fill(self, differences: np.ndarray, worst: Iterable[Worst]) -> None:
-    """Adds absolute differences, float64 [values], of lines of which these are candidates for the worst."""
+    """Adds the differences of some lines.
+
+    Args:
+      differences: absolute differences, float64 [values].
+      worst: the lines, as candidates for the worst.
+    """
     finite = np.isfinite(differences)
     if not finite.all():
       self.not_finite += int(differences.size - finite.sum())
@@ -133,6 +159,7 @@ class Differences:
     self._keep(worst)
 
   def add(self, other: 'Differences') -> None:
+    """Adds the differences of other lines."""
     self.spread.add(other.spread)
     self.not_finite += other.not_finite
     self.histogram += other.histogram
@@ -142,6 +169,7 @@ class Differences:
     self.worst = heapq.nsmallest(self.keep, [*self.worst, *worst], key=lambda line: line.rank)
 
   def as_json(self) -> dict[str, Any]:
+    """Returns the differences as JSON values."""
     edges = [float(edge) for edge in self.histogram.axes[0].edges]
     counts = [int(count) for count in self.histogram.view(flow=True)]
     return {
@@ -170,7 +198,7 @@ class Differences:
 
 
 def _quantile(share: float, counts: list[int], edges: list[float]) -> float:
-  """What so many of the differences are not larger than: the upper end of a bin."""
+  """Returns the upper edge of the bin that contains a quantile."""
   total, seen = sum(counts), 0
   for count, edge in zip(counts, [*edges, math.inf], strict=True):
     seen += count
@@ -180,27 +208,32 @@ def _quantile(share: float, counts: list[int], edges: list[float]) -> float:
 
 
 class Summary:
-  """Of some lines.
+  """Results of a comparison on some lines.
 
   Attributes:
-    lines: how many were compared; `blank` of them hold no token, `cut` more tokens than fit.
-    tokens: positions that are not padding.
-    different: lines whose ids or packing are not those of the rule; `unlike` are the first of them.
-    equally_likely: lines whose ids are others of the same score: both are right.
-    unoriginal: lines for which the rule of the preprocessor's version gives other ids than the weights were trained
-      with.
-    not_compared: places from which on something was not; `faults` are the first of them.
-    outputs: the differences by output.
-    lengths: by how many positions the batch had, the number of lines and tokens, and the spread of `sequence_output`.
-    seconds: spent by all workers in each kind of work. This and what follows is another thing in every run.
-    memory: the largest resident set of each kind of process, in bytes.
-    restarts: processes that were started again.
+    keep: maximum number of listed lines of each kind.
+    lines: number of compared lines.
+    tokens: number of positions without padding.
+    blank: number of lines without tokens.
+    cut: number of truncated lines.
+    different: number of lines whose ids or packing differ from the reference; `unlike` has the first ones.
+    equally_likely: number of lines whose ids differ from the reference but have the same score, which is correct.
+    unoriginal: number of lines whose ids by the rule of the preprocessor's version differ from the tokenization that
+      the weights were trained with.
+    not_compared: number of places that were not compared; `faults` has the first ones.
+    outputs: differences by output.
+    lengths: numbers of lines and tokens, and spread of `sequence_output`, by padded length of the batch.
+    unlike: first lines whose ids or packing differ from the reference.
+    faults: first places that were not compared.
+    seconds: time of all workers by kind of work, in seconds. Varies between runs, as `memory` and `restarts` do.
+    memory: peak resident set size by kind of process, in bytes.
+    restarts: number of restarted subprocesses.
   """
 
   _COUNTS = ('lines', 'tokens', 'blank', 'cut', 'different', 'equally_likely', 'unoriginal', 'not_compared', 'restarts')
 
   def __init__(self, keep: int = 20):
-    """`keep` is how many lines are kept of each kind."""
+    """Makes an empty summary that lists at most `keep` lines of each kind."""
     self.keep = keep
     self.lines = self.tokens = self.blank = self.cut = self.different = self.equally_likely = self.unoriginal = (
       self.not_compared
@@ -214,21 +247,24 @@ class Summary:
     self.memory = dict[str, int]()
 
   def output(self, name: str) -> Differences:
-    """The differences of an output."""
+    """Returns the differences of an output; adds an empty entry if there is none."""
     return self.outputs.setdefault(name, Differences(self.keep))
 
   def note(self, unlike: Iterable[Unlike] = (), faults: Iterable[Fault] = ()) -> None:
-    """Keeps the first ones."""
+    """Adds lines to `unlike` and `faults`, which keep the first ones by place."""
     self.unlike = heapq.nsmallest(self.keep, [*self.unlike, *unlike], key=lambda line: line.place)
     self.faults = heapq.nsmallest(self.keep, [*self.faults, *faults])
 
   def took(self, kind: str, seconds: float) -> None:
+    """Adds the time of a kind of work, in seconds."""
     self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
 
   def held(self, kind: str, size: int) -> None:
+    """Raises the peak memory of a kind of process to `size` bytes, if that is more."""
     self.memory[kind] = max(self.memory.get(kind, 0), size)
 
   def at_length(self, length: int, lines: int, tokens: int, spread: Spread) -> None:
+    """Adds a batch to the figures of its padded length."""
     before = self.lengths.get(length, (0, 0, Spread()))
     spread_here = Spread()
     spread_here.add(before[2])
@@ -236,7 +272,7 @@ class Summary:
     self.lengths[length] = before[0] + lines, before[1] + tokens, spread_here
 
   def add(self, other: 'Summary') -> None:
-    """Adds another one, which stays as it is."""
+    """Adds another summary, which is not modified."""
     for name in self._COUNTS:
       setattr(self, name, getattr(self, name) + getattr(other, name))
     for name, differences in other.outputs.items():
@@ -250,7 +286,7 @@ class Summary:
       self.held(kind, size)
 
   def as_json(self) -> dict[str, Any]:
-    """All of it; what is another thing in every run is below `run`."""
+    """Returns the summary as JSON values; figures that vary between runs are under `run`."""
     return {
       **{name: getattr(self, name) for name in self._COUNTS if name != 'restarts'},
       'outputs': {name: self.outputs[name].as_json() for name in _ORDER if name in self.outputs},

@@ -1,29 +1,27 @@
-"""Whether what was found is what may be: the record of a release says how far source and export may be apart."""
+"""Checks the differences of a comparison against tolerances from the release's record."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-# Lines of text are less alike than the random rows of the certificate: in one of them, everything may be so much
+# Lines of text vary more than the random rows of the certificate, so the largest difference may be this many times
 # larger.
 _LINES = 4
 
 
 def allowed(record: Mapping[str, Any], output: str, values: int) -> dict[str, float]:
-  """How far source and export may be apart in an output.
+  """Returns the tolerances for the differences of an output between source and export.
 
-  Both sides run in float32, and each may be as far from float64 as the certificate allows the artifact to be. The
-  largest of all
-  differences is of so many more values here: of normally distributed values, it grows with the root of the logarithm of
-  their number.
+  Both sides run in float32, and each may differ from float64 by the certificate's tolerance. A corpus has more values
+  than the certificate: the maximum of n normally distributed values grows with sqrt(log(n)).
 
   Args:
-    record: of the release.
-    output: its name.
-    values: how many differences there are.
+    record: record of the release.
+    output: name of the output.
+    values: number of differences.
 
   Returns:
-    `rms` and `largest`.
+    Tolerances by name: `rms` and `largest`.
   """
   check = record['certificate']['outputs'][output]
   rms, largest = (
@@ -34,32 +32,34 @@ def allowed(record: Mapping[str, Any], output: str, values: int) -> dict[str, fl
 
 
 def faults(results: Mapping[str, Any]) -> list[str]:
-  """What is wrong, for people; nothing if all is right.
+  """Returns the failures of a comparison in words; an empty list means parity.
 
   Args:
-    results: as `run` makes them: a summary, and `allowed` by output.
+    results: summary as JSON, with the tolerances as `allowed` by output.
   """
   found = []
   if results['faults']:
     first = results['faults'][0]
     found.append(
-      f'{results["not_compared"]} places not compared, the first at byte {first["offset"]} of {first["path"]}, which {first["why"]}'
+      f'{results["not_compared"]} places not compared, the first at byte {first["offset"]} of {first["path"]}, which '
+      f'{first["why"]}'
     )
   elif not results['lines']:
     found.append('no line was compared')
   if results['different']:
     first = results['unlike'][0]
     found.append(
-      f'{results["different"]} of {results["lines"]} lines have other ids than they should, the first at byte {first["offset"]} of {first["path"]}'
+      f'{results["different"]} of {results["lines"]} lines have wrong token ids or packing, the first at byte '
+      f'{first["offset"]} of {first["path"]}'
     )
   for name, output in results['outputs'].items():
     most = results['allowed'][name]
     if output['not_finite']:
-      found.append(f'{output["not_finite"]} values of {name} are no numbers')
+      found.append(f'{output["not_finite"]} values of {name} are not finite')
     if not (output['rms'] <= most['rms'] and output['largest'] <= most['largest']):
       worst = output['worst'][0]
       found.append(
-        f'{name} is {output["rms"]:.2g} (at most {output["largest"]:.2g}) from the source\'s, more than {most["rms"]:.2g} '
-        f'(at most {most["largest"]:.2g}), worst at byte {worst["offset"]} of {worst["path"]}'
+        f'{name} differs by rms {output["rms"]:.2g}, largest {output["largest"]:.2g} (tolerances {most["rms"]:.2g} and '
+        f'{most["largest"]:.2g}), worst at byte {worst["offset"]} of {worst["path"]}'
       )
   return found

@@ -1,5 +1,4 @@
-"""Makes a TF1 Hub module of ALBERT on the spot: the demo's source, and the source of most tests.
+"""Makes a TF1 Hub module of ALBERT: the source of the demo and of most tests.
 
-Nothing here is shared with ``converters``: a mistake made in reading a module must not be able to hide behind the
-same mistake made in writing it.
+The package shares no code with `converters`, so that the same mistake in reading and writing a module is noticed.
 """

@@ -1,4 +1,4 @@
-"""Makes a TF1 Hub module of ALBERT with weights drawn at random and a SentencePiece model trained on the spot.
+"""Makes a TF1 Hub module of ALBERT with random weights and a small trained SentencePiece model.
 
 python -m export.demo --output=build/demo/albert_demo
 python -m export.demo --output=/tmp/albert_large --size=large
@@ -16,24 +16,28 @@ from export.demo import weight_values
 
 _OUTPUT = flags.DEFINE_string('output', None, 'Directory to make; must not exist.', required=True)
 _SIZE = flags.DEFINE_enum(
-  'size', 'demo', ['tiny', 'demo', 'base', 'large', 'xlarge', 'xxlarge'], 'Published size to imitate, or a small one.'
+  'size',
+  'demo',
+  ['tiny', 'demo', 'base', 'large', 'xlarge', 'xxlarge'],
+  'A published size of ALBERT, or one of the small sizes tiny and demo.',
 )
 _VALUES = flags.DEFINE_enum(
-  'values', 'random', list(weight_values.REGIMES), 'Statistics of the weights; `trained` has those of all others.'
+  'values', 'random', list(weight_values.REGIMES), 'Statistics of the weights; `trained` combines all others.'
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the weights.', lower_bound=0)
+_SEED = flags.DEFINE_integer('seed', 0, 'Random seed of the weights.', lower_bound=0)
 _MLM = flags.DEFINE_bool('mlm', True, 'Whether the module has the masked language model head.')
 _SOP = flags.DEFINE_bool('sop', True, 'Whether the module has the sentence order head.')
 _DROPOUT = flags.DEFINE_float(
-  'dropout', 0, 'Of hidden units and of attention, in the training mode.', lower_bound=0, upper_bound=0.9
+  'dropout', 0, 'Dropout rate of hidden units and of attention in the training mode.', lower_bound=0, upper_bound=0.9
 )
 
 
 def main() -> None:
+  """Runs the command; see the module."""
   output = pathlib.Path(_OUTPUT.value)
   if output.exists():
-    raise errors.PublishError(f'{output} exists: remove it, or give another --output')
-  # TensorFlow takes seconds to import: only when there is something to make.
+    raise errors.PublishError(f'{output}: already exists; remove it, or give another --output')
+  # Importing TensorFlow takes seconds: it follows the checks of the flags.
   from export.demo import tf1_module
   from export.demo import vocabulary
 

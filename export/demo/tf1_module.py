@@ -48,7 +48,7 @@ SIZES = {
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-  """What a made-up module looks like.
+  """Properties of a demo module.
 
   Attributes:
     vocab_size, embedding_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size,
@@ -57,7 +57,7 @@ class Spec:
     hidden_dropout, attention_dropout: the two dropout probabilities, applied by the train metagraph.
     mlm: whether there is an `mlm` signature, and its variables.
     sop: whether there is a `sop` signature, and its variables.
-    seed: of the weights; another seed gives another value to every element of every tensor.
+    seed: random seed of the weights; another seed changes every element of every tensor.
     values: regime of the weights, a key of `weight_values.REGIMES`.
   """
 
@@ -122,7 +122,7 @@ class _Graph:
     return self._dropout(x, self._config['hidden_dropout_prob'])
 
   def _dense(self, x: Any, name: str, units: int) -> Any:
-    """x of shape [rows, width] -> [rows, units]."""
+    """Computes a dense layer of x [rows, width]: [rows, units]."""
     kernel = self._variable(f'{name}/kernel', int(x.shape[-1]), units)
     return tf.nn.bias_add(tf.matmul(x, kernel), self._variable(f'{name}/bias', units))
 
@@ -165,7 +165,7 @@ class _Graph:
     return self._dense(tf.reshape(context, [-1, hidden]), f'{name}/output/dense', hidden)
 
   def encode(self, input_ids: Any, input_mask: Any, segment_ids: Any) -> tuple[Any, Any]:
-    """Three int32 [batch, length] -> sequence_output [batch, length, H], pooled_output [batch, H]."""
+    """Computes sequence_output [batch, length, H] and pooled_output [batch, H] from int32 [batch, length] inputs."""
     config = self._config
     hidden = config['hidden_size']
     batch, length = tf.shape(input_ids)[0], tf.shape(input_ids)[1]
@@ -186,7 +186,7 @@ class _Graph:
     return sequence_output, tf.tanh(self._dense(first, 'bert/pooler/dense', hidden))
 
   def mlm_logits(self, sequence_output: Any, positions: Any) -> Any:
-    """sequence_output [batch, length, H], positions int32 [batch, P] -> [batch * P, V]."""
+    """Computes [batch * P, V] from sequence_output [batch, length, H] and positions int32 [batch, P]."""
     width, vocab_size = self._config['embedding_size'], self._config['vocab_size']
     batch, length = tf.shape(sequence_output)[0], tf.shape(sequence_output)[1]
     offsets = tf.expand_dims(tf.range(batch) * length, 1)
@@ -200,7 +200,7 @@ class _Graph:
     )
 
   def sop_log_probs(self, pooled_output: Any) -> Any:
-    """pooled_output [batch, H] -> [batch, 2]."""
+    """Computes [batch, 2] from pooled_output [batch, H]."""
     weights = self._variable('cls/seq_relationship/output_weights', 2, self._config['hidden_size'])
     bias = self._variable('cls/seq_relationship/output_bias', 2)
     return tf.nn.log_softmax(tf.nn.bias_add(tf.matmul(pooled_output, weights, transpose_b=True), bias))
@@ -248,11 +248,11 @@ def _meta_graph(spec: Spec, tags: Sequence[str]) -> Any:
 
 
 def write(path: str | pathlib.Path, spec: Spec, sentencepiece_model: bytes, vocab_text: str) -> None:
-  """Writes a TF1 Hub module, whose bytes depend on the arguments after `path` alone.
+  """Writes a TF1 Hub module, whose bytes depend only on the arguments after `path`.
 
   Args:
     path: the module's directory; made, and must not exist.
-    spec: what to write; its vocab_size is the number of pieces of `sentencepiece_model`.
+    spec: properties of the module; its vocab_size is the number of pieces of `sentencepiece_model`.
     sentencepiece_model: becomes assets/30k-clean.model.
     vocab_text: becomes assets/30k-clean.vocab.
 

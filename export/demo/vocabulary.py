@@ -3,6 +3,7 @@
 import io
 import itertools
 import struct
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,8 +29,10 @@ _ORIGINAL_OPTIONS: dict[str, Any] = dict(
 def train(lines: Iterable[str], vocab_size: int) -> bytes:
   """Trains on `lines` and returns a serialized ModelProto with exactly `vocab_size` pieces.
 
-  A short corpus cannot give 30,000 pieces: what is missing is filled up with pieces made of two real ones, scored below
-  every real piece, so that the segmentation of ordinary text stays the trained one.
+  A short corpus cannot give 30,000 pieces. Each additional piece joins two trained pieces and has a lower score than
+  every trained piece, so that ordinary text is segmented as trained.
+
+  The corpus is normalized as ALBERT's authors normalize text: NFKD, no accents, lower case.
 
   Args:
     lines: the corpus, one sentence each.
@@ -43,7 +46,7 @@ def train(lines: Iterable[str], vocab_size: int) -> bytes:
   """
   model = io.BytesIO()
   spm.SentencePieceTrainer.train(
-    sentence_iterator=iter(lines),
+    sentence_iterator=map(_normalized, lines),
     model_writer=model,
     vocab_size=min(vocab_size, 800),
     hard_vocab_limit=False,
@@ -54,12 +57,16 @@ def train(lines: Iterable[str], vocab_size: int) -> bytes:
   return model.getvalue() + _made_up_pieces(model.getvalue(), vocab_size)
 
 
-def _made_up_pieces(model: bytes, vocab_size: int) -> bytes:
-  """What to append to a serialized ModelProto, so that it has `vocab_size` pieces.
+def _normalized(line: str) -> str:
+  return ''.join(c for c in unicodedata.normalize('NFKD', line) if not unicodedata.combining(c)).lower()
 
-  Protocol buffers in a row are one message, with repeated fields joined and scalars overwritten. The field numbers are
-  those of sentencepiece_model.proto. (The module that sentencepiece ships for it wants a newer protobuf than TensorFlow
-  accepts.)
+
+def _made_up_pieces(model: bytes, vocab_size: int) -> bytes:
+  """Returns bytes to append to a serialized ModelProto, so that it has `vocab_size` pieces.
+
+  Concatenated protocol buffers are one message, with repeated fields joined and scalars overwritten. The field numbers
+  are those of sentencepiece_model.proto. (The module that sentencepiece ships for it needs a newer protobuf than
+  TensorFlow accepts.)
   """
   processor = spm.SentencePieceProcessor(model_proto=model)
   pieces = [processor.id_to_piece(i) for i in range(len(processor))]
@@ -82,6 +89,6 @@ def _length_delimited(field: int, payload: bytes) -> bytes:
 
 
 def as_text(model: bytes) -> str:
-  """The `.vocab` file that SentencePiece writes beside a model: one "piece<TAB>score" line per id."""
+  """Returns the `.vocab` file that SentencePiece writes for a model: one "piece<TAB>score" line per id."""
   processor = spm.SentencePieceProcessor(model_proto=model)
   return ''.join(f'{processor.id_to_piece(i)}\t{processor.get_score(i):g}\n' for i in range(len(processor)))

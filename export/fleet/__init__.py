@@ -1,1 +1,1 @@
-"""Whole catalogs: every version that is not published yet, on Apache Beam, each in a process of its own."""
+"""Exports all unpublished versions of catalogs on Apache Beam, each in a subprocess."""

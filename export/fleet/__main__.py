@@ -1,12 +1,12 @@
-"""Releases every version of a catalog that is not published yet, on Apache Beam.
+"""Exports every unpublished version of a catalog on Apache Beam.
 
   python -m export.fleet --catalog=assets/catalog.yaml --export_root=dist
   python -m export.fleet --export_root=gs://bucket/models --runner=FlinkRunner --flink_master=host:8081
   --environment_type=LOOPBACK
 
-Each release is what `python -m export` makes of it, byte for byte, in a process of its own: preprocessors before the
-encoders that name them, lower versions before higher ones, and besides that side by side. One that fails stops only
-what needs it. Run again, it does only what is missing. Flags that are not listed by --help are Beam's.
+Each release is made in a subprocess, with the same bytes as by `python -m export`. Preprocessors come before their
+encoders, and lower versions before higher ones; other releases run in parallel. A failed release only stops releases
+that depend on it. Another run makes only the missing releases. Flags that --help does not list are Beam's.
 """
 
 import contextlib
@@ -37,39 +37,41 @@ for _module in (source_flags, policy_flags):
 _CATALOG = flags.DEFINE_multi_string(
   'catalog',
   [str(catalog_lib.PATH)],
-  'A catalog of models, versions and their sources. Several publishers have one each: give it once for every one.',
+  'Catalog of models, versions and their sources. Repeat the flag for several catalogs, for example one per publisher.',
 )
 _EXPORT_ROOT = flags.DEFINE_string(
   'export_root',
   'dist',
-  'Root of the release tree, which every worker must reach under this name. A directory, or what tf.io.gfile knows.',
+  'Root of the release tree: a directory or an address that tf.io.gfile supports, which every worker can reach.',
 )
 _SIGN_KEY = flags.DEFINE_string(
-  'sign_key', None, 'A file with an elliptic curve key in PEM, which every worker must have: to sign with.'
+  'sign_key', None, 'File with an elliptic curve private key in PEM, to sign with. Every worker needs it at this path.'
 )
 _WITH_TEXT = flags.DEFINE_bool(
   'with_text',
   False,
-  'Publish a model from text to vectors of every encoder that takes dicts, also of those that are published.',
+  'Publish a text model for every encoder with the dict interface, also for published encoders.',
 )
 _RETRIES = flags.DEFINE_integer(
-  'retries', 2, 'How often a release that fails is tried again, beside what the runner does.', lower_bound=0
+  'retries', 2, 'Number of retries of a failed release, in addition to the retries of the runner.', lower_bound=0
 )
-_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Say what would be released, and release nothing.')
+_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print the planned releases, and write nothing.')
 
-# An address has 107 bytes (unix(7)), with the directory `/pymp-12345678` and the name `/listener-12345678`.
+# A socket's path has at most 107 bytes (unix(7)). The directory `/pymp-12345678` and the file `/listener-12345678` are
+# appended.
 _LONGEST_TEMPORARY = 107 - 14 - 18
-_LOOK_SECONDS = 2.0  # between two looks at what is published
+_POLL_SECONDS = 2.0  # interval between updates of the progress bar
 
 
 def main() -> None:
+  """Plans and makes the missing releases of the catalogs."""
   if not _EXPORT_ROOT.value:
-    raise errors.UsageError('--export_root= is empty: give a directory')
+    raise errors.UsageError('--export_root=: empty; give a directory')
   if not all(_CATALOG.value):
-    raise errors.UsageError('--catalog= is empty: give a file')
+    raise errors.UsageError('--catalog=: empty; give a file')
   if _SIGN_KEY.value is not None:
     signature.check_private_key(pathlib.Path(_SIGN_KEY.value))
-  source_flags.reading()  # so that what is wrong with them is said once
+  source_flags.reading()  # reports invalid flags once, and not for each release
   options = beam_runner.options()
   catalogs = [catalog_lib.Catalog(path) for path in _CATALOG.value]
   tree = tree_lib.at(_EXPORT_ROOT.value)
@@ -79,39 +81,42 @@ def main() -> None:
   for path, why in plan.left_out.items():
     console.line(f'Left out: {path}: {why}')
   if not tasks:
-    console.line('Nothing else is missing.' if plan.left_out else 'Nothing is missing.')
+    console.line('All other versions are published.' if plan.left_out else 'All versions are published.')
     return
   sources = {catalogs[task.catalog].source(task.arguments[0].removeprefix('--model=')) for task in tasks}
   if len(sources) > 1 and flags.FLAGS['source_sha256'].present:
     raise errors.UsageError(
-      f'--source_sha256 is of one source, and the releases that are missing have {len(sources)}: leave it out, or make '
-      'each with python -m export'
+      f'--source_sha256: the missing releases have {len(sources)} sources (a digest is of one source); leave the flag '
+      'out, or make each release with python -m export'
     )
   if _DRY_RUN.value:
     for number, level in enumerate(plan.levels, start=1):
       console.facts(
-        f'Step {number}, side by side',
+        f'Step {number}, in parallel',
         [[task.path, f'after {", ".join(task.after)}' if task.after else ''] for task in level],
       )
     console.line('\nDry run: nothing was written.')
     return
   _check_temporary_directory()
-  # Imports Beam, and is imported by its workers.
+  # These import Beam.
   from export.fleet import own_process
   from export.fleet import pipeline
 
-  job = pipeline.Job(tree.root, tuple(catalog.yaml for catalog in catalogs), _passed_on(), _RETRIES.value)
-  util.get_temp_dir()  # multiprocessing makes it once, and removes it at the very end: after our own is gone
-  with beam_runner.own_temporary_files(), _place(tree) as result:
+  job = pipeline.Job(tree.root, tuple(catalog.yaml for catalog in catalogs), _common_flags(), _RETRIES.value)
+  util.get_temp_dir()  # made here, since multiprocessing removes it only at exit, after own_temporary_files is gone
+  with beam_runner.own_temporary_files(), _outcomes_path(tree) as result:
     try:
-      with console.step(f'release {len(tasks)} versions', total=len(tasks)) as advance, _followed(tree, tasks, advance):
+      with (
+        console.step(f'release {len(tasks)} versions', total=len(tasks)) as advance,
+        _polled_progress(tree, tasks, advance),
+      ):
         beam_runner.run(lambda p: pipeline.build(job, plan.levels, result, p), options)
       outcomes = pipeline.read(result)
     except KeyboardInterrupt:
-      raise errors.RunError('interrupted: what is published is complete, run it again for the rest') from None
+      raise errors.RunError('fleet: interrupted (published releases are complete); run it again for the rest') from None
     finally:
       own_process.end_all()
-  for catalog in catalogs:  # elsewhere than on this machine, two encoders may have written it at the same time
+  for catalog in catalogs:  # on remote trees, exports in parallel may have overwritten it
     if any(model.startswith(f'{catalog.publisher}/') for model in tree.models()):
       collection.renew(tree, catalog.publisher, catalog.collection, console)
   _report(console, tasks, outcomes)
@@ -126,13 +131,13 @@ def _check_temporary_directory() -> None:
   path = tempfile.gettempdir()
   if len(os.fsencode(path)) > _LONGEST_TEMPORARY:
     raise errors.RunError(
-      f'TMPDIR={path}: the path is too long for a socket ({len(os.fsencode(path))} bytes, at most {_LONGEST_TEMPORARY}); '
-      'give a shorter TMPDIR'
+      f'TMPDIR={path}: the path is too long for a socket ({len(os.fsencode(path))} bytes, at most '
+      f'{_LONGEST_TEMPORARY}); give a shorter TMPDIR'
     )
 
 
-def _passed_on() -> tuple[str, ...]:
-  """What `python -m export` is given besides the release: the flags that both have, as far as they were given here."""
+def _common_flags() -> tuple[str, ...]:
+  """Returns the given flags of this command that are passed to `python -m export` for every release."""
   names = [
     flag.name for module in (source_flags, policy_flags) for flag in flags.FLAGS.flags_by_module_dict()[module.__name__]
   ]
@@ -140,8 +145,8 @@ def _passed_on() -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _place(tree: tree_lib.Tree) -> Iterator[str]:
-  """Where the outcomes are written, and nothing is left: in the tree, which all workers reach."""
+def _outcomes_path(tree: tree_lib.Tree) -> Iterator[str]:
+  """Yields a path for the outcomes in the tree, which all workers reach, and removes the file at the end."""
   if '://' not in tree.root:
     with tree.staging() as directory:
       yield str(directory / 'outcomes.json')
@@ -156,18 +161,18 @@ def _place(tree: tree_lib.Tree) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _followed(tree: tree_lib.Tree, tasks: list[plan_lib.Task], advance: console_lib.Advance) -> Iterator[None]:
-  """Tells how far it is, whatever runs the pipeline: by what is in the tree."""
+def _polled_progress(tree: tree_lib.Tree, tasks: list[plan_lib.Task], advance: console_lib.Advance) -> Iterator[None]:
+  """Advances the progress bar while the context is open, by the published releases: this works with any runner."""
   waiting = {task.path for task in tasks}
 
   def look() -> None:
-    with contextlib.suppress(errors.AlbertHubError):  # the place could not be read: the next time, perhaps
+    with contextlib.suppress(errors.AlbertHubError):  # the next update retries
       for path in sorted(waiting):
         if tree_lib.holds(tree, path):
           waiting.remove(path)
           advance(1)
 
-  with beam_runner.looking(look, _LOOK_SECONDS):
+  with beam_runner.looking(look, _POLL_SECONDS):
     yield
 
 
@@ -189,10 +194,10 @@ def _report(console: console_lib.Console, tasks: list[plan_lib.Task], outcomes: 
     ],
   )
   if failed:
-    console.facts('Not published, and why', [(outcome.path, outcome.why) for outcome in failed])
+    console.facts('Not published', [(outcome.path, outcome.why) for outcome in failed])
     raise errors.PublishError(
-      f'{len(failed)} of {len(outcomes)} releases were not published ({", ".join(o.path for o in failed)}): mend '
-      'what the table says, and run it again; what is published is complete, and will be kept'
+      f'{len(failed)} of {len(outcomes)} releases: not published ({", ".join(o.path for o in failed)}); correct the '
+      'causes above and run it again, which keeps published releases'
     )
 
 

@@ -1,4 +1,4 @@
-"""One release in a process of its own, of which nothing outlives whoever asked for it."""
+"""Runs one release in a subprocess that exits with its parent."""
 
 import contextlib
 import importlib
@@ -16,32 +16,31 @@ from multiprocessing import context
 from converters import cli
 from converters.io import temp_dirs
 
-_PATIENCE_SECONDS = 30  # for a process that was asked to end: it takes back what it has begun
+_TERMINATE_SECONDS = 30  # timeout for the cleanup of a terminated subprocess
 _PRELOADED = ['export.__main__', 'export.release.encoder_artifacts', 'export.release.pipeline']
 
 _lock = threading.Lock()
-_running = dict[pathlib.Path, context.ForkServerProcess | None]()  # by the directory of each
+_running = dict[pathlib.Path, context.ForkServerProcess | None]()  # by the directory of the subprocess
 _emptied = threading.Condition(_lock)
 _ended = threading.Event()
 
 
 class Ended(Exception):
-  """The whole job was ended."""
+  """`end_all` was called."""
 
 
 def run(arguments: Sequence[str], catalog: str) -> tuple[int, str]:
-  """Does what `python -m export` does, and waits for it.
+  """Runs `python -m export` in a subprocess, and waits for its end.
 
-  The process is as fresh as one can be in which TensorFlow is imported: it is forked from one that has imported it, and
-  done nothing
-  else. Importing takes a quarter of a small release's processor time.
+  The subprocess is forked from a server that has only imported TensorFlow, since the import takes a quarter of a small
+  release's processor time.
 
   Args:
-    arguments: of `python -m export`, but for the catalog.
-    catalog: its text.
+    arguments: arguments of `python -m export`, without the catalog.
+    catalog: text of the catalog.
 
   Returns:
-    The exit status, negative for a signal; and what it has written to standard error.
+    The exit status, negative for a signal, and the text on standard error.
 
   Raises:
     Ended: `end_all` was called.
@@ -70,7 +69,7 @@ def run(arguments: Sequence[str], catalog: str) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def _directory() -> Iterator[pathlib.Path]:
-  """A temporary directory, which `end_all` sees gone."""
+  """Makes a temporary directory; `end_all` waits for its removal."""
   try:
     with temp_dirs.directory('albert_fleet_') as directory:
       with _lock:
@@ -83,22 +82,22 @@ def _directory() -> Iterator[pathlib.Path]:
 
 
 def end_all() -> None:
-  """Ends what runs, lets nothing begin any more, and waits until nothing of it is left."""
+  """Terminates all subprocesses, prevents new ones, and waits until their directories are removed."""
   with _lock:
     _ended.set()
     processes = [process for process in _running.values() if process is not None]
     for process in processes:
       process.terminate()
-    if not _emptied.wait_for(lambda: not _running, _PATIENCE_SECONDS):
+    if not _emptied.wait_for(lambda: not _running, _TERMINATE_SECONDS):
       for process in processes:
         process.kill()
 
 
 def _release(arguments: Sequence[str], said: str) -> None:
-  """In the process."""
-  os.setsid()  # a terminal's interrupt is for whoever asked for the release, who passes it on
+  """Runs the release; called in the subprocess."""
+  os.setsid()  # a terminal's interrupt goes to the parent only, which calls end_all
   threading.Thread(target=_end_with_parent, daemon=True).start()
-  # What it leaves in temporary files goes with its directory: a forked process runs nothing at its end.
+  # Temporary files go to the subprocess's directory, which the parent removes: a forked process runs no exit handlers.
   os.environ['TMPDIR'] = os.path.dirname(said)
   tempfile.tempdir = None
   for number, path in ((0, os.devnull), (1, os.devnull), (2, said)):
@@ -108,7 +107,7 @@ def _release(arguments: Sequence[str], said: str) -> None:
 
 
 def _end_with_parent() -> None:
-  """Ends this process, in an orderly way, once whoever asked for it is gone. (Its parent is the one that it was forked from.)"""
+  """Terminates this process when the process that started it ends; its Unix parent is the fork server."""
   parent = multiprocessing.parent_process()
   assert parent is not None
   parent.join()

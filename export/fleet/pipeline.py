@@ -1,4 +1,4 @@
-"""Releases on Apache Beam: one element a release, level after level."""
+"""Makes releases on Apache Beam: one element for each release, one level after the other."""
 
 import dataclasses
 import json
@@ -16,19 +16,19 @@ from export.fleet import own_process
 from export.fleet import plan as plan_lib
 from export.store import tree as tree_lib
 
-_FIRST_WAIT_SECONDS = 2.0  # before something is tried again; then twice that, and so on
-_WRONG_FLAGS = 2  # the exit status for what will not get better by trying
+_FIRST_WAIT_SECONDS = 2.0  # delay before the first retry; doubled for each further one
+_WRONG_FLAGS = 2  # exit status for a usage error, which is not retried
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What all releases have in common.
+  """Parameters that all releases share.
 
   Attributes:
-    export_root: the root of the tree.
-    catalogs: the text of each.
-    arguments: for `python -m export`.
-    retries: how often what failed is tried again.
+    export_root: root of the release tree.
+    catalogs: texts of the catalogs.
+    arguments: common arguments of `python -m export`.
+    retries: maximum number of retries of a release.
   """
 
   export_root: str
@@ -39,14 +39,14 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What became of a release.
+  """Outcome of a release.
 
   Attributes:
-    path: 'tensorflow/albert_en_large/2'.
-    published: whether it is in the tree.
-    seconds: how long that took, with all its tries.
-    tries: how many.
-    why: it is not.
+    path: path of the release, as 'tensorflow/albert_en_large/2'.
+    published: whether the release is in the tree.
+    seconds: wall time of all tries, in seconds.
+    tries: number of tries.
+    why: reason if it is not published; else empty.
   """
 
   path: str
@@ -57,7 +57,7 @@ class Outcome:
 
 
 class Failed(Exception):
-  """A process that did not release; what it said."""
+  """A subprocess failed; the message has the reason."""
 
   def __init__(self, status: int, why: str):
     super().__init__(why)
@@ -65,7 +65,7 @@ class Failed(Exception):
 
 
 class _Release(beam.DoFn):
-  """A Task and the outcomes of all levels before -> its Outcome."""
+  """Maps a Task and the outcomes of all earlier levels to its Outcome."""
 
   def __init__(self, job: Job):
     self._job = job
@@ -85,7 +85,7 @@ class _Release(beam.DoFn):
     )
     def release() -> None:
       nonlocal tries
-      # A runner may hand out an element again, whose release was made before its worker died.
+      # A runner retries an element if its worker dies, also after the release was published.
       tree = tree_lib.at(self._job.export_root)
       if all(tree_lib.holds(tree, path) for path in task.makes):
         return
@@ -109,9 +109,9 @@ def _why(status: int, said: str) -> str:
     if line.startswith('error: '):
       return line.removeprefix('error: ')
   return (
-    f'its process was ended by signal {-status}'
+    f'the subprocess was ended by signal {-status}'
     if status < 0
-    else f'its process ended with status {status} and said nothing'
+    else f'the subprocess exited with status {status} without a message'
   )
 
 
@@ -119,10 +119,10 @@ def build(job: Job, levels: Sequence[Sequence[plan_lib.Task]], result: str, pipe
   """Adds the releases to a pipeline.
 
   Args:
-    job: what they have in common.
-    levels: of a `Plan`.
-    result: the file to write with the outcomes, wherever `places` reaches.
-    pipeline: to add to.
+    job: parameters that all releases share.
+    levels: levels of a `Plan`.
+    result: path of the file for the outcomes, of any file system that `filesystems` supports.
+    pipeline: pipeline to add to.
   """
   done = list[Any]()
   for number, tasks in enumerate(levels):
@@ -130,7 +130,7 @@ def build(job: Job, levels: Sequence[Sequence[plan_lib.Task]], result: str, pipe
     done.append(
       pipeline
       | f'level {number}' >> beam.Create(tasks)
-      # As the runner likes: else it takes them all for one piece of work.
+      # Without Reshuffle, the runner gives all elements to one worker.
       | f'spread level {number}' >> beam.Reshuffle()
       | f'release level {number}' >> beam.ParDo(_Release(job), before)
     )
@@ -143,5 +143,5 @@ def _write(path: str, outcomes: list[Outcome]) -> None:
 
 
 def read(path: str) -> list[Outcome]:
-  """What a pipeline of `build` has written."""
+  """Returns the outcomes that a pipeline of `build` has written."""
   return [Outcome(**outcome) for outcome in json.loads(filesystems.read(path))]

@@ -1,4 +1,4 @@
-"""What of a catalog is to be released, and what has to be there before."""
+"""Plans the missing releases of catalogs and their order."""
 
 import dataclasses
 import functools
@@ -18,12 +18,12 @@ class Task:
   """One release to make.
 
   Attributes:
-    path: 'tensorflow/albert_en_large/2'; of a model from text to vectors, if its encoder is published already.
-    arguments: what to give `python -m export` for it, but for what all releases have in common.
-    catalog: number of the catalog that it is in.
-    after: what is tried before: the version below it, and its preprocessor.
-    needs: those of them without which it is not made.
-    makes: all that it publishes, beside the preprocessor.
+    path: path of the release, as 'tensorflow/albert_en_large/2'; of the text model if its encoder is published.
+    arguments: arguments of `python -m export` for this release.
+    catalog: index of its catalog.
+    after: paths of releases that are tried before: the next lower version, and the preprocessor.
+    needs: paths in `after` that must be published before.
+    makes: paths of all releases that it publishes, except the preprocessor.
   """
 
   path: str
@@ -36,13 +36,11 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What is to be done.
+  """Order of the missing releases.
 
   Attributes:
-    levels: the releases, such that what has to be there before one is in a level before its own. Those of one level
-      have nothing to
-      do with each other.
-    left_out: by path, why a version of the catalog that is not published is not going to be.
+    levels: tasks by level. A task's dependencies are in earlier levels; tasks of one level are independent.
+    left_out: reason by path, for missing versions that are not going to be made.
   """
 
   levels: tuple[tuple[Task, ...], ...]
@@ -50,19 +48,22 @@ class Plan:
 
 
 def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree, with_text: bool = False) -> Plan:
-  """Plans what of catalogs is missing in a tree.
+  """Plans the releases of catalogs that a tree lacks.
 
   Args:
-    catalogs: of different models.
-    tree: where it is missing.
-    with_text: whether every encoder that takes dicts is to have a model from text to vectors.
+    catalogs: catalogs of different models.
+    tree: release tree.
+    with_text: whether to make a text model for every encoder with the dict interface.
+
+  Returns:
+    The plan.
 
   Raises:
-    UsageError: two catalogs hold the same release, or one holds a model of the name that another's text model has.
+    UsageError: two catalogs have the same release, counting text models.
   """
   tasks, left_out, seen = dict[str, Task](), dict[str, str](), set[str]()
-  newest, newest_encoder = dict[str, str](), dict[str, str]()  # task of each model so far
-  versions = functools.cache(tree.versions)  # of a model, and not of each of its versions: the tree may be far away
+  newest, newest_encoder = dict[str, str](), dict[str, str]()  # path of the last task of each model
+  versions = functools.cache(tree.versions)  # one access for each model, since the tree may be remote
   for number, catalog in enumerate(catalogs):
     releases: list[spec.Release] = [
       catalog.preprocessor(model, int(version))
@@ -77,24 +78,24 @@ def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree, with_text
       )
       paths = [r.path for r in (release, text) if r is not None]
       if twice := seen.intersection(paths):
-        raise errors.UsageError(f'{min(twice)} is in two of the catalogs: give each model and publisher once')
+        raise errors.UsageError(f'{min(twice)}: in two catalogs; give each model and publisher once')
       seen.update(paths)
       if (
         text is not None
         and release.version not in versions(release.model)
         and text.version <= max(versions(text.model), default=0)
       ):
-        text = None  # it is there, or cannot come any more
+        text = None  # published, or below a published version
       missing = next((r for r in (release, text) if r is not None and r.version not in versions(r.model)), None)
       if missing is None:
         continue
       published = versions(missing.model)
       if not catalog.source(release.name):
-        left_out[missing.path] = 'the catalog has no source for it'
+        left_out[missing.path] = 'no source in the catalog'
       elif published and missing.version < max(published):
-        left_out[missing.path] = f'version {max(published)} is published, and versions never go back'
+        left_out[missing.path] = f'lower than the published version {max(published)}'
       else:
-        # What a published encoder's text model fails of need not trouble the next encoder.
+        # A failed text model of a published encoder does not stop the next encoder.
         below = [newest_encoder[release.model]] if missing is release and release.model in newest_encoder else []
         needs = (*below, *([release.preprocessor.path] if isinstance(release, spec.EncoderRelease) else []))
         before = [newest[release.model]] if release.model in newest else []
@@ -105,10 +106,10 @@ def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree, with_text
         newest[release.model] = missing.path
         if missing is release:
           newest_encoder[release.model] = missing.path
-  for task in tasks.values():  # an encoder brings the preprocessor that it names, also one below what is published
+  for task in tasks.values():  # an encoder's export also makes its preprocessor, even a lower version
     for companion in task.after:
       left_out.pop(companion, None)
-  # Nothing comes after what is not going to be made.
+  # Dependencies without a task are dropped.
   return Plan(
     tuple(
       _levels(
@@ -127,8 +128,8 @@ def make(catalogs: Iterable[catalog_lib.Catalog], tree: tree_lib.Tree, with_text
 
 
 def _arguments(release: spec.Release, text: spec.TextRelease | None) -> tuple[str, ...]:
-  """What to give `python -m export` for a release, and for its model from text to vectors if there is to be one."""
-  # That a version breaks with the one before was reviewed with the catalog.
+  """Returns the arguments of `python -m export` for a release and its optional text model."""
+  # Breaking changes were reviewed with the catalog.
   breaking = ('--breaking',) if any(r is not None and r.version in r.breaking for r in (release, text)) else ()
   with_text = ('--with_text',) if text is not None else ()
   return (f'--model={release.name}', f'--version={release.version}', *breaking, *with_text)

@@ -1,12 +1,12 @@
-"""Keys of variables in the checkpoints of SavedModels."""
+"""Reads the checkpoint keys of the variables of a SavedModel."""
 
 import os
 import pathlib
 
 
 def read(path: pathlib.Path) -> dict[str, str]:
-  """Where a SavedModel's checkpoint has each variable: checkpoint key by variable name."""
-  # Commands import this module before they have quietened TensorFlow.
+  """Returns the checkpoint key of each variable of a SavedModel, by variable name."""
+  # Imported here, because commands silence TensorFlow after they import this module.
   import tensorflow as tf
   from tensorflow.core.protobuf import trackable_object_graph_pb2
 

@@ -1,4 +1,4 @@
-"""What the functions of an exported model do with what they are given, as their graphs say: so that nothing is run twice."""
+"""Analyses the function graphs of an exported model, so that shared computations run once."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,16 +13,17 @@ _CALLS = ('PartitionedCall', 'StatefulPartitionedCall')
 
 @dataclasses.dataclass(frozen=True)
 class Function:
-  """A function as it was loaded. (TensorFlow changes the graphs of functions that are differentiated.)
+  """A snapshot of a loaded function, since differentiation changes the graphs of TensorFlow's functions.
 
   Attributes:
-    name: what graphs call it by.
-    graph, definition: what it does: as a graph, with all functions below it, and as a function.
-    inputs: the names of its placeholders, for what is given first.
-    captured: the handles of the variables that its last placeholders stand for.
-    outputs: the names of the tensors that it returns.
-    structure: what it returns them in.
-    named: whether it takes its inputs by the names that its placeholders have, in their order.
+    name: name of the function in calls.
+    graph: GraphDef of the function, with the functions that it calls.
+    definition: FunctionDef of the function.
+    inputs: names of the placeholders: first the arguments, then the captured variables.
+    captured: handles of the captured variables.
+    outputs: names of the returned tensors.
+    structure: nested structure of the returned tensors.
+    named: whether the arguments have the names of the placeholders, in the same order.
   """
 
   name: str
@@ -36,13 +37,13 @@ class Function:
 
   @classmethod
   def of(cls, concrete: Any) -> 'Function':
-    """A ConcreteFunction, as it is now."""
+    """Returns a snapshot of a ConcreteFunction."""
     import tensorflow as tf
 
     arguments, by_name = concrete.structured_input_signature
     specs = by_name or arguments[0]
     own = [p.op.name for p in concrete.inputs[: len(concrete.inputs) - len(concrete.captured_inputs)]]
-    # By position, the placeholders stand for the flattened specs.
+    # The placeholders are in the order of the flattened specs.
     named = (
       isinstance(specs, Mapping)
       and all(name == spec.name for name, spec in specs.items())
@@ -60,31 +61,32 @@ class Function:
     )
 
   def values(self, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What each placeholder stands for: an input, or a variable's handle. None if it cannot be told, or is not given."""
+    """Returns the value of each placeholder: an input or a variable handle; None if it is unknown."""
     own = len(self.inputs) - len(self.captured)
     return {name: given.get(name) if self.named else None for name in self.inputs[:own]} | dict(
       zip(self.inputs[own:], self.captured, strict=True)
     )
 
   def pack(self, results: Iterable[Any]) -> Any:
-    """Results in the structure that a call returns them in."""
+    """Packs results into the structure that a call returns."""
     import tensorflow as tf
 
     return tf.nest.pack_sequence_as(self.structure, list(results))
 
 
 def calls(function: Function, target: Function) -> list[Any]:
-  """The nodes of a function that call another one."""
+  """Returns the nodes of a function that call another function."""
   return [node for node in function.graph.node if node.op in _CALLS and node.attr['f'].func.name == target.name]
 
 
 def passed_on(function: Function, target: Function) -> tuple[list[int], list[int]] | None:
-  """What a function hands on to another one, if it does nothing but to call it, itself or through functions that do nothing else either.
+  """Returns the argument and result mappings of a function that only forwards to `target`.
+
+  The function may call the target through other functions that only forward.
 
   Returns:
-    The numbers of its arguments that it calls it with, in that one's order; and of the results of that one that it
-    returns, in its own.
-    None if it does anything else.
+    The index of the function's argument for each argument of the target, and the index of the target's result for each
+    result of the function. None if the function does anything else.
   """
   library = {definition.signature.name: definition for definition in function.graph.library.function}
 
@@ -120,10 +122,10 @@ def passed_on(function: Function, target: Function) -> tuple[list[int], list[int
 
 
 def upto(function: Function, output: str) -> tuple[Any, str]:
-  """The part of a function that one of its outputs needs.
+  """Returns the part of a function that one of its outputs depends on.
 
   Returns:
-    The part's graph, and the name of the tensor in it. The tensor does not depend on the function's other operations.
+    The graph of the part, and the name of the output tensor in it.
   """
   from tensorflow.core.framework import graph_pb2
 
@@ -138,7 +140,13 @@ def upto(function: Function, output: str) -> tuple[Any, str]:
 
 
 def after(function: Function, call: Any, available: Iterable[str]) -> Any:
-  """The graph of what a function does after a call, with what is available by these names to be put into it: the call's results among them."""
+  """Returns the graph of a function after a call.
+
+  Args:
+    function: the function.
+    call: node of the call.
+    available: names of tensors that are given to the graph, including the results of the call.
+  """
   from tensorflow.core.framework import graph_pb2
 
   names = set(available)
@@ -156,12 +164,12 @@ def runner(part: Any, outputs: Iterable[str]) -> Callable[[Mapping[str, Any]], l
   """Makes a part of a function callable.
 
   Args:
-    part: its graph.
-    outputs: the names of the tensors to return.
+    part: graph of the part.
+    outputs: names of the tensors to return.
 
   Returns:
-    A function of what the part's placeholders stand for, and of tensors that it does not compute, by name. It may be
-    given more than that.
+    A function of the values of the part's placeholders and of tensors that the part does not compute, by name. It
+    ignores other values.
   """
   import tensorflow as tf
 
@@ -173,7 +181,7 @@ def runner(part: Any, outputs: Iterable[str]) -> Callable[[Mapping[str, Any]], l
   def imported(values: Mapping[str, Any]) -> list[Any]:
     given = {name: value for name, value in values.items() if name in names}
     results = dict(zip(computed, tf.graph_util.import_graph_def(part, given, computed), strict=True))
-    # What a call gave may be what is returned.
+    # An output may be a result of the call, which the part does not compute.
     return [results[output] if output in results else values[output.removesuffix(':0')] for output in outputs]
 
   return imported

@@ -1,4 +1,4 @@
-"""The operations in a saved_model.pb, what they depend on, and what can be hidden in them."""
+"""Reads the operations in a saved_model.pb and their dependencies, and refuses hidden graphs."""
 
 import collections
 import graphlib
@@ -12,18 +12,18 @@ from typing import Any
 
 from converters import errors
 
-# No constant of an ALBERT comes near; one that says so in a few bytes takes as much memory as it says.
+# Far above the size of any constant of ALBERT. A constant of few bytes can declare a shape that exhausts memory.
 _MOST_ELEMENTS = 1 << 28
-# The kinds of attributes that can hold something: of the others, a number or a type is all there is.
+# Kinds of attributes that can hide a graph or declare a large shape; the others are numbers and types.
 _HOLDING = frozenset({'func', 'list', 's', 'shape', 'tensor'})
 _OPERATION = re.compile(r'[A-Za-z0-9_.>]+')
 
 
 def read(saved_model_pb: pathlib.Path) -> Any:
-  """Parses the file.
+  """Parses a saved_model.pb.
 
   Raises:
-    UntrustedGraphError: it does not parse.
+    UntrustedGraphError: the file cannot be read or parsed.
   """
   from google.protobuf import message
   from tensorflow.core.protobuf import saved_model_pb2
@@ -32,12 +32,12 @@ def read(saved_model_pb: pathlib.Path) -> Any:
     return saved_model_pb2.SavedModel.FromString(saved_model_pb.read_bytes())
   except (OSError, message.DecodeError) as e:
     raise errors.UntrustedGraphError(
-      f'no SavedModel in {saved_model_pb} ({str(e).splitlines()[0]}): fetch the model again'
+      f'{saved_model_pb}: not a SavedModel ({str(e).splitlines()[0]}); fetch the model again'
     ) from e
 
 
 def nodes(saved_model: Any) -> Iterator[Any]:
-  """The nodes of all metagraphs and of all their library functions."""
+  """Yields the nodes of all metagraphs and of their library functions."""
   for meta_graph in saved_model.meta_graphs:
     yield from meta_graph.graph_def.node
     for function in meta_graph.graph_def.library.function:
@@ -45,12 +45,12 @@ def nodes(saved_model: Any) -> Iterator[Any]:
 
 
 def node_name(tensor: str) -> str:
-  """The node that an input of another one names: 'a' of 'a', 'a:1', 'a:value:0' and '^a'."""
+  """Returns the node name in an input of a node: 'a' for 'a', 'a:1', 'a:value:0' and '^a'."""
   return tensor.removeprefix('^').split(':')[0]
 
 
 def ancestors(nodes: Iterable[Any], tensors: Iterable[str]) -> Iterator[Any]:
-  """The nodes of a graph or a function that tensors depend on, those that they are of among them; each once."""
+  """Yields, once each, the nodes that tensors depend on, including the nodes of the tensors."""
   by_name = {node.name: node for node in nodes}
   queue = collections.deque(tensors)
   seen = set()
@@ -63,23 +63,26 @@ def ancestors(nodes: Iterable[Any], tensors: Iterable[str]) -> Iterator[Any]:
 
 
 def functions(node: Any) -> set[str]:
-  """The library functions that a node may call: what it is named after, or has in its attributes."""
+  """Returns the names of library functions that a node may call: its operation, and functions in its attributes."""
   return {node.op, *(f.name for value in node.attr.values() for f in (value.func, *value.list.func))}
 
 
 def check_operation(node: Any, allowed: frozenset[str], fault: str, advice: str, file: pathlib.Path) -> None:
-  """Raises UntrustedGraphError when a node's operation is not an allowed one."""
+  """Raises UntrustedGraphError if the operation of a node is not in `allowed`."""
   if node.op not in allowed:
-    raise errors.UntrustedGraphError(f'operation {node.op} at node {node.name!r} is {fault} in {file}: {advice}')
+    raise errors.UntrustedGraphError(f'{file}: operation {node.op} at node {node.name!r} is {fault}; {advice}')
 
 
 def check_content(saved_model: Any, file: pathlib.Path) -> None:
-  """Refuses what no operation may hide, whoever made it.
+  """Checks a graph for content that is refused even if the source is trusted.
+
+  Args:
+    saved_model: the parsed file.
+    file: path of the file, for messages.
 
   Raises:
-    UntrustedGraphError: a constant or an attribute holds another graph, a constant has a shape that no memory holds, or
-      library functions
-      call themselves.
+    UntrustedGraphError: a constant or an attribute contains another graph, a shape is too large for memory, or a
+      library function is recursive.
   """
   for meta_graph in saved_model.meta_graphs:
     for where, attributes in _attributes(meta_graph.graph_def):
@@ -87,7 +90,7 @@ def check_content(saved_model: Any, file: pathlib.Path) -> None:
         _check_value(name, value, where, file)
     if cycle := _recursive(meta_graph.graph_def.library):
       raise errors.UntrustedGraphError(
-        f'function {cycle!r} calls itself in {file}: no ALBERT does, this module is not run'
+        f'{file}: function {cycle!r} is recursive, unlike those of ALBERT; give a module of an unmodified ALBERT'
       )
 
 
@@ -115,14 +118,14 @@ def _check_value(name: str, value: Any, where: str, file: pathlib.Path) -> None:
       _check_value(inner_name, inner_value, where, file)
   for shape in (*held('shape'), *(tensor.tensor_shape for tensor in held('tensor'))):
     sizes = [dimension.size for dimension in shape.dim]
-    # In a shape that is no tensor's, -1 stands for any size.
+    # In the shape attribute of an operation, -1 means any size.
     if any(size < -1 for size in sizes) or math.prod(map(abs, sizes)) > _MOST_ELEMENTS:
       raise errors.UntrustedGraphError(
-        f'a shape of {sizes} at {where} in {file}: no ALBERT has one, fetch the module again'
+        f'{file}: shape {sizes} at {where} is invalid or too large for ALBERT; fetch the module again'
       )
   if any(map(_is_graph, (*held('s'), *(text for tensor in held('tensor') for text in _texts(tensor))))):
     raise errors.UntrustedGraphError(
-      f'a graph in attribute {name} of {where} in {file}: no ALBERT hides one, this module is not run'
+      f'{file}: attribute {name} of {where} contains a graph; give a module of an unmodified ALBERT'
     )
 
 
@@ -135,7 +138,7 @@ def _texts(tensor: Any) -> Iterator[bytes]:
 
 
 def _is_graph(text: bytes) -> bool:
-  """Whether bytes are a GraphDef, or a MetaGraphDef or SavedModel with one."""
+  """Returns whether bytes parse as a GraphDef, MetaGraphDef or SavedModel with nodes."""
   from google.protobuf import message
   from tensorflow.core.framework import graph_pb2
   from tensorflow.core.protobuf import meta_graph_pb2
@@ -158,7 +161,7 @@ def _is_graph(text: bytes) -> bool:
 
 
 def _recursive(library: Any) -> str | None:
-  """A function that calls itself, by way of others or not; None if none does."""
+  """Returns the name of a function that calls itself directly or indirectly; None if there is none."""
   names = {function.signature.name for function in library.function}
   calls = dict[str, set[str]]()
   for function in library.function:

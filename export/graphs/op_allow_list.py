@@ -1,4 +1,7 @@
-"""Loads what was exported: a SavedModel runs in the process that loads it, so only with the operations that exports have."""
+"""Loads exported models, after checking their operations against an allow-list.
+
+A SavedModel runs in the process that loads it, so an unexpected operation is refused.
+"""
 
 import os
 import pathlib
@@ -6,7 +9,7 @@ from typing import Any
 
 from export.graphs import graph_defs
 
-# What encoders and preprocessors of all versions consist of. A test holds what is exported against it, name by name.
+# Operations of encoders and preprocessors of all versions. A test compares them with the exported ones.
 OPERATIONS = frozenset(
   [
     'AddN',
@@ -22,6 +25,7 @@ OPERATIONS = frozenset(
     'DisableCopyOnRead',
     'Einsum',
     'Equal',
+    'Erf',
     'ExpandDims',
     'Fill',
     'FloorDiv',
@@ -49,6 +53,7 @@ OPERATIONS = frozenset(
     'RandomUniform',
     'Range',
     'ReadVariableOp',
+    'Relu',
     'Reshape',
     'ResourceGather',
     'Rsqrt',
@@ -57,6 +62,7 @@ OPERATIONS = frozenset(
     'SentencepieceOp',
     'SentencepieceTokenizeOp',
     'Shape',
+    'Sigmoid',
     'Size',
     'Softmax',
     'SquaredDifference',
@@ -77,23 +83,23 @@ OPERATIONS = frozenset(
     'Where',
   ]
 )
-# ... and what earlier ones did: releases are compared with those before them.
+# Operations of earlier releases, with which new releases are compared.
 FORMER = frozenset(['LessEqual'])
-# What a SavedModel is saved and restored with: only in functions that nothing else calls.
+# Operations that save and restore variables. They are allowed only in functions that no other node calls.
 SAVING = frozenset(
   ['MergeV2Checkpoints', 'RestoreV2', 'SaveV2', 'ShardedFilename', 'StaticRegexFullMatch', 'StringJoin']
 )
-_ADVICE = 'this is not what was published, and it is not run: fetch the release again'
+_ADVICE = 'fetch the release again'
 
 
 def check(path: pathlib.Path) -> None:
   """Checks the graph of an exported model.
 
   Args:
-    path: the SavedModel.
+    path: directory of the SavedModel.
 
   Raises:
-    UntrustedGraphError: an operation anywhere in it is none that exports have, or hides another graph; names the node.
+    UntrustedGraphError: an operation is not on the allow-list or hides another graph; names the node.
   """
   file = path / 'saved_model.pb'
   usual = OPERATIONS | FORMER
@@ -102,15 +108,15 @@ def check(path: pathlib.Path) -> None:
   for meta_graph in saved_model.meta_graphs:
     savers = _savers(meta_graph)
     for node in meta_graph.graph_def.node:
-      graph_defs.check_operation(node, usual, 'none that is exported', _ADVICE, file)
+      graph_defs.check_operation(node, usual, 'not on the allow-list of exports', _ADVICE, file)
     for function in meta_graph.graph_def.library.function:
       allowed = usual | SAVING if function.signature.name in savers else usual
       for node in function.node_def:
-        graph_defs.check_operation(node, allowed, 'none that is exported', _ADVICE, file)
+        graph_defs.check_operation(node, allowed, 'not on the allow-list of exports', _ADVICE, file)
 
 
 def _savers(meta_graph: Any) -> set[str]:
-  """The functions that save and restore variables, and that nothing else calls or offers."""
+  """Returns the functions that save and restore variables, and that no other node calls and no object exposes."""
   saver = meta_graph.saver_def
   names = {saver.save_tensor_name.split(':')[0], saver.restore_op_name}
   library = meta_graph.graph_def.library.function
@@ -123,10 +129,13 @@ def _savers(meta_graph: Any) -> set[str]:
 
 
 def load(path: pathlib.Path) -> Any:
-  """Checks an exported model, and loads it.
+  """Checks and loads an exported model.
+
+  Args:
+    path: directory of the SavedModel.
 
   Raises:
-    UntrustedGraphError: as `check` does.
+    UntrustedGraphError: as in `check`.
   """
   import tensorflow as tf
 

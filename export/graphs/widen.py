@@ -1,11 +1,11 @@
 """Widens saved graphs from float32 to float64.
 
 A widened graph has the same operations on the same float32 weights and constants, and computes without float32's
-rounding. It is a pure change of types: every DT_FLOAT in node attributes, constants, function signatures, variables,
-and the specs of the object graph.
+rounding. Widening changes types only: every DT_FLOAT in node attributes, constants, function signatures, variables, and
+the specs of the object graph.
 
-One operation is replaced. RandomUniform gives 1 - 2**-53 for every unit, so dropout keeps all units and multiplies them
-by 1 / (1 - rate). Training modes can be compared then.
+One operation is replaced: RandomUniform becomes the constant 1 - 2**-53. Dropout then keeps all units and multiplies
+them by 1 / (1 - rate), so that training modes can be compared.
 """
 
 import os
@@ -45,19 +45,22 @@ def graph(graph_def: Any) -> None:
 
 
 def load(path: pathlib.Path) -> Any:
-  """Loads a TF2 SavedModel of an encoder in float64: its graphs widened, its variables the float32 ones, cast.
+  """Loads a TF2 SavedModel of an encoder in float64, with widened graphs and cast float32 variables.
 
   Args:
     path: directory of the SavedModel.
 
   Returns:
-    What tf.saved_model.load returns.
+    The result of tf.saved_model.load.
+
+  Raises:
+    ParityError: a variable is missing in the checkpoint.
   """
   import tensorflow as tf
 
   with temp_dirs.directory('albert_widened_') as directory:
     saved_model(path, directory / 'model')
-    # Without the checkpoint: to write it in float64 and to read it again takes longer than to assign it.
+    # Without the checkpoint: assigning the variables takes less time than writing and reading a float64 checkpoint.
     loaded = tf.saved_model.load(
       os.fspath(directory / 'model'), options=tf.saved_model.LoadOptions(experimental_skip_checkpoint=True)
     )
@@ -79,7 +82,7 @@ def saved_model(path: pathlib.Path, output: pathlib.Path) -> None:
 
   Args:
     path: directory of the SavedModel.
-    output: directory to make.
+    output: directory to create.
   """
   from tensorflow.core.framework import types_pb2
   from tensorflow.core.protobuf import saved_model_pb2
@@ -118,11 +121,11 @@ def _attributes(attributes: Any) -> None:
 
 
 def _replace_random(nodes: Any, output: str) -> None:
-  """Replaces RandomUniform by a constant just below 1.
+  """Replaces RandomUniform with a constant just below 1.
 
   Args:
     nodes: nodes of a graph or a function; changed in place.
-    output: what follows a node's name where its first output is named.
+    output: suffix of a node's name that names its first output.
   """
   import tensorflow as tf
 

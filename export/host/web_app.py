@@ -1,7 +1,7 @@
-"""A release tree as a web site: what hub.load asks a host for, and pages for people. Reads only.
+"""Serves a release tree read-only over HTTP: archives for hub.load, and pages for people.
 
-GET /tensorflow/albert_en_large/2?tf-hub-format=compressed gives the archive (tensorflow.org/hub/hosting). Without the
-parameter the same address is the model's card, and below it .../2/certificate is its proof.
+GET /tensorflow/albert_en_large/2?tf-hub-format=compressed returns the archive (tensorflow.org/hub/hosting). Without the
+parameter, the address returns the model's card, and .../2/certificate returns its certificate.
 """
 
 import re
@@ -26,14 +26,14 @@ from export.store import tree as tree_lib
 from export.ui import console
 from export.ui import html_report
 
-_COMPRESSED = 'compressed'  # the only one of the protocol's formats that needs no storage service
-# Nothing in a page comes from elsewhere, and nothing in it is run.
+_COMPRESSED = 'compressed'  # the only format of the protocol that needs no storage service
+# Pages load no external content and run no scripts.
 _HEADERS = {
   'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'; img-src data:",
   'X-Content-Type-Options': 'nosniff',
   'Referrer-Policy': 'no-referrer',
 }
-# A version is never changed.
+# Published versions are immutable.
 _FOR_EVER = 'public, max-age=31536000, immutable'
 _TYPES = {
   publish.ARCHIVE: 'application/gzip',
@@ -57,12 +57,12 @@ class _Suffix(werkzeug.routing.BaseConverter):
 
 
 class Host:
-  """A WSGI application over a tree."""
+  """A WSGI application that serves a release tree."""
 
   def __init__(self, tree: tree_lib.Tree):
     self._tree = tree
     rule = werkzeug.routing.Rule
-    # Names and numbers only: what is no part of a published path matches no rule, and never gets near a file.
+    # Rules match valid names and versions only, so other paths never reach the file system.
     self._urls = werkzeug.routing.Map(
       [
         rule('/', endpoint=self._index),
@@ -84,14 +84,17 @@ class Host:
       lstrip_blocks=True,
     )
     self._pages.filters['size'] = console.size
-    # No HTML: a card's metadata are comments, and shown as what they are.
+    # HTML in cards is escaped; `_card` shows the comments with metadata separately.
     self._markdown = markdown_it.MarkdownIt('commonmark', {'html': False}).enable('table')
 
   def __call__(self, environ: Any, start_response: Any) -> Any:
+    """Answers a WSGI request."""
     request = Request(environ)
     try:
       if request.method not in ('GET', 'HEAD'):
-        raise werkzeug.exceptions.MethodNotAllowed(['GET', 'HEAD'], 'This host only reads: use GET.')
+        raise werkzeug.exceptions.MethodNotAllowed(
+          ['GET', 'HEAD'], f'{request.method}: not allowed (this host is read-only); use GET.'
+        )
       endpoint, arguments = self._urls.bind_to_environ(environ).match()
       response = endpoint(request, **arguments)
     except werkzeug.exceptions.HTTPException as e:
@@ -126,14 +129,14 @@ class Host:
     )
 
   def _row(self, model: str) -> dict[str, Any]:
-    """What a list says of a model, from its newest version's record."""
+    """Returns the index row of a model, from its newest version's record."""
     versions = self._tree.versions(model)
     newest = f'{model}/{versions[-1]}'
     try:
       record: Mapping[str, Any] = collection_lib.read_record(self._tree, newest)
       return {'name': model, 'versions': versions, 'kind': str(record['kind']), 'size': int(record['archive']['size'])}
-    except (errors.IntegrityError, KeyError, TypeError, ValueError):  # one broken record does not take the others' page
-      return {'name': model, 'versions': versions, 'kind': 'without a record', 'size': None}
+    except (errors.IntegrityError, KeyError, TypeError, ValueError):  # one invalid record must not break the page
+      return {'name': model, 'versions': versions, 'kind': 'no valid record', 'size': None}
 
   def _collection(self, request: Request, publisher: str, name: str) -> Response:
     path = f'{publisher}/collections/{name}/1'
@@ -142,10 +145,10 @@ class Host:
   def _model(self, request: Request, publisher: str, name: str) -> Response:
     model = f'{publisher}/{name}'
     if not self._tree.versions(model):
-      raise werkzeug.exceptions.NotFound(f'There is no model {model} here.')
+      raise werkzeug.exceptions.NotFound(f'{model}: not found; see the list of models.')
     if 'tf-hub-format' in request.args:
       raise werkzeug.exceptions.NotFound(
-        f'{model} is no version: ask for one of {", ".join(map(str, self._tree.versions(model)))}.'
+        f'{model}: no version in the address; add one of {", ".join(map(str, self._tree.versions(model)))}.'
       )
     return self._page('index.html', title=model, root=None, host=None, models=[self._row(model)], collections=[])
 
@@ -156,8 +159,8 @@ class Host:
       return self._file(request, publisher, name, version, publish.ARCHIVE)
     if format_ is not None:
       raise werkzeug.exceptions.BadRequest(
-        f'tf-hub-format={format_}: this host gives {_COMPRESSED}. '
-        'Set TFHUB_MODEL_LOAD_FORMAT=COMPRESSED, which is the default.'
+        f'tf-hub-format={format_}: not supported (this host serves {_COMPRESSED}); '
+        'set TFHUB_MODEL_LOAD_FORMAT=COMPRESSED, which is the default.'
       )
     files = [(path, self._tree.size(path)) for path in self._tree.beside(release)]
     return self._card(request, self._read(release, publish.CARD), release, files, certificate=True)
@@ -172,7 +175,7 @@ class Host:
     try:
       file = self._tree.open(path)
     except FileNotFoundError:
-      raise werkzeug.exceptions.NotFound(f'There is no {path} here.') from None
+      raise werkzeug.exceptions.NotFound(f'{path}: not found; see the model\'s list of files.') from None
     size = self._tree.size(path)
     response = Response(wrap_file(request.environ, file, 1 << 18), mimetype=_TYPES[suffix], direct_passthrough=True)
     response.content_length = size
@@ -183,7 +186,7 @@ class Host:
     return response.make_conditional(request.environ, accept_ranges=True, complete_length=size)
 
   def _card(self, request: Request, card: str, path: str, files: list[tuple[str, int]], certificate: bool) -> Response:
-    """A card as a page; links to models lead to this host's."""
+    """Returns a card as a page, with its links to models redirected to this host."""
     card = card.replace(model_card.BASE_URL, request.host_url)
     metadata = re.findall(r'^<!-- ([a-z-]+): (.*) -->$', card, re.MULTILINE)
     body = self._markdown.render(re.sub(r'^<!-- .* -->\n', '', card, flags=re.MULTILINE))
@@ -193,8 +196,8 @@ class Host:
     model = f'{publisher}/{name}'
     versions = self._tree.versions(model)
     if int(version) not in versions:
-      known = f': there are versions {", ".join(map(str, versions))}' if versions else ''
-      raise werkzeug.exceptions.NotFound(f'There is no {model}/{version} here{known}.')
+      action = f'give version {", ".join(map(str, versions))}' if versions else 'see the list of models'
+      raise werkzeug.exceptions.NotFound(f'{model}/{version}: not found; {action}.')
     return f'{model}/{version}'
 
   def _read(self, path: str, suffix: str) -> str:
@@ -202,4 +205,4 @@ class Host:
       with self._tree.open(path + suffix) as file:
         return file.read().decode()
     except FileNotFoundError:
-      raise werkzeug.exceptions.NotFound(f'There is no {path}{suffix} here.') from None
+      raise werkzeug.exceptions.NotFound(f'{path}{suffix}: not found; see the list of models.') from None

@@ -1,4 +1,4 @@
-"""A live ALBERT -> the object that is saved: its calls, its subobjects, its asset.
+"""Makes the object to save from an ALBERT in memory: its calls, subobjects and assets.
 
 The contract is that of tensorflow/albert_en_*/2 and the Reusable SavedModel interface
 (tensorflow.org/hub/reusable_saved_models).
@@ -11,23 +11,27 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-from official.nlp.modeling import layers
+import tf_keras
 
 from converters import build_encoder
+from export import _tf_private
 from export.model import transformer_block
 
 _INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
 _Tensors = Mapping[str, Any]
 
 
-def exportable(albert: build_encoder.Albert, sp_model_file: str, interface: str = 'dict') -> tuple[Any, dict[str, Any]]:
-  """Makes the object to hand to `saved_model.write`.
+def exportable(
+  albert: build_encoder.Albert, sp_model_file: str, interface: str = 'dict', config_file: str | None = None
+) -> tuple[Any, dict[str, Any]]:
+  """Makes the object for `saved_model.write`.
 
   Args:
-    albert: the model. Its transformer block is outlined in the process: use it for nothing else afterwards.
+    albert: the model.
     sp_model_file: path of the SentencePiece model, which becomes an asset of that name.
     interface: 'dict' as below; or 'list', as in version 1 of the published models: root([input_word_ids, input_mask,
       segment_ids], training=False) returns [pooled_output, sequence_output], and there are no heads.
+    config_file: path of an albert_config.json, which becomes another asset; None for no such asset.
 
   Returns:
     The root object, and its signatures by name.
@@ -36,8 +40,8 @@ def exportable(albert: build_encoder.Albert, sp_model_file: str, interface: str 
     `input_type_ids`, returns a dict of float32 `pooled_output` [batch, H], `sequence_output` [batch, seq, H],
     `encoder_outputs`, a list of one [batch, seq, H] a layer, and `default`, the pooled output.
     root.mlm(inputs, training=False) takes `masked_lm_positions` int32 [batch, P] too, and returns `mlm_logits`
-    [batch, P, V] too. root.sop returns `sop_log_probs` [batch, 2] too. Both are there only if `albert` has the head.
-    root.sp_model_file is the asset.
+    [batch, P, V] too. root.sop returns `sop_log_probs` [batch, 2] too. Both exist only if `albert` has the head.
+    root.sp_model_file and root.albert_config are the assets.
   """
   outlined = Outlined(albert)
   specs = _specs()
@@ -56,10 +60,12 @@ def exportable(albert: build_encoder.Albert, sp_model_file: str, interface: str 
       outputs = encode.call(dict(zip(_INPUTS, inputs, strict=True)), training)
       return [outputs['pooled_output'], outputs['sequence_output']]
 
-    root = callable_object(traced(encode_list, list(specs.values()), encode.modes_differ), outlined.encoder.variables)
+    root = callable_object(traced(encode_list, list(specs.values()), encode.modes_differ), outlined.variables)
   else:
-    root = callable_object(encode, outlined.encoder.variables)
+    root = callable_object(encode, outlined.variables)
   root.sp_model_file = tf.saved_model.Asset(sp_model_file)
+  if config_file is not None:
+    root.albert_config = tf.saved_model.Asset(config_file)
   if interface == 'list':
     return root, signatures
 
@@ -73,7 +79,7 @@ def exportable(albert: build_encoder.Albert, sp_model_file: str, interface: str 
     positions = tf.TensorSpec([None, None], tf.int32, name='masked_lm_positions')
     root.mlm = callable_object(
       traced(mlm, dict(specs, masked_lm_positions=positions), encode.modes_differ),
-      _distinct(outlined.encoder.variables + mlm_head.variables),
+      _distinct(outlined.variables + mlm_head.variables),
     )
 
   if albert.sop_head is not None:
@@ -84,14 +90,17 @@ def exportable(albert: build_encoder.Albert, sp_model_file: str, interface: str 
       return dict(outputs, sop_log_probs=tf.nn.log_softmax(sop_head(outputs['pooled_output'])))
 
     root.sop = callable_object(
-      traced(sop, specs, encode.modes_differ), _distinct(outlined.encoder.variables + sop_head.variables)
+      traced(sop, specs, encode.modes_differ), _distinct(outlined.variables + sop_head.variables)
     )
 
   return root, signatures
 
 
 def traces(root: Any, modes_differ: bool) -> 'Traced':
-  """The traces of the encoder that `exportable` made with the 'dict' interface: whoever calls them puts none into the graph again."""
+  """Returns the traces of the encoder that `exportable` made with the 'dict' interface.
+
+  A caller that uses them adds no further trace to the graph.
+  """
   return Traced(root.__call__, _specs(), modes_differ)
 
 
@@ -100,74 +109,106 @@ def _specs() -> dict[str, Any]:
 
 
 class Outlined:
-  """AlbertEncoder with its shared transformer block as one graph function per training mode, called once a layer.
+  """AlbertEncoder's computation, with each transformer block as one graph function per training mode.
 
-  AlbertEncoder inlines the block L times, and Keras' own saving does so once more for every wrapper. The wiring around
-  the block stays AlbertEncoder's own, but for how the mask and the type embeddings are computed.
+  AlbertEncoder inlines its block L times, and Keras' own saving does so once more for every wrapper. Here a block is
+  in the graph once, and called once a layer.
 
-  The block's kernels are read once, and handed on from layer to layer. Their derivatives go the same way back, and each
-  layer adds its own: if the layers read the variables, all L derivatives would be held until their sum is made.
-  Fine-tuning
-  an ALBERT-xxlarge takes less than half the memory so.
+  A block's kernels are read once and passed from layer to layer. Their derivatives are passed back the same way, and
+  each layer adds its own. If the layers read the variables, all L derivatives would be kept until their sum is made:
+  fine-tuning an ALBERT-xxlarge would take more than twice the memory.
+
+  Attributes:
+    encoder: the AlbertEncoder, which owns the variables of embeddings, first block and pooler.
+    variables: all variables of the encoder.
   """
 
   def __init__(self, albert: build_encoder.Albert):
+    """Makes the graph functions of the blocks.
+
+    Args:
+      albert: a built model.
+    """
     self.encoder = albert.encoder
-    self._training = False
-    self._kernels: list[Any] = []  # as they are handed on
-    block = self.encoder.get_layer('transformer')
-    self._products = products = transformer_block.MatrixProducts(block)
-    mask = next(layer for layer in self.encoder.layers if isinstance(layer, layers.SelfAttentionMask))
-    mask.call = products.adder
-    types = self.encoder.get_layer('type_embeddings')
-    # AlbertEncoder's own is the only product of two matrices without a bias, and making code for its first one takes
-    # oneDNN 25 ms.
-    types.call = lambda ids: tf.matmul(tf.one_hot(ids, types.embeddings.shape[0]), types.embeddings)
-
+    self.variables = _distinct([*albert.encoder.variables, *(v for block in albert.blocks for v in block.variables)])
+    self._config = albert.config
+    self._blocks = [transformer_block.MatrixProducts(block) for block in albert.blocks]
     hidden = albert.config.hidden_size
-    kernels = [tf.TensorSpec(kernel.shape) for kernel in products.kernels()]
-    block_inputs = [tf.TensorSpec([None, None, hidden]), tf.TensorSpec([None, 1, 1, None]), kernels]
+    self._functions = [_block_functions(block, hidden) for block in self._blocks]
+    kernels = [[tf.TensorSpec(kernel.shape) for kernel in block.kernels()] for block in self._blocks]
 
-    # Takes what the last layer hands on. If nobody did, graph rewriting would make a function of its own of the last
-    # call, and the first call of a model would wait for that.
+    # Uses the kernels that the last layers return. Without a use, graph rewriting would make a function of its own for
+    # a block's last call, and the first call of a model would take longer.
     @_kept([tf.TensorSpec([None, hidden]), tf.TensorSpec([None, None, hidden]), kernels])
     def end(pooled_output, sequence_output, kernels):
       return pooled_output, sequence_output
 
     self._end = end
 
-    # One function per mode: each is traced with its dropout, or without.
-    def block_function(training: bool) -> Any:
-      @_kept(block_inputs)
-      def block(inputs, adder, kernels):
-        return products.call(inputs, adder, kernels, training)
-
-      return block
-
-    functions = {training: block_function(training) for training in (False, True)}
-
-    def call_block(inputs: Any) -> Any:
-      # Each of L calls names what it captures and what it is handed: by the scope that it is in, which is therefore
-      # short.
-      with tf.name_scope('block/'):
-        outputs, self._kernels = functions[self._training](*inputs, self._kernels)
-        return outputs
-
-    block.call = call_block
-
   def encode(self, inputs: _Tensors, training: bool) -> dict[str, Any]:
-    self._training = training
-    # All other variables of the block together are as large as a few rows of a kernel, and every one handed on is an
-    # argument more of L calls.
-    self._kernels = self._products.kernels()
-    outputs = self.encoder([inputs[name] for name in _INPUTS], training=training)
-    pooled_output, sequence_output = self._end(outputs['pooled_output'], outputs['sequence_output'], self._kernels)
-    return dict(outputs, pooled_output=pooled_output, sequence_output=sequence_output, default=pooled_output)
+    """Computes the encoder.
+
+    Args:
+      inputs: int32 [batch, seq] by name.
+      training: whether dropout is applied.
+
+    Returns:
+      The outputs of `exportable`'s root, by name.
+    """
+    x = self._embed(inputs, training)
+    scores = transformer_block.score_mask(x, inputs['input_mask'])
+    # Only the kernels: all other variables of a block together are as large as a few rows of one, and each would be
+    # another argument of L calls.
+    kernels = [block.kernels() for block in self._blocks]
+    layers = []
+    for number in self._config.block_of_layer:
+      x, kernels[number] = self._run_block(number, x, scores, kernels[number], training)
+      layers.append(x)
+    pooled = self.encoder.get_layer('pooler_transform')(x[:, 0])
+    pooled, sequence = self._end(pooled, x, kernels)
+    return {'pooled_output': pooled, 'sequence_output': sequence, 'encoder_outputs': layers, 'default': pooled}
+
+  def _embed(self, inputs: _Tensors, training: bool) -> Any:
+    """Computes the input of the first layer: float32 [batch, seq, H]."""
+    layer = self.encoder.get_layer
+    words = layer('word_embeddings')(inputs['input_word_ids'])
+    table = layer('type_embeddings').embeddings
+    # The layer's own call is the only product without a bias; oneDNN takes 25 ms to compile code for the first one.
+    types = tf.matmul(tf.one_hot(inputs['input_type_ids'], table.shape[0]), table)
+    x = layer('embeddings/layer_norm')(words + layer('position_embedding')(words) + types)
+    x = next(dropout for dropout in self.encoder.layers if isinstance(dropout, tf_keras.layers.Dropout))(
+      x, training=training
+    )
+    projected = self._config.embedding_size != self._config.hidden_size
+    return layer('embedding_projection')(x) if projected else x
+
+  def _run_block(self, number: int, x: Any, scores: Any, kernels: list[Any], training: bool) -> tuple[Any, list[Any]]:
+    # Each of L calls names its captures and arguments by the scope, which is therefore short.
+    with tf.name_scope('block/'):
+      return self._functions[number][training](x, scores, kernels)
+
+
+def _block_functions(block: transformer_block.MatrixProducts, hidden: int) -> dict[bool, Any]:
+  """Makes the graph functions of a block: one without dropout and one for training."""
+  specs = [
+    tf.TensorSpec([None, None, hidden]),
+    tf.TensorSpec([None, 1, 1, None]),
+    [tf.TensorSpec(kernel.shape) for kernel in block.kernels()],
+  ]
+
+  def function(training: bool) -> Any:
+    @_kept(specs)
+    def block_function(inputs, scores, kernels):
+      return block.call(inputs, scores, kernels, training)
+
+    return block_function
+
+  return {training: function(training) for training in (False, True)}
 
 
 def _kept(signature: list[Any]) -> Callable[[Callable[..., Any]], Any]:
-  """Makes a function that stays a call, and is not inlined."""
-  return tf.function(input_signature=signature, autograph=False, experimental_attributes={'_noinline': True})
+  """Makes a function whose calls are not inlined."""
+  return tf.function(input_signature=signature, autograph=False, experimental_attributes=_tf_private.NOINLINE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,9 +216,9 @@ class Traced:
   """A tf.function with one trace per training mode.
 
   Attributes:
-    function: what is saved.
-    specs: of its inputs.
-    modes_differ: whether what is computed depends on the mode.
+    function: the tf.function that is saved.
+    specs: specs of its inputs.
+    modes_differ: whether the training mode computes something else.
   """
 
   function: Any
@@ -185,7 +226,7 @@ class Traced:
   modes_differ: bool
 
   def call(self, inputs: Any, training: bool) -> Any:
-    """Calls the trace that is saved. (Calling `function` on unnamed tensors would make another.)"""
+    """Calls the saved trace; calling `function` with unnamed tensors would make another one."""
     training = training and self.modes_differ
     return self.function.get_concrete_function(self.specs, training=training)(inputs, training=training)
 
@@ -193,7 +234,7 @@ class Traced:
 def traced(call: Callable[[Any, bool], Any], specs: Any, modes_differ: bool) -> Traced:
   """Traces `call(inputs, training)` for inputs of these specs, once per training mode.
 
-  If the modes do not differ, the trace for training only calls the other one: a quarter of an encoder's graph.
+  If the modes do not differ, the trace for training only calls the other one, which saves a quarter of the graph.
   """
 
   def with_default(inputs, training=False):
@@ -201,7 +242,7 @@ def traced(call: Callable[[Any, bool], Any], specs: Any, modes_differ: bool) -> 
       return result.call(inputs, False)
     return call(inputs, training)
 
-  with_default.__name__ = call.__name__  # what the function is called in the graph
+  with_default.__name__ = call.__name__  # the function's name in the graph
   result = Traced(tf.function(with_default, autograph=False), specs, modes_differ)
   for training in (False, True):
     result.function.get_concrete_function(specs, training=training)
@@ -209,8 +250,8 @@ def traced(call: Callable[[Any, bool], Any], specs: Any, modes_differ: bool) -> 
 
 
 def callable_object(call: Traced, variables: list[Any]) -> Any:
-  """An object that hub.KerasLayer can call and train."""
-  result = tf.__internal__.tracking.AutoTrackable()
+  """Makes an object that hub.KerasLayer can call and train."""
+  result = _tf_private.trackable()
   result.__call__ = call.function
   result.variables = variables
   result.trainable_variables = [v for v in variables if v.trainable]
@@ -219,5 +260,5 @@ def callable_object(call: Traced, variables: list[Any]) -> Any:
 
 
 def _distinct(variables: list[Any]) -> list[Any]:
-  """Without repetitions: MaskedLM lists the encoder's word embedding among its own variables."""
+  """Removes repetitions: MaskedLM lists the encoder's word embedding among its own variables."""
   return list({id(v): v for v in variables}.values())

@@ -1,10 +1,9 @@
-"""A SentencePiece model -> the preprocessing SavedModel: plain text in, the encoder's three tensors out.
+"""Makes the preprocessing SavedModel from a SentencePiece model: text in, the encoder's three tensors out.
 
 The contract is that of tensorflow/albert_en_preprocess/{1,2,3}: the same normalization (NFD, no diacritics, case
-folding), the same pieces, the same packing. Version 4 is this project's: the same calls, and the ids that the weights
-were trained with (export/model/pretraining_tokenization.py). Only core TensorFlow ops and TF-Text's SentencePiece and
-normalization ops go into the graph: TF-Text's own packing would bring an op that runtimes before TF-Text 2.16 do not
-have.
+folding), the same pieces, the same packing. Version 4 has the same calls and the ids of pretraining
+(export/model/pretraining_tokenization.py). The graph has only core TensorFlow ops, and SentencePiece and normalization
+ops of TF-Text: its packing has an op that runtimes before TF-Text 2.16 lack.
 """
 
 from collections.abc import Sequence
@@ -13,34 +12,42 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_text as text
 
+from converters import tokenization
 from converters.readers import sentencepiece_model
+from export import _tf_private
 from export import spec
 from export.model import pretraining_tokenization
 
 DEFAULT_SEQ_LENGTH = spec.SEQ_LENGTH
 
 
-def exportable(sp_model: bytes, version: int) -> tuple[Any, dict[str, Any]]:
-  """Makes the object to hand to `saved_model.write`.
+def exportable(
+  sp_model: bytes,
+  version: int,
+  setting: tokenization.Tokenization = tokenization.DEFAULT,
+  default_seq_length: int = DEFAULT_SEQ_LENGTH,
+) -> tuple[Any, dict[str, Any]]:
+  """Makes the object for `saved_model.write`.
 
   Args:
     sp_model: a serialized SentencePiece model with ALBERT's special tokens.
-    version: of the contract, 1 to 4. Versions 1 and 2 differ in what a graph may hold (no Assert from 2 on, and none
-      here
-      in 1 either), 3 adds `vocab_size` to the special tokens, and 4 tokenizes as was done for the weights.
+    version: version of the contract, 1 to 4. Version 2 forbids Assert ops (here 1 has none either), 3 adds `vocab_size`
+      to the special tokens, and 4 tokenizes as in pretraining.
+    setting: letter case and accents.
+    default_seq_length: default number of ids for each text.
 
   Returns:
     The root object, and its signatures by name.
 
-    root(sentences), string [batch], returns a dict of int32 [batch, 128] `input_word_ids`, `input_mask` and
+    root(sentences), string [batch], returns a dict of int32 [batch, seq] `input_word_ids`, `input_mask` and
     `input_type_ids`. root.tokenize(sentences) returns an int32 RaggedTensor [batch, (tokens)].
-    root.tokenize.get_special_tokens_dict() returns int32 scalars. root.bert_pack_inputs(segments, seq_length=128) packs
-    a list of one or two int32 RaggedTensors of ragged rank 1 or 2.
+    root.tokenize.get_special_tokens_dict() returns int32 scalars. root.bert_pack_inputs(segments, seq_length) packs a
+    list of one or two int32 RaggedTensors of ragged rank 1 or 2.
 
   Raises:
-    VocabularyError: version 4 cannot be made of the model.
+    VocabularyError: the SentencePiece model does not support version 4.
   """
-  # One tokenizer, tracked once: every further one would put the whole SentencePiece model into the graph again.
+  # One tokenizer for all subobjects: another one would put the SentencePiece model into the graph again.
   tokenizer = text.SentencepieceTokenizer(model=sp_model, out_type=tf.int32)
   special_tokens = {
     'padding_id': sentencepiece_model.SPECIAL_TOKENS['<pad>'],
@@ -59,9 +66,10 @@ def exportable(sp_model: bytes, version: int) -> tuple[Any, dict[str, Any]]:
   def tokenize(sentences):
     if commas is not None:
       return pretraining_tokenization.split_commas(
-        tokenizer.tokenize(pretraining_tokenization.normalize(sentences)), commas
+        tokenizer.tokenize(pretraining_tokenization.normalize(sentences, setting.lower_case, setting.keep_accents)),
+        commas,
       )
-    return tokenizer.tokenize(_normalize(sentences))
+    return tokenizer.tokenize(_normalize(sentences, setting))
 
   @tf.function(input_signature=[], autograph=False)
   def get_special_tokens_dict():
@@ -69,9 +77,9 @@ def exportable(sp_model: bytes, version: int) -> tuple[Any, dict[str, Any]]:
 
   @tf.function(input_signature=[sentences], autograph=False)
   def preprocess(sentences):
-    return _pack([tokenize(sentences)], DEFAULT_SEQ_LENGTH)
+    return _pack([tokenize(sentences)], default_seq_length)
 
-  def bert_pack_inputs(inputs, seq_length=DEFAULT_SEQ_LENGTH):
+  def bert_pack_inputs(inputs, seq_length=default_seq_length):
     return _pack(inputs, seq_length)
 
   pack = tf.function(bert_pack_inputs, autograph=False)
@@ -84,27 +92,29 @@ def exportable(sp_model: bytes, version: int) -> tuple[Any, dict[str, Any]]:
   root.tokenize = _callable(tokenize)
   root.tokenize.get_special_tokens_dict = get_special_tokens_dict
   root.bert_pack_inputs = _callable(pack)
-  root.tokenizer = tokenizer
+  # Each object tracks the resource that its function uses, so that each can be saved without the others.
+  root.tokenizer = root.tokenize.tokenizer = tokenizer
   return root, {'serving_default': preprocess}
 
 
-def _normalize(sentences: Any) -> Any:
-  decomposed = text.normalize_utf8(sentences, 'NFD')
-  return text.case_fold_utf8(tf.strings.regex_replace(decomposed, r'\p{Mn}', ''))
+def _normalize(sentences: Any, setting: tokenization.Tokenization) -> Any:
+  if not setting.keep_accents:
+    sentences = tf.strings.regex_replace(text.normalize_utf8(sentences, 'NFD'), r'\p{Mn}', '')
+  return text.case_fold_utf8(sentences) if setting.lower_case else sentences
 
 
 def _callable(function: Any) -> Any:
-  result = tf.__internal__.tracking.AutoTrackable()
+  result = _tf_private.trackable()
   result.__call__ = function
   result.variables, result.trainable_variables, result.regularization_losses = [], [], []
   return result
 
 
 def _pack(segments: Sequence[Any], seq_length: Any) -> dict[str, Any]:
-  """[CLS] a [SEP] or [CLS] a [SEP] b [SEP], cut to fit and padded.
+  """Packs segments as [CLS] a [SEP] or [CLS] a [SEP] b [SEP], truncated and padded.
 
-  Every output position looks up its own token, so this takes gathers and comparisons, and no ragged ops: those check
-  their row splits with Assert.
+  Every output position looks up its own token, by gathers and comparisons. Ragged ops check their row splits with
+  Assert.
 
   Args:
     segments: one or two int32 RaggedTensors [batch, (tokens)] or [batch, (words), (tokens)].
@@ -114,22 +124,19 @@ def _pack(segments: Sequence[Any], seq_length: Any) -> dict[str, Any]:
     The encoder's three inputs, int32 [batch, seq_length].
   """
   rows = [_rows(segment) for segment in segments]
-  # A reshape to the first segment's batch: else one row too few would be repeated, and an Assert is not wanted here.
+  # A reshape to the first segment's batch fails for another batch size, which broadcasting would not.
   rows = [(tf.reshape(start, tf.shape(rows[0][0])), tf.reshape(length, tf.shape(rows[0][0]))) for start, length in rows]
   room = tf.maximum(seq_length - 1 - len(segments), 0)
   kept = _share([length for _, length in rows], room)
 
-  # One table of all tokens, and for each position of the output where in it its own stands: most of the time is spent
-  # on what has the output's shape, so there is as little of that as possible.
+  # One table of all tokens, and for each output position an index into it. Operations of the output's shape take most
+  # of the time, so there are as few of them as possible.
   cls, sep, pad = (sentencepiece_model.SPECIAL_TOKENS[token] for token in ('[CLS]', '[SEP]', '<pad>'))
   table = tf.concat([*(segment.flat_values for segment in segments), [cls, sep, pad]], axis=0)
   at_cls, at_sep, at_pad = (tf.size(table) - number for number in (3, 2, 1))
   position = tf.range(seq_length)[tf.newaxis, :]
-  place, begin, before = (
-    [],
-    tf.ones_like(rows[0][1]),
-    0,
-  )  # where a segment's first token goes to, [batch, 1], and comes from
+  place = []
+  begin, before = tf.ones_like(rows[0][1]), 0  # of a segment: its first output position [batch, 1], and table index
   for segment, (start, _), length in zip(segments, rows, kept, strict=True):
     end = begin + length
     place.append((end, position + (before + start - begin)))
@@ -138,7 +145,7 @@ def _pack(segments: Sequence[Any], seq_length: Any) -> dict[str, Any]:
   for end, tokens in reversed(place):
     index = tf.where(position < end, tokens, tf.where(tf.equal(position, end), at_sep, index))
   word_ids = tf.gather(table, tf.where(tf.equal(position, 0), at_cls, index))
-  inside = position < begin  # of whatever is no padding, [batch, seq_length]
+  inside = position < begin  # not padding, [batch, seq_length]
   input_mask = tf.cast(inside, tf.int32)
   if len(segments) == 1:
     return {'input_word_ids': word_ids, 'input_mask': input_mask, 'input_type_ids': tf.fill(tf.shape(word_ids), 0)}
@@ -150,7 +157,7 @@ def _pack(segments: Sequence[Any], seq_length: Any) -> dict[str, Any]:
 
 
 def _rows(segment: Any) -> tuple[Any, Any]:
-  """Where each row begins in the flat values, and how many tokens it has: int32 [batch, 1] each."""
+  """Returns the begin of each row in the flat values and its number of tokens: int32 [batch, 1] each."""
   splits = segment.row_splits
   if segment.ragged_rank == 2:
     splits = tf.gather(segment.values.row_splits, splits)
@@ -159,7 +166,7 @@ def _rows(segment: Any) -> tuple[Any, Any]:
 
 
 def _share(lengths: Sequence[Any], room: Any) -> list[Any]:
-  """How many tokens each segment keeps: as if they took turns, the first beginning, until `room` is full."""
+  """Returns the number of tokens that each segment keeps: as if they took turns until `room` is full."""
   if len(lengths) == 1:
     return [tf.minimum(lengths[0], room)]
   first, second = lengths

@@ -1,9 +1,9 @@
-"""The tokenization that the weights were trained with, in core TensorFlow ops: what stands before SentencePiece, and after it.
+"""The tokenization of ALBERT's pretraining in core TensorFlow ops: the steps before and after SentencePiece.
 
-Before it, ALBERT's authors collapse white space, decompose (Unicode NFKD), drop what combines, and put into lower case.
-After it, a piece that ends in a digit and a comma is cut once more. All but white space and one letter goes character
-by character, and the pieces go by themselves: so both are tables, made here from what Python and SentencePiece
-themselves say, and gathered from in the graph.
+Before it, the authors' code collapses white space, decomposes (Unicode NFKD), drops combining characters, and puts
+letters into lower case. After it, a piece that ends in a digit and a comma is cut once more. Each step but white space
+and the final sigma maps single characters or pieces, so both are tables. Python and SentencePiece give their content;
+the graph gathers from them.
 """
 
 import dataclasses
@@ -20,27 +20,28 @@ from converters import errors
 
 _UNICODE = 0x110000  # one more than the last code point
 _BLOCK = 128  # code points a page of the table: the smallest table
-# A text's last code point while it is worked on: no white space is left by then but the space.
+# Marks the end of a text. By then, the space is the only white space.
 _END = '\n'
-# What a character is to the sigma at a word's end. The table's values are a code point, and one of these times _KIND.
+# Kinds of characters, which decide how a sigma after or before them is lower-cased. A value in the table is a code
+# point plus a kind times _KIND.
 _PLAIN, _CASED, _IGNORABLE = range(3)
 _KIND = 1 << 21
-# Rows of the table that stand for no replacement. 0 and 1 are Hangul syllables of two letters and of three, which are
-# computed: listed, they would be half of the table. Then a character itself, of each kind.
+# Rows 0 and 1 are Hangul syllables of two and three letters, which are computed: listed, they would be half of the
+# table. Rows 2 to 4 are characters that stay, of each kind.
 _ITSELF = 2
 _REPLACED = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """What becomes of each code point.
+  """The replacement of each code point.
 
   Attributes:
-    whitespace: a regular expression for what becomes one space.
-    page: int16 [0x110000 / 128], where in `row` each 128 code points are.
-    row: int16 [pages * 128], which row each of them has.
-    starts: int16 [rows + 1], where in `values` each row begins, and ends.
-    values: int32, the rows one after the other: code points, with their kinds.
+    whitespace: regular expression of white space that becomes one space.
+    page: int16 [0x110000 / 128], index of each 128 code points in `row`.
+    row: int16 [pages * 128], row of each code point.
+    starts: int16 [rows + 1], begin and end of each row in `values`.
+    values: int32, the rows one after the other: code points with their kinds.
   """
 
   whitespace: str
@@ -55,9 +56,9 @@ class Commas:
   """The pieces that are cut once more.
 
   Attributes:
-    ids: int32 [count + 1], theirs, ascending; and one that is greater than all there are.
-    starts: int32 [count + 2], where in `values` the ids for each of them begin, and end.
-    values: int32.
+    ids: int32 [count + 1], ascending ids of the pieces, and one above all ids.
+    starts: int32 [count + 2], begin and end of each piece's replacement in `values`.
+    values: int32, ids.
   """
 
   ids: np.ndarray
@@ -66,9 +67,9 @@ class Commas:
 
 
 @functools.cache
-def table() -> Table:
-  """Makes the table of this Python's version of Unicode."""
-  rows: list[tuple[int, ...]] = [(0, 0), (0, 0, 0), (0,), (0,), (0,)]  # as long as what they stand for
+def table(lower_case: bool = True, keep_accents: bool = False) -> Table:
+  """Makes the table of a setting, by this Python's version of Unicode."""
+  rows: list[tuple[int, ...]] = [(0, 0), (0, 0, 0), (0,), (0,), (0,)]  # only the lengths count
   numbers = dict[tuple[int, ...], int]()
   row = np.full(_UNICODE, _ITSELF + _PLAIN, np.int16)
   spaces = []
@@ -76,12 +77,13 @@ def table() -> Table:
     character = chr(point)
     if unicodedata.category(character) in ('Cn', 'Co', 'Cs'):  # unassigned, private, surrogates
       continue
-    replacement = tuple(_lower(c) for c in unicodedata.normalize('NFKD', character) if not unicodedata.combining(c))
+    kept = character if keep_accents else _without_accents(character)
+    replacement = tuple(value for c in kept for value in (_lower(c) if lower_case else (ord(c),)))
     if character.isspace():
       spaces.append(point)
     if len(replacement) == 1 and replacement[0] % _KIND == point:
       row[point] = _ITSELF + replacement[0] // _KIND
-    elif 0xAC00 <= point <= 0xD7A3:
+    elif 0xAC00 <= point <= 0xD7A3 and not keep_accents:
       row[point] = len(replacement) - 2
     else:
       row[point] = numbers.setdefault(replacement, len(rows))
@@ -90,7 +92,7 @@ def table() -> Table:
   pages, page = np.unique(row.reshape(-1, _BLOCK), axis=0, return_inverse=True)
   starts = np.cumsum([0, *map(len, rows)])
   odd = ''.join(f'\\x{{{point:x}}}' for point in spaces if point != ord(' '))
-  # Most white space is one space already: nothing to find in it.
+  # Most white space is one space already, which the expression does not match.
   return Table(
     f'[ {odd}]{{2,}}|[{odd}]',
     page.reshape(-1).astype(np.int16),
@@ -100,33 +102,38 @@ def table() -> Table:
   )
 
 
-def _lower(character: str) -> int:
-  """A character of a decomposed text in lower case, with its kind; a capital sigma stays, since what it becomes is for its word to say."""
-  # Python's own rule for the sigma tells what it takes a character for.
+def _without_accents(text: str) -> str:
+  return ''.join(c for c in unicodedata.normalize('NFKD', text) if not unicodedata.combining(c))
+
+
+def _lower(character: str) -> tuple[int, ...]:
+  """Returns a character in lower case, with its kind. A capital sigma stays: its word decides."""
+  if character == 'Σ':
+    return (ord(character) + _kind(character) * _KIND,)
+  return tuple(ord(c) + _kind(c if len(character.lower()) > 1 else character) * _KIND for c in character.lower())
+
+
+def _kind(character: str) -> int:
+  # Python's own rule for the sigma shows the kind.
   if f'{character}Σ'.lower().endswith('ς'):
-    kind = _CASED
-  elif f'A{character}Σ'.lower().endswith('ς'):
-    kind = _IGNORABLE
-  else:
-    kind = _PLAIN
-  return ord(character if character == 'Σ' else character.lower()) + kind * _KIND
+    return _CASED
+  return _IGNORABLE if f'A{character}Σ'.lower().endswith('ς') else _PLAIN
 
 
 def commas(sp_model: bytes) -> Commas:
   """Cuts the pieces of a SentencePiece model that end in a digit and a comma.
 
-  Such a piece is encoded again without the comma, and without the mark of a space; if it had no such mark, neither has
-  what comes of it.
-  What is then no piece any more is unknown. The comma follows.
+  Such a piece is encoded again without the comma and without the mark of a space. A result that is not a piece becomes
+  the unknown piece. The comma follows.
 
   Raises:
-    VocabularyError: a comma is no piece of the model, so that texts have pieces with one which no table can list.
+    VocabularyError: the comma is not a piece of the model, so the table cannot be made.
   """
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
   comma = processor.piece_to_id(',')
   if comma == processor.unk_id():
     raise errors.VocabularyError(
-      "',' is no piece of the SentencePiece model, and version 4 of the preprocessor ends numbers with it: "
+      "the SentencePiece model: no piece ',' (version 4 of the preprocessor splits it from numbers); "
       'give --preprocessor=NAME/3'
     )
   ids, rows = [], []
@@ -146,33 +153,35 @@ def commas(sp_model: bytes) -> Commas:
   )
 
 
-def normalize(sentences: Any) -> Any:
-  """Puts texts into the form that SentencePiece was given.
+def normalize(sentences: Any, lower_case: bool = True, keep_accents: bool = False) -> Any:
+  """Normalizes texts as the authors' code does before SentencePiece.
 
   Args:
-    sentences: string [batch], of UTF-8; what is not is replaced by U+FFFD, as Python's `errors='replace'` does.
+    sentences: string [batch] of UTF-8; invalid bytes become U+FFFD, as with Python's `errors='replace'`.
+    lower_case: see `converters.tokenization`.
+    keep_accents: see `converters.tokenization`.
 
   Returns:
     string [batch].
   """
-  what = table()
-  spaced = tf.strings.strip(tf.strings.regex_replace(sentences, what.whitespace, ' '))
+  rules = table(lower_case, keep_accents)
+  spaced = tf.strings.strip(tf.strings.regex_replace(sentences, rules.whitespace, ' '))
   splits, points = tf.raw_ops.UnicodeDecode(input=tf.strings.join([spaced, _END]), input_encoding='UTF-8')
 
   block = points // _BLOCK
-  row = tf.gather(what.row, (tf.cast(tf.gather(what.page, block), tf.int32) - block) * _BLOCK + points)
+  row = tf.gather(rules.row, (tf.cast(tf.gather(rules.page, block), tf.int32) - block) * _BLOCK + points)
   row = tf.cast(row, tf.int32)
-  starts = tf.constant(what.starts)
+  starts = tf.constant(rules.starts)
   start, end = (tf.cast(tf.gather(starts, number), tf.int32) for number in (row, row + 1))
   itself = points + (tf.minimum(row, _REPLACED) - _ITSELF) * _KIND
-  count, known = tf.size(points), len(what.values)
-  # Behind the table's values stand the characters themselves, and then the letters of the syllables that there are.
+  count, known = tf.size(points), len(rules.values)
+  # The characters themselves follow the table's values, and the letters of the syllables follow the characters.
   places = tf.where(row < _ITSELF)
   letters = tf.reshape(_letters(tf.gather(points, places[:, 0])), [-1])
   begin = tf.where(row < _REPLACED, tf.range(count) + known, start)
   begin = tf.tensor_scatter_nd_update(begin, places, tf.range(0, tf.size(letters), 3) + known + count)
-  values, at = _rows([what.values, itself, letters], begin, end - start)
-  points = _end_words(values)
+  values, at = _rows([rules.values, itself, letters], begin, end - start)
+  points = _end_words(values) if lower_case else values
 
   # The ends of texts are texts of their own, which are left out.
   ends = tf.gather(at, splits[1:])
@@ -181,11 +190,11 @@ def normalize(sentences: Any) -> Any:
 
 
 def split_commas(tokens: Any, cut: Commas) -> Any:
-  """Replaces the pieces that are cut once more.
+  """Replaces the pieces that end in a digit and a comma.
 
   Args:
     tokens: int32 RaggedTensor [batch, (tokens)].
-    cut: of the SentencePiece model.
+    cut: the pieces of the SentencePiece model.
 
   Returns:
     int32 RaggedTensor [batch, (tokens)].
@@ -202,7 +211,7 @@ def split_commas(tokens: Any, cut: Commas) -> Any:
 
 
 def _letters(points: Any) -> Any:
-  """Hangul syllables, int32 [count], as their letters, int32 [count, 3]; the third is of no meaning where there are two."""
+  """Splits Hangul syllables, int32 [count], into letters, int32 [count, 3]; of two letters, the third is unused."""
   # Section 3.12 of the Unicode Standard: 19 leading consonants, 21 vowels, 27 trailing consonants or none.
   syllable = points - 0xAC00
   pair = syllable // 28
@@ -211,13 +220,12 @@ def _letters(points: Any) -> Any:
 
 
 def _end_words(values: Any) -> Any:
-  """Puts capital sigmas into lower case: at the end of a word, which is after a cased letter and not before one, another than elsewhere.
+  """Puts capital sigmas into lower case: the final form after a cased letter and not before one, else the other.
 
-  Characters that are ignorable to that are looked past.
+  Ignorable characters in between do not count.
 
   Args:
-    values: int32, code points with their kinds; of all texts in a row, each of which ends in a character that is
-      neither cased nor ignorable.
+    values: int32, code points with their kinds, of all texts in a row; each text ends in a plain character.
 
   Returns:
     int32, code points.
@@ -226,7 +234,7 @@ def _end_words(values: Any) -> Any:
   points = values - kind * _KIND
   sigmas = tf.where(tf.equal(points, ord('Σ')))
   seen = tf.where(kind < _IGNORABLE)[:, 0]
-  # Which of those that are seen each sigma is: it is one.
+  # Index of each sigma among the characters that are not ignorable.
   number = tf.reshape(
     tf.raw_ops.LowerBound(sorted_inputs=tf.expand_dims(seen, 0), values=tf.reshape(sigmas, [1, -1])), [-1]
   )
@@ -238,14 +246,15 @@ def _end_words(values: Any) -> Any:
 
 
 def _rows(values: Sequence[Any], begin: Any, length: Any) -> tuple[Any, Any]:
-  """Takes rows from a table, one after the other.
+  """Gathers rows of a table, one after the other.
 
   Args:
     values: int32, the table, in parts.
-    begin, length: int32 [count], where in it each row begins, and how long it is.
+    begin: int32 [count], begin of each row.
+    length: int32 [count], length of each row.
 
   Returns:
-    int32, the rows' values; and int64 [count + 1], where each row begins in them, and ends.
+    int32, the rows' values; and int64 [count + 1], begin and end of each row in them.
   """
   splits, places = tf.raw_ops.RaggedRange(starts=begin, limits=begin + length, deltas=1)
   return tf.gather(tf.concat(values, axis=0), places), splits

@@ -1,4 +1,4 @@
-"""Takes out of a SavedModel's graphs what TensorFlow puts in and nobody needs: whoever loads a model reads all of it."""
+"""Removes parts of a SavedModel's graphs that TensorFlow adds and loading does not need."""
 
 import functools
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from tensorflow.core.framework import types_pb2
-from tensorflow.python.framework import op_def_registry
 
+from export import _tf_private
 from export.graphs import graph_defs
 
 _CALLS = ('PartitionedCall', 'StatefulPartitionedCall')
-# Stateful, and change nothing.
+# Stateful by definition, but without side effects.
 _READS = ('ReadVariableOp', 'ResourceGather')
 _SHAPES = '_output_shapes'
 _NAME = '_user_specified_name'
@@ -19,13 +19,13 @@ _GRADIENT = '_gradient_op_type'
 
 
 def slim(saved_model: Any) -> None:
-  """Changes a SavedModel message. What its functions compute and do, and in which order, stays the same.
+  """Prunes a SavedModel message in place. Results, side effects and their order stay the same.
 
-  * The shape of every output of every operation: TensorFlow infers all of them when it loads a graph, but for those of
-  functions' results,
-    which stay.
-  * That who called a function with a variable called it 'resource'.
-  * Waiting for what changes nothing, see `_drop_waiting`.
+  Removed are:
+
+  * shapes of operations' outputs, which TensorFlow infers when it loads a graph; shapes of calls' results stay;
+  * the user's name 'resource' of variable arguments;
+  * control dependencies on operations without side effects, see `_drop_waiting`.
   """
   for meta_graph in saved_model.meta_graphs:
     functions = meta_graph.graph_def.library.function
@@ -42,7 +42,7 @@ def slim(saved_model: Any) -> None:
 
 
 def _changing(functions: Iterable[Any]) -> Callable[[Any], bool]:
-  """Makes what tells of a node whether anything is another thing after it: a variable, a file, a generator of random numbers."""
+  """Returns a predicate for nodes with side effects: on a variable, a file or a random generator."""
   library = {function.signature.name: function for function in functions}
 
   @functools.cache
@@ -52,26 +52,24 @@ def _changing(functions: Iterable[Any]) -> Callable[[Any], bool]:
   def changes(node: Any) -> bool:
     if node.op in _CALLS:
       return function_changes(node.attr['f'].func.name)
-    operation = op_def_registry.get(node.op)
-    return node.op not in _READS and (operation is None or operation.is_stateful)
+    return node.op not in _READS and _tf_private.is_stateful(node.op)
 
   return changes
 
 
 def _drop_waiting(function: Any, changes: Callable[[Any], bool]) -> None:
-  """All that a function returns waits for all that it does, in an operation each that hands it on: a third of all operations. Where nothing that is
-  waited for changes anything, what is handed on is taken where it comes from.
+  """Removes control dependencies on operations without side effects.
 
-  Whoever calls the function still waits for all of it: else a variable could be changed before it was read. But not for
-  what is waited for anyway.
+  TensorFlow puts an Identity behind each result of a function, which waits for all of the function's operations: a
+  third of all operations. Where none of these has side effects, the Identity is bypassed. The function's own control
+  outputs stay, since a caller must not change a variable before it is read; those that another one implies are removed.
   """
   nodes = {node.name: node for node in function.node_def}
   arguments = {argument.name for argument in function.signature.input_arg}
 
   def source(tensor: str) -> str:
     node = nodes.get(graph_defs.node_name(tensor))
-    # Not beyond what hands on an argument: if that were what is returned, a derivative would have nothing to go
-    # through.
+    # An Identity of an argument stays: a derivative needs an operation between argument and result.
     if node is None or node.op != 'Identity' or node.input[0] in arguments or _GRADIENT in node.attr:
       return tensor
     if any(

@@ -1,4 +1,4 @@
-"""Writes one SavedModel whose bytes are a function of what is in it."""
+"""Writes a SavedModel with reproducible bytes."""
 
 import hashlib
 import os
@@ -8,25 +8,25 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2
 from tensorflow.core.protobuf import saved_model_pb2
-from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
 
+from export import _tf_private
 from export.model import prune_graph
 
 
 def write(root: Any, signatures: dict[str, Any], path: pathlib.Path) -> None:
   """Writes `root` to the directory `path`.
 
-  TensorFlow numbers functions in the order a process makes them: the bytes repeat from process to process when the same
-  things are built before, and not within one process.
+  TensorFlow numbers functions in the order in which a process makes them. The bytes are therefore equal in two
+  processes that build the same objects, and differ within one process.
 
   Args:
     root: a trackable object.
     signatures: tf.functions with input signatures, by name.
-    path: the directory to make.
+    path: the new directory.
   """
   tf.saved_model.save(root, os.fspath(path), signatures=signatures)
   if not any((path / 'assets').iterdir()):
-    (path / 'assets').rmdir()  # TensorFlow makes it for a model without assets too
+    (path / 'assets').rmdir()  # TensorFlow makes the directory for every model
   _slim(path)
   _drop_random_uuid(path)
 
@@ -36,13 +36,12 @@ def _slim(path: pathlib.Path) -> None:
   saved_model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
   prune_graph.slim(saved_model)
   file.write_bytes(saved_model.SerializeToString(deterministic=True))
-  (path / 'fingerprint.pb').write_bytes(
-    fingerprinting.CreateFingerprintDef(os.fspath(path))
-  )  # it holds digests of the other file's parts
+  # fingerprint.pb has digests of saved_model.pb.
+  (path / 'fingerprint.pb').write_bytes(_tf_private.fingerprint(os.fspath(path)))
 
 
 def _drop_random_uuid(path: pathlib.Path) -> None:
-  """TensorFlow puts a random 64-bit number, in decimal, into fingerprint.pb: ours comes from the other files' bytes."""
+  """Replaces the random 64-bit number in fingerprint.pb by one that follows from the other files' bytes."""
   file = path / 'fingerprint.pb'
   fingerprint = fingerprint_pb2.FingerprintDef.FromString(file.read_bytes())
   content = hashlib.sha256()
@@ -53,7 +52,7 @@ def _drop_random_uuid(path: pathlib.Path) -> None:
 
 
 def ops(path: pathlib.Path) -> set[str]:
-  """The names of all operations in a SavedModel, its function library included."""
+  """Returns the names of all operations in a SavedModel and its function library."""
   saved_model = saved_model_pb2.SavedModel.FromString((path / 'saved_model.pb').read_bytes())
   return {
     node.op

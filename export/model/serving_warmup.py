@@ -1,8 +1,7 @@
-"""The requests that TensorFlow Serving runs as soon as it has loaded a model: else the first of its users waits while it starts up.
+"""Writes warmup requests, which TensorFlow Serving runs after it has loaded a model.
 
-They are a TFRecord file of PredictionLog messages (tensorflow.org/tfx/serving/saved_model_warmup), one for each
-signature here. The server runs them on the model that it finds them in; of a request's model_spec, it heeds the
-signature alone.
+The file is a TFRecord of PredictionLog messages (tensorflow.org/tfx/serving/saved_model_warmup), one a signature.
+The server runs them on the model that has the file; of a request's model_spec, it uses only the signature.
 """
 
 import os
@@ -23,12 +22,12 @@ FILE = 'assets.extra/tf_serving_warmup_requests'
 
 Requests = Mapping[str, Mapping[str, Any]]
 
-# For what takes text: by signature, its inputs by name.
+# For models that take text: inputs by name, by signature.
 OF_SENTENCES: Requests = {'serving_default': {'sentences': np.array([b'The ferry was late.'])}}
 
 
 def of_encoder(config: albert_config.AlbertConfig) -> Requests:
-  """For an encoder: by signature, its inputs by name, int32 [1, seq], as long as preprocessors pack if the model takes that many."""
+  """Returns the requests for an encoder: int32 [1, seq] inputs by name, by signature, at the preprocessor's length."""
   length = min(preprocessor_model.DEFAULT_SEQ_LENGTH, config.max_position_embeddings)
   cls, sep, mask = (sentencepiece_model.SPECIAL_TOKENS[token] for token in ('[CLS]', '[SEP]', '[MASK]'))
   ids = np.array([[cls, *[mask] * (length - 2), sep]], np.int32)
@@ -38,12 +37,12 @@ def of_encoder(config: albert_config.AlbertConfig) -> Requests:
 
 
 def write(path: pathlib.Path, name: str, requests: Requests) -> None:
-  """Adds the file to a SavedModel; the same requests give the same bytes.
+  """Adds the file to a SavedModel; equal requests give equal bytes.
 
   Args:
-    path: the SavedModel.
-    name: the model's, as 'albert_en_large'.
-    requests: by signature, its inputs by name.
+    path: directory of the SavedModel.
+    name: name of the model, as 'albert_en_large'.
+    requests: inputs by name, by signature.
   """
   file = path / FILE
   file.parent.mkdir()
@@ -54,4 +53,4 @@ def write(path: pathlib.Path, name: str, requests: Requests) -> None:
       request.model_spec.name, request.model_spec.signature_name = name, signature
       for key, value in inputs.items():
         request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
-      writer.write(log.SerializeToString(deterministic=True))  # a map has no order of its own
+      writer.write(log.SerializeToString(deterministic=True))  # maps are unordered

@@ -1,7 +1,7 @@
-"""An encoder and its preprocessor -> one object that is saved: text in, vectors out.
+"""Joins an encoder and its preprocessor into one object to save: from text to vectors.
 
-It has no sp_model_file as an encoder has: that is for code which tokenizes outside of the graph. Here nothing is left
-to tokenize, and the SentencePiece model, which is in the graph twice already, would be in the files for a third time.
+The object has no sp_model_file. An encoder has one for code that tokenizes outside of the graph. Here it would be a
+third copy of the SentencePiece model, which is in the graph twice.
 """
 
 from typing import Any
@@ -12,21 +12,20 @@ from export.model import encoder as encoder_lib
 
 
 def exportable(preprocessor: Any, encoder: Any, modes_differ: bool) -> tuple[Any, dict[str, Any]]:
-  """Makes the object to hand to `saved_model.write`.
+  """Makes the object for `saved_model.write`.
 
   Args:
-    preprocessor: from `preprocessor.exportable`.
-    encoder: from `encoder.exportable` with the 'dict' interface. Its traces are called, and its variables shared.
-    modes_differ: whether it has dropout.
+    preprocessor: object from `preprocessor.exportable`.
+    encoder: object from `encoder.exportable` with the 'dict' interface. Its traces are called and its variables
+      shared.
+    modes_differ: whether the encoder has dropout.
 
   Returns:
     The root object, and its signatures by name.
 
-    root(sentences, training=False), string [batch], returns what the encoder returns for what the preprocessor gives: a
-    dict of float32
-    `pooled_output` [batch, H], `sequence_output` [batch, 128, H], `encoder_outputs`, a list of one [batch, 128, H] a
-    layer, and
-    `default`, the pooled output.
+    root(sentences, training=False), string [batch], returns the encoder's outputs for the preprocessor's ids: a dict of
+    float32 `pooled_output` [batch, H], `sequence_output` [batch, 128, H], `encoder_outputs`, a list of one
+    [batch, 128, H] a layer, and `default`, the pooled output.
   """
   encode = encoder_lib.traces(encoder, modes_differ)
   spec = tf.TensorSpec([None], tf.string, name='sentences')
@@ -42,5 +41,5 @@ def exportable(preprocessor: Any, encoder: Any, modes_differ: bool) -> tuple[Any
     return {name: outputs[name] for name in ('default', 'pooled_output', 'sequence_output')}
 
   root = encoder_lib.callable_object(call, encoder.variables)
-  root.tokenizer = preprocessor.tokenizer  # its table is loaded with what tracks it
+  root.tokenizer = preprocessor.tokenizer  # the object that tracks a resource loads it
   return root, {'serving_default': serving_default}

@@ -1,1 +1,1 @@
-"""ALBERT and its tokenization in NumPy and plain Python: the independent witness of every proof."""
+"""Implements ALBERT and its tokenization in NumPy and plain Python, as the independent reference of every proof."""

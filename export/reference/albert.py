@@ -1,11 +1,11 @@
-"""ALBERT in NumPy, forwards and backwards: in float64 an independent witness, in float32 a measure of rounding.
+"""Implements ALBERT forward and backward in NumPy: in float64 as independent reference, in float32 to measure rounding.
 
-Written from the paper (arxiv.org/abs/1909.11942) and the canonical weights alone. It shares no code with AlbertEncoder,
-with the converters' way onto it, or with the TF1 graph that made modules have. Graphs hold their constants in float32:
-GELU's two, the layer norms' epsilon, the scale of attention. The reference uses the same rounded values.
+It is written from the paper (arxiv.org/abs/1909.11942) and the canonical weights alone. It shares no code with
+AlbertEncoder, the converters, or the TF1 graphs of test modules. Graphs have float32 constants: GELU's two, the layer
+norms' epsilon, the scale of attention. The reference uses the same rounded values.
 
-Each step returns its result and a function that takes a derivative back through it: from that by the result to that by
-the step's input, noting on the way those by the weights it used.
+Each step returns its result and a backward function. The backward function turns the derivative by the result into the
+derivative by the step's input, and adds the derivatives by the step's weights to a `Gradient`.
 """
 
 import collections
@@ -19,17 +19,18 @@ from collections.abc import Mapping
 from concurrent import futures
 
 import numpy as np
+from scipy import special
 
 from converters import albert_config
 
 _EPSILON = float(np.float32(1e-12))  # of every layer norm
+_SQRT_HALF = float(np.float32(math.sqrt(0.5)))
 _GELU_SCALE, _GELU_CUBE = float(np.float32(math.sqrt(2 / math.pi))), float(np.float32(0.044715))
-# Kernels are float32, and turned into float64 in pieces of this many rows and columns at most, where that is asked for.
-# Larger ones are fresh memory every time, which takes longer than the multiplication; and so does reading a few columns
-# of each row.
+# Float32 kernels are converted to float64 in pieces of at most this many rows and columns. Larger pieces need freshly
+# allocated memory, which takes longer than the multiplication. So does reading a few columns of each row.
 _ROWS, _COLUMNS = 512, 1024
-_FEWEST_COLUMNS = 256  # so that all processors have a part
-# A derivative is worked out so many numbers at a time, for the same reason.
+_FEWEST_COLUMNS = 256  # small enough for all processors to have a piece
+# Number of values of a derivative that are computed at a time, for the same reason.
 _PIECE = _ROWS * _COLUMNS
 
 Tensor = Callable[[str], np.ndarray]
@@ -37,11 +38,11 @@ Float = type[np.float64] | type[np.float32]
 
 
 class Gradient:
-  """The derivatives of a scalar by all weights, kept as the factors that they are sums of products of.
+  """The derivatives of a scalar by all weights, stored as the factors of sums of products.
 
   Attributes:
-    terms: root mean square of the terms that cancel in a derivative, by canonical name, where they can be larger than
-      it.
+    terms: root mean square of the terms that cancel in a derivative, by canonical name; only where they can be larger
+      than the derivative.
   """
 
   def __init__(self) -> None:
@@ -63,7 +64,7 @@ class Gradient:
     self._sums[name] = self._sums.get(name, 0) + values.sum(axis=0)
 
   def pieces(self, name: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Works out the derivative by one weight of that shape, a few rows at a time: float64 in its canonical layout."""
+    """Yields the float64 derivative by one weight in its canonical layout, a few rows at a time."""
     left: np.ndarray | None = None
     right: np.ndarray = np.empty(0)
     if name in self._products:
@@ -87,7 +88,7 @@ Back = Callable[[np.ndarray, Gradient], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Dropout:
-  """What dropout multiplies a unit by that it keeps: 1 / (1 - rate). The ways back know nothing of it.
+  """Factors 1 / (1 - rate) of the units that dropout keeps; backward functions do not support them.
 
   Attributes:
     hidden: factor of the embeddings, and of the outputs of attention and feed-forward.
@@ -103,10 +104,12 @@ _NO_DROPOUT = Dropout()
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-  """A batch.
+  """A batch of encoder inputs; each row begins with an unmasked position.
 
   Attributes:
-    word_ids, mask, type_ids: int [batch, seq]; each row begins with a position that is not masked.
+    word_ids: int [batch, seq].
+    mask: int [batch, seq], 0 where masked.
+    type_ids: int [batch, seq].
   """
 
   word_ids: np.ndarray
@@ -123,31 +126,28 @@ def encode_and_differentiate(
   factors: Mapping[str, np.ndarray],
   dtype: Float = np.float64,
 ) -> tuple[list[np.ndarray], np.ndarray, Gradient]:
-  """Runs the encoder on one batch, and differentiates a scalar of its outputs on another, going through the weights once for both.
+  """Runs the encoder on one batch and differentiates a scalar on another, with one pass over the weights.
 
   Args:
-    tensor: gives a weight by its canonical name, float32 or float64, in canonical layout. Asked for the transformer
-      block's once a layer.
-    config: the sizes.
-    inputs: the batch to run.
-    differentiated: the other one; the positions that are not masked come first in a row.
-    positions: int [batch, P] of that, for the masked language model, none of them masked.
-    factors: of the outputs for it: `pooled_output` [batch, H], `sequence_output` [batch, seq, H], and with the heads
-      `mlm_logits`
-      [batch, P, V] and `sop_log_probs` [batch, 2]. The scalar is the sum of the outputs times these. The last is
-      differentiated by the
-      head's own weights only.
-    dtype: what is computed in.
+    tensor: function from canonical name to weight, float32 or float64 in canonical layout; called for the weights of
+      the transformer block once per layer.
+    config: config of the model.
+    inputs: batch to run.
+    differentiated: batch to differentiate; unmasked positions come first in each row.
+    positions: int [batch, P], unmasked positions in `differentiated` for the masked language model.
+    factors: factors of the outputs in the scalar, which is their sum: `pooled_output` [batch, H], `sequence_output`
+      [batch, seq, H], and for heads `mlm_logits` [batch, P, V] and `sop_log_probs` [batch, 2]. The term of
+      `sop_log_probs` is differentiated by the head's own weights only.
+    dtype: dtype of the computation.
 
   Returns:
-    The outputs of all layers for `inputs`, a list of L arrays [tokens, H] of that dtype, where tokens are the positions
-    that are not masked, row by
-    row; the pooled output [batch, H]; and the derivatives of the scalar.
+    The outputs of all layers for `inputs`, L arrays [tokens, H] of `dtype`, where tokens are the unmasked positions row
+    by row; the pooled output [batch, H]; and the derivatives of the scalar.
   """
   tokens = _tokens(differentiated)
   count = len(tokens.row)
   layers, backs = _forward(tensor, config, tokens.and_(_tokens(inputs)), count, dtype)
-  result = _backward(tensor, layers[-1][:count], backs, differentiated, positions, factors)
+  result = _backward(tensor, config, layers[-1][:count], backs, differentiated, positions, factors)
   layers = [layer[count:] for layer in layers]
   return layers, _pool(tensor, layers[-1], _first(inputs))[0], result
 
@@ -158,16 +158,15 @@ def encode(
   """Runs the encoder on a batch.
 
   Args:
-    tensor: gives a weight by its canonical name, as for `encode_and_differentiate`.
-    config: the sizes.
-    inputs: the batch.
-    dtype: what is computed in.
-    dropout: factors of the units, all of which are kept.
+    tensor: function from canonical name to weight, as in `encode_and_differentiate`.
+    config: config of the model.
+    inputs: batch to run.
+    dtype: dtype of the computation.
+    dropout: factors of the units; all units are kept.
 
   Returns:
-    The outputs of all layers, a list of L arrays [tokens, H] of that dtype, where tokens are the positions that are not
-    masked, row by row;
-    and the pooled output [batch, H].
+    The outputs of all layers, L arrays [tokens, H] of `dtype`, where tokens are the unmasked positions row by row; and
+    the pooled output [batch, H].
   """
   layers, _ = _forward(tensor, config, _tokens(inputs), 0, dtype, dropout)
   return layers, _pool(tensor, layers[-1], _first(inputs))[0]
@@ -175,11 +174,13 @@ def encode(
 
 @dataclasses.dataclass(frozen=True)
 class _Tokens:
-  """Positions that are not masked; int [tokens] each.
+  """The unmasked positions of a batch; int [tokens] each.
 
   Attributes:
-    words, positions, types: the three embeddings' ids.
-    row: a number for each row of a batch; those of a row see each other.
+    words: ids of the word embedding.
+    positions: ids of the position embedding.
+    types: ids of the token type embedding.
+    row: row numbers; tokens attend to tokens of the same row.
   """
 
   words: np.ndarray
@@ -188,7 +189,7 @@ class _Tokens:
   row: np.ndarray
 
   def and_(self, other: '_Tokens') -> '_Tokens':
-    """These, and then those of another batch."""
+    """Returns these tokens followed by those of another batch."""
     later = dataclasses.replace(other, row=other.row + self.row.max(initial=-1) + 1)
     return _Tokens(*(np.concatenate(pair) for pair in zip(_fields(self), _fields(later), strict=True)))
 
@@ -210,25 +211,29 @@ def _forward(
   dtype: Float,
   dropout: Dropout = _NO_DROPOUT,
 ) -> tuple[list[np.ndarray], list[Back]]:
-  """The layers' outputs, and the ways back to the embeddings, for the first `kept` tokens: whole rows."""
+  """Returns the layers' outputs, and the backward functions for the first `kept` tokens, which are whole rows."""
   x, back = _embed(tensor, config, tokens, kept, dtype, dropout)
   layers, backs = [], [back]
-  for _ in range(config.num_hidden_layers):
-    x, back = _layer(tensor, config, x, tokens.row, kept, dropout)
-    layers.append(x)
-    backs.append(back)
+  for layer in range(config.num_hidden_layers):
+    group = int(layer / config.num_hidden_layers * config.num_hidden_groups)  # as in the authors' modeling.py
+    for inner in range(config.inner_group_num):
+      prefix = f'group_{group}.layer_{inner}.' if group or inner else ''
+      x, back = _layer(tensor, config, prefix, x, tokens.row, kept, dropout)
+      layers.append(x)
+      backs.append(back)
   return layers, backs
 
 
 def _backward(
   tensor: Tensor,
+  config: albert_config.AlbertConfig,
   x: np.ndarray,
   backs: list[Back],
   inputs: Inputs,
   positions: np.ndarray,
   factors: Mapping[str, np.ndarray],
 ) -> Gradient:
-  """From the last layer's output [tokens, H] through the heads and back."""
+  """Runs the heads on the last layer's output [tokens, H], and goes backward to the embeddings."""
   row, position = np.nonzero(inputs.mask)
   first = _first(inputs)
   result = Gradient()
@@ -237,7 +242,7 @@ def _backward(
   dx += back(factors['pooled_output'].astype(x.dtype), result)
   if 'mlm_logits' in factors:
     where = first[:, np.newaxis] + positions
-    _, back = _mlm(tensor, x[where])
+    _, back = _mlm(tensor, config, x[where])
     np.add.at(dx, where, back(factors['mlm_logits'].astype(x.dtype), result))
   if 'sop_log_probs' in factors:
     _sop(tensor, pooled)[1](factors['sop_log_probs'].astype(x.dtype), result)
@@ -247,25 +252,29 @@ def _backward(
 
 
 def mlm_logits(
-  tensor: Tensor, sequence_output: np.ndarray, positions: np.ndarray, dtype: Float = np.float64
+  tensor: Tensor,
+  config: albert_config.AlbertConfig,
+  sequence_output: np.ndarray,
+  positions: np.ndarray,
+  dtype: Float = np.float64,
 ) -> np.ndarray:
-  """sequence_output [batch, seq, H], positions int [batch, P] -> [batch, P, V] of that dtype."""
+  """Computes the logits [batch, P, V] from sequence_output [batch, seq, H] and positions, int [batch, P]."""
   x = np.take_along_axis(sequence_output.astype(dtype), positions[:, :, np.newaxis].astype(np.int64), axis=1)
-  return _mlm(tensor, x)[0]
+  return _mlm(tensor, config, x)[0]
 
 
 def sop_log_probs(tensor: Tensor, pooled_output: np.ndarray, dtype: Float = np.float64) -> np.ndarray:
-  """pooled_output [batch, H] -> [batch, 2] of that dtype."""
+  """Computes the log probabilities [batch, 2] from pooled_output [batch, H]."""
   return _sop(tensor, pooled_output.astype(dtype))[0]
 
 
 def _first(inputs: Inputs) -> np.ndarray:
-  """Where each row of the batch begins among the tokens."""
+  """Returns the index of the first token of each row."""
   return np.searchsorted(np.nonzero(inputs.mask)[0], np.arange(len(inputs.mask)))
 
 
 def _own(x: np.ndarray, kept: int | None) -> np.ndarray:
-  """The first tokens, as far as there is a way back for them, without the memory of the rest."""
+  """Returns a copy of the first `kept` tokens, so that the memory of the rest is freed."""
   return x if kept is None or kept == len(x) else x[:kept].copy()
 
 
@@ -294,18 +303,25 @@ def _embed(
 
 
 def _layer(
-  tensor: Tensor, config: albert_config.AlbertConfig, x: np.ndarray, row: np.ndarray, kept: int, dropout: Dropout
+  tensor: Tensor,
+  config: albert_config.AlbertConfig,
+  prefix: str,
+  x: np.ndarray,
+  row: np.ndarray,
+  kept: int,
+  dropout: Dropout,
 ) -> tuple[np.ndarray, Back]:
-  attended, attention_back = _attention(tensor, config, x, row, kept, dropout.attention)
-  middle, middle_back = _norm(tensor, 'attention.norm', x + attended * x.dtype.type(dropout.hidden), kept)
-  inner, inner_back = _dense(tensor, 'feed_forward.intermediate', middle, kept)
-  inner, gelu_back = _gelu(inner, kept)
-  outer, outer_back = _dense(tensor, 'feed_forward.output', inner, kept)
-  y, norm_back = _norm(tensor, 'feed_forward.norm', middle + outer * x.dtype.type(dropout.hidden), kept)
+  """Computes one block; `prefix` begins the names of its weights."""
+  attended, attention_back = _attention(tensor, config, prefix, x, row, kept, dropout.attention)
+  middle, middle_back = _norm(tensor, f'{prefix}attention.norm', x + attended * x.dtype.type(dropout.hidden), kept)
+  inner, inner_back = _dense(tensor, f'{prefix}feed_forward.intermediate', middle, kept)
+  inner, activation_back = _activate(config.activation, inner, kept)
+  outer, outer_back = _dense(tensor, f'{prefix}feed_forward.output', inner, kept)
+  y, norm_back = _norm(tensor, f'{prefix}feed_forward.norm', middle + outer * x.dtype.type(dropout.hidden), kept)
 
   def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
     d = norm_back(dy, gradient)
-    d = middle_back(d + inner_back(gelu_back(outer_back(d, gradient), gradient), gradient), gradient)
+    d = middle_back(d + inner_back(activation_back(outer_back(d, gradient), gradient), gradient), gradient)
     return d + attention_back(d, gradient)
 
   return y, back
@@ -325,17 +341,17 @@ def _pool(tensor: Tensor, x: np.ndarray, first: np.ndarray) -> tuple[np.ndarray,
   return pooled, back
 
 
-def _mlm(tensor: Tensor, x: np.ndarray) -> tuple[np.ndarray, Back]:
-  """x [..., H] -> logits [..., V]."""
+def _mlm(tensor: Tensor, config: albert_config.AlbertConfig, x: np.ndarray) -> tuple[np.ndarray, Back]:
+  """Computes logits [..., V] from x [..., H]."""
   y, dense_back = _dense(tensor, 'mlm.transform', x)
-  y, gelu_back = _gelu(y)
+  y, activation_back = _activate(config.activation, y)
   y, norm_back = _norm(tensor, 'mlm.norm', y)
   table = tensor('embeddings.word')
 
   def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
     gradient.add_product('embeddings.word', _flat(dy), _flat(y))
     gradient.add_sum('mlm.output_bias', _flat(dy))
-    return dense_back(gelu_back(norm_back(matmul(dy, table), gradient), gradient), gradient)
+    return dense_back(activation_back(norm_back(matmul(dy, table), gradient), gradient), gradient)
 
   return matmul(y, table.T) + tensor('mlm.output_bias'), back
 
@@ -359,7 +375,7 @@ def _flat(x: np.ndarray) -> np.ndarray:
 
 
 def matmul(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-  """[..., in] times [in, out], of the same dtype or of a smaller one -> [..., out] of the first's."""
+  """Multiplies x [..., in] by a kernel [in, out] of the same or a smaller dtype, in the dtype of x."""
   if kernel.dtype == x.dtype:
     return x @ kernel
   result = np.zeros((*x.shape[:-1], kernel.shape[1]), x.dtype)
@@ -371,7 +387,7 @@ def matmul(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
       rows = slice(row, row + _ROWS)
       result[..., columns] += x[..., rows] @ kernel[rows, columns].astype(x.dtype)
 
-  # By threads that sleep when there is nothing for them, as those of a linear algebra library do not.
+  # These threads sleep while idle; those of a linear algebra library do not.
   for _ in _threads().map(multiply, range(0, kernel.shape[1], width)):
     pass
   return result
@@ -410,8 +426,29 @@ def _norm(tensor: Tensor, name: str, x: np.ndarray, kept: int | None = None) -> 
   return normal * gamma + tensor(f'{name}.beta'), back
 
 
+def _activate(activation: albert_config.Activation, x: np.ndarray, kept: int | None = None) -> tuple[np.ndarray, Back]:
+  """Applies the activation to x; see `albert_config.Activation` for the formulas."""
+  if activation is albert_config.Activation.GELU_TANH:
+    return _gelu(x, kept)
+  if activation is albert_config.Activation.GELU_EXACT:
+    half = 0.5 * (1 + special.erf(x * x.dtype.type(_SQRT_HALF)))
+    y = x * half
+    density = np.exp(-np.square(_SQRT_HALF * x)) * (_SQRT_HALF / math.sqrt(math.pi))
+    derivative = half + x * density
+  elif activation is albert_config.Activation.RELU:
+    y, derivative = np.maximum(x, 0), (x > 0).astype(x.dtype)
+  elif activation is albert_config.Activation.SILU:
+    sigmoid = special.expit(x)
+    y, derivative = x * sigmoid, sigmoid * (1 + x * (1 - sigmoid))
+  else:
+    y = np.tanh(x)
+    derivative = 1 - y * y
+  own = _own(derivative, kept)
+  return y, lambda dy, gradient: dy * own
+
+
 def _gelu(x: np.ndarray, kept: int | None = None) -> tuple[np.ndarray, Back]:
-  """The tanh approximation."""
+  """Computes the tanh approximation of GELU."""
   scale, cube = _GELU_SCALE, _GELU_CUBE
   t = np.tanh(scale * (x + cube * x * x * x))
   own, own_t = _own(x, kept), _own(t, kept)
@@ -423,15 +460,23 @@ def _gelu(x: np.ndarray, kept: int | None = None) -> tuple[np.ndarray, Back]:
 
 
 def _attention(
-  tensor: Tensor, config: albert_config.AlbertConfig, x: np.ndarray, row: np.ndarray, kept: int, dropout: float
+  tensor: Tensor,
+  config: albert_config.AlbertConfig,
+  prefix: str,
+  x: np.ndarray,
+  row: np.ndarray,
+  kept: int,
+  dropout: float,
 ) -> tuple[np.ndarray, Back]:
-  """x [tokens, H], each token of which belongs to a row -> the same. A masked position gets no weight at all: the original's
-  -10000 comes to that in float32 and in float64, as exp(-10000) is 0 in both."""
+  """Computes attention between the tokens of each row, from x [tokens, H] to [tokens, H].
+
+  Masked positions have weight 0. The original adds -10000 to their scores, and exp(-10000) is 0 in float32 and float64.
+  """
   heads = config.num_attention_heads
   scale, x_width = float(np.float32(1 / math.sqrt(config.hidden_size // heads))), x.shape[1]
   parts, part_backs = {}, {}
   for part in ('query', 'key', 'value'):
-    y, part_backs[part] = _dense(tensor, f'attention.{part}', x, kept)
+    y, part_backs[part] = _dense(tensor, f'{prefix}attention.{part}', x, kept)
     parts[part] = y.reshape(len(x), heads, -1)
   query, key, value = parts['query'], parts['key'], parts['value']
   parts = {part: _own(y, kept) for part, y in parts.items()}
@@ -445,7 +490,7 @@ def _attention(
     context[own] = np.einsum('hqk,khd->qhd', shares, value[own])
     if own[:kept].any():
       weights[number] = shares
-  y, output_back = _dense(tensor, 'attention.output', context.reshape(len(x), -1), kept)
+  y, output_back = _dense(tensor, f'{prefix}attention.output', context.reshape(len(x), -1), kept)
 
   def back(dy: np.ndarray, gradient: Gradient) -> np.ndarray:
     query, key, value = parts['query'], parts['key'], parts['value']

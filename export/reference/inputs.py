@@ -1,4 +1,4 @@
-"""What source and export are both given: a batch of inputs, and a scalar of the outputs to differentiate."""
+"""Makes the common inputs of source and export: a batch, and a scalar of the outputs to differentiate."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -15,11 +15,15 @@ SHORT_ROWS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """A batch in the exported model's terms; each int32. Rows of different length, of which some have a second segment.
+  """A batch of the exported model's inputs.
+
+  The rows have different lengths, and some have a second segment.
 
   Attributes:
-    input_word_ids, input_mask, input_type_ids: [batch, seq].
-    masked_lm_positions: [batch, 3], zero-padded.
+    input_word_ids: int32 [batch, seq].
+    input_mask: int32 [batch, seq].
+    input_type_ids: int32 [batch, seq].
+    masked_lm_positions: int32 [batch, 3], zero-padded.
   """
 
   input_word_ids: np.ndarray
@@ -29,7 +33,7 @@ class Batch:
 
   @property
   def for_source(self) -> dict[str, np.ndarray]:
-    """The same under the names of the TF1 signatures."""
+    """The inputs under the names of the TF1 signatures."""
     return {
       'input_ids': self.input_word_ids,
       'input_mask': self.input_mask,
@@ -38,21 +42,23 @@ class Batch:
     }
 
   def first(self, rows: int) -> 'Batch':
-    """Its first rows; the first of all is the longest and has no padding."""
+    """Returns the first rows; row 0 is the longest and has no padding."""
     return Batch(*(value[:rows] for value in dataclasses.astuple(self)))
 
 
 def make(config: albert_config.AlbertConfig, length: int = LENGTH, seed: int = 0) -> Batch:
-  """A batch of four rows of random word ids, the same for the same arguments.
+  """Makes a deterministic batch of four rows of random word ids.
 
   Args:
-    config: the sizes.
-    length: of the longest row, if the model has as many positions.
-    seed: of the ids.
+    config: config of the model.
+    length: length of the longest row, limited to the model's positions.
+    seed: seed of the ids.
   """
   length = min(length, config.max_position_embeddings)
   lengths = np.array([length, max(1, 2 * length // 3), max(1, length // 2), max(1, length // 8)])
-  second = np.array([length // 2, lengths[1], length // 4, lengths[3]])  # where the second segment begins, if at all
+  second = np.array(
+    [length // 2, lengths[1], length // 4, lengths[3]]
+  )  # start of the second segment; no second segment at the row's end
   position = np.arange(length)
   mask = (position < lengths[:, np.newaxis]).astype(np.int32)
   types = ((position >= second[:, np.newaxis]) * mask % config.type_vocab_size).astype(np.int32)
@@ -63,14 +69,14 @@ def make(config: albert_config.AlbertConfig, length: int = LENGTH, seed: int = 0
 
 @dataclasses.dataclass(frozen=True)
 class Scalar:
-  """A scalar of a model's outputs, linear in each of them; the model is differentiated through it.
+  """A scalar to differentiate: the sum of a model's outputs times constant factors.
 
   Attributes:
-    batch: the inputs. Two short rows: differentiation takes nearly the same time for any batch.
-    factors: float32 of the outputs' shapes by their names; the scalar is the sum of all outputs times their factors.
-      Sequence output at padding has factor 0. The part that is `sop_log_probs` is
-      differentiated by the head's own weights: the other outputs show the encoder's derivatives.
-    training: whether the training mode is differentiated. It is without dropout; with dropout, inference mode is.
+    batch: the inputs, two short rows. Differentiation takes nearly the same time for any batch.
+    factors: float32 arrays of the outputs' shapes, by output name. The factors of padding in `sequence_output` are 0.
+      The term of `sop_log_probs` is differentiated by the head's own weights only, because the other outputs cover the
+      encoder's derivatives.
+    training: whether the training mode is differentiated; for a model with dropout, the inference mode is.
   """
 
   batch: Batch
@@ -79,12 +85,12 @@ class Scalar:
 
   @property
   def signature(self) -> str:
-    """The one that gives all of the outputs but `sop_log_probs`."""
+    """The signature that has all outputs but `sop_log_probs`."""
     return 'mlm' if 'mlm_logits' in self.factors else 'tokens'
 
 
 def make_scalar(config: albert_config.AlbertConfig, parts: Iterable[weight_map.Part], seed: int = 1) -> Scalar:
-  """A scalar for a model of `parts`, with normally distributed factors; the same for the same arguments."""
+  """Makes a deterministic scalar for a model of `parts`, with normally distributed factors."""
   batch = make(config, SHORT_LENGTH, seed).first(SHORT_ROWS)
   rows, length = batch.input_mask.shape
   parts = frozenset(parts)

@@ -1,4 +1,4 @@
-"""Distances between arrays."""
+"""Measures distances between arrays."""
 
 import collections
 import dataclasses
@@ -10,13 +10,13 @@ from concurrent import futures
 
 import numpy as np
 
-# Pieces of a derivative, of 4 MB each, that are computed ahead of the comparison.
+# Number of pieces of a derivative, 4 MB each, that are computed ahead of the comparison.
 _AHEAD = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Distance:
-  """How far values are from what they should be.
+  """The distance of values from their expected values.
 
   Attributes:
     rms: root mean square of the differences.
@@ -27,18 +27,19 @@ class Distance:
   largest: float
 
   def within(self, other: 'Distance') -> bool:
-    """Whether both figures are at most the other's. NaN is within nothing."""
+    """Returns whether both figures are at most those of `other`; NaN never is."""
     return self.rms <= other.rms and self.largest <= other.largest
 
   def over(self, scale: float) -> 'Distance':
-    """The distance relative to a scale; infinite over 0, unless it is 0 itself."""
+    """Returns the distance divided by a scale; see the function `over`."""
     return Distance(over(self.rms, scale), over(self.largest, scale))
 
   def times(self, factor: float) -> 'Distance':
+    """Returns the distance times a factor."""
     return Distance(self.rms * factor, self.largest * factor)
 
   def worst(self, other: 'Distance') -> 'Distance':
-    """The larger of each figure; NaN if either is."""
+    """Returns the larger of each figure; NaN if either is NaN."""
     return Distance(larger(self.rms, other.rms), larger(self.largest, other.largest))
 
   def __str__(self) -> str:
@@ -46,7 +47,7 @@ class Distance:
 
 
 def packed(value: np.ndarray, mask: np.ndarray, output: str) -> np.ndarray:
-  """Flattens an output; what is by position, at the positions that are not padding alone.
+  """Flattens an output, and removes padding positions from `sequence_output` and layers.
 
   Args:
     value: [batch, seq, H] or [batch * seq, H] for `sequence_output` and layers; any other shape for other outputs.
@@ -59,34 +60,37 @@ def packed(value: np.ndarray, mask: np.ndarray, output: str) -> np.ndarray:
 
 
 def rms(value: np.ndarray) -> float:
-  """Root mean square of an array; NaN if it is empty."""
+  """Returns the root mean square of an array; NaN if it is empty."""
   return distance(value, np.broadcast_to(0.0, value.shape)).rms
 
 
 def distance(actual: np.ndarray, expected: np.ndarray) -> Distance:
-  """Distance between two arrays of the same number of values; NaN for none, or for different numbers."""
+  """Returns the distance between two arrays of the same size; NaN if they are empty or differ in size."""
   if actual.size != expected.size:
     return Distance(math.nan, math.nan)
   return _Sum.of(actual.reshape(-1), expected.reshape(-1)).distance
 
 
 def relative(actual: np.ndarray, expected: np.ndarray) -> Distance:
-  """Distance between two arrays, over the root mean square of the second."""
+  """Returns the distance between two arrays, divided by the root mean square of the second."""
   return distance(actual, expected).over(rms(expected))
 
 
 def over(value: float, scale: float) -> float:
-  """A distance relative to a scale; infinite over 0, unless it is 0 itself."""
+  """Returns a distance divided by a scale; for scale 0, infinity, or 0 if the distance is 0."""
   return value / scale if scale else math.inf if value else 0.0
 
 
 def larger(one: float, other: float) -> float:
-  """The larger of two; NaN if either is."""
+  """Returns the larger of two numbers; NaN if either is NaN."""
   return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)
 
 
 def distances(pieces: Iterable[np.ndarray], others: Sequence[np.ndarray]) -> list[Distance]:
-  """Distances of flat arrays from one that comes in pieces; the next pieces are computed while threads compare."""
+  """Returns the distances of flat arrays from an array in pieces.
+
+  Threads compare pieces while the next pieces are computed.
+  """
   totals, start, waiting = [_Sum() for _ in others], 0, collections.deque[list[futures.Future[_Sum]]]()
 
   def take() -> None:
@@ -106,18 +110,18 @@ def distances(pieces: Iterable[np.ndarray], others: Sequence[np.ndarray]) -> lis
 
 
 class _Sum:
-  """The distance of arrays that come in pieces."""
+  """Accumulates the distance of arrays that come in pieces."""
 
   def __init__(self) -> None:
     self._count, self._squares, self._largest = 0, 0.0, 0.0
 
   @classmethod
   def of(cls, actual: np.ndarray, expected: np.ndarray) -> '_Sum':
-    """Of two flat arrays of the same size."""
+    """Returns the sum for two flat arrays of the same size."""
     result = cls()
     if not actual.size:
       return result
-    with np.errstate(invalid='ignore'):  # infinity less infinity is a NaN, and fails as one
+    with np.errstate(invalid='ignore'):  # infinity minus infinity is NaN, which fails every bound
       difference = np.subtract(actual, expected, dtype=np.float64)
       result._squares = float(np.dot(difference, difference))
     result._count = difference.size
@@ -125,14 +129,14 @@ class _Sum:
     return result
 
   def add_sum(self, other: '_Sum') -> None:
-    """Adds what another one has."""
+    """Adds another sum."""
     self._count += other._count
     self._squares += other._squares
     self._largest = larger(self._largest, other._largest)
 
   @property
   def distance(self) -> Distance:
-    """NaN if there was nothing."""
+    """The distance; NaN without values."""
     return (
       Distance(math.sqrt(self._squares / self._count), self._largest) if self._count else Distance(math.nan, math.nan)
     )

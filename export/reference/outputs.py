@@ -1,38 +1,38 @@
-"""What a source's weights come to: outputs and derivatives in float64, and how far float32 evaluations are from them."""
+"""Evaluates the reference for a source: float64 outputs and derivatives, and distances of float32 evaluations."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
 
 import numpy as np
 
+from converters import albert_config
 from converters import source as source_lib
 from converters import weight_map
 from export.reference import albert as reference_albert
 from export.reference import inputs as proof_inputs
 from export.reference import measures
 
-_SMALL = 1 << 25  # values: 268 MB as float64
-# In float32: one as the weights are, the others with biases and layer norms moved by a unit in the last place, at
-# random, at every use.
+_SMALL = 1 << 25  # largest number of values of a small model; 268 MB as float64
+# Number of float32 evaluations. The first has the original weights. In the others, biases and layer norms move randomly
+# by a unit in the last place at every use.
 _EVALUATIONS = 5
 _ULP = np.float32(2.0**-23)
 
 
 class Unwanted(Exception):
-  """The result is no longer needed."""
+  """Raised if the result is no longer needed."""
 
 
 class Expected:
   """The reference's results for a source.
 
   Attributes:
-    outputs: float64 outputs of the batch by 'pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs' and
-      'layer_0' and so on. What is
-      by position is [tokens, H], for the positions that are not padding; all others are as the encoder gives them.
+    outputs: float64 outputs of the batch: 'pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs', 'layer_0'
+      and so on. `sequence_output` and layers are [tokens, H], without padding; others have the encoder's shapes.
     gradient: derivatives of the scalar.
-    float32: relative distance of float32 evaluations to `outputs`, by output: the worst of several, and one unit in the
-      last place at least.
-    training: float64 outputs of the scalar's batch in the training mode, where dropout keeps every unit; empty without
+    float32: largest relative distance of the float32 evaluations from `outputs`, by output; at least one unit in the
+      last place.
+    training: float64 outputs of the scalar's batch in training mode, where dropout keeps every unit; empty without
       dropout.
   """
 
@@ -47,9 +47,11 @@ class Expected:
     """Reads each weight once and evaluates the reference.
 
     Args:
-      source, parts: the model.
-      batch, scalar: what it is given.
-      wanted: asked before every use of a weight; the evaluation ends when it returns False.
+      source: the source.
+      parts: the evaluated parts of the model.
+      batch: inputs of the outputs.
+      scalar: scalar to differentiate, with its inputs.
+      wanted: called before every use of a weight; the evaluation ends if it returns False.
 
     Raises:
       Unwanted: `wanted` returned False.
@@ -68,7 +70,7 @@ class Expected:
     for row in rows:
       ask()
       weights[row.name] = source.tensor(row)
-    # Kernels are turned into float64 for every use; those of a small model are once.
+    # Weights of a small model are converted to float64 once, those of a large model at every use.
     wide = (
       {name: value.astype(np.float64) for name, value in weights.items()}
       if weight_map.parameters(source.config, parts) <= _SMALL
@@ -83,12 +85,12 @@ class Expected:
     layers, pooled, self.gradient = reference_albert.encode_and_differentiate(
       exact, source.config, inputs, _inputs(scalar.batch), scalar.batch.masked_lm_positions, scalar.factors
     )
-    self.outputs = _outputs(exact, parts, batch, layers, pooled, np.float64)
+    self.outputs = _outputs(exact, source.config, parts, batch, layers, pooled, np.float64)
     self.float32 = dict[str, measures.Distance]()
     random = np.random.default_rng(0)
 
     def moved(name: str) -> np.ndarray:
-      # This changes all later rounding. To move the kernels as well took 5 s more in a release of ALBERT-large.
+      # This changes all later rounding. Moving the kernels too took 5 s more in a release of ALBERT-large.
       value = weight(name)
       return value if value.ndim > 1 else value * (1 + _ULP * random.integers(-1, 2, value.shape).astype(np.float32))
 
@@ -96,6 +98,7 @@ class Expected:
       source_of_weights = moved if number else weight
       outputs = _outputs(
         source_of_weights,
+        source.config,
         parts,
         batch,
         *reference_albert.encode(source_of_weights, source.config, inputs, np.float32),
@@ -110,18 +113,19 @@ class Expected:
         *(1 / (1 - rate) for rate in (source.config.hidden_dropout_prob, source.config.attention_probs_dropout_prob))
       )
       encoded = reference_albert.encode(exact, source.config, _inputs(scalar.batch), np.float64, dropout)
-      self.training = _outputs(exact, parts, scalar.batch, *encoded, np.float64)
+      self.training = _outputs(exact, source.config, parts, scalar.batch, *encoded, np.float64)
 
 
 def _outputs(
   tensor: reference_albert.Tensor,
+  config: albert_config.AlbertConfig,
   parts: Iterable[weight_map.Part],
   batch: proof_inputs.Batch,
   layers: list[np.ndarray],
   pooled: np.ndarray,
   dtype: reference_albert.Float,
 ) -> dict[str, np.ndarray]:
-  """All outputs by name, the heads' from the encoder's."""
+  """Returns all outputs by name, with those of the heads computed from the encoder's."""
   result = {f'layer_{number}': layer for number, layer in enumerate(layers)} | {
     'sequence_output': layers[-1],
     'pooled_output': pooled,
@@ -130,7 +134,7 @@ def _outputs(
   if weight_map.Part.MLM in parts:
     sequence = np.zeros((*batch.input_mask.shape, layers[-1].shape[1]), dtype)
     sequence[batch.input_mask.astype(bool)] = layers[-1]
-    result['mlm_logits'] = reference_albert.mlm_logits(tensor, sequence, batch.masked_lm_positions, dtype)
+    result['mlm_logits'] = reference_albert.mlm_logits(tensor, config, sequence, batch.masked_lm_positions, dtype)
   if weight_map.Part.SOP in parts:
     result['sop_log_probs'] = reference_albert.sop_log_probs(tensor, pooled, dtype)
   return result

@@ -1,7 +1,7 @@
-"""The tokenization that the weights were trained with, in plain Python: what version 4 of the preprocessor is held against.
+"""Implements the tokenization that the weights were trained with in plain Python, to check preprocessor version 4.
 
-It is that of ALBERT's authors (`preprocess_text` and `encode_pieces` in tokenization.py of
-github.com/google-research/albert), a statement a line, and shares nothing with the tables that go into the graph.
+It follows ALBERT's authors statement by statement (`preprocess_text` and `encode_pieces` in tokenization.py of
+github.com/google-research/albert). It shares no code with the tables of the exported graph.
 """
 
 import unicodedata
@@ -9,7 +9,9 @@ from collections.abc import Iterable
 
 import sentencepiece as spm
 
-# What this rule treats in a way of its own, beside the texts that all preprocessors are compared on.
+from converters import tokenization
+
+# Texts that this rule treats specially, in addition to the texts for all preprocessors.
 TEXTS = (
   '1,000,000.00 or 1,2,3, and 10,000, or (12,) and x1, y22,z 333,',
   'ΟΔΥΣΣΕΥΣ. Σ ΑΣ, ΑΣ\u0301 ΑΣ\u00adΑ ΑΣ\u200b 1Σ \u0301Σ Α\u0345Σ ΑΣ\' ΑΣ\'Σ ϹϹ 𝚺𝚺 ὈΔΥΣΣΕΎΣ Aσ Aς',
@@ -23,15 +25,16 @@ TEXTS = (
 )
 
 
-def normalized(sentence: str) -> str:
-  """A text as SentencePiece was given it."""
+def normalized(sentence: str, setting: tokenization.Tokenization = tokenization.DEFAULT) -> str:
+  """Returns a text as normalized by the authors' code, which is the input of SentencePiece."""
   text = ' '.join(sentence.strip().split())
-  decomposed = unicodedata.normalize('NFKD', text)
-  return ''.join(c for c in decomposed if not unicodedata.combining(c)).lower()
+  if not setting.keep_accents:
+    text = ''.join(c for c in unicodedata.normalize('NFKD', text) if not unicodedata.combining(c))
+  return text.lower() if setting.lower_case else text
 
 
 def cut(processor: spm.SentencePieceProcessor, pieces: Iterable[str]) -> list[int]:
-  """The ids of pieces; those that end in a digit and a comma are cut once more."""
+  """Returns the ids of pieces, after splitting pieces that end in a digit and a comma."""
   result = []
   for piece in pieces:
     if len(piece) > 1 and piece[-1] == ',' and piece[-2].isdigit():
@@ -47,6 +50,8 @@ def cut(processor: spm.SentencePieceProcessor, pieces: Iterable[str]) -> list[in
   return [processor.piece_to_id(piece) for piece in result]
 
 
-def ids(processor: spm.SentencePieceProcessor, sentence: str) -> list[int]:
-  """The ids of a text."""
-  return cut(processor, processor.encode(normalized(sentence), out_type=str))
+def ids(
+  processor: spm.SentencePieceProcessor, sentence: str, setting: tokenization.Tokenization = tokenization.DEFAULT
+) -> list[int]:
+  """Returns the ids of a text."""
+  return cut(processor, processor.encode(normalized(sentence, setting), out_type=str))

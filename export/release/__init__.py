@@ -1,1 +1,1 @@
-"""One release, from a request to its record, card and archive."""
+"""Makes one release: from a request to its record, card and archive."""

@@ -1,4 +1,4 @@
-"""Packs a model directory into the archive that a hub host serves, and takes digests on the way."""
+"""Packs a model directory into the archive that a hub host serves, and computes its digests."""
 
 import dataclasses
 import hashlib
@@ -14,23 +14,23 @@ from isal import igzip
 from converters import errors
 from export.store import digests
 
-# What a SavedModel is made of (tensorflow.org/hub/hosting): a host refuses an archive with anything else in it.
+# The files of a SavedModel (tensorflow.org/hub/hosting); a host refuses an archive with other files.
 _DIRECTORIES = ('assets', 'assets.extra', 'variables')
 _FILE = re.compile(
   r'saved_model\.pb|fingerprint\.pb|keras_metadata\.pb|assets(\.extra)?/[^/]+|variables/variables\.(index|data-\d{5}-of-\d{5})'
 )
 
-_PIECE = 1 << 20  # bytes that are read at once
+_PIECE = 1 << 20  # bytes per read
 
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-  """What an archive was made of.
+  """Digests of an archive and its content.
 
   Attributes:
-    files: what was in the directory, by relative path.
-    archive: the archive itself.
-    tar_sha256: SHA-256, in hex, of the tar inside. Unlike the compressed bytes, it does not depend on the compressor.
+    files: digests of the directory's files, by relative path.
+    archive: digest of the archive.
+    tar_sha256: SHA-256 (hex) of the uncompressed tar, which does not depend on the compressor.
   """
 
   files: dict[str, digests.Digest]
@@ -41,18 +41,18 @@ class Packed:
 def pack(
   directory: pathlib.Path, archive: pathlib.Path, progress: Callable[[int], None] = lambda count: None
 ) -> Packed:
-  """Writes a .tar.gz whose root is `directory`: sorted members, fixed modes, no owners and no times.
+  """Writes a .tar.gz whose root is `directory`, with sorted members, fixed modes, and no owners or times.
 
-  Float weights hardly compress: the fastest level gives up 1 % of the size that the slowest would save. Every file is
-  read once.
+  The compression level is the fastest: float weights hardly compress, and the slowest level saves 1 % more of the size.
+  Every file is read once.
 
   Args:
-    directory: the model.
-    archive: the file to make.
-    progress: called with the number of tar bytes after each piece.
+    directory: directory of the SavedModel.
+    archive: the .tar.gz to create.
+    progress: called with the number of tar bytes after each write.
 
   Raises:
-    PublishError: there is something in the directory that no hub host takes.
+    PublishError: the directory has an entry that hub hosts refuse.
   """
   members = sorted([directory, *directory.rglob('*')])
   for path in members:
@@ -60,15 +60,13 @@ def pack(
     if path.is_symlink() or not (
       path.is_dir() if path == directory or name in _DIRECTORIES else path.is_file() and _FILE.fullmatch(name)
     ):
-      raise errors.PublishError(
-        f'{name} in {directory} is nothing that the archive of a model may hold: leave it out of the SavedModel'
-      )
+      raise errors.PublishError(f'{directory}: {name} is not a file of a SavedModel; remove it')
   files = {}
   with open(archive, 'xb') as raw:
     compressed = _Tee(raw)
     with igzip.IGzipFile(filename='', fileobj=compressed, mode='wb', compresslevel=1, mtime=0) as packed:
       tee = _Tee(packed, progress)
-      # Not 'w|': tarfile's own buffer for streams takes longer than the compressor.
+      # Not 'w|': tarfile's stream buffer takes longer than the compression.
       with tarfile.open(fileobj=tee, mode='w', format=tarfile.USTAR_FORMAT, copybufsize=_PIECE) as tar:  # type: ignore[call-overload]
         for path in members:
           name = path.relative_to(directory).as_posix()
@@ -92,7 +90,7 @@ def _normalized(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 class _Tee(io.RawIOBase):
-  """Hands on what is written, hashed and counted."""
+  """Passes writes on to a target, and hashes and counts the bytes."""
 
   def __init__(self, target: Any, progress: Callable[[int], None] = lambda count: None):
     self._target = target
@@ -112,7 +110,7 @@ class _Tee(io.RawIOBase):
 
 
 class HashingReader:
-  """Reads on, and never back, hashed."""
+  """Forward-only reader that hashes the bytes it reads."""
 
   def __init__(self, source: Any):
     self._source = source
@@ -120,22 +118,24 @@ class HashingReader:
     self.sha256 = hashlib.sha256()
 
   def read(self, size: int = _PIECE) -> bytes:
+    """Reads up to `size` bytes."""
     data = self._source.read(size)
     self._position += len(data)
     self.sha256.update(data)
     return data
 
   def tell(self) -> int:
+    """Returns the number of bytes read."""
     return self._position
 
   def seek(self, position: int) -> int:
-    """Reads up to a position ahead.
+    """Reads forward to a position.
 
     Raises:
-      OSError: it lies behind.
+      OSError: the position is behind the current one.
     """
     if position < self._position:
-      raise OSError('a stream has no way back')
+      raise OSError('a stream cannot seek backward')
     while self._position < position and self.read(min(_PIECE, position - self._position)):
       pass
     return self._position

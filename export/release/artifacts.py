@@ -1,6 +1,6 @@
-"""What a release is made of: its models, one after the other, each of which can be saved and proven. Here the preprocessor.
+"""Defines the models of a release, each of which is saved and then proven: the interface, and the preprocessor.
 
-Encoders are in export/release/encoder_artifacts.py: who makes none needs no tf-models, which takes a second to import.
+Encoders are in export/release/encoder_artifacts.py, because they import tf-models, which takes a second.
 """
 
 import pathlib
@@ -17,46 +17,52 @@ from export.validation import preprocessor_certificate
 
 
 class Piece(Protocol):
-  """A model that is to be published.
+  """A model of a release.
 
   Attributes:
-    release: which.
-    live: the object that was saved, for pieces made of it; None before, and after `forget`.
-    certificate: what the proof found, once there is one.
+    live: the saved object, for models that contain it; None before `save` and after `forget`.
+    certificate: the certificate; unset before `prove`.
   """
 
   live: Any
   certificate: Any
 
   @property
-  def release(self) -> spec.Release: ...
+  def release(self) -> spec.Release:
+    """The release of the model."""
 
   def save(self, staged: pathlib.Path) -> dict[str, Any]:
-    """Saves it below a staging directory.
+    """Saves the model.
+
+    Args:
+      staged: staging directory; the model goes to its release path below it.
 
     Returns:
-      What its record will say, but for files, archive, card and libraries. `certificate` is None.
+      The record without files, archive, card and libraries; `certificate` is None.
     """
 
   def forget(self) -> None:
-    """Lets go of everything live: what is compared is what was written."""
+    """Drops the live object, so that only the saved files are compared."""
 
   def prove(self, staged: pathlib.Path) -> dict[str, Any]:
-    """Compares what was saved with what it should compute.
+    """Compares the outputs of the saved model with the expected ones.
+
+    Args:
+      staged: staging directory.
 
     Returns:
-      The certificate, for its record.
+      The certificate, for the record.
 
     Raises:
-      ParityError: it differs.
+      ParityError: the outputs differ.
     """
 
   def tell(self) -> None:
-    """Prints how it was proven."""
+    """Prints a summary of the certificate."""
 
 
 class Preprocessor:
-  """A preprocessor."""
+  """The preprocessor of a release."""
 
   def __init__(self, release: spec.Release, source: source_lib.Source, console: console_lib.Console):
     self.release = release
@@ -64,32 +70,47 @@ class Preprocessor:
     self.certificate: dict[str, Any] = {}
     self._source = source
     self._console = console
+    # An encoder that knows fewer positions cannot take more ids.
+    self.seq_length = min(spec.SEQ_LENGTH, source.config.max_position_embeddings)
 
   def save(self, staged: pathlib.Path) -> dict[str, Any]:
-    """Saves it. Its facts say nothing of an encoder: encoders of four sizes share it."""
+    """Saves the preprocessor; its record names no encoder, because encoders of four sizes share it."""
     release, source = self.release, self._source
     with self._console.step(f'save {release.path}'):
-      self.live, signatures = preprocessor_model.exportable(source.sp_model, release.version)
+      self.live, signatures = preprocessor_model.exportable(
+        source.sp_model, release.version, source.tokenization, self.seq_length
+      )
       saved_model.write(self.live, signatures, staged / release.path)
       serving_warmup.write(staged / release.path, release.name, serving_warmup.OF_SENTENCES)
     return {
       'kind': 'preprocessor',
       'changes': release.changes[release.version],
       'vocab_size': source.config.vocab_size,
+      'seq_length': self.seq_length,
+      'tokenization': source.tokenization.as_json(),
       'source': {'sp_model': {'name': source.sp_model_name, 'digest': source.sp_model_digest}},
       'certificate': None,
     }
 
   def forget(self) -> None:
+    """Drops the live object."""
     self.live = None
 
   def prove(self, staged: pathlib.Path) -> dict[str, Any]:
+    """Compares the token ids with the rule of the version."""
     with self._console.step('compare the tokens'):
-      tokens = preprocessor_certificate.check(staged / self.release.path, self._source.sp_model, self.release.version)
+      tokens = preprocessor_certificate.check(
+        staged / self.release.path,
+        self._source.sp_model,
+        self.release.version,
+        self._source.tokenization,
+        self.seq_length,
+      )
     self.certificate = {'tokens': {'values': tokens, 'different': 0}}
     return self.certificate
 
   def tell(self) -> None:
+    """Prints the number of compared token ids."""
     self._console.line(
-      f'\nThe ids of awkward texts: {self.certificate["tokens"]["values"]:,} compared with the rule, none differs'
+      f'\nToken ids of edge-case texts: {self.certificate["tokens"]["values"]:,} compared with the rule, 0 differ'
     )

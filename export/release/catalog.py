@@ -1,4 +1,4 @@
-"""assets/catalog.yaml: which models there are, where they come from, and what each version of them is."""
+"""Reads and extends assets/catalog.yaml: the models, their sources and their versions."""
 
 import dataclasses
 import io
@@ -22,22 +22,21 @@ PATH = assets_dir.PATH / 'catalog.yaml'
 
 
 class Catalog:
-  """The content of a catalog file.
+  """A parsed catalog file.
 
   Attributes:
-    yaml: the file, as it was read.
+    yaml: text of the file.
   """
 
   def __init__(self, path: str | os.PathLike[str] = PATH):
     """Reads and checks a catalog.
 
     Args:
-      path: a file, or what tf.io.gfile knows ('gs://bucket/catalog.yaml'). That one can be read only.
+      path: a local file, or a read-only tf.io.gfile path ('gs://bucket/catalog.yaml').
 
     Raises:
-      CatalogError: naming file and line: it is not YAML, not what assets/catalog.schema.json says, has a key twice, a
-        gap among
-        a model's versions, a name for two models, or a preprocessor that it does not hold.
+      CatalogError: the file is not YAML, violates assets/catalog.schema.json, or has a duplicate key, a gap in a
+        model's versions, one name for two models, or an unknown preprocessor. The message has file and line.
     """
     self._path = path
     self.yaml = _read(path)
@@ -45,28 +44,35 @@ class Catalog:
 
   @property
   def publisher(self) -> str:
+    """The publisher of all models."""
     return self._content['publisher']
 
   @property
   def collection(self) -> spec.Collection:
+    """The collection of all models."""
     return spec.Collection(**self._content['collection'])
 
   @property
   def encoders(self) -> list[str]:
+    """Names of all encoders."""
     return list(self._content['encoders'])
 
   @property
   def preprocessors(self) -> list[str]:
-    """All there are, as 'albert_en_preprocess/3'."""
+    """All versions of all preprocessors, as 'albert_en_preprocess/3'."""
     return [
       f'{name}/{version}' for name, model in self._content['preprocessors'].items() for version in model['versions']
     ]
 
   def is_preprocessor(self, name: str) -> bool:
+    """Returns whether the catalog has a preprocessor `name`."""
     return name in self._content['preprocessors']
 
   def source(self, name: str) -> str | None:
-    """The handle that a model is exported from when --source says nothing else; a preprocessor as the first encoder with one that names it."""
+    """Returns the default handle to export a model from; None if the catalog has none.
+
+    A preprocessor has the source of the first encoder that names it and has a source.
+    """
     if not self.is_preprocessor(name):
       return self._content['encoders'].get(name, {}).get('source')
     return next(
@@ -80,15 +86,16 @@ class Catalog:
     )
 
   def newest_version(self, name: str) -> int | None:
+    """Returns the newest version of a model; None if the catalog lacks the model."""
     model = self._content['encoders'].get(name) or self._content['preprocessors'].get(name)
     return max(model['versions']) if model else None
 
   def versions(self, name: str) -> list[int]:
-    """Those of an encoder in the catalog, ascending."""
+    """Returns the versions of an encoder in the catalog, ascending."""
     return list(self._content['encoders'][name]['versions'])
 
   def entry(self, name: str, version: int) -> dict[str, Any]:
-    """What the catalog says of a version of an encoder that it holds: `interface`, `preprocessor`, `changes`, `breaking`."""
+    """Returns the entry of an encoder version: `interface`, `preprocessor`, `changes`, `breaking`."""
     return dict(self._content['encoders'][name]['versions'][version])
 
   def encoder(
@@ -100,36 +107,44 @@ class Catalog:
     interface: str | None = None,
     preprocessor: str | None = None,
     changes: list[str] | None = None,
+    language: str | None = None,
   ) -> spec.EncoderRelease:
-    """What a version of an encoder is: what the arguments say, else the catalog, else a new model's defaults.
+    """Returns the release of an encoder version: the arguments, else the catalog, else defaults of a new model.
 
     Args:
-      name: of the encoder; the catalog may lack it.
-      version: at least 1; one in the catalog or the next one, for a model that the catalog holds.
-      publisher: default: the catalog's.
+      name: name of the encoder; the catalog may lack it.
+      version: version, at least 1; for a model in the catalog, one of its versions or the next one.
+      publisher: publisher; default: the catalog's.
       interface: 'dict' or 'list'; default: the catalog's, else 'dict'.
-      preprocessor: 'NAME/VERSION'; default: the catalog's, else that of the newest encoder version there is.
-      changes: what this version changes; default: the catalog's, else "Initial release." for a model that it lacks.
+      preprocessor: 'NAME/VERSION'; default: the catalog's, else that of the newest encoder version. A model that the
+        catalog lacks shares the preprocessor of the first encoder only if it has the same language.
+      changes: changes of this version; default: the catalog's, else "Initial release." for a new model.
+      language: BCP 47 tag; default: the catalog's, else the one in a name like 'albert_en_tiny', else None.
 
     Raises:
-      UsageError: the version is neither in the catalog nor the next, or nobody says what is new in it.
+      UsageError: the version is neither in the catalog nor the next one, or `changes` is missing for the next one.
     """
     publisher = publisher or self.publisher
-    model = self._content['encoders'].get(name, {'language': 'en', 'versions': {}})
+    model = self._content['encoders'].get(name, {'versions': {}})
     versions = model['versions']
+    if language and model.get('language', language) != language:
+      raise errors.UsageError(
+        f'--language={language}: the language of {name} is {model["language"]} in the catalog; leave the flag out'
+      )
+    language = language or model.get('language') or self._language_in_name(name)
     if versions and version not in versions:
       if version != max(versions) + 1:
         raise errors.UsageError(
-          f'--version={version}: the newest version of {name} in the catalog is {max(versions)}: give --version={max(versions) + 1} '
-          'for the next one, or one that is in the catalog'
+          f'--version={version}: neither in the catalog nor the next one (the newest version of {name} is '
+          f'{max(versions)}); give --version={max(versions) + 1}, or one that is in the catalog'
         )
       if not changes:
         raise errors.UsageError(
-          f'--version={version}: the catalog has no such version of {name}: say what is new with --change, or add it with '
+          f'--version={version}: not a version of {name} in the catalog; describe it with --change, or add it with '
           '`python -m export.bump`'
         )
     entry = versions.get(version, {})
-    companion = preprocessor or entry.get('preprocessor') or self._usual_preprocessor(versions)
+    companion = preprocessor or entry.get('preprocessor') or self._usual_preprocessor(name, versions, language)
     companion_name, _, companion_version = companion.partition('/')
     history = {v: e['changes'] for v, e in sorted(versions.items()) if v < version}
     history[version] = changes or entry.get('changes') or ['Initial release.']
@@ -139,47 +154,47 @@ class Catalog:
       version=version,
       changes=history,
       breaking=_breaking(versions, version),
-      language=model['language'],
+      language=language,
       dataset=tuple(model.get('dataset', ())),
       interface=interface or entry.get('interface', 'dict'),
-      preprocessor=self._preprocessor(publisher, companion_name, int(companion_version)),
+      preprocessor=self._preprocessor(publisher, companion_name, int(companion_version), language),
     )
 
   def preprocessor(
     self, name: str, version: int, *, publisher: str | None = None, changes: list[str] | None = None
   ) -> spec.Release:
-    """What a version of a preprocessor is: as the companion of an encoder that names it.
+    """Returns the release of a preprocessor version.
 
     Args:
-      name: of a preprocessor in the catalog.
-      version: one in the catalog: what a version is, code says.
-      publisher: default: the catalog's.
-      changes: what this version changes; default: the catalog's.
+      name: name of a preprocessor in the catalog.
+      version: version in the catalog; code defines each version.
+      publisher: publisher; default: the catalog's.
+      changes: changes of this version; default: the catalog's.
 
     Raises:
-      UsageError: the catalog has no such version.
+      UsageError: the version is not in the catalog.
     """
     versions = self._content['preprocessors'][name]['versions']
     if version not in versions:
       raise errors.UsageError(
-        f'--version={version}: the catalog has versions {", ".join(map(str, versions))} of {name}: give one of them'
+        f'--version={version}: not in the catalog; give a version of {name} ({", ".join(map(str, versions))})'
       )
     release = self._preprocessor(publisher or self.publisher, name, version)
     return dataclasses.replace(release, changes=release.changes | {version: changes}) if changes else release
 
   def text(self, encoder: spec.EncoderRelease) -> spec.TextRelease:
-    """What the model from text to vectors is that is published together with an encoder, under its version.
+    """Returns the release of the text model that is published with an encoder, under the encoder's version.
 
-    Its history is that of the encoder and the preprocessor: versions with lists are left out, since there is no such
-    model of them.
+    Its history is that of the encoder and the preprocessor. Versions with the list interface have no text model and are
+    left out.
 
     Raises:
-      UsageError: the catalog has another model of its name.
+      UsageError: the catalog has another model with the name of the text model.
     """
     name = f'{encoder.name}_text'
     if any(name in self._content[kind] for kind in ('encoders', 'preprocessors')):
       raise errors.UsageError(
-        f'--with_text publishes {name}, and the catalog has another model of that name: leave it out, or give another --model'
+        f'--with_text: the catalog has another model {name}; leave the flag out, or give another --model'
       )
 
     def of(path: str, companion: str) -> list[str]:
@@ -214,18 +229,26 @@ class Catalog:
     )
 
   def _other_ids(self, before: str, after: str) -> bool:
-    """Whether a preprocessor breaks with an earlier one, as far as the catalog knows."""
+    """Returns whether the catalog lists a breaking change between two preprocessor versions."""
     (old, old_version), (new, new_version) = (path.split('/') for path in (before, after))
     versions = self._content['preprocessors'].get(new, {'versions': {}})['versions']
     return old == new and any(int(old_version) < v for v in _breaking(versions, int(new_version)))
 
-  def _usual_preprocessor(self, versions: Mapping[int, Any]) -> str:
-    # Of a model that the catalog lacks: as the first one in it.
-    versions = versions or next(iter(self._content['encoders'].values()))['versions']
+  def _usual_preprocessor(self, name: str, versions: Mapping[int, Any], language: str | None) -> str:
+    if not versions:
+      first = next(iter(self._content['encoders'].values()))
+      if language != first['language']:
+        return f'{name}_preprocess/{spec.PREPROCESSOR_VERSIONS[-1]}'
+      versions = first['versions']
     return versions[max(versions)]['preprocessor']
 
-  def _preprocessor(self, publisher: str, name: str, version: int) -> spec.Release:
-    model = self._content['preprocessors'].get(name, {'language': 'en', 'versions': {}})
+  def _language_in_name(self, name: str) -> str | None:
+    """Returns the language of the first encoder if the name has it as the others do, as 'albert_en_tiny'."""
+    language = next(iter(self._content['encoders'].values()))['language']
+    return language if language in name.split('_')[1:-1] else None
+
+  def _preprocessor(self, publisher: str, name: str, version: int, language: str | None = None) -> spec.Release:
+    model = self._content['preprocessors'].get(name, {'language': language, 'versions': {}})
     history = {v: e['changes'] for v, e in sorted(model['versions'].items()) if v <= version}
     history.setdefault(version, ['Initial release.'])
     return spec.Release(
@@ -238,17 +261,17 @@ class Catalog:
     )
 
   def with_version(self, name: str, entry: Mapping[str, Any]) -> tuple[int, str]:
-    """The catalog with one more version of an encoder.
+    """Returns the catalog with one more version of an encoder.
 
     Args:
-      name: of an encoder in the catalog.
-      entry: what the catalog is to say of it.
+      name: name of an encoder in the catalog.
+      entry: entry of the new version.
 
     Returns:
-      The version, and the file's new text: the old one with the new lines in it.
+      The new version, and the new text of the file: the old text with added lines.
 
     Raises:
-      CatalogError: the file is written such that a version cannot be added by itself, or the entry does not fit in.
+      CatalogError: the layout of the file does not allow to add a version, or the entry is invalid.
     """
     text = self.yaml
     versions, line = _node(ruamel.yaml.YAML(typ='safe', pure=True).compose(text), ('encoders', name, 'versions'))
@@ -258,7 +281,7 @@ class Catalog:
     dump.indent(mapping=2, sequence=4, offset=2)
     dump.width = 1 << 20
     dump.dump({version: dict(entry)}, rendered)
-    # A mapping ends where the next thing begins: comments and blank lines before that are the next thing's.
+    # A mapping node ends at the next node, whose comments and blank lines are not part of the mapping.
     before = text[: versions.end_mark.index].splitlines(keepends=True)
     while not before[-1].strip() or before[-1].lstrip().startswith('#'):
       del before[-1]
@@ -274,16 +297,19 @@ class Catalog:
       got = {}
     if json.loads(json.dumps(got)) != expected:
       raise errors.CatalogError(
-        f'{self._path}:{line}: a version cannot be added to {name} by itself: write its versions out, one '
-        'below the other'
+        f'{self._path}:{line}: no version can be added to {name}; write its versions in block style, one below the '
+        'other'
       )
     return version, new
 
   def write(self, text: str) -> None:
-    """Replaces the file.
+    """Replaces the file atomically.
+
+    Args:
+      text: new text of the file.
 
     Raises:
-      CatalogError: it cannot be written; it is as it was.
+      CatalogError: the file cannot be written; it is unchanged.
     """
     path = pathlib.Path(os.path.realpath(self._path))
     temporary = None
@@ -299,7 +325,7 @@ class Catalog:
       if temporary is not None:
         temporary.unlink(missing_ok=True)
       if isinstance(e, OSError):
-        raise errors.CatalogError(f'cannot write {self._path} ({e.strerror}): give another --catalog') from e
+        raise errors.CatalogError(f'{self._path}: cannot be written ({e.strerror}); give another --catalog') from e
       raise
 
 
@@ -312,58 +338,58 @@ def _read(path: str | os.PathLike[str]) -> str:
     try:
       return pathlib.Path(path).read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as e:
-      raise errors.CatalogError(f'cannot read {path} ({e}): give a catalog with --catalog') from e
-  import tensorflow as tf  # takes seconds, and only such paths need it
+      raise errors.CatalogError(f'{path}: cannot be read ({e}); give a catalog with --catalog') from e
+  import tensorflow as tf  # the import takes seconds, and local paths do not need it
 
   try:
     with tf.io.gfile.GFile(path, 'rb') as file:
       return file.read().decode()
   except (tf.errors.OpError, UnicodeDecodeError) as e:
-    raise errors.CatalogError(f'cannot read {path} ({e}): give a catalog with --catalog') from e
+    raise errors.CatalogError(f'{path}: cannot be read ({e}); give a catalog with --catalog') from e
 
 
 def _checked(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Parses a catalog and checks everything about it."""
+  """Parses and validates a catalog."""
   try:
     parser = ruamel.yaml.YAML(typ='safe', pure=True)
     root = parser.compose(text)
     content = parser.load(text)
-    # YAML's keys may be anything, JSON's are strings.
+    # YAML keys have any type; JSON keys are strings.
     plain = json.loads(json.dumps(content))
   except ruamel.yaml.error.MarkedYAMLError as e:
     mark = e.problem_mark or e.context_mark
     line = f':{mark.line + 1}' if mark else ''
-    raise errors.CatalogError(f'{path}{line}: {e.problem or e.context}: mend the catalog') from e
+    raise errors.CatalogError(f'{path}{line}: {e.problem or e.context}; correct the catalog') from e
   except (ruamel.yaml.error.YAMLError, ValueError, TypeError, RecursionError) as e:
-    raise errors.CatalogError(f'{path}: this is no catalog ({str(e) or type(e).__name__}): mend it') from e
+    raise errors.CatalogError(f'{path}: not a catalog ({str(e) or type(e).__name__}); correct it') from e
   schema = json.loads((assets_dir.PATH / 'catalog.schema.json').read_text(encoding='utf-8'))
   fault = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(plain))
   faults = [(_place(fault), fault.message)] if fault else list(_faults(content))
   for place, message in faults[:1]:
-    where = '.'.join(map(str, place)) or 'the whole'
-    raise errors.CatalogError(f'{path}:{_node(root, place)[1]}: {where}: {message}: mend the catalog')
+    where = '.'.join(map(str, place)) or 'the file'
+    raise errors.CatalogError(f'{path}:{_node(root, place)[1]}: {where}: {message}; correct the catalog')
   return content
 
 
 def _faults(content: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], str]]:
-  """What a schema cannot say: the place of a fault, and what it is."""
+  """Yields path and message of each fault that the schema cannot express."""
   for kind in ('encoders', 'preprocessors'):
     for name, model in content[kind].items():
       numbers = list(model['versions'])
       for expected, number in enumerate(numbers, start=1):
         if not isinstance(number, int):
-          yield (kind, name, 'versions', number), f'version {number!r} is no number'
+          yield (kind, name, 'versions', number), f'version {number!r} is not a number'
         elif number != expected:
-          yield (kind, name, 'versions', number), f'version {number} stands where version {expected} should'
+          yield (kind, name, 'versions', number), f'version {number} instead of version {expected}'
   for name in content['encoders']:
     if name in content['preprocessors']:
-      yield ('preprocessors', name), 'there is an encoder of this name'
+      yield ('preprocessors', name), 'an encoder has the same name'
   for name, model in content['preprocessors'].items():
     for number in model['versions']:
       if number not in spec.PREPROCESSOR_VERSIONS:
         yield (
           ('preprocessors', name, 'versions', number),
-          f'there are versions {", ".join(map(str, spec.PREPROCESSOR_VERSIONS))} of the preprocessor\'s contract',
+          f'the preprocessor contract has versions {", ".join(map(str, spec.PREPROCESSOR_VERSIONS))} only',
         )
   for name, model in content['encoders'].items():
     for number, entry in model['versions'].items():
@@ -376,7 +402,7 @@ def _faults(content: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], str]]
 
 
 def _place(fault: jsonschema.ValidationError) -> tuple[Any, ...]:
-  """Where a fault is: of a key that should not be there, at the key, and not at what it is in."""
+  """Returns the path of a schema fault; for an unexpected key, the path of the key instead of its mapping."""
   key: tuple[Any, ...] = ()
   instance: Any = fault.instance
   if fault.validator == 'additionalProperties' and isinstance(fault.schema, Mapping):
@@ -387,7 +413,7 @@ def _place(fault: jsonschema.ValidationError) -> tuple[Any, ...]:
 
 
 def _node(root: Any, place: tuple[Any, ...]) -> tuple[Any, int]:
-  """The node of a document at a place, or what is nearest above it (a missing key has none); and its line, from 1."""
+  """Returns the node at a path, or its closest existing ancestor, and its line, from 1."""
   node, line = root, 1
   for step in place:
     if isinstance(node, ruamel.yaml.nodes.MappingNode):
@@ -398,5 +424,5 @@ def _node(root: Any, place: tuple[Any, ...]) -> tuple[Any, int]:
       found = []
     if not found:
       break
-    node, line = found[-1][0], found[-1][1] + 1  # what an alias stands for is elsewhere: its key is here
+    node, line = found[-1][0], found[-1][1] + 1  # an alias's value is elsewhere in the file
   return node, line

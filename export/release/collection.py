@@ -1,4 +1,4 @@
-"""The collection's card: every model of a publisher in a tree, at its newest version, with what goes with what."""
+"""Writes the card of a collection: the newest version of every model of a publisher, and its companions."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from export.ui import console as console_lib
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """A row of the card: the newest version of an encoder, older ones there are, its sizes, and its preprocessor's path."""
+  """Row of the card for an encoder: the path of its newest version, older versions, sizes and preprocessor path."""
 
   path: str
   older: list[int]
@@ -27,7 +27,7 @@ class Encoder:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """A row of the card: the newest version of a model from text to vectors, older ones there are, and what it is made of."""
+  """Row of the card for a text model: the path of its newest version, older versions, and the paths of its parts."""
 
   path: str
   older: list[int]
@@ -37,37 +37,42 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessor:
-  """A row of the card: the newest version of a preprocessor, and older ones there are."""
+  """Row of the card for a preprocessor: the path of its newest version, and older versions."""
 
   path: str
   older: list[int]
 
 
 def name(publisher: str, collection: spec.Collection) -> str:
-  """Where its card goes in a tree: 'tensorflow/collections/albert/1.md'."""
+  """Returns the path of the card in a tree: 'tensorflow/collections/albert/1.md'."""
   return f'{publisher}/collections/{collection.name}/1{publish.CARD}'
 
 
 def write(tree: tree_lib.Tree, publisher: str, collection: spec.Collection) -> None:
-  """Writes the card anew: the same bytes for the same models, in whatever order they were published.
+  """Writes the card; its bytes depend on the models only, not on the order of their publication.
+
+  Args:
+    tree: the release tree.
+    publisher: publisher whose models are listed.
+    collection: title and text of the card.
 
   Raises:
-    PublishError: it cannot be written.
-    IntegrityError: a record in the tree is none.
+    PublishError: the card cannot be written.
+    IntegrityError: a record in the tree is missing or invalid.
   """
   tree.write(name(publisher, collection), lambda: render(tree, publisher, collection))
 
 
 def renew(tree: tree_lib.Tree, publisher: str, collection: spec.Collection, console: console_lib.Console) -> None:
-  """Writes the card after something was published, which is complete whether the card can be written or not: if not, says so."""
+  """Writes the card after a publication; prints a failure instead of raising it, since the release is complete."""
   try:
     write(tree, publisher, collection)
   except errors.AlbertHubError as e:
-    console.line(f'The card of the collection is as it was: {e}')
+    console.line(f'The card of the collection was not updated: {e}')
 
 
 def render(tree: tree_lib.Tree, publisher: str, collection: spec.Collection) -> str:
-  """The card's text."""
+  """Returns the text of the card."""
   encoders, texts, preprocessors = [], [], []
   for model in (m for m in tree.models() if m.startswith(f'{publisher}/')):
     *older, newest = tree.versions(model)
@@ -93,7 +98,7 @@ def render(tree: tree_lib.Tree, publisher: str, collection: spec.Collection) -> 
         )
     except (KeyError, TypeError, AttributeError) as e:
       raise errors.IntegrityError(
-        f'{path}{publish.RECORD} in {tree.root} is no release record ({type(e).__name__}: {e}): check it with '
+        f'{path}{publish.RECORD} in {tree.root}: not a release record ({type(e).__name__}: {e}); check it with '
         'export.verify'
       ) from e
   encoders.sort(key=lambda encoder: (encoder.parameters, encoder.path))
@@ -108,10 +113,14 @@ def render(tree: tree_lib.Tree, publisher: str, collection: spec.Collection) -> 
 
 
 def read_record(tree: tree_lib.Tree, release: str) -> dict[str, Any]:
-  """The record of a version in a tree.
+  """Reads the record of a version in a tree.
+
+  Args:
+    tree: the release tree.
+    release: path of the version, 'tensorflow/albert_en_large/2'.
 
   Raises:
-    IntegrityError: it is missing or no record.
+    IntegrityError: the record is missing or invalid.
   """
   try:
     with tree.open(release + publish.RECORD) as file:
@@ -119,11 +128,11 @@ def read_record(tree: tree_lib.Tree, release: str) -> dict[str, Any]:
     record['kind'], record['release'], record['certificate']
   except FileNotFoundError as e:
     raise errors.IntegrityError(
-      f'no record {release}{publish.RECORD} in {tree.root}: restore it, or take the version away'
+      f'{release}{publish.RECORD} in {tree.root}: missing; restore it, or remove the version'
     ) from e
   except (ValueError, TypeError, KeyError, RecursionError) as e:
     raise errors.IntegrityError(
-      f'{release}{publish.RECORD} in {tree.root} is no release record ({type(e).__name__}: {e}): check it with '
+      f'{release}{publish.RECORD} in {tree.root}: not a release record ({type(e).__name__}: {e}); check it with '
       'export.verify'
     ) from e
   return record

@@ -1,4 +1,4 @@
-"""What code that uses a SavedModel relies on, read from its files; and what of it another version does not keep."""
+"""Reads the public interface of a SavedModel from its files, and lists the breaking differences of two versions."""
 
 import dataclasses
 import hashlib
@@ -10,22 +10,22 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
-from tensorflow.python.saved_model import nested_structure_coder
 
 from converters import errors
+from export import _tf_private
 
-# Children that hub.KerasLayer looks at, or TensorFlow's own, and no pieces of the model.
+# Children that hub.KerasLayer reads or TensorFlow adds; they are not parts of the model.
 _VARIABLES = ('variables', 'trainable_variables', 'regularization_losses')
 _OWN = (*_VARIABLES, 'signatures', '__call__')
 
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-  """One way to call a function.
+  """Input and output specs of one concrete function.
 
   Attributes:
-    inputs: by place in the arguments, a tensor's dtype and shape, as 'int32 [?, ?]'; or a constant, as 'True'.
-    outputs: by place in the result, the same.
+    inputs: specs by path in the arguments; a tensor is 'int32 [?, ?]', a constant 'True'.
+    outputs: specs by path in the result, in the same form.
   """
 
   inputs: Mapping[str, str]
@@ -34,14 +34,14 @@ class Trace:
 
 @dataclasses.dataclass(frozen=True)
 class Interface:
-  """What a SavedModel offers.
+  """The public interface of a SavedModel.
 
   Attributes:
-    calls: what can be called, by its place below the root ('' the root itself, 'mlm',
-      'tokenize.get_special_tokens_dict').
-    signatures: by name.
-    assets: by attribute ('sp_model_file'): file name, and SHA-256 of its content.
-    trainable: number of trainable variables, by place of the callable.
+    calls: traces of each callable, by its path below the root: '' (the root), 'mlm',
+      'tokenize.get_special_tokens_dict'.
+    signatures: traces by signature name.
+    assets: file name and SHA-256 (hex) by attribute ('sp_model_file').
+    trainable: number of trainable variables, by path of the callable.
   """
 
   calls: Mapping[str, tuple[Trace, ...]]
@@ -51,10 +51,13 @@ class Interface:
 
 
 def describe(path: pathlib.Path) -> Interface:
-  """Reads a SavedModel's interface. Nothing of it is run.
+  """Reads the interface of a SavedModel without running it.
+
+  Args:
+    path: directory of the SavedModel.
 
   Raises:
-    IntegrityError: it is no SavedModel of TensorFlow 2.
+    IntegrityError: the file is not a TF2 SavedModel.
   """
   file = path / 'saved_model.pb'
   try:
@@ -63,7 +66,7 @@ def describe(path: pathlib.Path) -> Interface:
     calls: dict[str, tuple[Trace, ...]] = {}
     assets: dict[str, tuple[str, str]] = {}
     trainable: dict[str, int] = {}
-    # Below the root by names: what is listed twice is two pieces, and a piece that holds itself is looked into once.
+    # A node under two names counts as two callables. `seen` stops cycles.
     pending, seen = [('', 0)], set()
     while pending:
       place, number = pending.pop(0)
@@ -93,9 +96,9 @@ def describe(path: pathlib.Path) -> Interface:
       for name, signature in meta_graph.signature_def.items()
       if not name.startswith('__')
     }
-  except Exception as e:  # protobuf, TensorFlow's decoder and file access each raise their own
+  except Exception as e:  # protobuf, TensorFlow and file access raise errors of many types
     raise errors.IntegrityError(
-      f'{file} is no SavedModel to compare with ({type(e).__name__}: {e}): publish the release again'
+      f'{file}: not a valid TF2 SavedModel ({type(e).__name__}: {e}); publish the release again'
     ) from e
   return Interface({place: traces for place, traces in calls.items() if traces}, signatures, assets, trainable)
 
@@ -104,9 +107,9 @@ def _traces(graph: Any, function: Any) -> tuple[Trace, ...]:
   result = []
   for name in function.concrete_functions:
     concrete = graph.concrete_functions[name]
-    args, kwargs = nested_structure_coder.decode_proto(concrete.canonicalized_input_signature)
-    outputs = nested_structure_coder.decode_proto(concrete.output_signature)
-    # The first argument is what matters to a caller; names of later ones are not kept in a SavedModel.
+    args, kwargs = _tf_private.decode_structure(concrete.canonicalized_input_signature)
+    outputs = _tf_private.decode_structure(concrete.output_signature)
+    # A SavedModel does not keep the names of the later positional arguments.
     inputs = dict(_leaves(args[0], '')) if args else {}
     inputs |= {
       key: value for number, arg in enumerate(args[1:], start=1) for key, value in _leaves(arg, f'(argument {number})')
@@ -148,11 +151,11 @@ def _shape(shape: tf.TensorShape) -> str:
 
 
 def breaking_differences(old: Interface, new: Interface) -> list[str]:
-  """What code that uses one version would miss in another, one line each. What is only added breaks nothing.
+  """Lists the differences that break users of the old version, one line each; additions do not count.
 
   Args:
-    old: of the version that is in use.
-    new: of the one that is to follow it.
+    old: interface of the published version.
+    new: interface of its successor.
   """
   found = []
   for place, traces in old.calls.items():
@@ -181,7 +184,7 @@ def breaking_differences(old: Interface, new: Interface) -> list[str]:
 
 
 def _trace_faults(name: str, old: Trace, candidates: tuple[Trace, ...]) -> list[str]:
-  """Why a call that was possible is not any more; from the candidate that comes nearest."""
+  """Returns why no candidate accepts the old call: the faults of the closest candidate."""
   return min((_faults(name, old, new) for new in candidates), key=len)
 
 
@@ -212,7 +215,7 @@ def _place(kind: str, key: str, name: str) -> str:
 
 
 def _fits(given: str, wanted: str) -> bool:
-  """Whether what is given can stand where another is wanted: the same dtype and rank, and every size that is asked for."""
+  """Returns whether spec `given` satisfies spec `wanted`: same dtype and rank, and equal sizes where wanted."""
   one, other = given.split(), wanted.split()
   return len(one) == len(other) and all(
     b.strip('[],') in (a.strip('[],'), '?') for a, b in zip(one, other, strict=True)

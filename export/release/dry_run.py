@@ -1,4 +1,4 @@
-"""What an export would do, said without doing it."""
+"""Prints the plan of an export without exporting (--dry_run)."""
 
 import os
 
@@ -14,10 +14,15 @@ from export.ui import console as console_lib
 
 
 def show(request: request_lib.Request, tree: tree_lib.Tree, console: console_lib.Console) -> None:
-  """Opens the source, checks what can be checked without its weights, and prints what would be read, compared and published.
+  """Opens and checks the source without its weights, and prints what the export would read, compare and publish.
+
+  Args:
+    request: the release to plan.
+    tree: the release tree.
+    console: receives the plan.
 
   Raises:
-    AlbertHubError: the export would be refused.
+    AlbertHubError: the export would fail.
   """
   with console.step('open the source'), source_lib.open_source(request.source, request.reading) as source:
     rows = [['source', f'{source.handle}, a {source.format}, {source.digest}']]
@@ -30,19 +35,15 @@ def show(request: request_lib.Request, tree: tree_lib.Tree, console: console_lib
   for new in request.releases:
     old = tree_lib.predecessor(tree, new)
     if new.version in tree.versions(new.model):
-      rows.append([new.path, 'is there: kept if this export gives it the same bytes, else refused'])
+      rows.append([new.path, 'already exists: kept if this export has the same bytes, else an error'])
     elif old is None:
-      rows.append([new.path, 'new, with no version before it to compare with'])
+      rows.append([new.path, 'new, without a previous version to compare with'])
     else:
       rows.append(
         [
           new.path,
           f'new; compared with {new.model}/{old}, '
-          + (
-            'and may break what its users rely on'
-            if request.breaking
-            else 'and refused if it breaks what its users rely on'
-          ),
+          + ('and breaking changes are allowed' if request.breaking else 'and breaking changes are an error'),
         ]
       )
     rows += [[f'version {new.version}', change] for change in new.changes[new.version]]
@@ -59,7 +60,7 @@ def show(request: request_lib.Request, tree: tree_lib.Tree, console: console_lib
       for suffix in (*suffixes, os.sep):
         console.line(f'  {tree.root}/{new.path}{suffix}')
   if request.collection is not None:
-    console.line(f'Made anew: {tree.root}/{collection.name(request.release.publisher, request.collection)}')
+    console.line(f'Rewritten: {tree.root}/{collection.name(request.release.publisher, request.collection)}')
   console.line('\nDry run: nothing was written.')
 
 

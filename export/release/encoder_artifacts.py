@@ -1,4 +1,4 @@
-"""The models of a release that hold weights: the encoder, and the one from text to vectors."""
+"""Saves and proves the models of a release that have weights: the encoder, and the text model."""
 
 import dataclasses
 import pathlib
@@ -9,6 +9,7 @@ from converters import albert_config
 from converters import build_encoder
 from converters import source as source_lib
 from converters import weight_map
+from converters.readers import saved_model as saved_model_reader
 from export import spec
 from export.graphs import checkpoint_keys
 from export.model import encoder as encoder_lib
@@ -22,12 +23,11 @@ from export.validation import text_certificate
 
 
 class Encoder:
-  """An encoder with its heads.
+  """The encoder of a release, with its heads.
 
   Attributes:
-    parameters: how many numbers it and its heads hold.
-    weights: what became of each source tensor, once it is saved.
-    certificate: once it is proven.
+    weights: target and digest of each source tensor; empty before `save`.
+    certificate: the certificate; None before `prove`.
   """
 
   def __init__(
@@ -39,7 +39,7 @@ class Encoder:
     examination: encoder_certificate.Examination,
     console: console_lib.Console,
   ):
-    """`handle` is what the user called the source."""
+    """Creates the encoder; `handle` is the source as the user named it."""
     self.release = release
     self.live: Any = None
     self.weights: list[build_encoder.Weight] = []
@@ -49,26 +49,33 @@ class Encoder:
 
   @property
   def config(self) -> albert_config.AlbertConfig:
+    """The config of the source."""
     return self._source.config
 
   @property
   def parameters(self) -> int:
+    """Number of parameters, heads included."""
     return self.count(self._parts)
 
   def count(self, parts: Iterable[weight_map.Part]) -> int:
-    """Number of parameters in some parts of it."""
+    """Returns the number of parameters in `parts`."""
     return weight_map.parameters(self._source.config, parts)
 
   def save(self, staged: pathlib.Path) -> dict[str, Any]:
+    """Builds the encoder from the source's weights and saves it."""
     release, source = self.release, self._source
     path = staged / release.path
     with self._console.step('load the weights', total=len(weight_map.rows(source.config, self._parts))) as advance:
       albert = build_encoder.build(source, self._parts, progress=lambda name: advance(1))
     with self._console.step(f'save {release.path}'):
-      # An asset keeps its name, and nothing else of where it came from.
+      # The SavedModel keeps the file name of an asset only, so a copy in `staged` serves.
       sp_model_file = staged / source.sp_model_name
       sp_model_file.write_bytes(source.sp_model)
-      self.live, signatures = encoder_lib.exportable(albert, str(sp_model_file), release.interface)
+      config_file = staged / saved_model_reader.CONFIG
+      setting = source.tokenization
+      config_text = albert_config.authors_text(source.config, setting.lower_case, setting.keep_accents)
+      config_file.write_text(config_text, encoding='utf-8')
+      self.live, signatures = encoder_lib.exportable(albert, str(sp_model_file), release.interface, str(config_file))
       saved_model.write(self.live, signatures, path)
       serving_warmup.write(path, release.name, serving_warmup.of_encoder(source.config))
     self.weights = albert.weights
@@ -81,21 +88,29 @@ class Encoder:
     }
 
   def facts(self, release: spec.Release, path: pathlib.Path, parts: frozenset[weight_map.Part]) -> dict[str, Any]:
-    """What the record of a model says that was saved with some parts of this one."""
+    """Returns the record entries of a saved model that has some parts of this encoder.
+
+    Args:
+      release: the release of the saved model.
+      path: directory of the SavedModel.
+      parts: the parts in it.
+    """
     source = self._source
     keys = checkpoint_keys.read(path)
     held = {row.name for row in weight_map.rows(source.config, parts)}
     return {
       'changes': release.changes[release.version],
-      'config': dataclasses.asdict(source.config),
+      'config': source.config.as_json(),
       'parameters': self.count([weight_map.Part.ENCODER]),
-      # A path on this machine would tell nobody anything.
+      # A local path has no meaning for other users.
       'source': {
         'handle': self._handle if '://' in self._handle else None,
         'digest': source.digest,
         'format': source.format,
         'lacks': source_lib.lacks(source),
+        'notes': source_lib.notes(source),
       },
+      'tokenization': source.tokenization.as_json(),
       'certificate': None,
       'weights': [
         dataclasses.asdict(weight) | {'checkpoint_key': keys[weight.target]}
@@ -105,13 +120,22 @@ class Encoder:
     }
 
   def forget(self) -> None:
+    """Drops the live object."""
     self.live = None
 
   def prove(self, staged: pathlib.Path) -> dict[str, Any]:
-    self.certificate = self._examination.certify(staged / self.release.path, self.release.interface, self._console.step)
+    """Compares the saved encoder with its source."""
+    preprocessor = staged / self.release.preprocessor.path
+    self.certificate = self._examination.certify(
+      staged / self.release.path,
+      self.release.interface,
+      self._console.step,
+      preprocessor if preprocessor.exists() else None,
+    )
     return self.certificate.as_json()
 
   def tell(self) -> None:
+    """Prints the number of parameters and the certificate."""
     assert self.certificate is not None
     heads = self.parameters - self.count([weight_map.Part.ENCODER])
     self._console.line(
@@ -121,10 +145,10 @@ class Encoder:
 
 
 class Text:
-  """From text to vectors: a preprocessor and an encoder that were saved before, in one model.
+  """The text model of a release: its saved preprocessor and encoder in one model.
 
   Attributes:
-    certificate: once it is proven.
+    certificate: the certificate; None before `prove`.
   """
 
   def __init__(
@@ -140,6 +164,7 @@ class Text:
     self._preprocessor, self._encoder, self._console = preprocessor, encoder, console
 
   def save(self, staged: pathlib.Path) -> dict[str, Any]:
+    """Saves the preprocessor and the encoder as one model."""
     release = self.release
     path = staged / release.path
     with self._console.step(f'save {release.path}'):
@@ -153,13 +178,16 @@ class Text:
       'heads': [],
       'encoder': self._encoder.release.path,
       'preprocessor': self._preprocessor.release.path,
+      'seq_length': self._preprocessor.seq_length,
       **self._encoder.facts(release, path, frozenset([weight_map.Part.ENCODER])),
     }
 
   def forget(self) -> None:
+    """Drops the live object."""
     self.live = None
 
   def prove(self, staged: pathlib.Path) -> dict[str, Any]:
+    """Compares the saved model with its preprocessor and encoder."""
     with self._console.step('compare text to vectors'):
       self.certificate = text_certificate.check(
         staged / self.release.path,
@@ -171,5 +199,6 @@ class Text:
     return self.certificate.as_json()
 
   def tell(self) -> None:
+    """Prints the certificate."""
     assert self.certificate is not None
     self._console.text_certificate(self.certificate)

@@ -1,4 +1,4 @@
-"""Holds a published release against its record: every file, the archive, every weight. Takes no TensorFlow."""
+"""Verifies a published release against its record: every file, the archive, every weight. Imports no TensorFlow."""
 
 import hashlib
 import json
@@ -24,15 +24,18 @@ from export.validation import parity
 
 _HEAD_OUTPUTS = {'mlm': 'mlm_logits', 'sop': 'sop_log_probs'}
 _RELEASE = re.compile('/'.join((cli.NAME.pattern, cli.NAME.pattern, cli.VERSION.pattern)))
-# Whether a model holds weights, by its kind.
+# Whether a model has weights, by kind.
 _WEIGHTS = {'encoder': True, 'preprocessor': False, 'text': True}
 
 
 def read_record(release: pathlib.Path) -> dict[str, Any]:
-  """Reads '2.release.json' beside the directory '2'.
+  """Reads the record of a release, '2.release.json' next to the directory '2'.
+
+  Args:
+    release: directory of the release.
 
   Raises:
-    IntegrityError: it is missing or no record.
+    IntegrityError: the record is missing or invalid.
   """
   path = release.with_name(release.name + '.release.json')
   try:
@@ -40,48 +43,54 @@ def read_record(release: pathlib.Path) -> dict[str, Any]:
     for key in ('release', 'kind', 'files', 'archive', 'card'):
       record[key]
   except OSError as e:
-    raise errors.IntegrityError(f'no record {path} ({e.strerror}): give the directory of a published version') from e
+    raise errors.IntegrityError(
+      f'{path}: no release record ({e.strerror}); give the directory of a published version'
+    ) from e
   except (ValueError, TypeError, KeyError, RecursionError) as e:
     raise errors.IntegrityError(
-      f'{path} is no release record ({type(e).__name__}: {e}): publish the release again'
+      f'{path}: not a release record ({type(e).__name__}: {e}); publish the release again'
     ) from e
   return record
 
 
 def check(release: pathlib.Path, record: dict[str, Any]) -> int:
-  """Checks a release.
+  """Verifies a release against its record.
 
   Args:
-    release: its directory.
+    release: directory of the release.
     record: from `read_record`.
 
   Returns:
-    How many weights were checked bit for bit; a preprocessor has none.
+    Number of weights that were verified bit for bit; 0 for a preprocessor.
 
   Raises:
-    IntegrityError: listing every difference.
+    IntegrityError: the release differs; lists every difference.
   """
   return _checked(release, record, [_names, _content, _proof])
 
 
 def check_content(release: pathlib.Path, record: dict[str, Any]) -> None:
-  """Checks files, archive and weights: what can be checked of a record that is not finished.
+  """Verifies files, archive and weights, for which an unfinished record suffices.
 
   Args:
-    release: its directory.
-    record: has `kind`, `files` and `archive`; of what holds weights `config`, `heads` and `weights` too.
+    release: directory of the release.
+    record: `kind`, `files` and `archive`; for models with weights also `config`, `heads` and `weights`.
 
   Raises:
-    IntegrityError: listing every difference.
+    IntegrityError: the release differs; lists every difference.
   """
   _checked(release, record, [_content])
 
 
 def check_statement(release: pathlib.Path, record: dict[str, Any]) -> None:
-  """Checks what `check_content` does not: name, card and certificate.
+  """Verifies the parts that `check_content` leaves out: name, card and certificate.
+
+  Args:
+    release: directory of the release.
+    record: the complete record.
 
   Raises:
-    IntegrityError: listing every difference.
+    IntegrityError: the release differs; lists every difference.
   """
   _checked(release, record, [_names, _proof])
 
@@ -90,22 +99,22 @@ def _checked(release: pathlib.Path, record: dict[str, Any], checks: list[Any]) -
   try:
     faults = list[str]()
     for check in checks:
-      if not (faults and check is _proof):  # of another model, it would say nothing new
+      if not (faults and check is _proof):  # faults of the certificate would follow from those found
         faults += check(release, record)
   except errors.CheckpointError as e:
     raise errors.IntegrityError(str(e)) from e
   except (KeyError, TypeError, AttributeError, ValueError, errors.ConfigError) as e:
     raise errors.IntegrityError(
-      f'{release}.release.json is no release record ({type(e).__name__}: {e}): publish the release again'
+      f'{release}.release.json: not a release record ({type(e).__name__}: {e}); publish the release again'
     ) from e
   if faults:
-    raise errors.IntegrityError(f'{"; ".join(faults)} in {release}: this is not what was published, fetch it again')
+    raise errors.IntegrityError(f'{release}: differs from its record ({"; ".join(faults)}); fetch it again')
   return len(record['weights']) if _WEIGHTS[record['kind']] else 0
 
 
 def _names(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
   if release.name != record['release'].rpartition('/')[2]:
-    yield f'the record is of {record["release"]}'
+    yield f'the record names {record["release"]}'
   yield from _file(release, record, 'card', '.md')
 
 
@@ -119,19 +128,19 @@ def _proof(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
 def _content(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
   faults = [*_files(release, record), *_archive(release, record)]
   yield from faults
-  if faults:  # a changed file has changed weights: once is enough
+  if faults:  # a changed file implies changed weights; it is reported once
     return
   prefix = release / 'variables' / 'variables'
   index = checkpoint_index.read(prefix.with_suffix('.index'))
   checkpoint_index.check_data_files(index, prefix)
   if _WEIGHTS[record['kind']] != any(entry.dtype == checkpoint_index.FLOAT32 for entry in index.entries.values()):
-    yield f'this is no {record["kind"]}'
+    yield f'the files are not those of kind {record["kind"]}'
   elif _WEIGHTS[record['kind']]:
     yield from _weights(release, record, index)
 
 
 def _file(release: pathlib.Path, record: dict[str, Any], key: str, suffix: str) -> Iterator[str]:
-  """Whether a file beside the directory is as the record says."""
+  """Yields the faults of a file next to the directory."""
   path = release.with_name(release.name + suffix)
   if not path.is_file():
     yield f'{path.name} is missing'
@@ -148,12 +157,12 @@ def _files(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
   for path in sorted(release.rglob('*')):
     name = path.relative_to(release).as_posix()
     if path.is_symlink() or not (path.is_file() or name in directories):
-      yield f'{name} is a link, or nothing that was published'
+      yield f'{name} is a link or an unexpected entry'
   yield from _file(release, record, 'archive', '.tar.gz')
 
 
 def _archive(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
-  """Whether the archive unpacks to the directory."""
+  """Yields the differences between the archive and the directory."""
   path = release.with_name(release.name + '.tar.gz')
   if not path.is_file():
     return
@@ -161,7 +170,7 @@ def _archive(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
   try:
     with igzip.open(path, 'rb') as unpacked:
       tee = release_archive.HashingReader(unpacked)
-      # Not 'r|': tarfile's own buffer for streams takes longer than unpacking.
+      # Not 'r|': tarfile's stream buffer takes longer than the decompression.
       with tarfile.open(fileobj=tee, mode='r:') as tar:  # type: ignore[call-overload]
         for member in tar:
           if member.isreg():
@@ -177,24 +186,27 @@ def _archive(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
     return
   if found != record['files']:
     names = sorted(n for n in found.keys() | record['files'].keys() if found.get(n) != record['files'].get(n))
-    yield f'{path.name} does not hold the directory ({", ".join(names)})'
+    yield f'{path.name} differs from the directory ({", ".join(names)})'
   if tee.sha256.hexdigest() != record['archive']['tar_sha256']:
     yield f'the tar in {path.name} has changed'
 
 
 def _certificate(record: dict[str, Any]) -> Iterator[str]:
-  """Whether the recorded certificate is one: complete, and of figures that passed."""
+  """Yields the faults of an encoder's certificate: missing entries, and figures that exceed their bounds."""
   certificate = record['certificate']
   outputs = {'pooled_output', 'sequence_output', *(_HEAD_OUTPUTS[head] for head in record['heads'])}
   if record['interface'] == 'dict':
-    outputs |= {f'layer_{number}' for number in range(record['config']['num_hidden_layers'])}
+    outputs |= {f'layer_{number}' for number in range(_layers(record))}
   if 'bounds' not in certificate:
-    yield 'the certificate has the form of an earlier version of this tool: publish the next version of the model, or verify it with that version'
+    yield (
+      'the certificate has the format of an earlier version of this tool: publish the next version of the model, or '
+      'verify it with that version'
+    )
     return
   bounds = {'outputs': parity.OUTPUT_BOUND, 'gradient': parity.GRADIENT_BOUND}
   for group, names in (('outputs', outputs), ('gradient', {weight['source'] for weight in record['weights']})):
     if certificate[group].keys() != names:
-      yield f'the certificate does not have the {group} of such a model'
+      yield f'the {group} in the certificate are not those of this model'
     for name, check in certificate[group].items():
       distances = [check['reference'], *([check['source']] if check['source'] is not None else [])]
       if not check['values'] > 0 or not all(0 <= distance <= bounds[group] for distance in distances):
@@ -205,7 +217,7 @@ def _certificate(record: dict[str, Any]) -> Iterator[str]:
     for name, check in certificate[group].items()
     if not name.startswith('layer_')
   ):
-    yield 'the certificate says that it is against a graph, and lacks distances to it'
+    yield 'the certificate is against a graph, but distances to the graph are missing'
   for name, check in certificate['outputs'].items():
     export, allowed = check['float32']['export'], check['float32']['allowed']
     if not all(0 <= export[figure] <= allowed[figure] < math.inf for figure in ('rms', 'largest')):
@@ -214,44 +226,40 @@ def _certificate(record: dict[str, Any]) -> Iterator[str]:
     parity.rounded(parity.CONTROL_FACTOR * parity.OUTPUT_BOUND) <= distance < math.inf
     for distance in certificate['controls'].values()
   ):
-    yield 'the certificate has a wrong model that passed, or too few of them'
+    yield 'a negative control passed in the certificate, or there are fewer than 4'
 
 
 def _text_certificate(record: dict[str, Any]) -> Iterator[str]:
-  """The same of a model from text to vectors, which was compared with its two parts."""
+  """Yields the faults of a text model's certificate, which compares it with its preprocessor and encoder."""
   parts = {record['encoder'], record['preprocessor']}
   if len(parts) != 2 or not all(_RELEASE.fullmatch(part) for part in parts):
     yield 'the record does not name an encoder and a preprocessor'
   certificate = record['certificate']
   served = {'default', 'pooled_output', 'sequence_output'}
-  names = (
-    served
-    | {f'serving_default/{name}' for name in served}
-    | {f'layer_{n}' for n in range(record['config']['num_hidden_layers'])}
-  )
+  names = served | {f'serving_default/{name}' for name in served} | {f'layer_{n}' for n in range(_layers(record))}
   if certificate['outputs'].keys() != names or not certificate['texts'] > 1:
-    yield 'the certificate is not of the outputs of such a model'
+    yield 'the outputs in the certificate are not those of this model'
   for name, check in certificate['outputs'].items():
     figures = ('rms', 'largest')
     if not all(0 <= check['apart'][figure] <= check['allowed'][figure] < math.inf for figure in figures):
       yield f'{name} did not pass in the certificate'
     if not any(check['control'][figure] > check['allowed'][figure] for figure in figures):
-      yield f'{name} of another text passed in the certificate'
+      yield f'the negative control of {name} passed in the certificate'
 
 
 def _weights(release: pathlib.Path, record: dict[str, Any], index: checkpoint_index.Index) -> Iterator[str]:
-  """Whether the ledger has every weight of the model once, and every weight's bytes its digest."""
+  """Yields the faults of the weights: every weight is listed once, and its bytes have the recorded digest."""
   weights = record['weights']
   config = albert_config.parse(record['config'])
   parts = {weight_map.Part.ENCODER, *(weight_map.Part(head) for head in record['heads'])}
   if [(w['source'], w['target']) for w in weights] != [(r.name, r.tf_models) for r in weight_map.rows(config, parts)]:
-    yield 'the ledger does not list the weights of such a model'
+    yield 'the weights in the record are not those of this model'
     return
   shards = sorted((release / 'variables').glob('variables.data-*-of-*'))
   if sorted(w['checkpoint_key'] for w in weights) != sorted(
     k for k, entry in index.entries.items() if entry.dtype == checkpoint_index.FLOAT32
   ):
-    yield 'the ledger does not list the tensors of the checkpoint'
+    yield 'the weights in the record are not the tensors of the checkpoint'
     return
   for weight in weights:
     entry = index.entries[weight['checkpoint_key']]
@@ -262,4 +270,9 @@ def _weights(release: pathlib.Path, record: dict[str, Any], index: checkpoint_in
       yield f'{weight["target"]} cannot be read ({e})'
       continue
     if hashlib.sha256(np.ascontiguousarray(canonical).data).hexdigest() != weight['sha256']:
-      yield f'{weight["target"]} is not the source\'s {weight["source"]}'
+      yield f'{weight["target"]} differs from the source\'s {weight["source"]}'
+
+
+def _layers(record: dict[str, Any]) -> int:
+  """Returns the number of layer outputs of a model."""
+  return len(albert_config.parse(record['config']).block_of_layer)

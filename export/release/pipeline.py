@@ -1,4 +1,4 @@
-"""One release, from a source to the tree: its models, their proofs, the cards, the archives, the records."""
+"""Makes one release from a source: models, certificates, archives, cards, records, and their publication."""
 
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ from export.ui import console as console_lib
 from export.ui import html_report
 from export.validation import encoder_certificate
 
-# The packages whose version can change what is published.
+# Packages whose version can change the published bytes.
 _LIBRARIES = (
   'albert-hub-export',
   'isal',
@@ -50,13 +50,13 @@ _LIBRARIES = (
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What was published.
+  """Result of a release.
 
   Attributes:
-    published: the releases that are new in the tree.
-    kept: those that were there already.
-    pieces: the models, in the order of the request's releases, each with its proof.
-    breaking: what users of the versions before will miss.
+    published: paths of the releases that are new in the tree.
+    kept: paths of the releases that already existed.
+    pieces: the models with their certificates, in the order of the request's releases.
+    breaking: breaking differences from the previous versions.
   """
 
   published: list[str]
@@ -71,20 +71,19 @@ def run(
   on_published: Callable[[], None] = lambda: None,
   child: source_process.Child | None = None,
 ) -> Outcome:
-  """Makes a release.
+  """Makes and publishes a release.
 
-  Beside it run, from the moment there is something to do for them: a process with the source's graph, a thread that
-  computes the
-  reference, and one that packs what was saved and verifies it.
+  Three helpers run concurrently: a subprocess with the source's graph, a thread that computes the reference, and a
+  thread that packs and verifies the saved models.
 
   Args:
-    request: what is asked for.
-    console: says what is being done.
-    on_published: called once it is published: from then on nothing is taken back.
-    child: the process to run the source's graph in; None to start one if there is a graph to run.
+    request: the release request.
+    console: shows the steps.
+    on_published: called after the publication, which is not rolled back from then on.
+    child: subprocess for the source's graph; None starts one if the source has a graph.
 
   Raises:
-    AlbertHubError: and nothing was published, nor is anything left behind.
+    AlbertHubError: the release failed; nothing is published, and no files are left.
   """
   tree = tree_lib.at(request.export_root)
   _check_kept_encoder(tree, request)
@@ -113,7 +112,7 @@ def run(
       fact['certificate'] = piece.prove(staged)
     for step, model, fact in zip(steps, models, facts, strict=True):
       if step.old:
-        with console.step(f'run {step.short} beside it'):
+        with console.step(f'compare outputs with {step.short}'):
           step.compare_outputs(model, fact)
       fact['breaking'] = step.breaking
     seen = []
@@ -127,17 +126,17 @@ def run(
         for model in models:
           signature.sign(model, request.sign_key)
     put_report = None
-    if request.report is not None:  # written before anything is published, so that it cannot fail afterwards
+    if request.report is not None:  # before the publication, so that a failure prevents it
       put_report = stack.enter_context(
         html_report.prepared(integrity.read_record(staged / request.release.path), request.report)
       )
     with console.step('verify'):
       for model, before in zip(models, seen, strict=True):
         integrity.check_statement(model, integrity.read_record(model))
-        if _see(model) != before:
+        if _file_stats(model) != before:
           raise errors.IntegrityError(
-            f'files of {model.relative_to(staged)} changed while they were compared in {staged}: nobody else may '
-            'write there, try again'
+            f'{staged}: files of {model.relative_to(staged)} changed during the comparison; let no other process write '
+            'there, and try again'
           )
     paths = [piece.release.path for piece in made]
     with console.step('publish'):
@@ -146,8 +145,8 @@ def run(
     if put_report is not None:
       try:
         put_report()
-      except OSError as e:  # somebody changed the place meanwhile; the release is published, and complete
-        console.line(f'The report could not be put at {request.report}: {e.strerror}')
+      except OSError as e:  # the directory changed meanwhile; the release is complete
+        console.line(f'The report was not written to {request.report}: {e.strerror}')
     if request.collection is not None:
       collection.renew(tree, request.release.publisher, request.collection, console)
   return Outcome(
@@ -159,14 +158,14 @@ def run(
 
 
 def _check_kept_encoder(tree: tree_lib.Tree, request: request_lib.Request) -> None:
-  """Raises PublishError if an encoder that is published, and now gets its model from text to vectors, goes with another preprocessor."""
+  """Raises PublishError if an encoder that is already published has another preprocessor than its new text model."""
   if request.text is None or not tree_lib.holds(tree, request.text.encoder.path):
     return
   companion = str(collection.read_record(tree, request.text.encoder.path).get('preprocessor'))
   if companion != request.preprocessor.path:
     raise errors.PublishError(
-      f'{request.text.encoder.path} in {tree.root} goes with {companion}: give its model from text to vectors the same with '
-      f'--preprocessor={companion.partition("/")[2]}'
+      f'{request.text.encoder.path} in {tree.root}: its preprocessor is {companion}, not {request.preprocessor.path}; '
+      f'give --preprocessor={companion.partition("/")[2]}'
     )
 
 
@@ -177,19 +176,20 @@ def _pieces(
   child: source_process.Child | None,
   stack: contextlib.ExitStack,
 ) -> list[artifacts.Piece]:
-  """What is to be published, in the order in which it is made.
+  """Returns the models to publish, in the order in which they are made.
 
-  Each is saved before any function of the next is made in this process: so its bytes do not depend on what it is
-  published with.
+  Each model is saved before the functions of the next are created, so its bytes do not depend on the other models.
   """
   preprocessor = artifacts.Preprocessor(request.preprocessor, source, console)
   if request.encoder is None:
     return [preprocessor]
-  from export.release import encoder_artifacts  # tf-models takes a second, and a preprocessor does not need it
+  from export.release import encoder_artifacts  # imports tf-models, which takes a second
 
   parts = request_lib.parts(request, source)
   for lack in source_lib.lacks(source):
     console.line(f'  the source has {lack}')
+  for note in source_lib.notes(source):
+    console.line(f'  {note}')
   examination = stack.enter_context(encoder_certificate.examine(source, parts, request.trust, child, console.profile))
   encoder = encoder_artifacts.Encoder(request.encoder, request.source, source, parts, examination, console)
   if request.text is None:
@@ -197,35 +197,35 @@ def _pieces(
   return [preprocessor, encoder, encoder_artifacts.Text(request.text, preprocessor, encoder, console)]
 
 
-_Seen = dict[str, tuple[int, int, int]]
+_FileStats = dict[str, tuple[int, int, int]]
 
 
-def _see(model: pathlib.Path) -> _Seen:
-  """What shows that nobody has written to a staged model, or to its archive."""
+def _file_stats(model: pathlib.Path) -> _FileStats:
+  """Returns inode, size and mtime (ns) of each file of a staged model and of its archive, to detect writes."""
   paths = [path for path in (*model.rglob('*'), model.with_name(model.name + publish.ARCHIVE)) if path.is_file()]
   return {os.fspath(path): (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path in paths if (stat := path.stat())}
 
 
-class _GivenUp(Exception):
-  """The release failed elsewhere."""
+class _Cancelled(Exception):
+  """The release has ended; packing stops."""
 
 
 @contextlib.contextmanager
 def _packer(
   staged: pathlib.Path, console: console_lib.Console
-) -> Iterator[Callable[..., futures.Future[tuple[dict[str, Any], _Seen]]]]:
-  """A function that packs a model which was saved, in a thread, and holds directory and archive against what will be its record.
+) -> Iterator[Callable[..., futures.Future[tuple[dict[str, Any], _FileStats]]]]:
+  """Yields a function that packs a saved model in a thread, and verifies directory and archive.
 
-  It takes the release and its facts, and gives `files` and `archive` of the record, and what `_see` saw before. The
-  thread is gone when the context ends.
+  The function takes a release and its facts. It returns a future of `files` and `archive` of the record, and the
+  `_file_stats` before the verification. The thread ends with the context.
   """
-  given_up = threading.Event()
+  cancelled = threading.Event()
 
   def check(count: int) -> None:
-    if given_up.is_set():
-      raise _GivenUp
+    if cancelled.is_set():
+      raise _Cancelled
 
-  def pack(release: spec.Release, facts: Mapping[str, Any]) -> tuple[dict[str, Any], _Seen]:
+  def pack(release: spec.Release, facts: Mapping[str, Any]) -> tuple[dict[str, Any], _FileStats]:
     model = staged / release.path
     archive = model.with_name(model.name + publish.ARCHIVE)
     with console.profile.span(f'pack {release.path}'):
@@ -235,32 +235,32 @@ def _packer(
       'archive': {**dataclasses.asdict(made.archive), 'tar_sha256': made.tar_sha256},
     }
     with console.profile.span(f'verify {release.path}'):
-      seen = _see(model)
+      stats = _file_stats(model)
       integrity.check_content(model, {**facts, **packed})
-    return packed, seen
+    return packed, stats
 
   with futures.ThreadPoolExecutor(1, 'pack') as pool:
     try:
       yield lambda release, facts: pool.submit(pack, release, dict(facts))
     finally:
-      given_up.set()
+      cancelled.set()
 
 
 def _describe(staged: pathlib.Path, release: spec.Release, facts: Mapping[str, Any]) -> None:
-  """Writes card and record beside a staged model and its archive."""
+  """Writes card and record next to a staged model and its archive."""
   model = staged / release.path
-  beside = {suffix: model.with_name(model.name + suffix) for suffix in publish.COMPANIONS}
+  companions = {suffix: model.with_name(model.name + suffix) for suffix in publish.COMPANIONS}
   record = {'release': release.path, **facts}
   card = model_card.render(
     record['kind'],
     release=release,
     record=record,
-    asset_path=beside[publish.ARCHIVE].name,
-    seq_length=preprocessor_model.DEFAULT_SEQ_LENGTH,
+    asset_path=companions[publish.ARCHIVE].name,
+    seq_length=record.get('seq_length', preprocessor_model.DEFAULT_SEQ_LENGTH),
   )
-  beside[publish.CARD].write_text(card, encoding='utf-8')
-  record |= {'card': dataclasses.asdict(digests.of_file(beside[publish.CARD])), 'libraries': _library_versions()}
-  beside[publish.RECORD].write_text(json.dumps(record, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+  companions[publish.CARD].write_text(card, encoding='utf-8')
+  record |= {'card': dataclasses.asdict(digests.of_file(companions[publish.CARD])), 'libraries': _library_versions()}
+  companions[publish.RECORD].write_text(json.dumps(record, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
 
 
 def _library_versions() -> dict[str, str]:

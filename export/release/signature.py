@@ -1,7 +1,8 @@
-"""OpenSSF model signatures of a release, made and checked with a key in a file: nothing is asked of any server.
+"""Signs and verifies releases with OpenSSF model signatures and a key in a file, without any server.
 
-Two of them stand beside a release. '2.sig' is of the directory '2', and `model_signing verify key` of the model-signing
-package checks it as well. '2.release.json.sig' is of the record, which has the digests of archive and card.
+A signed release has two signature files. '2.sig' signs the directory '2'; `model_signing verify key` of the
+model-signing package also verifies it. '2.release.json.sig' signs the record, which has the digests of archive and
+card.
 """
 
 import pathlib
@@ -13,12 +14,12 @@ from export.store import publish
 
 
 def check_private_key(path: pathlib.Path) -> None:
-  """Raises UsageError when a file holds no elliptic curve key that can sign."""
+  """Raises UsageError if the file is not an elliptic curve private key."""
   _key('--sign_key', path, lambda: _signing().use_elliptic_key_signer(private_key=path))
 
 
 def check_public_key(path: pathlib.Path) -> None:
-  """Raises UsageError when a file holds no elliptic curve key that can verify."""
+  """Raises UsageError if the file is not an elliptic curve public key."""
   _key('--public_key', path, lambda: _verifying().use_elliptic_key_verifier(public_key=path))
 
 
@@ -26,50 +27,48 @@ def _key(flag: str, path: pathlib.Path, use: Callable[[], Any]) -> None:
   kind = 'private' if flag == '--sign_key' else 'public'
   try:
     use()
-  except Exception as e:  # cryptography and model_signing each raise their own
+  except Exception as e:  # cryptography and model_signing raise errors of many types
     raise errors.UsageError(
-      f'{flag}={path}: no {kind} key of an elliptic curve in PEM without a password ({e}): make one with openssl '
-      'ecparam -name prime256v1 -genkey, and its public half with openssl ec -pubout'
+      f'{flag}={path}: not an elliptic curve {kind} key in PEM without a password ({e}); make one with openssl '
+      'ecparam -name prime256v1 -genkey, and its public key with openssl ec -pubout'
     ) from e
 
 
 def sign(release: pathlib.Path, private_key: pathlib.Path) -> None:
-  """Writes both signatures of a release that is otherwise complete.
+  """Writes both signatures of a release whose other files are complete.
 
   Args:
-    release: its directory, '.../2'.
-    private_key: a file with an elliptic curve key in PEM.
+    release: directory of the release, '.../2'.
+    private_key: PEM file with an elliptic curve private key.
 
   Raises:
-    PublishError: they cannot be made.
+    PublishError: signing fails.
   """
   for model, signature in _signed(release):
     try:
       _signing().use_elliptic_key_signer(private_key=private_key).sign(model, signature)
     except Exception as e:
-      raise errors.PublishError(f'cannot sign {release.name} with {private_key} ({e}): check --sign_key') from e
+      raise errors.PublishError(f'{release}: cannot be signed with {private_key} ({e}); check --sign_key') from e
 
 
 def verify(release: pathlib.Path, public_key: pathlib.Path) -> None:
-  """Checks both signatures of a release.
+  """Verifies both signatures of a release.
 
   Args:
-    release: its directory, '.../2'.
-    public_key: a file with an elliptic curve's public key in PEM.
+    release: directory of the release, '.../2'.
+    public_key: PEM file with an elliptic curve public key.
 
   Raises:
-    IntegrityError: one is missing, of another key, or not of these files: a changed, missing or additional one
-      included.
+    IntegrityError: a signature is missing or from another key, or a file is changed, missing or unexpected.
   """
   for model, signature in _signed(release):
     if not signature.is_file():
-      raise errors.IntegrityError(f'no signature {signature}: this release was not signed, or not with this key')
+      raise errors.IntegrityError(f'{signature}: missing, so the release is not signed; fetch a signed release')
     try:
       _verifying().use_elliptic_key_verifier(public_key=public_key).verify(model, signature)
     except Exception as e:
       raise errors.IntegrityError(
-        f'{signature} is no signature of {model} by {public_key} ({_short(e)}): this is not what was signed, '
-        'fetch it again'
+        f'{signature}: not a valid signature of {model} by {public_key} ({_short(e)}); fetch the release again'
       ) from e
 
 
@@ -88,12 +87,12 @@ def _short(fault: Exception) -> str:
 def _hashing() -> Any:
   from model_signing import hashing
 
-  # Every file: what a version control system would skip is no less part of a directory that is loaded.
+  # Git files count too: a SavedModel directory is loaded whole.
   return hashing.Config().set_ignored_paths(paths=[], ignore_git_paths=False)
 
 
 def _signing() -> Any:
-  from model_signing import signing  # takes half a second, and only who signs needs it
+  from model_signing import signing  # the import takes half a second
 
   return signing.Config().set_hashing_config(_hashing())
 

@@ -1,4 +1,4 @@
-"""A version and the one before it in the tree: what users of the old one would miss in the new one."""
+"""Compares a new version with the previous version in the tree, and refuses breaking changes."""
 
 import contextlib
 import pathlib
@@ -15,12 +15,13 @@ from export.validation import previous_version
 
 
 class Succession:
-  """A new version, and what it is held against.
+  """A new version and its predecessor.
 
   Attributes:
-    old: 'tensorflow/albert_en_large/2', the newest version below the new one in the tree; None if there is none.
-    short: the same without the publisher.
-    breaking: what was found that users of the old one would miss.
+    old: path of the predecessor, 'tensorflow/albert_en_large/2', the newest version below the new one in the tree;
+      None for a first version.
+    short: `old` without the publisher.
+    breaking: the breaking differences found so far.
   """
 
   def __init__(self, new: spec.Release, old: int | None, path: pathlib.Path | None, allowed: bool):
@@ -30,13 +31,13 @@ class Succession:
     self.breaking: list[str] = []
 
   def compare_interfaces(self, staged: pathlib.Path) -> None:
-    """Compares what both offer, from their files. Nothing is run.
+    """Compares the interfaces of both versions from their files, without running them.
 
     Args:
-      staged: the new version's directory.
+      staged: directory of the new version.
 
     Raises:
-      CompatibilityError: something that users rely on is not there, or is another thing, and that was not allowed.
+      CompatibilityError: there are breaking differences, and they are not allowed.
     """
     if self._path is not None:
       self._found(
@@ -44,14 +45,15 @@ class Succession:
       )
 
   def compare_outputs(self, staged: pathlib.Path, facts: Mapping[str, Any]) -> None:
-    """Compares what both compute.
+    """Compares the outputs of both versions.
 
     Args:
-      staged: the new version's directory.
-      facts: what its record will say.
+      staged: directory of the new version.
+      facts: record of the new version.
 
     Raises:
-      CompatibilityError: it differs, and that was not allowed.
+      CompatibilityError: the outputs differ, and breaking changes are not allowed.
+      IntegrityError: the record of the predecessor is incomplete.
     """
     if self._path is None:
       return
@@ -68,26 +70,26 @@ class Succession:
         self._found(differences(self._path, record, staged, facts))
       except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise errors.IntegrityError(
-          f'the record of {self.old} is not one to compare with ({type(e).__name__}: {e}): check it with export.verify'
+          f'record of {self.old}: incomplete or invalid ({type(e).__name__}: {e}); check it with export.verify'
         ) from e
 
   def _found(self, differences: list[str]) -> None:
     self.breaking += differences
     if differences and not self._allowed:
       raise errors.CompatibilityError(
-        f'{self._new.path} is not what users of {self.old} expect ({"; ".join(differences)}): give '
-        '--breaking if that is meant, and its card will say so'
+        f'{self._new.path}: breaks users of {self.old} ({"; ".join(differences)}); give --breaking if this is '
+        'intended, which the card will state'
       )
 
 
 @contextlib.contextmanager
 def of(tree: tree_lib.Tree, release: spec.Release, allowed: bool) -> Iterator[Succession]:
-  """Opens the version before a new one.
+  """Opens the predecessor of a new version.
 
   Args:
-    tree: where it is.
-    release: the new one.
-    allowed: whether it may break what users of the old one rely on.
+    tree: the release tree.
+    release: the new version.
+    allowed: whether breaking differences are allowed.
   """
   old = tree_lib.predecessor(tree, release)
   if old is None:

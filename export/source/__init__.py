@@ -1,1 +1,1 @@
-"""The graph of a TF1 Hub module, run in a subprocess that is kept apart."""
+"""Runs the graph of a TF1 Hub module in a sandboxed subprocess."""

@@ -1,9 +1,8 @@
-"""What of a TF1 Hub module's graph may be run.
+"""Checks the graph of a TF1 Hub module against an allow-list, and reduces it to the requested signatures.
 
-A module from elsewhere is a program. It is run only if every operation in it is on the allow-list below, or the user
-trusts it. A reduced copy is run: the operations that the requested signatures depend on. Nothing in a module restores
-its variables: `session` assigns them from the checkpoint, by name. tensorflow_hub's exporter writes no SaverDef, and a
-saver in a module would be one more program.
+A module is a program. It is run only if every operation in it is on the allow-list below, or if the user trusts it.
+Only a reduced copy is run: the operations that the requested signatures depend on. No saver of the module is run;
+`session` assigns the variables from the checkpoint by name. tensorflow_hub's exporter writes no SaverDef anyway.
 """
 
 import dataclasses
@@ -16,7 +15,7 @@ from converters import errors
 from converters import weight_map
 from export.graphs import graph_defs
 
-# What an ALBERT computes with. Seen in the authors' modules, in both metagraphs, and in others of the family.
+# Operations of ALBERT, found in both metagraphs of the authors' modules and in other modules of the family.
 _COMPUTING = frozenset(
   [
     "Add",
@@ -30,6 +29,7 @@ _COMPUTING = frozenset(
     "ConcatV2",
     "Const",
     "Einsum",
+    "Erf",
     "ExpandDims",
     "Fill",
     "GatherV2",
@@ -50,6 +50,7 @@ _COMPUTING = frozenset(
     "RandomUniform",
     "Range",
     "ReadVariableOp",
+    "Relu",
     "RealDiv",
     "Reshape",
     "ResourceGather",
@@ -57,6 +58,7 @@ _COMPUTING = frozenset(
     "Select",
     "SelectV2",
     "Shape",
+    "Sigmoid",
     "Slice",
     "Softmax",
     "SquaredDifference",
@@ -69,8 +71,8 @@ _COMPUTING = frozenset(
     "VarHandleOp",
   ]
 )
-# In modules, and never in what is run: initial values and their assignment, weight decay as TF1 trained with it, and
-# savers (written by tf.compat.v1.saved_model.Builder).
+# Operations that occur in modules and are never run: initial values and their assignment, TF1 weight decay, and savers
+# (written by tf.compat.v1.saved_model.Builder).
 _LEFT_OUT = frozenset(
   [
     'AssignVariableOp',
@@ -88,11 +90,10 @@ _LEFT_OUT = frozenset(
 )
 ALLOWED = _COMPUTING | _LEFT_OUT
 
-_ADVICE = (
-  'this graph is not run, so nothing can be compared; if you know what it does and who made it, give --trust_source'
-)
+_ADVICE = 'give --trust_source if you know what the graph does and who made it'
 
-# What is compared of each signature: inputs, outputs.
+
+# Compared inputs and outputs of each signature.
 _TOKENS_INPUTS = ('input_ids', 'input_mask', 'segment_ids')
 _TOKENS_OUTPUTS = ('pooled_output', 'sequence_output')
 SIGNATURES = {
@@ -103,21 +104,21 @@ SIGNATURES = {
 
 
 def signatures(parts: Iterable[weight_map.Part]) -> list[str]:
-  """The signatures that show what the pieces of a model compute, in a fixed order."""
+  """Returns the signatures that cover the parts of a model, in a fixed order."""
   wanted = set(parts)
   return ['tokens' if part is weight_map.Part.ENCODER else part.value for part in weight_map.Part if part in wanted]
 
 
 @dataclasses.dataclass(frozen=True)
 class Variable:
-  """A variable of a graph, and where its value is in the checkpoint.
+  """A variable of a graph, and the place of its value in the checkpoint.
 
   Attributes:
-    handle: name of the tensor of the variable's VarHandleOp.
-    name: name of the checkpoint's tensor.
+    handle: name of the output tensor of the variable's VarHandleOp.
+    name: name of the checkpoint tensor.
     shape: shape of the variable; None if the graph does not state it.
-    full_shape, offset: for a partition of a partitioned variable, the shape of the whole and where the partition begins
-      in it; else None.
+    full_shape: shape of the whole variable, for a partition; else None.
+    offset: start of the partition in the whole variable, for a partition; else None.
   """
 
   handle: str
@@ -129,14 +130,14 @@ class Variable:
 
 @dataclasses.dataclass(frozen=True)
 class Reduced:
-  """The part of a module that may be run.
+  """The part of a module that is run.
 
   Attributes:
-    graph_def: the operations that the signatures' outputs depend on; library functions only of a graph that is trusted.
-    inputs, outputs: names of tensors, by signature and then by the signature's names; the layers are outputs of
-      `tokens` as
-      'layer_0' and so on, if they were found.
-    variables: the variables in it.
+    graph_def: the operations that the signatures' outputs depend on; with library functions only if it is trusted.
+    inputs: tensor names, by signature and by name in the signature.
+    outputs: tensor names, by signature and by name in the signature; the layers, if found, are outputs 'layer_0' and so
+      on of `tokens`.
+    variables: variables of the graph.
   """
 
   graph_def: Any
@@ -147,12 +148,12 @@ class Reduced:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-  """A module's graph that may be run, at least in parts.
+  """A checked graph of a module.
 
   Attributes:
     saved_model: the parsed file.
-    file: where it was read.
-    trusted: whether it may have operations that are not on the allow-list.
+    file: path of the file.
+    trusted: whether operations that are not on the allow-list are accepted.
   """
 
   saved_model: Any
@@ -161,14 +162,14 @@ class Checked:
 
 
 def check(saved_model_pb: pathlib.Path, trusted: bool = False) -> Checked:
-  """Reads a module's graph, and checks that it may be run at all.
+  """Reads and checks the graph of a module.
 
   Args:
-    saved_model_pb: the module's graph.
-    trusted: whether it may have operations that are not on the allow-list.
+    saved_model_pb: file with the module's graph.
+    trusted: whether to accept operations that are not on the allow-list.
 
   Raises:
-    UntrustedGraphError: an operation anywhere in the file is not allowed, or hides another graph; names the node.
+    UntrustedGraphError: an operation in the file is not on the allow-list or hides another graph; names the node.
   """
   saved_model = graph_defs.read(saved_model_pb)
   graph_defs.check_content(saved_model, saved_model_pb)
@@ -179,24 +180,22 @@ def check(saved_model_pb: pathlib.Path, trusted: bool = False) -> Checked:
 
 
 def reduced(graph: Checked, signatures: Iterable[str], tags: Iterable[str] = ()) -> Reduced:
-  """Takes the part of a module's graph that is needed.
+  """Reduces a module's graph to the operations that signatures depend on.
 
   Args:
     graph: from `check`.
-    signatures: names of `SIGNATURES`, each in the module.
-    tags: of the metagraph: none, or 'train'.
+    signatures: names in `SIGNATURES`, each in the module.
+    tags: tags of the metagraph: none, or 'train'.
 
   Raises:
-    UntrustedGraphError: an operation is not allowed where it stands, or there is no such metagraph; names the node.
+    UntrustedGraphError: an operation is not allowed in a signature, or the metagraph or a tensor is missing.
   """
   from tensorflow.core.framework import graph_pb2
 
   saved_model, saved_model_pb, trusted = graph.saved_model, graph.file, graph.trusted
   whole = next((m for m in saved_model.meta_graphs if set(m.meta_info_def.tags) == set(tags)), None)
   if whole is None:
-    raise errors.UntrustedGraphError(
-      f'no metagraph with tags {sorted(tags)} in {saved_model_pb}: this is no ALBERT module'
-    )
+    raise errors.UntrustedGraphError(f'{saved_model_pb}: no metagraph with tags {sorted(tags)}; give an ALBERT module')
   inputs, outputs = dict[str, dict[str, str]](), dict[str, dict[str, str]]()
   for name in signatures:
     signature = whole.signature_def[name]
@@ -207,7 +206,7 @@ def reduced(graph: Checked, signatures: Iterable[str], tags: Iterable[str] = ())
       for key in wanted:
         if key not in there or there[key].WhichOneof('encoding') != 'name':
           raise errors.UntrustedGraphError(
-            f'no plain tensor {key} in signature {name} of {saved_model_pb}: this is no ALBERT module'
+            f'{saved_model_pb}: no plain tensor {key} in signature {name}; give an ALBERT module'
           )
       here[name] = {key: there[key].name for key in wanted}
     if name == 'tokens':
@@ -225,18 +224,21 @@ def reduced(graph: Checked, signatures: Iterable[str], tags: Iterable[str] = ())
     node=[node for node in whole.graph_def.node if node.name in kept], versions=whole.graph_def.versions
   )
   for node in part.node:
-    # Devices are those of the machine that wrote the module, and _class may name a node that is left out.
+    # Devices are those of the author's machine, and _class may name a node that the reduction removed.
     node.device = ''
     node.attr.pop('_class', None)
     if node.op == 'VarHandleOp' and not node.attr['shared_name'].s:
-      node.attr['shared_name'].s = node.name.encode()  # or all variables without a name would be one
+      node.attr['shared_name'].s = node.name.encode()  # else all unnamed variables share one resource
   if trusted:
     part.library.CopyFrom(whole.graph_def.library)
   return Reduced(part, inputs, outputs, tuple(_variables(part, whole, saved_model_pb)))
 
 
 def _variables(part: Any, whole: Any, saved_model_pb: pathlib.Path) -> Iterator[Variable]:
-  """The variables in a reduced graph. Of partitions, the metagraph's collections hold the place in the whole variable (VariableDef)."""
+  """Yields the variables of a reduced graph.
+
+  The place of a partition in its whole variable is in the collections of the metagraph (VariableDef).
+  """
   from google.protobuf import message
   from tensorflow.core.framework import variable_pb2
 
@@ -252,7 +254,7 @@ def _variables(part: Any, whole: Any, saved_model_pb: pathlib.Path) -> Iterator[
       definition = variable_pb2.VariableDef.FromString(packed)
     except message.DecodeError as e:
       raise errors.UntrustedGraphError(
-        f'no VariableDef in a collection of {saved_model_pb} ({e}): fetch the module again'
+        f'{saved_model_pb}: invalid VariableDef in a collection ({e}); fetch the module again'
       ) from e
     if definition.HasField('save_slice_info_def'):
       slices[graph_defs.node_name(definition.variable_name)] = definition.save_slice_info_def
@@ -273,19 +275,19 @@ def _variables(part: Any, whole: Any, saved_model_pb: pathlib.Path) -> Iterator[
       or any(not 0 <= begin <= begin + size <= most for begin, size, most in zip(offset, shape, full, strict=True))
     ):
       raise errors.UntrustedGraphError(
-        f'partition {node.name} of shape {shape} does not lie in its variable in {saved_model_pb} (shape '
-        f'{list(full)}, offset {list(offset)}): fetch the module again'
+        f'{saved_model_pb}: partition {node.name} of shape {shape} extends past its variable (shape {list(full)}, '
+        f'offset {list(offset)}); fetch the module again'
       )
     # The exporter saves partitions as slices of one tensor, under the name without /part_0.
     yield Variable(f'{node.name}:0', name.rpartition('/')[0], shape, full, offset)
 
 
 def _layers(graph: Any, sequence_output: str) -> list[str]:
-  """The outputs of the layers, first to last: the additions that end the layer norm after each feed-forward.
+  """Returns the tensor names of the layers' outputs, first to last.
 
-  `tf.nn.batch_normalization` computes x * scale + (beta - mean * scale): one addition of one subtraction from each
-  reading of
-  beta. The order of a GraphDef that TF1 wrote is the order in which it was built.
+  A layer ends with the addition of its last layer norm. `tf.nn.batch_normalization` computes
+  x * scale + (beta - mean * scale), so each read of beta leads to one subtraction and one addition. TF1 writes the
+  nodes of a GraphDef in the order of construction.
   """
   nodes = list(graph_defs.ancestors(graph.node, [sequence_output]))
   names = {

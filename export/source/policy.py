@@ -1,17 +1,17 @@
-"""How far a source is trusted, when its graph is run."""
+"""Defines the trust in a source whose graph is run."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Trust:
-  """How far a source is trusted.
+  """Options for running the graph of a source.
 
   Attributes:
-    graph: whether operations off the allow-list are run too.
-    memory_gib: address space of the process that runs it. TensorFlow reserves more than it uses: an ALBERT-xxlarge
-      takes 6.
-    cpu_seconds: its processor time, over all threads.
+    graph: whether operations that are not on the allow-list are run.
+    memory_gib: largest address space of the subprocess, in GiB. TensorFlow reserves more than it uses: an
+      ALBERT-xxlarge takes 6 GiB.
+    cpu_seconds: largest processor time of the subprocess, in seconds over all threads.
   """
 
   graph: bool = False

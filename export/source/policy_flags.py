@@ -1,4 +1,4 @@
-"""The flags of every command that runs a source's graph: how far it is trusted."""
+"""Defines the flags of every command that runs a source's graph."""
 
 from absl import flags
 
@@ -9,25 +9,25 @@ _TRUST = source_policy.Trust()
 _TRUST_SOURCE = flags.DEFINE_bool(
   'trust_source',
   _TRUST.graph,
-  'Run the source\'s graph even if it has operations that no ALBERT needs. Operations can read and write '
-  'files: only for a source whose maker you know.',
+  'Run the source\'s graph even if it has operations that are not on the allow-list. Operations can read and write '
+  'files, so give this flag only for a source whose author you know.',
 )
 _MEMORY = flags.DEFINE_integer(
   'max_run_gib',
   _TRUST.memory_gib,
-  'The most address space of the process that runs the source\'s graph, in GiB.',
+  'Largest address space of the subprocess that runs the source\'s graph, in GiB.',
   lower_bound=1,
   upper_bound=1 << 20,
 )
 _SECONDS = flags.DEFINE_integer(
   'max_run_seconds',
   _TRUST.cpu_seconds,
-  'The most processor time of that process, in seconds over all its threads.',
+  'Largest processor time of the subprocess that runs the source\'s graph, in seconds over all threads.',
   lower_bound=1,
   upper_bound=1 << 30,
 )
 
 
 def trust() -> source_policy.Trust:
-  """How far the source is trusted."""
+  """Returns the trust that the flags state."""
   return source_policy.Trust(_TRUST_SOURCE.value, _MEMORY.value, _SECONDS.value)

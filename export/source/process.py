@@ -1,8 +1,8 @@
-"""Runs the allowed part of a TF1 Hub module's graph, in a process of its own, to learn what it computes.
+"""Runs the allowed part of a TF1 Hub module's graph in a subprocess, and returns its outputs and gradients.
 
-A fault in native code ends the child and not the export. The child runs beside what its parent does meanwhile, under
-limits, and apart from the machine as far as the platform can. It can be started before there is anything to run:
-importing TensorFlow takes seconds.
+A crash in native code ends the subprocess and not the export. The subprocess runs in parallel with its parent, under
+resource limits and in a sandbox (`sandbox`). It can start before there is a graph, because importing TensorFlow takes
+seconds.
 
   python -m export.source.process WORK_DIRECTORY LIMITS
 """
@@ -34,7 +34,7 @@ from export.ui import trace
 
 
 class Run:
-  """A source graph being run in a child process."""
+  """A source graph that runs in a subprocess."""
 
   def __init__(
     self, module: pathlib.Path, process: subprocess.Popen[bytes], directory: pathlib.Path, limits: sandbox.Limits
@@ -45,11 +45,14 @@ class Run:
     self.directory = directory
 
   def outputs(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Waits for the outputs, and returns them in float32 and in float64: 'tokens/pooled_output' and so on, and the layers as 'tokens/layer_0'.
+    """Waits for the outputs, and returns them in float32 and in float64.
+
+    Returns:
+      Two dicts by name: 'tokens/pooled_output' and so on, with the layers as 'tokens/layer_0' and so on.
 
     Raises:
       UntrustedGraphError: the graph was not run.
-      SourceError: it was, and failed, or killed its process.
+      SourceError: the run failed, or its subprocess was killed.
     """
     path = self.directory / _OUTPUTS
     if not path.exists() and self.process.stdout.read(1) != _READY:  # type: ignore[union-attr]
@@ -58,31 +61,33 @@ class Run:
       return _group(outputs, _FLOAT32), _group(outputs, _FLOAT64)
 
   def gradient(self) -> Mapping[str, np.ndarray]:
-    """Waits for the end, and returns the float64 derivatives of the scalar by TF1 variable name, each in its variable's shape.
+    """Waits for the end, and returns the float64 derivatives of the scalar by TF1 variable name.
 
-    They are read one at a time, when they are asked for. A variable on which the scalar does not depend has none.
+    Each has the shape of its variable, and is read on access. A variable that does not affect the scalar has none.
 
     Raises:
-      UntrustedGraphError, SourceError: as `outputs` does.
+      UntrustedGraphError: as in `outputs`.
+      SourceError: as in `outputs`.
     """
     self._finish()
     with self._reading():
       return _Arrays(self.directory / _GRADIENT, self._load)
 
   def training_outputs(self) -> dict[str, np.ndarray]:
-    """Waits for the end, and returns the float64 outputs of the training graph for the scalar's batch, as `outputs` names them.
+    """Waits for the end, and returns the float64 outputs of the training graph for the scalar's batch.
 
-    Dropout keeps every unit: see `widen`.
+    The names are those of `outputs`. Dropout keeps every unit; see `widen`.
 
     Raises:
-      UntrustedGraphError, SourceError: as `outputs` does.
+      UntrustedGraphError: as in `outputs`.
+      SourceError: as in `outputs`.
     """
     self._finish()
     with self._reading(), self._load(self.directory / _TRAINING) as outputs:
       return dict(outputs)
 
   def add_to(self, profile: trace.Profile) -> None:
-    """Adds what the child did to a profile, once it has given its outputs and its gradient."""
+    """Adds the time spans of the subprocess to a profile, after outputs and gradient were read."""
     profile.load(self.directory / _PROFILE)
 
   def _load(self, path: pathlib.Path) -> Any:
@@ -91,32 +96,32 @@ class Run:
 
   @contextlib.contextmanager
   def _reading(self) -> Iterator[None]:
-    """What the child has left need not be there, or whole, however it ended."""
+    """Turns missing or truncated files of the subprocess into SourceError."""
     try:
       yield
     except (OSError, ValueError, TypeError, zipfile.BadZipFile) as e:
-      raise errors.SourceError(f'no outputs ({e}) from the graph of {self._module}: try again') from e
+      raise errors.SourceError(f'{self._module}: the outputs of its graph cannot be read ({e}); try again') from e
 
   def _finish(self) -> None:
-    """Waits for the child's end; raises if that is not a good one."""
+    """Waits for the end of the subprocess, and raises if it failed."""
     status = self.process.wait()
     if status == 0:
       return
-    lines = (self.directory / _STDERR).read_text(errors='replace').strip().splitlines() or ['nothing on stderr']
+    lines = (self.directory / _STDERR).read_text(errors='replace').strip().splitlines() or ['no output on stderr']
     if status == sandbox.REFUSED:
       raise errors.UntrustedGraphError(lines[-1])
     number = sandbox.signal_of(status)
     cause = f'signal {number}' if number else lines[-1]
     raise errors.SourceError(
-      f'running saved_model.pb in {self._module} failed ({cause}): fetch the module again; if it needs more than '
-      f'{self._limits.memory >> 30} GiB or {self._limits.cpu_seconds} s, raise --max_run_gib or --max_run_seconds'
+      f'{self._module}: running saved_model.pb failed ({cause}); fetch the module again, or raise --max_run_gib or '
+      f'--max_run_seconds if it needs more than {self._limits.memory >> 30} GiB or {self._limits.cpu_seconds} s'
     )
 
 
 class _Arrays(Mapping[str, np.ndarray]):
-  """Arrays that `_save` wrote, mapped into memory when they are asked for.
+  """Arrays from `_save`, memory-mapped on access.
 
-  An .npz would have a checksum of every byte taken, on both sides.
+  An .npz would cost a checksum of every byte on both sides.
   """
 
   def __init__(self, directory: pathlib.Path, load: Callable[[pathlib.Path], np.ndarray]):
@@ -147,7 +152,7 @@ def _save(directory: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 class Child:
-  """A process that has TensorFlow, and waits for a graph to run; from `prepare`."""
+  """A subprocess from `prepare` that imports TensorFlow and waits for a graph."""
 
   def __init__(self, process: subprocess.Popen[bytes], directory: pathlib.Path, trust: source_policy.Trust):
     self.process = process
@@ -157,16 +162,16 @@ class Child:
   def run(
     self, module: pathlib.Path, batch: proof_inputs.Batch, signatures: Sequence[str], scalar: proof_inputs.Scalar
   ) -> Run:
-    """Has it run signatures of a module. It does so once.
+    """Runs signatures of a module; can be called once.
 
     Args:
-      module: the module's directory.
+      module: directory of the module.
       batch: the inputs.
-      signatures: names of `source_graph.SIGNATURES`, each in the module.
-      scalar: what to differentiate, in the metagraph of its mode.
+      signatures: names in `source_graph.SIGNATURES`, each in the module.
+      scalar: scalar to differentiate, in the metagraph of its mode.
 
     Raises:
-      UntrustedGraphError: it may not be run.
+      UntrustedGraphError: the graph has an operation that is not on the allow-list.
     """
     source_graph.check(module / 'saved_model.pb', self._trust.graph)
     inputs = {f'batch/{key}': value for key, value in batch.for_source.items()}
@@ -174,7 +179,7 @@ class Child:
     inputs |= {f'factors/{key}': value for key, value in scalar.factors.items()}
     np.savez(self.directory / _INPUTS, **dict[str, Any](inputs))
     weights = sum(path.stat().st_size for path in (module / 'variables').iterdir())
-    # What is written are outputs, and the derivatives by each weight, in float64.
+    # The subprocess writes the outputs, and the derivatives by each weight in float64.
     limits = dataclasses.replace(_limits(self._trust), file_bytes=4 * weights + (1 << 28))
     job = {
       'module': str(module.absolute()),
@@ -186,7 +191,7 @@ class Child:
     (self.directory / _JOB).write_text(json.dumps(job))
     stdin = self.process.stdin
     assert stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # the child is dead, which `Run.outputs` reports
+    with contextlib.suppress(BrokenPipeError):  # the subprocess has died, which `Run.outputs` reports
       stdin.write(_READY)
       stdin.close()
     return Run(module, self.process, self.directory, limits)
@@ -194,10 +199,10 @@ class Child:
 
 @contextlib.contextmanager
 def prepare(trust: source_policy.Trust = source_policy.Trust()) -> Iterator[Child]:
-  """Starts a process that can run one graph. It is gone when the context ends.
+  """Starts a subprocess that can run one graph, and kills it at the end of the context.
 
   Args:
-    trust: how far that graph is trusted.
+    trust: options for running the graph.
   """
   with temp_dirs.directory('albert_parity_') as directory, contextlib.ExitStack() as stack:
     limits = json.dumps(dataclasses.asdict(_limits(trust)))
@@ -225,17 +230,17 @@ def start(
   scalar: proof_inputs.Scalar,
   trust: source_policy.Trust = source_policy.Trust(),
 ) -> Iterator[Run]:
-  """Prepares a process and has it run signatures of a module at once: see `Child.run`."""
+  """Starts a subprocess that runs signatures of a module; see `Child.run`."""
   with prepare(trust) as child:
     yield child.run(module, batch, signatures, scalar)
 
 
 def _limits(trust: source_policy.Trust) -> sandbox.Limits:
-  """Before it is known what will be run: no file larger than all memory."""
+  """Returns the limits before the graph is known; files are limited to the memory size."""
   return sandbox.Limits(trust.memory_gib << 30, trust.cpu_seconds, trust.memory_gib << 30)
 
 
-# Files in the directory that both processes work in.
+# Files in the directory that both processes share.
 _JOB, _INPUTS, _OUTPUTS, _GRADIENT, _STDERR, _PROFILE = (
   'job.json',
   'inputs.npz',
@@ -245,10 +250,10 @@ _JOB, _INPUTS, _OUTPUTS, _GRADIENT, _STDERR, _PROFILE = (
   'profile.json',
 )
 _TRAINING = 'training.npz'
-_NAMES = 'names.json'  # of the arrays in such a directory
+_NAMES = 'names.json'  # names of the arrays in a directory
 _FLOAT32, _FLOAT64 = 'float32', 'float64'  # groups of outputs
 _TRAINING_TAGS = ['train']
-_READY = b'.'  # to the child: the job is written; from it: the outputs are
+_READY = b'.'  # to the subprocess: the job is written; from it: the outputs are written
 
 
 def _run(work_directory: str, limits: str) -> None:
@@ -259,7 +264,7 @@ def _run(work_directory: str, limits: str) -> None:
   with profile.span('import TensorFlow'):
     import tensorflow as tf  # noqa: F401
   if sys.stdin.buffer.read(1) != _READY:
-    return  # there will be no job
+    return  # the parent has ended without a job
   job = json.loads((directory / _JOB).read_text())
   sandbox.Limits(**job['limits']).apply()
   module = pathlib.Path(job['module'])
@@ -284,7 +289,7 @@ def _run(work_directory: str, limits: str) -> None:
     if job['tags'] != _TRAINING_TAGS:
       graph = source_graph.reduced(checked, job['signatures'], _TRAINING_TAGS)
       training = _outputs(graph, module, inputs, 'scalar', widened=True)
-  with profile.span('hand the gradient over'):
+  with profile.span('write the gradient'):
     np.savez(directory / _TRAINING, **dict[str, Any](training))
     _save(directory / _GRADIENT, gradient)
   profile.save(directory / _PROFILE)
@@ -304,7 +309,7 @@ def _flat(outputs: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarr
 def _gradient(
   graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-  """The derivatives by variable name, and the outputs of the same graph; in float64."""
+  """Returns the float64 derivatives by variable name, and the float64 outputs of the same graph."""
   import tensorflow as tf
 
   factors = {
@@ -321,7 +326,7 @@ def _gradient(
       )
 
     def derivatives(scalar: Any, handles: Sequence[str]) -> dict[str, Any]:
-      # Each variable is used once a layer: summed in pairs, its derivatives are not all held at once.
+      # Each layer uses each variable once. Summing in pairs avoids holding all derivatives at once.
       values = tf.gradients(
         scalar,
         [session.graph.get_tensor_by_name(handle) for handle in handles],
@@ -344,11 +349,11 @@ def _gradient(
 def _session(
   graph: source_graph.Reduced, module: pathlib.Path, inputs: Mapping[str, np.ndarray], group: str, widened: bool
 ) -> Iterator[Any]:
-  """A session with the graph, its variables, and a group of the inputs in the place of its placeholders."""
+  """Opens a session with the graph and its variables; a group of the inputs replaces the placeholders."""
   import tensorflow as tf
 
   config = tf.compat.v1.ConfigProto()
-  # For a single run, rewriting a graph takes longer than what it saves.
+  # For a single run, rewriting the graph takes longer than it saves.
   config.graph_options.rewrite_options.disable_meta_optimizer = True
   given = {tensor: inputs[f'{group}/{key}'] for tensors in graph.inputs.values() for key, tensor in tensors.items()}
   with source_session.start(graph, module, given, config, widened) as session:

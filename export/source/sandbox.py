@@ -1,4 +1,4 @@
-"""What a process that runs somebody else's graph may use of this machine, and how it ends."""
+"""Limits, isolates and ends the subprocess that runs the graph of a source."""
 
 import contextlib
 import ctypes
@@ -17,23 +17,23 @@ from collections.abc import Sequence
 
 from converters import errors
 
-# What of the environment such a process needs; the rest (credentials, tokens) is not its business.
+# Environment variables for the subprocess. The others, such as credentials and tokens, are not passed on.
 _VARIABLES = frozenset(
   {'HOME', 'LANG', 'LC_ALL', 'LD_LIBRARY_PATH', 'PATH', 'TMPDIR', 'TZ', 'CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS'}
 )
 _PREFIXES = ('TF_', 'PYTHON')
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-REFUSED = 3  # exit status of one that did not run its graph: the last line on its standard error says why
+REFUSED = 3  # exit status if the graph was not run; the last line of standard error is the reason
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """Of one process.
+  """Resource limits of one process.
 
   Attributes:
-    memory: address space in bytes.
-    cpu_seconds: over all its threads.
-    file_bytes: of the largest file that it writes.
+    memory: address space, in bytes.
+    cpu_seconds: processor time, in seconds over all threads.
+    file_bytes: size of the largest written file, in bytes.
   """
 
   memory: int
@@ -41,7 +41,7 @@ class Limits:
   file_bytes: int
 
   def apply(self) -> None:
-    """Limits this process, for good. A limit that is lower already stays."""
+    """Sets the limits of this process permanently; existing lower limits stay."""
     for kind, value in (
       (resource.RLIMIT_AS, self.memory),
       (resource.RLIMIT_CPU, self.cpu_seconds),
@@ -55,12 +55,12 @@ class Limits:
 
 
 def die_with_parent() -> None:
-  """Asks the system (Linux) to kill this process when its parent is gone: its results are useless then."""
+  """Makes Linux kill this process when its parent ends, since nothing reads its results then."""
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(run: Callable[..., None]) -> None:
-  """In such a process: does what it is for, with the words of its command line."""
+  """Runs the subprocess: calls `run` with the command-line arguments, and exits with REFUSED on a SourceError."""
   try:
     run(*sys.argv[1:])
   except errors.SourceError as refusal:
@@ -69,35 +69,34 @@ def main(run: Callable[..., None]) -> None:
 
 
 def signal_of(status: int) -> int:
-  """The number of the signal that has ended a process, from its exit status; 0 for none.
+  """Returns the number of the signal that ended a process, from its exit status; 0 for none.
 
-  What runs it apart passes a signal on as 128 and its number.
+  The sandbox launchers report a signal as 128 plus its number.
   """
   return -status if status < 0 else max(0, status - 128)
 
 
 def environment() -> dict[str, str]:
-  """The part of this process' environment that is handed on."""
+  """Returns the environment variables for the subprocess."""
   return {name: value for name, value in os.environ.items() if name in _VARIABLES or name.startswith(_PREFIXES)}
 
 
 def command(arguments: Sequence[str], writable: pathlib.Path) -> list[str]:
-  """A command line that runs another one apart from this machine, as far as the platform can: see `means`.
+  """Returns a command line that runs another one in the strongest sandbox of this platform; see `means`.
 
   Args:
-    arguments: the command line to run.
-    writable: the one directory that it writes in.
+    arguments: command line to run.
+    writable: the only writable directory.
   """
   return [*_launchers(writable)[means()], *arguments]
 
 
 @functools.cache
 def means() -> str:
-  """How processes are kept apart here.
+  """Returns the strongest sandbox that works here: 'bubblewrap', 'namespaces' or 'none'.
 
-  'bubblewrap': everything but one directory read-only, no network, no sight of other processes. 'namespaces': no
-  network, no other
-  process' memory or messages. 'none'.
+  'bubblewrap' makes everything but one directory read-only, and hides the network and other processes. 'namespaces'
+  hides the network, and the shared memory and message queues of other processes.
   """
   return next(name for name in _launchers(_anywhere()) if works(name))
 
@@ -132,7 +131,7 @@ def _anywhere() -> pathlib.Path:
 
 
 def works(name: str) -> bool:
-  """Whether a result of `means` works on this machine; 'none' always does."""
+  """Returns whether a sandbox works on this machine; 'none' always does."""
   launcher = _launchers(_anywhere())[name]
   if not launcher:
     return True

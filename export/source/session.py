@@ -1,4 +1,4 @@
-"""A session on the reduced graph of a TF1 Hub module, with every variable assigned from the module's checkpoint by name."""
+"""Opens a session on the reduced graph of a TF1 Hub module, with its variables assigned from the checkpoint by name."""
 
 import contextlib
 import pathlib
@@ -26,15 +26,15 @@ def start(
   Args:
     graph: from `source_graph.reduced`.
     module: directory of the TF1 Hub module.
-    given: values of any type that becomes a tensor, by name of the tensor that each one replaces.
-    config: a ConfigProto of the session.
-    widened: whether to run it in float64.
+    given: tensor-like values that replace tensors of the graph, by tensor name.
+    config: ConfigProto of the session.
+    widened: whether to run the graph in float64.
 
   Yields:
-    A tf.compat.v1.Session, whose graph is the default one.
+    A tf.compat.v1.Session, whose graph is the default graph.
 
   Raises:
-    UntrustedGraphError: the checkpoint lacks a variable of the graph, or has it with another shape.
+    UntrustedGraphError: the checkpoint lacks a variable of the graph, or has another shape or dtype for it.
     SourceError: a variable cannot be read, or is not finite.
   """
   import tensorflow as tf
@@ -58,8 +58,8 @@ def start(
       if shape is None or dtype != np.float32 or wanted not in (None, shape):
         there = 'missing' if shape is None else f'of shape {list(shape)}, dtype {dtype}'
         raise errors.UntrustedGraphError(
-          f'variable {variable.name} is {there} in {module / "variables"} (the graph has it with shape '
-          f'{"unknown" if wanted is None else list(wanted)}, dtype float32): fetch the module again'
+          f'{module / "variables"}: variable {variable.name} is {there} (in the graph: of shape '
+          f'{"unknown" if wanted is None else list(wanted)}, dtype float32); fetch the module again'
         )
       value = variables.read(variable.name)
       if variable.offset is not None and variable.shape is not None:
@@ -76,15 +76,14 @@ def start(
 
 
 def whole(graph: source_graph.Reduced, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Puts the values of partitions together.
+  """Merges the values of partitioned variables.
 
   Args:
     graph: from `source_graph.reduced`.
-    values: an array for some of the graph's variables, by handle.
+    values: arrays for some of the graph's variables, by handle.
 
   Returns:
-    The arrays by name of the checkpoint's tensor, each of that tensor's shape; a partition without a value leaves
-    zeros.
+    Arrays by name of the checkpoint tensor, each of that tensor's shape; zeros for partitions without a value.
   """
   result = dict[str, np.ndarray]()
   for variable in graph.variables:

@@ -1,1 +1,1 @@
-"""Release trees: where versions are, and how all files of one appear at once."""
+"""Reads release trees, and publishes all files of a release at once."""

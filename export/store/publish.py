@@ -1,8 +1,7 @@
-"""The release tree: all of a release appears in it at once, or nothing does.
+"""Publishes releases in a local tree atomically.
 
-A release is staged in a directory beside the tree, then renamed into place: for each model the archive, the card and
-the record, and the model directory last. A version is published when its directory is there, and is never touched
-again.
+A release is staged in a directory of the export root, then renamed into place: for each model the archive, the card and
+the record, and the model directory last. A version is published when its directory exists, and is immutable then.
 """
 
 import contextlib
@@ -22,24 +21,25 @@ from converters import errors
 from converters.io import temp_dirs
 from export.store import digests
 
-# What stands beside the directory '2'; the last two only if it was signed.
+# Suffixes of the files next to the directory '2'; only signed releases have the last two.
 ARCHIVE, CARD, RECORD, SIGNATURE, RECORD_SIGNATURE = '.tar.gz', '.md', '.release.json', '.sig', '.release.json.sig'
 COMPANIONS = (ARCHIVE, CARD, RECORD, SIGNATURE, RECORD_SIGNATURE)
 _STAGING = '.staging-'
 
 
 def check_new(root: str | pathlib.Path, releases: Sequence[str], versions: Callable[[str], list[int]]) -> None:
-  """Checks that releases can be published together, beside the versions there are.
+  """Checks that releases can be published together, given the published versions.
 
   Args:
-    root: the export root, for messages.
-    releases: as `publish` takes them.
-    versions: gives the published ones of a model.
+    root: export root, for messages.
+    releases: paths of the releases, as in `publish`.
+    versions: function from a model to its published versions.
 
   Raises:
-    As `check_next` does.
+    PublishError: the last release exists.
+    UsageError: a release other than the preprocessor is lower than a published version.
   """
-  for release in releases[1:] or releases:  # the first of several is shared with others, which may need an older one
+  for release in releases[1:] or releases:  # the first of several is a preprocessor, and encoders may need an older one
     model, _, version = release.rpartition('/')
     published = versions(model)
     if release == releases[-1] or int(version) not in published:
@@ -47,30 +47,32 @@ def check_new(root: str | pathlib.Path, releases: Sequence[str], versions: Calla
 
 
 def check_next(root: str | pathlib.Path, release: str, versions: list[int]) -> None:
-  """Checks that a version can be published beside those there are.
+  """Checks that a version is new and higher than all published versions.
 
-  Files beside a directory that is not there do not count: a killed export left them, and the next one replaces them.
+  Files without a version directory are ignored: a killed export left them, and the next one replaces them.
 
   Args:
-    root: the export root, for the message.
-    release: 'tensorflow/albert_en_large/2'.
-    versions: the published ones of the model.
+    root: export root, for messages.
+    release: path of the release, as 'tensorflow/albert_en_large/2'.
+    versions: published versions of the model.
 
   Raises:
-    PublishError: it exists.
-    UsageError: it is lower than one that is there.
+    PublishError: the version exists.
+    UsageError: the version is lower than a published one.
   """
   model, _, version = release.rpartition('/')
   if int(version) in versions:
     raise errors.PublishError(
-      f'{release} exists in {root}: a version is never changed, give the next one with --version'
+      f'{release}: already exists in {root} (a version is never changed); give the next one with --version'
     )
   if versions and int(version) < max(versions):
-    raise errors.UsageError(f'--version={version}: {model}/{max(versions)} is in {root} already: give a higher one')
+    raise errors.UsageError(
+      f'--version={version}: too low ({model}/{max(versions)} exists in {root}); give a higher one'
+    )
 
 
 def entries(directory: pathlib.Path, pattern: re.Pattern[str]) -> list[str]:
-  """The names of the directories in a directory that match a pattern; none of one that is not there."""
+  """Returns the names of subdirectories that match a pattern; an empty list for a missing directory."""
   try:
     return [path.name for path in directory.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
   except (FileNotFoundError, NotADirectoryError):
@@ -78,16 +80,16 @@ def entries(directory: pathlib.Path, pattern: re.Pattern[str]) -> list[str]:
 
 
 def versions(directory: pathlib.Path) -> list[int]:
-  """The published versions of a model, ascending."""
+  """Returns the published versions of a model in ascending order, from the model's directory."""
   return sorted(map(int, entries(directory, cli.VERSION)))
 
 
 @contextlib.contextmanager
 def staging(root: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A new directory in the export root, on the same file system as the tree; gone when the context ends.
+  """Makes a staging directory in the export root, on the file system of the tree, and removes it at the end.
 
   Raises:
-    PublishError: the root cannot be written.
+    PublishError: the export root cannot be written.
   """
   made = [p for p in (root, *root.parents) if not p.exists()]
   with contextlib.ExitStack() as stack:
@@ -96,7 +98,7 @@ def staging(root: pathlib.Path) -> Iterator[pathlib.Path]:
       _make(root)
       path = stack.enter_context(temp_dirs.directory(_STAGING, root))
     except OSError as e:
-      raise errors.PublishError(f'cannot write in {root} ({e.strerror}): give another --export_root') from e
+      raise errors.PublishError(f'{root}: cannot be written ({e.strerror}); give another --export_root') from e
     yield path
 
 
@@ -104,20 +106,19 @@ def publish(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> li
   """Moves releases from a staging directory into the tree.
 
   Args:
-    root: the export root.
-    staged: has, for each release, the directory and its companions at the same relative path.
-    releases: e.g. 'tensorflow/albert_en_preprocess/1', 'tensorflow/albert_en_large/2',
-      'tensorflow/albert_en_large_text/2'. The last
-      one must not exist. Another one that exists is kept if it has the same bytes. All but the first of several, the
-      preprocessor, must
-      be newer than what is there.
+    root: export root.
+    staged: staging directory, with directory and companions of each release at the same relative path.
+    releases: paths of the releases, as 'tensorflow/albert_en_preprocess/1', 'tensorflow/albert_en_large/2',
+      'tensorflow/albert_en_large_text/2'. The last one must not exist. Other existing ones are kept if they have the
+      same bytes. If there are several, new ones after the first, the preprocessor, must be above the published
+      versions.
 
   Returns:
-    The releases that were moved.
+    Paths of the releases that were moved.
 
   Raises:
-    PublishError: a version exists, or exists with other bytes; nothing was moved.
-    UsageError: a version is lower than one that is there.
+    PublishError: a version exists, or exists with other bytes, or the tree cannot be written; nothing was moved.
+    UsageError: a version is lower than a published one.
   """
   with _locked(root):
     check_new(root, releases, lambda model: versions(root / model))
@@ -152,11 +153,11 @@ def _move(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> None
     for target in reversed(moved):
       shutil.rmtree(target) if target.is_dir() else target.unlink()
     _remove_empty(made)
-    raise errors.PublishError(f'cannot publish in {root} ({e.strerror}): nothing was published') from e
+    raise errors.PublishError(f'{root}: publishing failed ({e.strerror}; nothing was published); run it again') from e
 
 
 def _strays(directory: pathlib.Path) -> list[pathlib.Path]:
-  """What an export that was killed half-way left beside the versions of a model: companions of no version."""
+  """Returns the companions without a version directory, which a killed export left."""
   return [
     path
     for suffix in COMPANIONS
@@ -167,8 +168,8 @@ def _strays(directory: pathlib.Path) -> list[pathlib.Path]:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-  """Drops signals that would end the process half-way: from the first rename on, they come too late."""
-  if threading.current_thread() is not threading.main_thread():  # which alone receives them
+  """Ignores terminating signals from the first rename on, so that the release is published completely."""
+  if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
     yield
     return
   handlers = {
@@ -182,7 +183,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _make(directory: pathlib.Path) -> list[pathlib.Path]:
-  """Makes a directory and its parents, readable for a server whatever the umask; returns what it made, innermost first."""
+  """Makes a directory and its parents with mode 755 for any umask; returns the new ones, innermost first."""
   made = [p for p in (directory, *directory.parents) if not p.exists()]
   directory.mkdir(parents=True, exist_ok=True)
   for path in made:
@@ -191,41 +192,45 @@ def _make(directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 def companions(release: pathlib.Path) -> list[pathlib.Path]:
-  """What stands beside a release's directory."""
+  """Returns the existing companion files of a release's directory."""
   return [path for suffix in COMPANIONS if (path := release.with_name(release.name + suffix)).is_file()]
 
 
 def check_same(release: str, root: str | pathlib.Path, published: pathlib.Path, staged: pathlib.Path) -> None:
-  """Checks that a version that is kept holds the same model. What is said about it in card and record belongs to its first export.
+  """Checks that a kept version has the same model files as the staged one.
+
+  Card and record are not compared, since they belong to the first export.
 
   Args:
-    release: 'tensorflow/albert_en_preprocess/1'.
-    root: the export root, for the message.
-    published, staged: the two directories.
+    release: path of the release, as 'tensorflow/albert_en_preprocess/1'.
+    root: export root, for messages.
+    published: directory of the published version.
+    staged: directory of the staged version.
 
   Raises:
-    PublishError: it does not.
+    PublishError: the files differ.
   """
   if digests.of_directory(published) != digests.of_directory(staged):
     raise errors.PublishError(
-      f'{release} exists in {root} with other bytes than this export gives it: name another one with --preprocessor, '
-      'or if it is the encoder, give the next one with --version'
+      f'{release}: already exists in {root} with other bytes than this export makes; give another one with '
+      '--preprocessor, or if it is the encoder, the next one with --version'
     )
 
 
 def replace(root: pathlib.Path, name: str, text: Callable[[], str]) -> None:
-  """Writes a file of the tree that belongs to no release: the old text or the new one is there, never half of it.
+  """Writes or replaces a file of the tree, outside of releases, atomically.
 
   Args:
-    root: the export root.
-    name: of the file, below it.
-    text: makes the content, while nobody publishes.
+    root: export root.
+    name: path of the file below the root.
+    text: function that returns the content, called while the tree is locked.
 
   Raises:
-    PublishError: it cannot be written.
+    PublishError: the file cannot be written.
   """
   path = root / name
-  temporary = path.with_name(f'.{path.name}.unfinished')  # always the same: what a killed process left is replaced
+  # A constant name, so that the next process replaces the file of a killed one.
+  temporary = path.with_name(f'.{path.name}.unfinished')
   with _locked(root):
     content = text()
     try:
@@ -236,11 +241,11 @@ def replace(root: pathlib.Path, name: str, text: Callable[[], str]) -> None:
     except OSError as e:
       with contextlib.suppress(OSError):
         temporary.unlink()
-      raise errors.PublishError(f'cannot write {path} ({e.strerror}): give another --export_root') from e
+      raise errors.PublishError(f'{path}: cannot be written ({e.strerror}); give another --export_root') from e
 
 
 def _lock(directory: pathlib.Path) -> int:
-  """Waits for a directory's lock; closing the handle gives it back, and so does the end of the process."""
+  """Waits for the lock of a directory; closing the returned handle, or the end of the process, releases it."""
   handle = os.open(directory, os.O_RDONLY)
   fcntl.flock(handle, fcntl.LOCK_EX)
   return handle

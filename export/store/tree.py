@@ -1,7 +1,7 @@
-"""An export root as what it holds: models, their versions, and the files of each; on this machine or where tf.io.gfile reaches.
+"""Lists, reads and publishes releases in a tree, local or at an address that tf.io.gfile supports.
 
-On this machine a release is published by renaming (export/store/publish.py). Elsewhere there is nothing like it: files
-are copied, each release's saved_model.pb last, and a version is published once that is there.
+A local tree publishes a release by renaming (export/store/publish.py). A remote tree has no atomic rename: files are
+copied, each release's saved_model.pb last, and a version is published once that file exists.
 """
 
 import contextlib
@@ -26,51 +26,51 @@ class Tree(Protocol):
   """A release tree.
 
   Attributes:
-    root: where it is, as the user wrote it.
+    root: export root, as the user wrote it.
   """
 
   root: str
 
   def models(self) -> list[str]:
-    """All there are, as 'tensorflow/albert_en_large', sorted."""
+    """Returns all models, as 'tensorflow/albert_en_large', sorted."""
 
   def collections(self) -> list[str]:
-    """All whose card is there, as 'tensorflow/collections/albert/1', sorted."""
+    """Returns all collections that have a card, as 'tensorflow/collections/albert/1', sorted."""
 
   def versions(self, model: str) -> list[int]:
-    """The published versions of a model, ascending; none of one that is not there."""
+    """Returns the published versions of a model in ascending order; an empty list for a missing model."""
 
   def open(self, name: str) -> BinaryIO:
     """Opens a file, as 'tensorflow/albert_en_large/2.md'.
 
     Raises:
-      FileNotFoundError: it is not there.
+      FileNotFoundError: the file is missing.
     """
 
   def size(self, name: str) -> int:
-    """Of a file, or of all files in a directory, in bytes."""
+    """Returns the size of a file, or of all files in a directory, in bytes."""
 
   def beside(self, release: str) -> list[str]:
-    """What stands beside a release's directory, as 'tensorflow/albert_en_large/2.md', sorted."""
+    """Returns the companion files of a release, as 'tensorflow/albert_en_large/2.md', sorted."""
 
   def local(self, release: str) -> contextlib.AbstractContextManager[pathlib.Path]:
-    """A directory on this machine with a release's content, with the same files beside it."""
+    """Yields a local directory with a release's content, next to its companion files."""
 
   def staging(self) -> contextlib.AbstractContextManager[pathlib.Path]:
-    """A new directory to make releases in; gone when the context ends."""
+    """Makes a staging directory for releases, and removes it at the end."""
 
   def publish(self, staged: pathlib.Path, releases: Sequence[str]) -> list[str]:
-    """Moves releases from a staging directory into the tree, as `publish.publish`."""
+    """Moves releases from a staging directory into the tree; see `publish.publish`."""
 
   def write(self, name: str, text: Callable[[], str]) -> None:
-    """Writes a file that belongs to no release, in place of one that is there; on this machine, nobody publishes meanwhile."""
+    """Writes or replaces a file outside of releases; a local tree is locked meanwhile."""
 
 
 def at(root: str | os.PathLike[str]) -> Tree:
-  """The tree at an export root: a directory, or what tf.io.gfile knows ('gs://bucket/models').
+  """Returns the tree at an export root: a directory, or an address of tf.io.gfile ('gs://bucket/models').
 
   Raises:
-    UsageError: it names no place.
+    UsageError: the address has no bucket or path.
   """
   text = os.fspath(root)
   if text.startswith('file://'):
@@ -78,13 +78,13 @@ def at(root: str | os.PathLike[str]) -> Tree:
   if '://' not in text:
     return _Local(text)
   if not text.partition('://')[2].strip('/'):
-    raise errors.UsageError(f'--export_root={text} names no place: give one, as gs://bucket/models')
+    raise errors.UsageError(f'--export_root={text}: no bucket or path; give one, as gs://bucket/models')
   return _Remote(text.rstrip('/'))
 
 
 @contextlib.contextmanager
 def release_at(path: str) -> Iterator[pathlib.Path]:
-  """A published version on this machine, from its path in any tree: 'dist/tensorflow/albert_en_large/2', 'gs://...'."""
+  """Yields a local directory of a version in any tree, as 'dist/tensorflow/albert_en_large/2' or 'gs://...'."""
   if '://' not in path.removeprefix('file://'):
     yield pathlib.Path(path.removeprefix('file://')).resolve()
     return
@@ -94,11 +94,11 @@ def release_at(path: str) -> Iterator[pathlib.Path]:
 
 
 def beside(path: str, other: str) -> str:
-  """The path of another published version of the same tree.
+  """Returns the path of another version in the same tree.
 
   Args:
-    path: of one, as `release_at` takes it.
-    other: the other one, as 'tensorflow/albert_en_large/2'.
+    path: path of a version, as in `release_at`.
+    other: other version, as 'tensorflow/albert_en_large/2'.
   """
   if '://' not in path.removeprefix('file://'):
     path = os.fspath(pathlib.Path(path.removeprefix('file://')).resolve())
@@ -106,13 +106,13 @@ def beside(path: str, other: str) -> str:
 
 
 def holds(tree: Tree, release: str) -> bool:
-  """Whether a version is published, as 'tensorflow/albert_en_large/2'."""
+  """Returns whether a version, as 'tensorflow/albert_en_large/2', is published."""
   model, _, version = release.rpartition('/')
   return int(version) in tree.versions(model)
 
 
 def predecessor(tree: Tree, release: spec.Release) -> int | None:
-  """The newest published version below a release; none for one that is published too, and is only kept."""
+  """Returns the newest published version below a release; None if the release itself is published."""
   versions = tree.versions(release.model)
   return max((v for v in versions if v < release.version), default=None) if release.version not in versions else None
 
@@ -165,7 +165,7 @@ class _Local:
 
 class _Remote:
   def __init__(self, root: str):
-    import tensorflow as tf  # takes seconds, and only such roots need it
+    import tensorflow as tf  # imported here, since the import takes seconds
 
     self.root = root
     self._gfile = tf.io.gfile
@@ -178,7 +178,7 @@ class _Remote:
 
   def versions(self, model: str) -> list[int]:
     names = self._names(model, cli.VERSION)
-    with self._told('read'):
+    with self._convert_errors('read'):
       return sorted(int(name) for name in names if self._gfile.exists(self._at(f'{model}/{name}/saved_model.pb')))
 
   def collections(self) -> list[str]:
@@ -190,7 +190,7 @@ class _Remote:
     return sorted(name for name in found if self.beside(name))
 
   def _names(self, directory: str, pattern: re.Pattern[str] = cli.NAME) -> list[str]:
-    with self._told('read'):
+    with self._convert_errors('read'):
       try:
         names = self._gfile.listdir(self._at(directory))
       except self._missing:
@@ -198,18 +198,18 @@ class _Remote:
     return [name.rstrip('/') for name in names if pattern.fullmatch(name.rstrip('/'))]
 
   def open(self, name: str) -> BinaryIO:
-    with self._told('read'):
+    with self._convert_errors('read'):
       if not self._gfile.exists(self._at(name)) or self._gfile.isdir(self._at(name)):
         raise FileNotFoundError(self._at(name))
     return self._gfile.GFile(self._at(name), 'rb')
 
   def size(self, name: str) -> int:
-    with self._told('read'):
+    with self._convert_errors('read'):
       paths = [path for _, path in self._files(name)] if self._gfile.isdir(self._at(name)) else [self._at(name)]
       return sum(self._gfile.stat(path).length for path in paths)
 
   def beside(self, release: str) -> list[str]:
-    with self._told('read'):
+    with self._convert_errors('read'):
       return sorted(
         f'{release}{suffix}' for suffix in publish.COMPANIONS if self._gfile.exists(self._at(release + suffix))
       )
@@ -219,7 +219,7 @@ class _Remote:
     with temp_dirs.directory('albert_release_') as temporary:
       target = temporary / release
       target.parent.mkdir(parents=True, exist_ok=True)
-      with self._told('read'):
+      with self._convert_errors('read'):
         for relative, path in self._files(release):
           (target / relative).parent.mkdir(parents=True, exist_ok=True)
           self._gfile.copy(path, os.fspath(target / relative))
@@ -240,9 +240,9 @@ class _Remote:
         publish.check_same(kept, self.root, published, staged / kept)
     written: list[str] = []
     try:
-      with self._told('write'):
+      with self._convert_errors('written'):
         for release in fresh:
-          for stale in self._everything(release):  # of a copy that was broken off
+          for stale in self._all_files(release):  # files of an interrupted copy
             self._gfile.remove(stale)
           inside = sorted(
             (p for p in (staged / release).rglob('*') if p.is_file()), key=lambda p: (p.name == 'saved_model.pb', p)
@@ -261,7 +261,7 @@ class _Remote:
 
   def write(self, name: str, text: Callable[[], str]) -> None:
     content = text()
-    with self._told('write'):
+    with self._convert_errors('written'):
       self._gfile.makedirs(self._at(name).rpartition('/')[0])
       with self._gfile.GFile(self._at(name), 'w') as file:
         file.write(content)
@@ -270,24 +270,26 @@ class _Remote:
     return f'{self.root}/{name}' if name else self.root
 
   def _files(self, directory: str) -> Iterator[tuple[str, str]]:
-    """The files below a directory: relative path and full path."""
+    """Yields relative path and full path of the files below a directory."""
     top = self._at(directory)
     for place, _, names in self._gfile.walk(top):
       for name in names:
         path = f'{place.rstrip("/")}/{name}'
-        # TensorFlow's ram:// takes '2.md' beside '2' for '.md' in it.
+        # TensorFlow's ram:// lists the sibling '2.md' of '2' as '.md' in it.
         if self._gfile.exists(path):
           yield path.removeprefix(top).lstrip('/'), path
 
-  def _everything(self, release: str) -> list[str]:
-    """The paths of all files of a release, and of those beside it."""
+  def _all_files(self, release: str) -> list[str]:
+    """Returns the paths of all files of a release, including its companions."""
     return [*(path for _, path in self._files(release)), *map(self._at, self.beside(release))]
 
   @contextlib.contextmanager
-  def _told(self, verb: str) -> Iterator[None]:
+  def _convert_errors(self, participle: str) -> Iterator[None]:
+    """Converts TensorFlow's errors to PublishError, with a message that the root cannot be `participle`."""
     try:
       yield
     except self._errors as e:
       raise errors.PublishError(
-        f'cannot {verb} in {self.root} ({e.message or type(e).__name__}): check --export_root and the rights there'
+        f'{self.root}: cannot be {participle} ({e.message or type(e).__name__}); check --export_root and its '
+        'permissions'
       ) from e

@@ -1,1 +1,1 @@
-"""Output for people: terminal, report page, trace, and sentences on a proof."""
+"""Formats output for people: terminal, report page, trace, and the sentence on a certificate."""

@@ -1,4 +1,4 @@
-"""What a person sees: one line a step with its time, a progress bar on a terminal, a table at the end."""
+"""Prints steps with their times, progress bars and tables to standard output."""
 
 import contextlib
 import os
@@ -26,13 +26,13 @@ Advance = Callable[[int], None]
 
 
 def size(count: int) -> str:
-  """A number of bytes for people."""
+  """Returns a number of bytes in kB or MB."""
   return f'{count / 1e6:,.2f} MB' if count >= 1e5 else f'{count / 1e3:,.1f} kB'
 
 
 class _Console(rich.console.Console):
   def on_broken_pipe(self) -> None:
-    """Nobody reads any more: that ends the printing, and not the export."""
+    """Stops printing, but not the command, when the reader has closed the pipe."""
     self.quiet = True
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -41,25 +41,26 @@ class Console:
   """Prints to standard output."""
 
   def __init__(self, profile: trace.Profile | None = None) -> None:
-    """`profile` notes the steps."""
+    """Makes a console that records its steps in `profile`."""
     self.profile = profile or trace.Profile()
-    # Not a terminal: as wide as it takes, so that paths stay whole.
+    # Without a terminal, lines have no width limit, so that paths are not wrapped.
     self._console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
 
   def line(self, text: str) -> None:
+    """Prints a line of plain text."""
     self._console.print(text, markup=False)
 
   @contextlib.contextmanager
   def step(self, name: str, total: int | None = None, detail: Callable[[], str] = lambda: '') -> Iterator[Advance]:
-    """Times a step.
+    """Times a step, and prints its name, time and detail at the end.
 
     Args:
-      name: what is being done.
-      total: how much there is to do, for a bar on a terminal; None without one.
-      detail: called at the end, for a word on the outcome.
+      name: name of the step.
+      total: amount of work for the progress bar; None if unknown.
+      detail: function that returns a note on the outcome, called at the end.
 
     Yields:
-      A function to call with how much more is done.
+      A function that advances the progress bar by an amount of work.
     """
     start = time.monotonic()
     columns = (
@@ -67,7 +68,7 @@ class Console:
       rich.progress.BarColumn(bar_width=30),
       rich.progress.TaskProgressColumn(),
     )
-    # Not a terminal: no bar, and no blank line where one would have been.
+    # Without a terminal, a disabled bar also prints no blank line.
     with (
       rich.progress.Progress(
         *columns, console=self._console, transient=True, disable=not self._console.is_terminal
@@ -79,6 +80,7 @@ class Console:
     self.line(f'  {name:<44}{time.monotonic() - start:7.1f} s   {detail()}'.rstrip())
 
   def table(self, title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Prints a table with a title, the first column left-justified."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, column in enumerate(columns):
       table.add_column(column, justify='left' if number == 0 else 'right', overflow='fold')
@@ -88,16 +90,16 @@ class Console:
     self._console.print(table, soft_wrap=False)
 
   def facts(self, title: str, rows: Iterable[tuple[str, str] | list[str]]) -> None:
-    """Prints names and what there is to say of them, both as long as they take."""
+    """Prints pairs of name and value, without truncation."""
     self.line(f'\n{title}')
     for name, value in rows:
       self.line(f'  {name:<44} {value}')
 
   def certificate(self, certificate: Mapping[str, Any]) -> None:
-    """Prints an encoder's certificate, in the form in which it is recorded."""
+    """Prints an encoder's certificate, given as in a release record."""
     self.line(f'\n{proof_text.sentence(certificate)}')
     self.table(
-      'In float32: distance to float64, relative to the root mean square (rms, at most)',
+      'Float32 distance to float64, relative to the root mean square (rms, largest)',
       ['output', 'source', 'export', 'allowed'],
       [
         [
@@ -111,9 +113,13 @@ class Console:
         if not name.startswith('layer_')
       ],
     )
-    self.line('Dropout: in the training mode only' if certificate['dropout'] else 'No dropout: both modes are the same')
+    self.line(
+      'Dropout: only with training=True'
+      if certificate['dropout']
+      else 'No dropout: training=True and training=False are equal'
+    )
     self.table(
-      'Negative controls: wrong conversions, refused in float64',
+      'Negative controls: wrong conversions, rejected in float64',
       ['control', 'distance', 'at least'],
       [
         [name, f'{distance:.1e}', f'{certificate["bounds"]["controls"]:.0e}']
@@ -122,9 +128,10 @@ class Console:
     )
 
   def text_certificate(self, certificate: 'text_certificate_lib.Certificate') -> None:
+    """Prints a text model's certificate."""
     self.table(
-      f'From text to vectors, {certificate.texts} texts: distance to preprocessor and encoder one after the other',
-      ['output', 'model', 'allowed', 'another text'],
+      f'Text model on {certificate.texts} texts: distance to the preprocessor followed by the encoder',
+      ['output', 'model', 'allowed', 'negative control'],
       [
         [
           name,

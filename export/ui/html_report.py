@@ -1,4 +1,4 @@
-"""Renders a release record as a page for people: one HTML file without anything outside it."""
+"""Renders a release record as a self-contained HTML page."""
 
 import contextlib
 import math
@@ -22,12 +22,12 @@ def write(record: Mapping[str, Any], path: pathlib.Path) -> None:
   """Writes the page.
 
   Args:
-    record: a release record, as 2.release.json holds it.
-    path: of the HTML file; one that exists is replaced.
+    record: release record, as in 2.release.json.
+    path: path of the HTML file; an existing file is replaced.
 
   Raises:
-    PublishError: it cannot be written.
-    IntegrityError: the record lacks what the page shows.
+    PublishError: the page cannot be written.
+    IntegrityError: the record is incomplete or invalid.
   """
   with prepared(record, path) as put:
     put()
@@ -35,23 +35,27 @@ def write(record: Mapping[str, Any], path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def prepared(record: Mapping[str, Any], path: pathlib.Path) -> Iterator[Callable[[], None]]:
-  """Writes the page beside where it shall be.
+  """Writes the page to a temporary file in the directory of `path`, and removes it at the end.
+
+  Args:
+    record: release record, as in 2.release.json.
+    path: path of the HTML file.
 
   Yields:
-    A function that puts it there, with a rename. If it is not called, nothing stays.
+    A function that renames the temporary file to `path`.
 
   Raises:
-    As `write` does.
+    PublishError: the page cannot be written.
+    IntegrityError: the record is incomplete or invalid.
   """
   content = page(record)
-  temporary = path.with_name(
-    f'.{path.name[:200]}.unfinished'
-  )  # always the same: what a killed process left is replaced
+  # A constant name, so that the next process replaces the file of a killed one.
+  temporary = path.with_name(f'.{path.name[:200]}.unfinished')
   try:
     try:
       temporary.write_text(content, encoding='utf-8')
     except OSError as e:
-      raise errors.PublishError(f'cannot write the report {path} ({e.strerror}): give another --report') from e
+      raise errors.PublishError(f'{path}: report cannot be written ({e.strerror}); give another --report') from e
 
     def put() -> None:
       temporary.replace(path)
@@ -62,20 +66,20 @@ def prepared(record: Mapping[str, Any], path: pathlib.Path) -> Iterator[Callable
 
 
 def page(record: Mapping[str, Any], up: str | None = None) -> str:
-  """The page's content.
+  """Returns the content of the page.
 
   Args:
-    record: a release record.
-    up: address of the model's card, for a link.
+    record: release record.
+    up: address of the model's card, for a link; None for no link.
 
   Raises:
-    IntegrityError: the record lacks what the page shows.
+    IntegrityError: the record is incomplete or invalid.
   """
   try:
     return _render(record, up)
   except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, jinja2.TemplateError) as e:
     raise errors.IntegrityError(
-      f'the record of {record.get("release")} holds no such certificate ({type(e).__name__}: {e}): publish the release again'
+      f'record of {record.get("release")}: incomplete or invalid ({type(e).__name__}: {e}); publish the release again'
     ) from e
 
 
@@ -149,7 +153,7 @@ def _made(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _plot(layers: list[Mapping[str, Any]]) -> dict[str, Any]:
-  """Where things are drawn, in the picture's units. The error is on a logarithmic axis."""
+  """Returns the plot of float32 errors by layer, in pixels, on a logarithmic axis."""
   series = {
     name: [check['float32'][name]['rms'] for check in layers]
     for name in ('allowed', 'source', 'export')

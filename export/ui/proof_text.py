@@ -1,14 +1,14 @@
-"""Says in one sentence what a certificate proves: the same words on the terminal, the card and the report page."""
+"""States the result of a certificate in one sentence, for the terminal, the card and the report page."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def worst(certificate: Mapping[str, Any], group: str, side: str) -> float:
-  """The largest relative distance in float64.
+  """Returns the largest relative distance in float64.
 
   Args:
-    certificate: of an encoder, as recorded.
+    certificate: certificate of an encoder, as in a release record.
     group: 'outputs' or 'gradient'.
     side: 'source' or 'reference'.
   """
@@ -16,13 +16,13 @@ def worst(certificate: Mapping[str, Any], group: str, side: str) -> float:
 
 
 def sentence(certificate: Mapping[str, Any]) -> str:
-  """What was proven, in plain English."""
+  """Returns the result of an encoder's certificate as a sentence."""
   side, other = (
     ('source', 'the source')
     if certificate['against'] == 'graph'
     else ('reference', 'an independent evaluation of the source\'s weights')
   )
   return (
-    f'Computed in float64, the published model and {other} agree to {worst(certificate, "outputs", side):.1e} in all outputs and '
-    f'{worst(certificate, "gradient", side):.1e} in all gradients.'
+    f'Computed in float64, the published model and {other} agree to {worst(certificate, "outputs", side):.1e} in all '
+    f'outputs and {worst(certificate, "gradient", side):.1e} in all gradients.'
   )

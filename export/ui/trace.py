@@ -1,7 +1,6 @@
-"""Where the time goes: what was done when, by which process and thread, at what cost.
+"""Records time and memory of steps, by process and thread.
 
-Written as trace events (the JSON that chrome://tracing and ui.perfetto.dev read), so that what ran beside what can be
-seen.
+The format is trace events, the JSON that chrome://tracing and ui.perfetto.dev display.
 """
 
 import contextlib
@@ -18,22 +17,23 @@ from typing import Any
 
 from converters.io import safe_read
 
-_LARGEST = 1 << 20  # bytes of what another process saved
-# What Linux counts peak memory in.
-_RSS_UNIT = 1024
+_LARGEST = 1 << 20  # maximum bytes of a file of spans
+_RSS_UNIT = 1024  # bytes; the unit of ru_maxrss on Linux
 
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-  """One thing that was done.
+  """Time and memory of one step.
 
   Attributes:
-    name: what.
-    process, thread: by whom; the thread's name.
-    start, seconds: when and for how long: seconds of the system's monotonic clock, which all processes share.
-    thread_seconds: processor time of the thread that did it.
-    process_seconds: of all threads of its process meanwhile, among them those that did something else.
-    peak_bytes: the most memory that the process ever had until the end of it.
+    name: name of the step.
+    process: process id.
+    thread: name of the thread.
+    start: start in seconds of the system's monotonic clock, which all processes share.
+    seconds: wall time, in seconds.
+    thread_seconds: processor time of the step's thread, in seconds.
+    process_seconds: processor time of all threads of the process during the step, in seconds.
+    peak_bytes: peak memory of the process up to the end of the step, in bytes.
   """
 
   name: str
@@ -47,14 +47,14 @@ class Span:
 
 
 class Profile:
-  """What was done so far."""
+  """The spans recorded so far."""
 
   def __init__(self) -> None:
     self.spans: list[Span] = []
 
   @contextlib.contextmanager
   def span(self, name: str) -> Iterator[None]:
-    """Notes what is done inside, even if it fails."""
+    """Records the body as a span, also if it raises."""
     start, thread, process = time.monotonic(), time.thread_time(), time.process_time()
     try:
       yield
@@ -73,11 +73,11 @@ class Profile:
       )
 
   def save(self, path: pathlib.Path) -> None:
-    """Writes the spans for `load`: another process' way of handing them over."""
+    """Writes the spans to a file, for `load` in another process."""
     path.write_text(json.dumps([dataclasses.asdict(span) for span in self.spans]), encoding='utf-8')
 
   def load(self, path: pathlib.Path) -> None:
-    """Adds what another process saved, which need not be trusted; nothing if it did not come so far, or saved something else."""
+    """Adds the spans that an untrusted process saved; ignores a missing or invalid file."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
       spans = [Span(**span) for span in json.loads(safe_read.read(path, _LARGEST))]
       kinds = {field.name: field.type for field in dataclasses.fields(Span)}
@@ -89,7 +89,7 @@ class Profile:
         self.spans += spans
 
   def events(self) -> list[dict[str, Any]]:
-    """The spans as trace events: times in microseconds since the first one began, one track for each thread."""
+    """Returns the spans as trace events: times in microseconds since the first start, one track for each thread."""
     first = min((span.start for span in self.spans), default=0.0)
     processes = list(dict.fromkeys(span.process for span in self.spans))
     threads = list(dict.fromkeys((span.process, span.thread) for span in self.spans))
@@ -124,7 +124,11 @@ class Profile:
     ]
 
   def write(self, path: pathlib.Path) -> None:
-    """Writes the trace. Raises OSError."""
+    """Writes the trace events to a JSON file.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
     path.write_text(
       json.dumps({'traceEvents': self.events(), 'displayTimeUnit': 'ms'}, indent=1) + '\n', encoding='utf-8'
     )

@@ -1,7 +1,7 @@
-"""Proves that an exported encoder computes what its source does, and a preprocessor what the published rule says.
+"""Proves parity of exported models with their sources.
 
-inputs: what both sides are given. exported_encoder: the export's outputs. parity: distances and bounds.
-negative_controls: wrong models that must be refused. encoder_certificate: all of it together, with export.source for
-the source's outputs and export.reference as an independent witness. preprocessor_certificate and text_certificate do
-the same for the other models.
+exported_encoder runs the export. parity has the bounds. negative_controls has wrong models that must fail.
+encoder_certificate combines them with the source's outputs (export.source) and an independent reference
+(export.reference). preprocessor_certificate and text_certificate prove the other models. golden_file and
+previous_version compare a release with golden outputs and with its predecessor.
 """

@@ -1,15 +1,14 @@
-"""The proof that an exported encoder computes what its source does, and trains as it did.
+"""Proves that an exported encoder computes and trains as its source does.
 
-The verdict is in float64: the source's graph and the published graph are widened and run on the same weights. Three
-comparisons:
+The source's graph and the published graph are widened to float64 and run on the same weights. Three comparisons decide:
 
-* published graph against the source's graph: the conversion is right;
-* published graph against the NumPy reference: both are ALBERT as the paper states it (the only comparison for a source
-without a graph);
-* published float32 artifact against float64: users get what was proven, up to float32's rounding.
+* The published graph agrees with the source's graph: the conversion is correct.
+* The published graph agrees with the NumPy reference: both are ALBERT as in the paper. A source without a graph has
+  this comparison only.
+* The published float32 artifact agrees with float64 up to rounding: users get the proven outputs.
 
-Derivatives are compared for one scalar of the outputs. All others follow: no operation of the published graph stops a
-gradient.
+Derivatives are compared for one scalar of the outputs. All others follow, because no operation of the published graph
+stops a gradient.
 """
 
 import contextlib
@@ -42,22 +41,23 @@ from export.ui import trace
 from export.validation import exported_encoder
 from export.validation import negative_controls
 from export.validation import parity
+from export.validation import preprocessor_certificate
 
 _ADVICE = 'check that the source is an unmodified ALBERT, and report the conversion if it is'
 
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-  """The proof that an export computes what its source does.
+  """The proof of parity of an export with its source.
 
   Attributes:
-    against: 'graph' if the export was compared with the source's graph and the reference, 'reference' if the source has
+    against: 'graph' if the export was compared with the source's graph and the reference; 'reference' if the source has
       no graph.
-    bounds: the relative distances that float64 outputs and gradients may have, and that controls must have.
-    outputs: comparisons by output, the layers as 'layer_0' and so on.
-    gradient: comparisons of a scalar's derivatives by every weight, by canonical name.
-    dropout: whether the training mode is random, as the config says.
-    controls: relative distance of each wrong conversion, by name.
+    bounds: largest relative distances of float64 outputs and gradients, and the smallest of negative controls.
+    outputs: comparisons by output name, with the layers as 'layer_0' and so on.
+    gradient: comparisons of the scalar's derivatives, by canonical name of the weight.
+    dropout: whether the training mode is random, as the config states.
+    controls: relative distance of each negative control, by name.
   """
 
   against: str
@@ -68,22 +68,24 @@ class Certificate:
   controls: dict[str, float]
 
   def as_json(self) -> dict[str, Any]:
-    """The form in which it is recorded, printed and shown: figures with two digits."""
+    """Returns the form of records, console and reports: figures with two digits."""
     return parity.rounded(dataclasses.asdict(self))
 
 
-# Values of a model of which much may be held at once: 268 MB for every copy.
+# Largest number of values of a small model, of which several float64 copies of 268 MB fit in memory.
 _SMALL = 1 << 25
 
 Step = Callable[[str], contextlib.AbstractContextManager[Any]]
 
 
 class Examination:
-  """Of an exported encoder, against its source.
+  """Compares an exported encoder with its source.
 
   Attributes:
-    batch, scalar: what both sides are given.
-    signatures: of the source, that are compared.
+    run: the run of the source's graph; None for a source without a graph.
+    batch: inputs of both sides.
+    scalar: scalar of the outputs that both sides differentiate.
+    signatures: the compared signatures of the source.
   """
 
   def __init__(
@@ -94,13 +96,14 @@ class Examination:
     expected: Callable[[], reference_outputs.Expected] | None = None,
     finished: Callable[[], None] = lambda: None,
   ):
-    """Made by `examine`.
+    """Creates an examination; `examine` is the usual way.
 
     Args:
-      source, parts: the model.
-      run: the run of the source's graph; None for a source without one.
-      expected: waits for the reference; None to compute it when it is needed.
-      finished: called when the source's process has done all of its work.
+      source: the source.
+      parts: the compared parts of the model.
+      run: the run of the source's graph; None for a source without a graph.
+      expected: function that waits for the reference; None computes the reference on demand.
+      finished: called after the last use of the source's subprocess.
     """
     self._source = source
     self._parts = frozenset(parts)
@@ -113,39 +116,53 @@ class Examination:
   def _small(self) -> bool:
     return weight_map.parameters(self._source.config, self._parts) <= _SMALL
 
-  def certify(self, path: pathlib.Path, interface: str, step: Step = contextlib.nullcontext) -> Certificate:
-    """Loads an exported encoder, in float32 and in float64, and compares it with its source.
+  def certify(
+    self,
+    path: pathlib.Path,
+    interface: str,
+    step: Step = contextlib.nullcontext,
+    preprocessor: pathlib.Path | None = None,
+  ) -> Certificate:
+    """Loads an exported encoder in float32 and in float64, and compares it with its source.
 
     Args:
       path: directory of the SavedModel.
       interface: 'dict' or 'list'.
-      step: entered with the name of each step.
+      step: context manager that is entered with the name of each step.
+      preprocessor: directory of the SavedModel that is published with it, whose result it must take; None for none.
 
     Raises:
-      ParityError: the export differs, or a negative control would not; names all.
+      ParityError: the export differs, or a negative control passes; names all faults.
     """
     with contextlib.ExitStack() as stack:
       stack.enter_context(exported_encoder.as_it_stands())
-      return self._certify(path, interface, step, stack)
+      return self._certify(path, interface, step, stack, preprocessor)
 
-  def _certify(self, path: pathlib.Path, interface: str, step: Step, stack: contextlib.ExitStack) -> Certificate:
+  def _certify(
+    self,
+    path: pathlib.Path,
+    interface: str,
+    step: Step,
+    stack: contextlib.ExitStack,
+    preprocessor: pathlib.Path | None,
+  ) -> Certificate:
     def run_in_float32() -> tuple[dict[str, np.ndarray], bool]:
       with step('run the export in float32'):
-        return self._in_float32(path, interface)
+        return self._in_float32(path, interface, preprocessor)
 
-    # A large model is held in one precision at a time. Its derivatives are computed after the source's process has
-    # ended.
+    # To save memory, a large model is loaded in one precision at a time, and differentiated after the end of the
+    # source's subprocess.
     small = self._small
     before = None if small else run_in_float32()
     if not small and self.run is not None:
       with step('wait for the source'):
-        self.run.gradient()  # its process is gone then, before this one takes as much memory
+        self.run.gradient()  # frees the memory of the subprocess before this process needs as much
     with step('widen the export'):
       exported = exported_encoder.Exported(path, interface, widened=True)
       differentiate: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]] = functools.partial(
         exported.gradient, self.scalar
       )
-      if small:  # most of this is Python, and most of the rest is not: one beside the other
+      if small:  # mostly Python, so it runs in parallel with native code
         differentiate = stack.enter_context(futures.ThreadPoolExecutor(1, 'gradient')).submit(differentiate).result
     in_float32, random = before or run_in_float32()
     with step('run the export in float64'):
@@ -163,12 +180,12 @@ class Examination:
     faults.check(_ADVICE)
     if stopped := exported.stopped_gradients():
       raise errors.ParityError(
-        f'no parity (the gradient is stopped at {", ".join(stopped[:5])}) in the encoder against its source: {_ADVICE}'
+        f'encoder: no parity with its source (the gradient is stopped at {", ".join(stopped[:5])}); {_ADVICE}'
       )
     if small:
       with step('wait for the gradient'):
-        differentiate()  # before anything is changed in the model
-    with step('try wrong models'):
+        differentiate()  # before the negative controls change the variables
+    with step('run the negative controls'):
       wrong = negative_controls.run(exported, self.batch, expected.outputs)
     with step('compare the gradient'):
       gradient = self._compare_gradient(exported, interface, differentiate, expected, outputs, faults)
@@ -181,21 +198,48 @@ class Examination:
     }
     return Certificate('reference' if self.run is None else 'graph', bounds, outputs, gradient, random, wrong)
 
-  def _in_float32(self, path: pathlib.Path, interface: str) -> tuple[dict[str, np.ndarray], bool]:
-    """Runs the artifact as it is published. Returns its outputs, and whether two calls in training mode differ. The model is freed."""
+  def _in_float32(
+    self, path: pathlib.Path, interface: str, preprocessor: pathlib.Path | None
+  ) -> tuple[dict[str, np.ndarray], bool]:
+    """Runs the published float32 artifact, and frees it.
+
+    Returns:
+      The outputs, and whether two calls in training mode differ.
+    """
     exported = exported_encoder.Exported(path, interface)
     outputs = exported.outputs(self.batch, [*self.signatures, 'serving_default'])
+    if preprocessor is not None:
+      self._run_together(preprocessor, exported)
     random = False
     if not exported.modes_are_one('tokens'):
       rows = self.batch.first(2)
       calls = (exported.outputs(rows, ['tokens'], training=True)['tokens/sequence_output'] for _ in range(2))
       first, second = (measures.packed(value, rows.input_mask, 'sequence_output') for value in calls)
-      # Calls without dropout are the same but for kernels that add up in another order from call to call.
+      # Without dropout, calls differ only where a kernel changes its order of summation.
       random = not measures.relative(second, first).rms < _SAME
     del exported
     if not self._small:
-      gc.collect()  # a loaded model refers to itself
+      gc.collect()  # a loaded model has reference cycles
     return outputs, random
+
+  def _run_together(self, preprocessor: pathlib.Path, exported: exported_encoder.Exported) -> None:
+    """Runs a text through the preprocessor and then the encoder, at the preprocessor's default length."""
+    import tensorflow as tf
+
+    packed = preprocessor_certificate.Preprocessor(preprocessor).packed([_TEXT])
+    batch = proof_inputs.Batch(**packed, masked_lm_positions=np.zeros((1, 1), np.int32))
+    advice = 'give another --preprocessor, whose length and vocabulary are the encoder\'s'
+    try:
+      outputs = exported.outputs(batch, ['tokens'])
+    except (ValueError, tf.errors.OpError) as e:
+      reason = ' '.join(str(e).split())[:200]
+      raise errors.ParityError(f'encoder: it does not take what {preprocessor} gives ({reason}); {advice}') from e
+    found = outputs.get('tokens/sequence_output', np.zeros(0))
+    wanted = (*packed['input_word_ids'].shape, self._source.config.hidden_size)
+    if found.shape != wanted or not np.isfinite(found).all():
+      raise errors.ParityError(
+        f'encoder: after {preprocessor} it gives {list(found.shape)} or no numbers, not {list(wanted)}; {advice}'
+      )
 
   def _compare_outputs(
     self,
@@ -272,7 +316,7 @@ class Examination:
     faults: '_Faults',
   ) -> dict[str, parity.Derivative]:
     config = self._source.config
-    # The source's first: then its process is gone, and with it the memory that it held.
+    # The source's derivatives first: their subprocess ends and frees its memory.
     theirs = self.run.gradient() if self.run is not None else {}
     if not self.scalar.training:
       _check_random_gradient(exported.gradient(dataclasses.replace(self.scalar, training=True))[0])
@@ -284,9 +328,7 @@ class Examination:
     missing = [row.tf_models for row in rows if row.tf_models not in ours]
     missing += [row.tf1 for row in rows if self.run is not None and row.tf1 not in theirs]
     if missing:
-      raise errors.ParityError(
-        f'no gradient by {", ".join(missing)} in the encoder or its source: nothing can be compared'
-      )
+      raise errors.ParityError(f'encoder or its source: no gradient by {", ".join(missing)}; {_ADVICE}')
     sizes, scales, distances = dict[str, int](), dict[str, float](), dict[str, tuple[float | None, float]]()
     for row in rows:
       value = row.transform.invert(
@@ -310,19 +352,20 @@ class Examination:
       for witness, distance in (('the reference', derivative.reference), ("the source's graph", derivative.source)):
         if distance is not None and not distance <= parity.GRADIENT_BOUND:
           faults.add(
-            f'the derivative by {name} is {distance:.1e} from {witness} in float64, more than {parity.GRADIENT_BOUND:.0e}'
+            f'the derivative by {name} is {distance:.1e} from {witness} in float64, more than '
+            f'{parity.GRADIENT_BOUND:.0e}'
           )
       result[name] = derivative
     return result
 
   def _calls(self, signature: str, interface: str) -> list[str]:
-    """Names the outputs that a call of 'tokens', 'mlm' or 'sop' must give."""
+    """Returns the names of the outputs that a call of 'tokens', 'mlm' or 'sop' must have."""
     names = [f'{signature}/{name}' for name in source_graph.SIGNATURES[signature][1]]
     if interface == 'list':
       return names
     return [
       *names,
-      *(f'{signature}/layer_{n}' for n in range(self._source.config.num_hidden_layers)),
+      *(f'{signature}/layer_{n}' for n in range(len(self._source.config.block_of_layer))),
       f'default/{signature}/pooled_output',
     ]
 
@@ -335,9 +378,10 @@ class Examination:
     outputs: dict[str, parity.Output],
     faults: '_Faults',
   ) -> None:
-    """Compares the training mode with the source's training graph, or without a graph with the reference. Dropout keeps every unit.
+    """Compares the training mode with the source's training graph, or with the reference if there is no graph.
 
-    With dropout, the float32 bounds apply: graphs round 1 / (1 - rate) to float32 in several ways.
+    Dropout keeps every unit. With dropout, the float32 tolerances apply, because graphs round 1 / (1 - rate) to float32
+    in several ways.
     """
     batch, dropout = self.scalar.batch, self._source.config.has_dropout
     apart = [signature for signature in self.signatures if not exported.modes_are_one(signature)]
@@ -357,9 +401,8 @@ class Examination:
     for call, value in ours.items():
       name = call.rpartition('/')[2]
       their_call = call if call in theirs else f'tokens/{name}'
-      if (
-        name not in outputs or their_call not in theirs
-      ):  # unexpected, which is a fault already; or a layer that the graph does not show
+      # An unexpected output is a fault already, and the graph may lack a layer.
+      if name not in outputs or their_call not in theirs:
         continue
       distance = measures.relative(
         *(measures.packed(array, batch.input_mask, name) for array in (value, theirs[their_call]))
@@ -377,21 +420,23 @@ class Examination:
       faults.add_worst(found, fault)
 
 
-# Relative distance of two calls on the same inputs, below which they are the same.
+_TEXT = 'The preprocessor and the encoder are published together: 1 + 1 = 2.'
+# Relative distance below which two calls on the same inputs count as equal.
 _SAME = 1e-4
 
 
 class _Faults:
-  """Everything that was found, so that one message names all."""
+  """Collects faults, so that one message names all of them."""
 
   def __init__(self) -> None:
     self._found: list[str] = []
 
   def add(self, fault: str) -> None:
+    """Adds a fault."""
     self._found.append(fault)
 
   def add_worst(self, calls: list[tuple[str, float]], fault: str) -> None:
-    """Adds the same fault of several calls, of which the worst is named."""
+    """Adds one fault of several calls, and names the call with the largest distance."""
     if calls:
       call, distance = max(calls, key=lambda found: (math.isnan(found[1]), found[1]))
       self.add(
@@ -399,12 +444,13 @@ class _Faults:
       )
 
   def check(self, advice: str) -> None:
+    """Raises ParityError if there are faults."""
     if self._found:
-      raise errors.ParityError(f'no parity ({"; ".join(self._found)}) in the encoder against its source: {advice}')
+      raise errors.ParityError(f'encoder: no parity with its source ({"; ".join(self._found)}); {advice}')
 
 
 def _order(name: str) -> tuple[int, int, str]:
-  """Outputs first, then layers by number."""
+  """Returns a sort key: outputs first, then layers by number."""
   number = int(name.removeprefix('layer_')) if name.startswith('layer_') else -1
   fixed = ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs')
   return (number >= 0, number if number >= 0 else fixed.index(name) if name in fixed else len(fixed), name)
@@ -417,7 +463,7 @@ def _most(values: Iterable[float]) -> float:
 def given(
   source: source_lib.Source, parts: Iterable[weight_map.Part]
 ) -> tuple[proof_inputs.Batch, proof_inputs.Scalar, list[str]]:
-  """What both sides are given, and the source's signatures for the pieces of a model."""
+  """Returns the batch and the scalar for both sides, and the source's signatures, for parts of a model."""
   parts = frozenset(parts)
   return (
     proof_inputs.make(source.config),
@@ -434,17 +480,19 @@ def examine(
   child: source_process.Child | None = None,
   profile: trace.Profile | None = None,
 ) -> Iterator[Examination]:
-  """Starts what takes time and needs no export: running the source's graph, if it has one, in a process of its own, and computing the
-  reference, in a thread. Both are gone when the context ends.
+  """Starts the work that needs no export: the source's graph in a subprocess, and the reference in a thread.
+
+  Both end with the context. A source without a graph has no subprocess.
 
   Args:
-    source, parts: the model.
-    trust: how far the source is trusted.
-    child: the process to run it in; None to start one.
-    profile: notes what was done.
+    source: the source.
+    parts: the compared parts of the model.
+    trust: options for running the source's graph.
+    child: subprocess for the source's graph; None starts one.
+    profile: receives the time spans of both.
 
   Raises:
-    UntrustedGraphError: it may not be run.
+    UntrustedGraphError: the graph has an operation that is not on the allow-list.
   """
   parts, profile = frozenset(parts), profile or trace.Profile()
   batch, scalar, signatures = given(source, parts)
@@ -461,8 +509,7 @@ def examine(
       with profile.span('compute the reference'):
         return reference_outputs.Expected(source, parts, batch, scalar, lambda: not done.is_set())
 
-    # The source's graph runs beside it, and the export is made: threads that wait actively for each other would take
-    # their processor.
+    # BLAS threads wait actively, which would take processor time from the source's graph and the export.
     stack.enter_context(threadpoolctl.threadpool_limits(1, 'blas'))
     reference = pool.submit(expected)
     yield Examination(
@@ -471,10 +518,10 @@ def examine(
 
 
 def _check_random_gradient(gradient: Mapping[str, Any]) -> None:
-  """Checks that every variable trains with dropout, too, where the derivatives differ from call to call."""
+  """Checks that every variable has a gradient in training mode with dropout, where derivatives are random."""
   dead = [name for name, value in gradient.items() if not 0 < float(np.linalg.norm(np.from_dlpack(value))) < math.inf]
   if dead:
     raise errors.ParityError(
-      f'the gradient by {", ".join(dead)} is zero, infinite or NaN with training=True in the encoder: it would not train, the '
-      'conversion is wrong'
+      f'encoder: the gradient by {", ".join(dead)} is zero, infinite or NaN with training=True; report this fault of '
+      'the conversion'
     )

@@ -1,4 +1,4 @@
-"""An exported encoder, loaded from its files and called as its users call it."""
+"""Loads an exported encoder from its files and calls it as users do."""
 
 import collections
 import contextlib
@@ -25,16 +25,16 @@ _OUTPUTS = ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs')
 
 
 class Exported:
-  """An exported encoder, loaded from its files.
+  """An encoder loaded from its exported files.
 
   Attributes:
     loaded: the loaded SavedModel.
-    variables: the encoder's variables, by name.
-    functions: the functions of 'tokens', 'mlm' and 'sop', by name and training mode.
+    variables: variables of the encoder, by name.
+    functions: functions of 'tokens', 'mlm' and 'sop', by name and training mode.
   """
 
   def __init__(self, path: pathlib.Path, interface: str, widened: bool = False):
-    """Loads it.
+    """Loads the encoder.
 
     Args:
       path: directory of the SavedModel.
@@ -42,8 +42,8 @@ class Exported:
       widened: whether to load it in float64.
 
     Raises:
-      UntrustedGraphError: it has operations that no export has.
-      ParityError: it cannot be widened; names the operation.
+      UntrustedGraphError: the graph has an operation that is not on the allow-list.
+      ParityError: the graph cannot be widened; names the operation.
     """
     if not widened:
       self.loaded = op_allow_list.load(path)
@@ -53,7 +53,7 @@ class Exported:
         self.loaded = widen.load(path)
     self._path, self._interface, self._widened = path, interface, widened
     self.variables = {_name(v): v for v in self.loaded.variables}
-    # Read now: differentiation changes the functions' graphs.
+    # Before any differentiation, which changes the functions' graphs.
     self.functions = _functions(
       {name: self._piece(name) for name in ('tokens', *_HEADS) if name == 'tokens' or hasattr(self.loaded, name)}
     )
@@ -68,18 +68,16 @@ class Exported:
 
     Args:
       batch: the inputs.
-      signatures: 'tokens' for the encoder itself, 'mlm' and 'sop' for its heads, and 'serving_default'.
-      training: whether to run them as in training; 'serving_default' never is.
+      signatures: 'tokens' for the encoder, 'mlm' and 'sop' for its heads, and 'serving_default'.
+      training: whether to run the training mode, which 'serving_default' does not have.
 
     Returns:
-      Outputs under the source's names: 'tokens/pooled_output' and so on; layers as 'tokens/layer_0' and so on; the
-      outputs of
-      `serving_default` as 'serving_default/pooled_output' and so on; and the output `default` as
-      'default/tokens/pooled_output' and so on.
-      An output that a call lacks is left out.
+      Outputs under the source's names: 'tokens/pooled_output' and so on, layers as 'tokens/layer_0' and so on. Outputs
+      of the signature are 'serving_default/pooled_output' and so on. The output `default` of a call is
+      'default/tokens/pooled_output' and so on. Missing outputs are left out.
 
     Raises:
-      ParityError: in float64, an operation cannot be run; names it.
+      ParityError: an operation cannot be run in float64; names it.
     """
     result: dict[str, np.ndarray] = {}
     encoded: Mapping[str, Any] | None = None
@@ -102,10 +100,10 @@ class Exported:
     return result
 
   def stopped_gradients(self) -> list[str]:
-    """Operations that stop or change a gradient, other than a layer norm's mean, whose derivative is zero.
+    """Returns the names of nodes that stop or change a gradient.
 
-    Returns:
-      Names of nodes. Derivatives follow from the outputs in a graph without them.
+    The mean of a layer norm does not count, because its derivative is zero. In a graph without such nodes, the
+    derivatives follow from the outputs.
     """
     saved_model = graph_defs.read(self._path / 'saved_model.pb')
     found = []
@@ -125,7 +123,7 @@ class Exported:
     return found
 
   def modes_are_one(self, signature: str) -> bool:
-    """Whether the training mode of 'tokens', 'mlm' or 'sop' does nothing but call the other mode, as its graph says."""
+    """Returns whether the training mode of 'tokens', 'mlm' or 'sop' only calls the inference mode, by its graph."""
     calm, training = (self.functions.get((signature, mode)) for mode in (False, True))
     return calm is not None and training is not None and _only_calls(training, calm)
 
@@ -137,11 +135,11 @@ class Exported:
     return result
 
   def first_layer(self, batch: proof_inputs.Batch) -> dict[str, np.ndarray]:
-    """Runs the encoder on a batch, as far as its first layer.
+    """Runs the encoder on a batch up to its first layer.
 
     Returns:
-      That layer, as `outputs` gives it. Empty for a model without layer outputs, or if the inputs cannot be matched by
-      name.
+      The first layer under its name in `outputs`; empty for a model without layer outputs, or if the inputs cannot be
+      matched by name.
     """
     encoder = self.functions.get(('tokens', False))
     if self._interface == 'list' or encoder is None or not encoder.named:
@@ -155,10 +153,12 @@ class Exported:
   def gradient(self, scalar: proof_inputs.Scalar) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Differentiates a scalar of the outputs.
 
+    Args:
+      scalar: the scalar and its inputs.
+
     Returns:
-      The derivatives by variable name, dense tensors of the variables' shapes; and the outputs that were
-      differentiated, as `outputs` names
-      them, without those of the head `sop`.
+      The derivatives by variable name, as dense tensors with the variables' shapes; and the differentiated outputs
+      under their names in `outputs`, without those of the head `sop`.
 
     Raises:
       ParityError: a trainable variable has no derivative, or an operation cannot be run in float64.
@@ -176,15 +176,13 @@ class Exported:
       derivatives |= zip(head, self._gradient_of_sop_head(scalar, list(head.values())), strict=True)
     without = [name for name in derivatives if derivatives[name] is None]
     if without:
-      raise errors.ParityError(
-        f'no gradient by {", ".join(without)} in the encoder: it would not train, the conversion is wrong'
-      )
+      raise errors.ParityError(f'encoder: no gradient by {", ".join(without)}; report this fault of the conversion')
     return {name: tf.convert_to_tensor(value) for name, value in derivatives.items()}, self._named(
       scalar.signature, outputs
     )
 
   def _gradient_of_sop_head(self, scalar: proof_inputs.Scalar, variables: list[Any]) -> list[Any]:
-    """Differentiates by the head's own variables, without going back through the encoder for a second time."""
+    """Differentiates by the head's own variables, without a second backward pass through the encoder."""
     import tensorflow as tf
 
     calm, head = (self.functions.get(('sop', training)) for training in (False, scalar.training))
@@ -192,14 +190,14 @@ class Exported:
       head = calm
     if head is None or not head.named:
       raise errors.ParityError(
-        'no gradient by the sop head: it has several calls, or inputs under other names than in its graph, the conversion is '
-        'at fault'
+        'sop head: no gradient (it has several calls, or other input names than its graph); report this fault of the '
+        'conversion'
       )
     position = {id(value): number for number, value in enumerate(head.captured)}
 
     @tf.function(autograph=False)
     def gradient() -> list[Any]:
-      # A tape would see one call, and differentiate everything in it. Here its operations stand one by one.
+      # A tape would differentiate the whole call. The imported graph has its operations one by one.
       captured = [tf.identity(value) for value in head.captured]
       values = dataclasses.replace(head, captured=captured).values(_tensors(scalar.batch))
       (log_probs,) = tf.graph_util.import_graph_def(head.graph, values, [head.pack(head.outputs)['sop_log_probs']])
@@ -210,7 +208,7 @@ class Exported:
       return gradient()
 
   def _served(self, batch: proof_inputs.Batch, encoded: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Runs the signature; or takes from what the encoder has given for the same batch, if all that the signature does is to call it."""
+    """Runs the signature, or reuses the encoder's outputs of the batch if the signature only calls the encoder."""
     import tensorflow as tf
 
     served, encoder, given = self._signature, self.functions.get(('tokens', False)), _tensors(batch)
@@ -228,15 +226,15 @@ class Exported:
       return self.loaded.signatures['serving_default'](**given)
 
   def _head(self, signature: str, batch: proof_inputs.Batch, encoded: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Runs a head on what the encoder has given for the same batch, if the head begins by calling that very function.
+    """Runs a head on the encoder's outputs of the batch, if the head begins with a call of the encoder.
 
     Args:
       signature: 'mlm' or 'sop'.
       batch: the inputs.
-      encoded: the encoder's outputs.
+      encoded: outputs of the encoder for the batch.
 
     Returns:
-      The outputs, as `_call` would give them; None for a head that is made otherwise.
+      The outputs, as `call` returns them; None for any other head.
     """
     import tensorflow as tf
 
@@ -262,6 +260,7 @@ class Exported:
     return self.loaded if signature == 'tokens' else getattr(self.loaded, signature)
 
   def call(self, signature: str, batch: proof_inputs.Batch, training: bool) -> Mapping[str, Any]:
+    """Calls 'tokens', 'mlm' or 'sop' on a batch, and returns the outputs by name."""
     import tensorflow as tf
 
     inputs = _tensors(batch)
@@ -278,7 +277,7 @@ class Exported:
 
 @contextlib.contextmanager
 def _in_float64(path: pathlib.Path) -> Iterator[None]:
-  """Says which operation cannot be widened, or has no kernel for float64."""
+  """Turns a failure in float64 into a ParityError that names the operation."""
   import tensorflow as tf
 
   try:
@@ -286,12 +285,12 @@ def _in_float64(path: pathlib.Path) -> Iterator[None]:
   except (tf.errors.OpError, ValueError, TypeError) as e:
     line = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
     raise errors.ParityError(
-      f'{path.parent.name}/{path.name} cannot be run in float64 ({line}): report the operation'
+      f'{path.parent.name}/{path.name}: cannot be run in float64 ({line}); report the operation'
     ) from e
 
 
 def _functions(pieces: Mapping[str, Any]) -> dict[tuple[str, bool], graph_functions.Function]:
-  """The functions that calls of exported pieces run, by name and mode; without a mode of which there is not exactly one."""
+  """Returns the functions of exported pieces by name and training mode, for modes with exactly one function."""
   result = {}
   for name, piece in pieces.items():
     for training in (False, True):
@@ -302,7 +301,7 @@ def _functions(pieces: Mapping[str, Any]) -> dict[tuple[str, bool], graph_functi
 
 
 def _only_calls(function: graph_functions.Function, other: graph_functions.Function) -> bool:
-  """Whether all that a function does is to call another one with what it is given."""
+  """Returns whether a function only calls another one with its own arguments."""
   everything = list(range(len(other.inputs))), list(range(len(other.outputs)))
   same = [id(value) for value in function.captured] == [id(value) for value in other.captured]
   return same and graph_functions.passed_on(function, other) == everything
@@ -328,7 +327,7 @@ def _scalar(outputs: Mapping[str, Any], factors: Mapping[str, np.ndarray]) -> An
 
 @contextlib.contextmanager
 def as_it_stands() -> Iterator[None]:
-  """Runs graphs without rewriting them, which for a single run takes longer than it saves. A setting of the whole process."""
+  """Disables graph rewriting for the whole process; for a single run, it takes longer than it saves."""
   import tensorflow as tf
 
   before = tf.config.optimizer.get_experimental_options().get('disable_meta_optimizer', False)

@@ -1,6 +1,7 @@
-"""Golden files: what a source computes, and which ids a text has, kept to compare an artifact with later and without the source.
+"""Records and checks golden files: outputs of a source, or ids of texts, to check a release later without the source.
 
-A file is JSON with one row of values a line, the same bytes for the same source, and names the digest of what it is of.
+A golden file is JSON with one row of values per line. It has the same bytes for the same source, and the source's
+digest.
 """
 
 import json
@@ -16,6 +17,8 @@ import threadpoolctl
 from converters import albert_config
 from converters import errors
 from converters import source as source_lib
+from converters import tokenization
+from export import spec
 from export.reference import inputs as proof_inputs
 from export.reference import measures
 from export.reference import outputs as reference_outputs
@@ -26,26 +29,29 @@ from export.validation import exported_encoder
 from export.validation import parity
 from export.validation import preprocessor_certificate
 
-_FORMAT = 2  # 1 held float32 outputs
+_FORMAT = 2  # format 1 had float32 outputs
 _SEED = 2
-BOUND = parity.OUTPUT_BOUND  # of relative distances in float64
-# Logits are kept for this many words, spread over the vocabulary.
+BOUND = parity.OUTPUT_BOUND  # bound of relative distances in float64
+# Number of words whose logits are kept, spread over the vocabulary.
 _WORDS = 64
 _KEPT = (('tokens', 'pooled_output'), ('tokens', 'sequence_output'), ('mlm', 'mlm_logits'), ('sop', 'sop_log_probs'))
 _RECORD_AGAIN = 'record it again with python -m export.golden --record'
 
 
 def of_source(source: source_lib.Source, trust: source_policy.Trust = source_policy.Trust()) -> dict[str, Any]:
-  """Runs a source's graph in float64, or the reference if it has none, and makes the golden file of its outputs.
+  """Creates the golden file of a source from its graph in float64, or from the reference if it has no graph.
+
+  Args:
+    source: the source.
+    trust: options for running the source's graph.
 
   Returns:
-    The content: `source`, its digest; `inputs`, int32 [2, 6] each; and for each of `outputs` a list of rows: float64
-    values at the
-    positions that are not padding.
+    The content of the file: `source`, the digest; `inputs`, int32 [2, 6] each; `outputs`, each a list of rows of
+    float64 values, without padding positions.
 
   Raises:
-    ParityError: the source does not compute an ALBERT with these weights.
-    UntrustedGraphError: its graph may not be run.
+    ParityError: the source's graph and the reference differ for its weights.
+    UntrustedGraphError: the graph has an operation that is not on the allow-list.
   """
   parts = source.parts & source.provable
   batch = _batch(source.config)
@@ -68,40 +74,45 @@ def of_source(source: source_lib.Source, trust: source_policy.Trust = source_pol
   ]
   if faults:
     raise errors.ParityError(
-      f'no parity ({"; ".join(faults)}) in the source against its own weights: the source is no ALBERT'
+      f'{source.handle}: no parity of its graph with the reference ({"; ".join(faults)}); give an unmodified ALBERT'
     )
   outputs = {name: value.tolist() for name, value in _kept(theirs).items()}
   return {'format': _FORMAT, 'kind': 'encoder', 'source': source.digest, 'inputs': _inputs(batch), 'outputs': outputs}
 
 
-def of_sp_model(sp_model: bytes, digest: str, version: int) -> dict[str, Any]:
-  """Makes the golden file of the ids that awkward texts have.
+def of_sp_model(
+  sp_model: bytes, digest: str, version: int, setting: tokenization.Tokenization = tokenization.DEFAULT
+) -> dict[str, Any]:
+  """Creates the golden file of a preprocessor: the ids of edge-case texts.
 
   Args:
-    sp_model: the SentencePiece model.
-    digest: its, 'sha256:...'.
-    version: of the preprocessor's contract.
+    sp_model: serialized SentencePiece model.
+    digest: digest of `sp_model`, 'sha256:...'.
+    version: version of the preprocessor's contract.
+    setting: letter case and accents.
 
   Raises:
-    ParityError: TF-Text's ids are not SentencePiece's.
+    ParityError: the ids of TF-Text and SentencePiece differ.
   """
   import tensorflow_text
 
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
-  # Of two segmentations that are equally likely, the one that artifacts choose.
-  awkward = preprocessor_certificate.texts(version)
+  # TF-Text, as in the artifacts, chooses between equally likely segmentations.
+  edge_cases = preprocessor_certificate.texts(version)
   chosen = (
     tensorflow_text.SentencepieceTokenizer(model=sp_model)
-    .tokenize([preprocessor_certificate.normalized(t, version) for t in awkward])
+    .tokenize([preprocessor_certificate.normalized(t, version, setting) for t in edge_cases])
     .to_list()
   )
   texts = []
-  for text, tokens in zip(awkward, chosen, strict=True):
+  for text, tokens in zip(edge_cases, chosen, strict=True):
     ids = preprocessor_certificate.finished(processor, tokens, version)
     if not preprocessor_certificate.equally_likely(
-      processor, ids, preprocessor_certificate.ids(processor, text, version)
+      processor, ids, preprocessor_certificate.ids(processor, text, version, setting)
     ):
-      raise errors.ParityError(f'SentencePiece and TF-Text give other ids for {text[:100]!r}: use the locked versions')
+      raise errors.ParityError(
+        f'SentencePiece and TF-Text: different ids for {text[:100]!r}; install the locked versions'
+      )
     texts.append({'text': text, 'ids': ids})
   return {
     'format': _FORMAT,
@@ -114,23 +125,23 @@ def of_sp_model(sp_model: bytes, digest: str, version: int) -> dict[str, Any]:
 
 
 def write(golden: Mapping[str, Any], path: pathlib.Path) -> None:
-  """Writes a file: ASCII, so that what cannot be seen in a text is spelled out."""
+  """Writes a golden file in ASCII, so that invisible characters are escaped."""
   text = json.dumps(golden, indent=1, allow_nan=False)
-  # Lists of numbers on one line each. (A string holds no line feed.)
+  # Each list of numbers goes on one line. JSON strings contain no line feed.
   text = re.sub(r'\[\n[^\[\]{}"]*\]', lambda found: ' '.join(found.group().split()), text)
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(text + '\n', encoding='ascii')
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a file.
+  """Reads a golden file.
 
   Raises:
-    GoldenError: it is missing, no golden file, empty, of another format, or holds what is no number.
+    GoldenError: the file is missing, invalid, empty, of another format, or contains NaN or infinity.
   """
 
   def refuse(constant: str) -> None:
-    raise errors.GoldenError(f'{constant} among the values in {path}: {_RECORD_AGAIN}')
+    raise errors.GoldenError(f'{path}: {constant} among the values; {_RECORD_AGAIN}')
 
   try:
     golden = json.loads(path.read_text(encoding='ascii'), parse_constant=refuse)
@@ -138,50 +149,49 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     entries = golden['outputs' if golden['kind'] == 'encoder' else 'texts']
     golden['source'], golden['inputs' if golden['kind'] == 'encoder' else 'special_tokens']
   except OSError as e:
-    raise errors.GoldenError(f'no golden file {path} ({e.strerror}): {_RECORD_AGAIN}') from e
+    raise errors.GoldenError(f'{path}: no golden file ({e.strerror}); {_RECORD_AGAIN}') from e
   except (ValueError, KeyError, TypeError, RecursionError) as e:
-    raise errors.GoldenError(f'{path} is no golden file ({type(e).__name__}: {e}): {_RECORD_AGAIN}') from e
+    raise errors.GoldenError(f'{path}: not a golden file ({type(e).__name__}: {e}); {_RECORD_AGAIN}') from e
   if stale:
-    raise errors.GoldenError(f'format {golden["format"]} instead of {_FORMAT} in {path}: {_RECORD_AGAIN}')
+    raise errors.GoldenError(f'{path}: format {golden["format"]} instead of {_FORMAT}; {_RECORD_AGAIN}')
   if not entries:
-    raise errors.GoldenError(f'nothing to compare with in {path}: {_RECORD_AGAIN}')
+    raise errors.GoldenError(f'{path}: no values to compare with; {_RECORD_AGAIN}')
   return golden
 
 
 def check(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, float] | int:
-  """Holds a published release against a golden file.
+  """Compares a published release with a golden file.
 
   Args:
-    release: its directory.
-    record: its record, which says what it was made from.
+    release: directory of the release.
+    record: record of the release.
     golden: from `read`.
 
   Returns:
-    The relative distances in float64 by output; or for a preprocessor, the number of ids compared.
+    For an encoder, the relative distances (rms) in float64 by output; for a preprocessor, the number of compared ids.
 
   Raises:
-    GoldenError: the golden file is of another source, of another kind, or stale.
-    ParityError: the release differs.
+    GoldenError: the golden file is of another source or kind, or it is stale or invalid.
+    ParityError: the release differs from the golden file.
   """
   if record['kind'] == 'text':
     raise errors.GoldenError(
-      f'{release} goes from text to vectors, and golden files are of encoders and preprocessors: check the two that it is '
-      'made of'
+      f'{release}: golden files do not cover text models; check its encoder and its preprocessor'
     )
   if record['kind'] != golden['kind']:
     raise errors.GoldenError(
-      f'the golden file is of kind {golden["kind"]}, and {release} holds another kind of model: give its own'
+      f'{release}: the golden file is of kind {golden["kind"]}, not {record["kind"]}; give the file of this model'
     )
   digest = record['source']['digest'] if record['kind'] == 'encoder' else record['source']['sp_model']['digest']
   if digest != golden['source']:
     raise errors.GoldenError(
-      f'the golden file is of {golden["source"]}, and {release} was made from {digest}: give its own'
+      f'{release}: made from {digest}, but the golden file is of {golden["source"]}; give the file of this model'
     )
   try:
     return (_check_encoder if record['kind'] == 'encoder' else _check_preprocessor)(release, record, golden)
   except (KeyError, TypeError, AttributeError) as e:
     raise errors.GoldenError(
-      f'the golden file of {golden["source"]} is broken ({type(e).__name__}: {e}): {_RECORD_AGAIN}'
+      f'golden file of {golden["source"]}: invalid ({type(e).__name__}: {e}); {_RECORD_AGAIN}'
     ) from e
 
 
@@ -189,11 +199,11 @@ def outputs(release: pathlib.Path, record: Mapping[str, Any]) -> dict[str, np.nd
   """Runs a published encoder in float64 on the inputs of golden files.
 
   Args:
-    release: its directory.
-    record: its record.
+    release: directory of the release.
+    record: record of the release.
 
   Returns:
-    Tables by output name: what is by position without padding, and logits of some words.
+    Float64 tables by output name, without padding positions, and with the logits of some words.
   """
   batch = _batch(albert_config.parse(record['config']))
   exported = exported_encoder.Exported(release, record['interface'], widened=True)
@@ -202,7 +212,7 @@ def outputs(release: pathlib.Path, record: Mapping[str, Any]) -> dict[str, np.nd
 
 def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, float]:
   if golden['inputs'] != _inputs(_batch(albert_config.parse(record['config']))):
-    raise errors.GoldenError(f'stale inputs in the golden file of {golden["source"]}: {_RECORD_AGAIN}')
+    raise errors.GoldenError(f'golden file of {golden["source"]}: stale inputs; {_RECORD_AGAIN}')
   ours = outputs(release, record)
   faults, distances = [], {}
   for name, value in ours.items():
@@ -213,7 +223,7 @@ def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Map
       right = np.array(golden['outputs'][name], np.float64)
     except (ValueError, TypeError) as e:
       raise errors.GoldenError(
-        f'{name} is no table of numbers ({e}) in the golden file of {golden["source"]}: {_RECORD_AGAIN}'
+        f'golden file of {golden["source"]}: {name} is not a table of numbers ({e}); {_RECORD_AGAIN}'
       ) from e
     if right.shape != value.shape:
       faults.append(f'{name} has shape {list(value.shape)} instead of {list(right.shape)}')
@@ -225,7 +235,7 @@ def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Map
       )
   if faults:
     raise errors.ParityError(
-      f'no parity with the golden file ({"; ".join(faults)}) in {release}: this is not what was exported'
+      f'{release}: no parity with the golden file ({"; ".join(faults)}); export the release again'
     )
   return distances
 
@@ -234,26 +244,32 @@ def _check_preprocessor(release: pathlib.Path, record: Mapping[str, Any], golden
   version = int(record['release'].rpartition('/')[2])
   if version != golden['version']:
     raise errors.GoldenError(
-      f'the golden file is of version {golden["version"]} of the contract, not of {version} of {release}: give its own'
+      f'{release}: the golden file is of version {golden["version"]} of the contract, not {version}; give the file of '
+      'this model'
     )
   texts = {entry['text']: entry['ids'] for entry in golden['texts']}
   if list(texts) != list(preprocessor_certificate.texts(version)):
-    raise errors.GoldenError(f'stale texts in the golden file of {golden["source"]}: {_RECORD_AGAIN}')
-  preprocessor_certificate.compare(preprocessor_certificate.Preprocessor(release), texts, golden['special_tokens'])
+    raise errors.GoldenError(f'golden file of {golden["source"]}: stale texts; {_RECORD_AGAIN}')
+  preprocessor_certificate.compare(
+    preprocessor_certificate.Preprocessor(release),
+    texts,
+    golden['special_tokens'],
+    seq_length=record.get('seq_length', spec.SEQ_LENGTH),
+  )
   return sum(map(len, texts.values()))
 
 
 def moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str]]:
-  """What is not the same in two golden files, as name and difference."""
+  """Returns the differences of two golden files, as pairs of name and difference."""
   if before.get('kind') != after['kind']:
-    return [('everything', 'another kind of file')]
+    return [('everything', 'different kind of file')]
   changes = [
     (key, f'{before.get(key)} -> {after.get(key)}')
     for key in ('source', 'version', 'special_tokens')
     if before.get(key) != after.get(key)
   ]
   if before.get('inputs') != after.get('inputs'):
-    changes.append(('inputs', 'others'))
+    changes.append(('inputs', 'changed'))
   old, new = before.get('outputs', {}), after.get('outputs', {})
   for name in dict.fromkeys((*old, *new)):
     if old.get(name) == new.get(name):
@@ -265,7 +281,7 @@ def moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str
     )
   old, new = ({entry['text']: entry['ids'] for entry in side.get('texts', ())} for side in (before, after))
   changes += [
-    (json.dumps(text)[:40], 'other ids' if text in old and text in new else 'gone' if text in old else 'new')
+    (json.dumps(text)[:40], 'different ids' if text in old and text in new else 'removed' if text in old else 'new')
     for text in dict.fromkeys((*old, *new))
     if old.get(text) != new.get(text)
   ]
@@ -284,7 +300,7 @@ def _inputs(batch: proof_inputs.Batch) -> dict[str, list[list[int]]]:
 
 
 def _tables(outputs: Mapping[str, np.ndarray], batch: proof_inputs.Batch) -> dict[str, np.ndarray]:
-  """Outputs as tables, by call: what is by position, without padding."""
+  """Returns outputs as tables by call, without padding positions."""
   return {
     call: measures.packed(value, batch.input_mask, call.rpartition('/')[2]).reshape(-1, value.shape[-1])
     for call, value in outputs.items()
@@ -292,7 +308,7 @@ def _tables(outputs: Mapping[str, np.ndarray], batch: proof_inputs.Batch) -> dic
 
 
 def _kept(tables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The tables that a golden file keeps, by output name: one call of each output, no layers, and logits of some words."""
+  """Returns the tables of a golden file by output name: one call per output, no layers, logits of some words."""
   kept = {name: tables[f'{signature}/{name}'] for signature, name in _KEPT if f'{signature}/{name}' in tables}
   if 'mlm_logits' in kept:
     kept['mlm_logits'] = kept['mlm_logits'][:, :: max(1, kept['mlm_logits'].shape[-1] // _WORDS)]

@@ -1,4 +1,4 @@
-"""Negative controls: wrong conversions of the loaded model, each of which the comparison must refuse."""
+"""Runs negative controls: wrong conversions of the loaded model, each of which the comparison must refuse."""
 
 import math
 from collections.abc import Callable
@@ -18,21 +18,19 @@ from export.validation import parity
 def run(
   exported: exported_encoder.Exported, batch: proof_inputs.Batch, expected: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-  """Makes each mistake that no shape would show, in the loaded model, and measures it.
+  """Applies each mistake to the loaded model and measures its distance from the expected outputs.
 
   Args:
-    exported: the widened model under test; unchanged afterwards.
-    batch: the inputs; the first row, which is the longest and has no padding, is run.
-    expected: the encoder's outputs for the batch, as `outputs.Expected` has them.
+    exported: the widened model under test; restored afterwards.
+    batch: the inputs; only the first row is run, which is the longest and has no padding.
+    expected: outputs of the encoder for the batch, as in `outputs.Expected`.
 
   Returns:
-    The relative distance to what is expected by name of the mistake: of the first layer if it shows the mistake, else
-    the largest of all
-    outputs.
+    Relative distance (rms) by name of the mistake: that of the first layer if it exceeds the bound, else the largest of
+    all outputs.
 
   Raises:
-    ParityError: a mistake changes no output by CONTROL_FACTOR times the bound: the comparison shows nothing for these
-      weights.
+    ParityError: a mistake changes no output by CONTROL_FACTOR times the bound, so the proof is void for these weights.
   """
   row = batch.first(1)
   length = row.input_mask.size
@@ -47,12 +45,10 @@ def run(
       default=0.0,
     )
 
-  # The first layer shows most mistakes: at large size, running all of the model instead would take two seconds more.
-  looks = [exported.first_layer, lambda rows: exported.outputs(rows, ['tokens'])]
-  if (
-    not worst(exported.first_layer(row)) <= parity.OUTPUT_BOUND
-  ):  # if the first layer is wrong already, the full model is run
-    looks = looks[1:]
+  # The first layer shows most mistakes. Running the whole model instead takes two seconds more at large size.
+  runs = [exported.first_layer, lambda rows: exported.outputs(rows, ['tokens'])]
+  if not worst(exported.first_layer(row)) <= parity.OUTPUT_BOUND:  # wrong without a mistake, so it shows nothing
+    runs = runs[1:]
   bound = parity.CONTROL_FACTOR * parity.OUTPUT_BOUND
   result = dict[str, float]()
   for name, changes in mistakes(exported.variables):
@@ -60,8 +56,8 @@ def run(
     try:
       for variable, value in changes:
         variable.assign(value)
-      for look in looks:
-        result[name] = worst(look(row))
+      for run_row in runs:
+        result[name] = worst(run_row(row))
         if result[name] >= bound:
           break
     finally:
@@ -70,14 +66,17 @@ def run(
   unnoticed = [name for name, distance in result.items() if not bound <= distance < math.inf]
   if unnoticed:
     raise errors.ParityError(
-      f'negative controls: a wrong model is not refused ({", ".join(unnoticed)}): the proof shows nothing for these '
-      'weights, check that the source is a trained model'
+      f'negative controls: not refused for these weights ({", ".join(unnoticed)}); check that the source is a trained '
+      'model'
     )
   return result
 
 
 def mistakes(variables: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[Any, np.ndarray]]]]:
-  """Each mistake with the variables that it changes, and to what."""
+  """Yields the name of each mistake, and pairs of a variable and its wrong value.
+
+  The shapes of the variables do not change, so no shape check finds these mistakes.
+  """
   block = 'transformer'
 
   def swapped(one: str, other: str) -> list[tuple[Any, np.ndarray]]:

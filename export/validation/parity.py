@@ -1,8 +1,8 @@
-"""Distances between what models compute, and the bounds that a right conversion meets.
+"""Defines the figures of a certificate, and the bounds that a correct conversion meets.
 
-The verdict compares float64 with float64: the source's graph and the published graph, both widened. What is left are
-differences of about 1e-16 that grow with depth, so one fixed bound holds for all weights. Distances are relative to the
-root mean square of the values.
+The verdict compares the source's graph and the published graph, both widened to float64. Their rounding differences are
+about 1e-16 and grow with depth, so one fixed bound holds for all weights. Distances are relative to the root mean
+square of the values.
 """
 
 import dataclasses
@@ -18,26 +18,26 @@ from converters import weight_map
 from export.reference import albert as reference_albert
 from export.reference import measures
 
-# Largest distance of two right float64 computations. benchmarks/results/proof_trials.md has the worst of many kinds of
-# weights.
+# Bound of the relative distance of two correct float64 computations. benchmarks/results/proof_trials.md has the largest
+# distance seen for many kinds of weights.
 OUTPUT_BOUND = 1e-9
 GRADIENT_BOUND = 1e-8
-# A wrong conversion is refused by this factor at least, or the proof shows nothing for these weights.
+# Factor by which every negative control must exceed the bound; else the proof is void for these weights.
 CONTROL_FACTOR = 1000
-# How far the float32 artifact may be from float64, in multiples of the worst of several float32 evaluations of the
-# reference. Each evaluation rounds differently: right conversions of tiny models reached 3.3. Float64 decides; this
-# bound detects a wrong kernel or file.
+# Tolerance of the float32 artifact against float64, in multiples of the worst of several float32 evaluations of the
+# reference. Each evaluation rounds differently: correct conversions of tiny models reached 3.3. Float64 decides parity;
+# this bound detects a wrong kernel or file.
 FLOAT32_FACTOR = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Float32:
-  """How far float32 evaluations of an output are from float64, relative to its root mean square.
+  """Distances of float32 evaluations of an output from float64, relative to its root mean square.
 
   Attributes:
-    source: the source's graph; None if it does not show the output.
-    export: the published artifact, run as users run it.
-    allowed: the most that the artifact may be off.
+    source: distance of the source's graph; None if it lacks the output.
+    export: distance of the published artifact, run as users run it.
+    allowed: tolerance of `export`.
   """
 
   source: measures.Distance | None
@@ -47,15 +47,15 @@ class Float32:
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-  """One output of the published artifact, compared.
+  """The comparison of one output of the published artifact.
 
   Attributes:
-    values: number of values compared in each call that gives it.
+    values: number of compared values in each call that returns the output.
     scale: root mean square of the values.
-    source: relative distance in float64 to the source's graph, the worst of all calls; None if the graph does not show
-      it.
-    reference: relative distance in float64 to the NumPy reference, the worst of all calls.
-    float32: how far float32 is from that.
+    source: relative distance (rms) in float64 to the source's graph, the largest of all calls; None if the graph lacks
+      the output.
+    reference: relative distance (rms) in float64 to the NumPy reference, the largest of all calls.
+    float32: distances of float32 evaluations from float64.
   """
 
   values: int
@@ -67,13 +67,13 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class Derivative:
-  """The derivative of the scalar by one weight, compared in float64.
+  """The comparison of the scalar's derivative with respect to one weight, in float64.
 
   Attributes:
-    values: number of values compared.
-    scale: what the distances are relative to: see `gradient_scale`.
-    source: relative distance to the source's graph; None without a graph.
-    reference: relative distance to the NumPy reference.
+    values: number of compared values.
+    scale: scale of the relative distances; see `gradient_scale`.
+    source: relative distance (rms) to the source's graph; None without a graph.
+    reference: relative distance (rms) to the NumPy reference.
   """
 
   values: int
@@ -83,30 +83,28 @@ class Derivative:
 
 
 def rounded(value: Any) -> Any:
-  """Rounds every float in nested dicts to two digits: the form in which figures are recorded, printed and shown."""
+  """Rounds every float in nested dicts to two digits, the form of records, console and reports."""
   if isinstance(value, Mapping):
     return {key: rounded(inner) for key, inner in value.items()}
   return float(f'{value:.1e}') if isinstance(value, float) else value
 
 
 def gradient_scale(name: str, scales: Mapping[str, float]) -> float:
-  """Scale of a derivative's distance: its own root mean square, or that of the terms that cancel in it if it is larger.
+  """Returns the scale of a derivative's distance: the larger of its rms and the rms of the terms that cancel in it.
 
-  The derivative by a bias sums over positions and may cancel, so it has at least its kernel's scale. The derivatives by
-  the query and
-  the key pass through the softmax's derivative w * (d - sum(w * d)). It vanishes where attention is saturated, and its
-  terms have the
-  scale of the value's derivative. The derivative by the pooler passes through 1 - p**2, which vanishes where the pooler
-  is saturated:
-  `reference_albert.Gradient.terms` has its scale without that factor.
+  The derivative by a bias sums over positions and may cancel, so its scale is at least its kernel's. The derivatives by
+  query and key contain the softmax's derivative w * (d - sum(w * d)). It vanishes where attention is saturated, and its
+  terms have the scale of the value's derivative. The derivative by the pooler contains 1 - p**2, which vanishes where
+  the pooler is saturated; `reference_albert.Gradient.terms` has its scale without that factor.
 
   Args:
     name: canonical name of a weight.
     scales: root mean squares of the derivatives, by canonical name.
   """
   names = [name, f'{name.removesuffix(".bias")}.kernel']
-  if name.startswith(('attention.query', 'attention.key')):
-    names.append('attention.value.kernel')
+  prefix, attention, part = name.partition('attention.')
+  if attention and part.startswith(('query', 'key')):
+    names.append(f'{prefix}attention.value.kernel')
   return max((scales[other] for other in names if other in scales), default=math.nan)
 
 
@@ -116,16 +114,18 @@ def compare_derivative(
   expected: reference_albert.Gradient,
   others: Sequence[np.ndarray],
 ) -> list[measures.Distance]:
-  """Compares derivatives by one weight with the reference's, piece by piece: the largest has hundreds of millions of values.
+  """Compares derivatives by one weight with the reference's derivative.
+
+  The comparison goes piece by piece, because the largest derivative has hundreds of millions of values.
 
   Args:
     row: the weight.
-    config: gives its shape.
-    expected: the reference's derivatives.
-    others: float64 derivatives, as many numbers in the same order as the weight's canonical layout.
+    config: config of the model, which gives the weight's shape.
+    expected: derivatives of the reference.
+    others: float64 derivatives in the order of the weight's canonical layout.
 
   Returns:
-    The distance of zero, and then of each of the others; NaN for one of another number of values.
+    The distance of the reference from zero, then from each of `others`; NaN for one with another number of values.
   """
   shape = weight_map.shape(row.shape, config)
   size = math.prod(shape)

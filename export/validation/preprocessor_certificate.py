@@ -1,4 +1,4 @@
-"""Compares an exported preprocessor with a plain-Python statement of its version's rule: the published one, or that of the weights' training."""
+"""Compares an exported preprocessor with a plain-Python implementation of its version's rule."""
 
 import math
 import operator
@@ -12,14 +12,15 @@ import numpy as np
 import sentencepiece as spm
 
 from converters import errors
+from converters import tokenization
 from converters.readers import sentencepiece_model
+from export import spec
 from export.graphs import op_allow_list
 from export.reference import tokenizer as reference_tokenizer
 
-_SEQ_LENGTH = 128  # of the published preprocessors, unless another is asked for
-_ORIGINAL = 4  # the first version with the rule that the weights were trained with
+_ORIGINAL = 4  # first version with the tokenization that the weights were trained with
 
-# Every kind of text the published normalization treats in a way of its own, and what breaks tokenizers.
+# Every kind of text that the published normalization treats specially, and texts that often break tokenizers.
 TEXTS = (
   'The bridge was closed, and the ferry was late.',
   'CAFÉ au lait: naïve, 1,200 boats (or 3.5)!',
@@ -73,41 +74,48 @@ _IGNORABLE = tuple(
 
 
 def texts(version: int) -> tuple[str, ...]:
-  """What a version of the contract is compared on."""
+  """Returns the texts that a version of the contract is compared on."""
   return TEXTS + reference_tokenizer.TEXTS if version >= _ORIGINAL else TEXTS
 
 
-def normalized(sentence: str, version: int) -> str:
-  """A text as the rule of a version hands it to SentencePiece.
+def normalized(sentence: str, version: int, setting: tokenization.Tokenization = tokenization.DEFAULT) -> str:
+  """Returns a text as normalized by the rule of a version, which is the input of SentencePiece.
 
-  Up to version 3: canonical decomposition, no marks, case folding.
+  Up to version 3, the rule is canonical decomposition, removal of nonspacing marks, and case folding.
   """
   if version >= _ORIGINAL:
-    return reference_tokenizer.normalized(sentence)
-  decomposed = unicodedata.normalize('NFD', sentence)
-  plain = ''.join(c for c in decomposed if unicodedata.category(c) != 'Mn')
-  # TF-Text's case folding is ICU's NFKC_Casefold, which leaves out what is ignorable by default, before and after
-  # folding.
+    return reference_tokenizer.normalized(sentence, setting)
+  plain = sentence
+  if not setting.keep_accents:
+    plain = ''.join(c for c in unicodedata.normalize('NFD', sentence) if unicodedata.category(c) != 'Mn')
+  if not setting.lower_case:
+    return plain
+  # TF-Text's case folding is ICU's NFKC_Casefold, which removes default-ignorable code points before and after folding.
   folded = unicodedata.normalize('NFKC', unicodedata.normalize('NFKC', _visible(plain)).casefold())
   return _visible(folded)
 
 
-def ids(processor: spm.SentencePieceProcessor, sentence: str, version: int) -> list[int]:
-  """The ids of a version's rule."""
+def ids(
+  processor: spm.SentencePieceProcessor,
+  sentence: str,
+  version: int,
+  setting: tokenization.Tokenization = tokenization.DEFAULT,
+) -> list[int]:
+  """Returns the ids of a sentence by the rule of a version."""
   if version >= _ORIGINAL:
-    return reference_tokenizer.ids(processor, sentence)
-  return processor.encode(normalized(sentence, version))
+    return reference_tokenizer.ids(processor, sentence, setting)
+  return processor.encode(normalized(sentence, version, setting))
 
 
 def finished(processor: spm.SentencePieceProcessor, tokens: list[int], version: int) -> list[int]:
-  """The ids of a version's rule, of those that SentencePiece gives for the text that it is handed."""
+  """Returns the ids by the rule of a version, from SentencePiece's ids of the normalized text."""
   return reference_tokenizer.cut(processor, map(processor.id_to_piece, tokens)) if version >= _ORIGINAL else tokens
 
 
 def equally_likely(processor: spm.SentencePieceProcessor, one: list[int], other: list[int]) -> bool:
-  """Whether two lists of ids are the same text, cut in two ways that SentencePiece scores the same.
+  """Returns whether two lists of ids are segmentations of the same text with equal SentencePiece scores.
 
-  '0' and '00', or '00' and '0': which of them it is differs between its versions.
+  For '000', versions of SentencePiece choose '0' and '00', or '00' and '0'.
   """
   pieces = [''.join(map(processor.id_to_piece, tokens)) for tokens in (one, other)]
   scores = [sum(map(processor.get_score, tokens)) for tokens in (one, other)]
@@ -115,7 +123,7 @@ def equally_likely(processor: spm.SentencePieceProcessor, one: list[int], other:
 
 
 def special_tokens(version: int, vocab_size: int) -> dict[str, int]:
-  """What `get_special_tokens_dict` gives in a version of the contract."""
+  """Returns the expected result of `get_special_tokens_dict` in a version of the contract."""
   tokens = sentencepiece_model.SPECIAL_TOKENS
   result = {
     'padding_id': tokens['<pad>'],
@@ -127,7 +135,7 @@ def special_tokens(version: int, vocab_size: int) -> dict[str, int]:
 
 
 class Preprocessor:
-  """An exported preprocessor, loaded from its files."""
+  """A preprocessor loaded from its exported files."""
 
   def __init__(self, path: pathlib.Path):
     import tensorflow_text  # noqa: F401  (registers the ops)
@@ -135,42 +143,53 @@ class Preprocessor:
     self._loaded = op_allow_list.load(path)
 
   def ids(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the token ids of each text."""
     import tensorflow as tf
 
     return self._loaded.tokenize(tf.constant(texts)).to_list()
 
   def packed(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """The encoder's inputs, int32 [batch, 128] each."""
+    """Returns the encoder's inputs by name, int32 [batch, seq] each."""
     import tensorflow as tf
 
     return {name: value.numpy() for name, value in self._loaded(tf.constant(texts)).items()}
 
   def special_tokens(self) -> dict[str, int]:
+    """Returns the result of `get_special_tokens_dict`."""
     return {name: int(value) for name, value in self._loaded.tokenize.get_special_tokens_dict().items()}
 
 
-def check(path: pathlib.Path, sp_model: bytes, version: int) -> int:
-  """Loads an exported preprocessor and compares it with a plain-Python statement of its version's rule.
+def check(
+  path: pathlib.Path,
+  sp_model: bytes,
+  version: int,
+  setting: tokenization.Tokenization = tokenization.DEFAULT,
+  seq_length: int = spec.SEQ_LENGTH,
+) -> int:
+  """Loads an exported preprocessor and compares it with a plain-Python implementation of its version's rule.
 
   Args:
-    path: the SavedModel.
-    sp_model: the SentencePiece model it was made from.
-    version: of the contract.
+    path: directory of the SavedModel.
+    sp_model: serialized SentencePiece model that the preprocessor was made from.
+    version: version of the contract.
+    setting: letter case and accents.
+    seq_length: default number of ids for each text.
 
   Returns:
-    The number of tokens compared.
+    Number of compared tokens.
 
   Raises:
-    ParityError: naming the first text whose ids differ, or whose packing does.
+    ParityError: special tokens, ids or packed inputs differ; names the first difference.
   """
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
 
-  expected = {text: ids(processor, text, version) for text in texts(version)}
+  expected = {text: ids(processor, text, version, setting) for text in texts(version)}
   compare(
     Preprocessor(path),
     expected,
     special_tokens(version, processor.vocab_size()),
     lambda one, other: equally_likely(processor, one, other),
+    seq_length,
   )
   return sum(map(len, expected.values()))
 
@@ -180,23 +199,25 @@ def compare(
   expected: dict[str, list[int]],
   special: dict[str, int],
   same: Callable[[list[int], list[int]], bool] = operator.eq,
+  seq_length: int = spec.SEQ_LENGTH,
 ) -> None:
-  """Holds a preprocessor against ids by text, and special tokens.
+  """Compares a preprocessor with expected ids and special tokens.
 
   Args:
-    preprocessor: the model.
-    expected: the ids by text.
-    special: the special tokens.
-    same: whether two lists of ids for a text are both right.
+    preprocessor: the loaded preprocessor.
+    expected: expected ids by text.
+    special: expected special tokens.
+    same: function of two lists of ids that returns whether both are correct for one text.
+    seq_length: default number of ids for each text.
 
   Raises:
-    ParityError: naming what differs.
+    ParityError: special tokens, ids or packed inputs differ; names the first difference.
   """
 
   def differs(what: str, actual: Any, right: Any, text: str) -> errors.ParityError:
     return errors.ParityError(
-      f'no parity ({what} {_short(actual)} instead of {_short(right)}) in the preprocessor for {_short(text)}: '
-      'this is a fault of the conversion'
+      f'preprocessor: no parity for {_short(text)} ({what} {_short(actual)} instead of {_short(right)}); report this '
+      'fault of the conversion'
     )
 
   if preprocessor.special_tokens() != special:
@@ -207,12 +228,12 @@ def compare(
     right = expected[text]
     if not same(actual, right):
       raise differs('ids', actual, right, text)
-    kept = [special['start_of_sequence_id'], *actual[: _SEQ_LENGTH - 2], special['end_of_segment_id']]
-    padding = [special['padding_id']] * (_SEQ_LENGTH - len(kept))
+    kept = [special['start_of_sequence_id'], *actual[: seq_length - 2], special['end_of_segment_id']]
+    padding = [special['padding_id']] * (seq_length - len(kept))
     for name, row in (
       ('input_word_ids', kept + padding),
       ('input_mask', [1] * len(kept) + [0] * len(padding)),
-      ('input_type_ids', [0] * _SEQ_LENGTH),
+      ('input_type_ids', [0] * seq_length),
     ):
       if packed[name][number].tolist() != row:
         raise differs(name, packed[name][number].tolist(), row, text)

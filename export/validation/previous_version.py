@@ -17,16 +17,18 @@ from export.validation import text_certificate
 def encoder_differences(
   old: pathlib.Path, old_record: Mapping[str, Any], new: pathlib.Path, new_record: Mapping[str, Any]
 ) -> list[str]:
-  """Runs two versions of an encoder on the inputs of golden files.
+  """Compares two versions of an encoder on the inputs of golden files.
 
   Args:
-    old, new: their directories.
-    old_record, new_record: of each: `config`, `interface` and `heads`.
+    old: directory of the previous version.
+    old_record: its record, with `config`, `interface` and `heads`.
+    new: directory of the new version.
+    new_record: its record, with the same keys.
 
   Returns:
-    The outputs that differ by more than two right float64 computations of the same weights, one line each.
+    One line for each output whose relative distance in float64 exceeds `parity.OUTPUT_BOUND`.
   """
-  if found := _other_sizes(old_record, new_record):
+  if found := _size_differences(old_record, new_record):
     return found
   before, after = golden_file.outputs(old, old_record), golden_file.outputs(new, new_record)
   distances = {name: measures.relative(after[name], before[name]) for name in sorted(before.keys() & after.keys())}
@@ -40,32 +42,34 @@ def encoder_differences(
 def text_differences(
   old: pathlib.Path, old_record: Mapping[str, Any], new: pathlib.Path, new_record: Mapping[str, Any]
 ) -> list[str]:
-  """Runs two versions of a model from text to vectors on awkward texts.
+  """Compares two versions of a text model on edge-case texts.
 
-  They may be as far apart as their certificates let each of them be from its parts, together.
+  The tolerance is the sum of the tolerances in both certificates.
 
   Args:
-    old, new: their directories.
-    old_record, new_record: of each: `config` and `certificate`.
+    old: directory of the previous version.
+    old_record: its record, with `config` and `certificate`.
+    new: directory of the new version.
+    new_record: its record, with the same keys.
 
   Returns:
-    The outputs that differ by more, one line each.
+    One line for each output that exceeds the tolerance.
   """
-  if found := _other_sizes(old_record, new_record):
+  if found := _size_differences(old_record, new_record):
     return found
-  # Those that the versions of all preprocessors are compared on.
+  # The texts of contract version 1 are those of all versions.
   texts = text_certificate.texts(1, text_certificate.affordable(albert_config.parse(new_record['config'])))
   before, after = (text_certificate.Text(path).outputs(texts) for path in (old, new))
-  return _further(before, after, old_record, new_record)
+  return _outputs_out_of_tolerance(before, after, old_record, new_record)
 
 
-def _further(
+def _outputs_out_of_tolerance(
   before: Mapping[str, np.ndarray],
   after: Mapping[str, np.ndarray],
   old_record: Mapping[str, Any],
   new_record: Mapping[str, Any],
 ) -> list[str]:
-  """The outputs that are further apart than both certificates together allow, one line each."""
+  """Returns one line for each output whose distance exceeds the sum of both tolerances."""
   found = []
   for name in before.keys() & after.keys():
     checks = [record['certificate']['outputs'][name]['allowed'] for record in (old_record, new_record)]
@@ -76,7 +80,7 @@ def _further(
   return sorted(found)
 
 
-def _other_sizes(old_record: Mapping[str, Any], new_record: Mapping[str, Any]) -> list[str]:
+def _size_differences(old_record: Mapping[str, Any], new_record: Mapping[str, Any]) -> list[str]:
   sizes = {
     key: (value, new_record['config'].get(key))
     for key, value in old_record['config'].items()
@@ -88,10 +92,14 @@ def _other_sizes(old_record: Mapping[str, Any], new_record: Mapping[str, Any]) -
 
 
 def preprocessor_differences(old: pathlib.Path, new: pathlib.Path) -> list[str]:
-  """Runs two versions of a preprocessor on awkward texts.
+  """Compares two versions of a preprocessor on edge-case texts.
+
+  Args:
+    old: directory of the previous version.
+    new: directory of the new version.
 
   Returns:
-    What differs, one line each: special tokens that changed or are gone, and the first text that has other ids.
+    One line for each changed special token, and one for the first text with different ids.
   """
   before, after = preprocessor_certificate.Preprocessor(old), preprocessor_certificate.Preprocessor(new)
   tokens = after.special_tokens()

@@ -1,8 +1,7 @@
-"""Compares a model from text to vectors with the preprocessor and the encoder that it is made of, called one after the other.
+"""Compares a text model with its preprocessor and encoder, called one after the other.
 
-Those two are proven on their own, against the tokenizer's rule and against the source. Here it is seen that nothing
-happened to them on the way into one model: the same weights, the same ids (which cannot be seen from outside), the same
-mode.
+The preprocessor and the encoder have certificates of their own. This certificate shows that the text model has the same
+weights, ids and training mode. The ids are internal to the model, so its outputs are compared.
 """
 
 import contextlib
@@ -23,26 +22,26 @@ from export.reference import measures
 from export.validation import exported_encoder
 from export.validation import preprocessor_certificate
 
-# Two runs of the same operations on the same numbers were the same bit for bit wherever this was run. Where a kernel
-# splits its work otherwise from run to run, what single outputs are always allowed is allowed here.
+# Tolerance in float32 units in the last place. Runs of the same operations have been equal bit for bit on all machines
+# tried, but a kernel may split its work differently from run to run.
 _ULPS = 16
-# Multiplications that one run of all texts may take: half a second on two processors. A model of base size runs four
-# texts; for one of large size or larger, the least there can be take longer than that.
+# Budget of multiplications for one run of all texts: half a second on two processors. A model of base size runs four
+# texts. Models of large size and above run the minimum and exceed the budget.
 _WORK = 5e10
-_LEAST = 2  # the control needs another text
+_LEAST = 2  # the negative control needs a second text
 _ULP = 2.0**-23
 _SERVED = ('default', 'pooled_output', 'sequence_output')
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """One output compared.
+  """The comparison of one output.
 
   Attributes:
-    values: how many floats were compared.
-    apart: how far the two ways are from each other.
-    control: how far, if each text's output is held against another text's.
-    allowed: how far they may be, and the control must not be.
+    values: number of compared floats.
+    apart: distance of the text model from its parts.
+    control: distance of each text's output from that of another text, the negative control.
+    allowed: tolerance, which `apart` must meet and `control` must exceed.
   """
 
   values: int
@@ -52,18 +51,18 @@ class Comparison:
 
   @property
   def passes(self) -> bool:
+    """Whether the output is within tolerance, and the negative control is not."""
     return self.values > 0 and self.apart.within(self.allowed) and not self.control.within(self.allowed)
 
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-  """The proof that a model from text to vectors does what its two parts do.
+  """The proof that a text model computes the same as its preprocessor and encoder.
 
   Attributes:
-    texts: how many there were.
-    outputs: what was compared, by output: of the model's call, with the layers as 'layer_0' and so on, and of its
-      signature as
-      'serving_default/pooled_output' and so on.
+    texts: number of compared texts.
+    outputs: comparisons by output name. Outputs of the model's call are 'pooled_output', 'layer_0' and so on; those of
+      its signature are 'serving_default/pooled_output' and so on.
     dropout: whether the training mode is random, as the encoder's is.
   """
 
@@ -72,7 +71,7 @@ class Certificate:
   dropout: bool
 
   def as_json(self) -> dict[str, Any]:
-    """For the record: figures with three digits."""
+    """Returns the form of the record, with figures rounded to three digits."""
     return {
       'texts': self.texts,
       'dropout': self.dropout,
@@ -88,11 +87,10 @@ class Certificate:
 
 
 def texts(version: int, rows: int) -> tuple[str, ...]:
-  """Awkward texts for a version of the preprocessor's contract: at most so many.
+  """Returns up to `rows` edge-case texts for a version of the preprocessor's contract.
 
-  The first two tell the versions' rules apart: by a comma after a digit, where the vocabulary has a piece of both, and
-  by an eszett, whatever
-  it has.
+  The first two distinguish the rules of the versions. The first has a comma after a digit, which works for vocabularies
+  with a piece of both. The second has an eszett, which works for all vocabularies.
   """
   every = preprocessor_certificate.texts(version)
   first = [next(text for text in every if mark in text) for mark in ('1,200', 'ß')]
@@ -100,73 +98,84 @@ def texts(version: int, rows: int) -> tuple[str, ...]:
 
 
 def affordable(config: albert_config.AlbertConfig) -> int:
-  """How many texts to run for a model of these sizes."""
-  hidden, length = config.hidden_size, spec.SEQ_LENGTH
+  """Returns the number of texts to run for a model of these sizes."""
+  hidden, length = config.hidden_size, min(spec.SEQ_LENGTH, config.max_position_embeddings)
   layer = length * (4 * hidden**2 + 2 * hidden * config.intermediate_size + 2 * length * hidden)
-  return max(_LEAST, int(_WORK / (config.num_hidden_layers * layer)))
+  return max(_LEAST, int(_WORK / (len(config.block_of_layer) * layer)))
 
 
 class Text:
-  """A model from text to vectors, loaded from its files."""
+  """A text model loaded from its exported files."""
 
   def __init__(self, path: pathlib.Path):
-    """Loads it.
+    """Loads the model.
+
+    Args:
+      path: directory of the SavedModel.
 
     Raises:
-      UntrustedGraphError: it has operations that no export has.
+      UntrustedGraphError: the graph has an operation that is not on the allow-list.
     """
     import tensorflow_text  # noqa: F401  (registers the operations)
 
     self._loaded = op_allow_list.load(path)
 
   def outputs(self, sentences: Sequence[str], training: bool = False) -> dict[str, np.ndarray]:
-    """Calls it: float32 `default`, `pooled_output` and `sequence_output`, and the layers as `layer_0` and so on.
+    """Calls the model.
+
+    Args:
+      sentences: the texts.
+      training: whether to run the training mode.
+
+    Returns:
+      Float32 `default`, `pooled_output` and `sequence_output`, and the layers as `layer_0` and so on.
 
     Raises:
-      ParityError: it is not called that way.
+      ParityError: the model does not have the interface of a text model.
     """
     import tensorflow as tf
 
-    with exported_encoder.as_it_stands(), _such_a_model():
+    with exported_encoder.as_it_stands(), _interface_errors():
       return flat(self._loaded(tf.constant(sentences), training=training))
 
   def served(self, sentences: Sequence[str]) -> dict[str, np.ndarray]:
-    """Calls its signature: float32 by name.
+    """Calls the signature `serving_default`, and returns its float32 outputs by name.
 
     Raises:
-      ParityError: it has none, or another one.
+      ParityError: the signature is missing or has another interface.
     """
     import tensorflow as tf
 
-    with exported_encoder.as_it_stands(), _such_a_model():
+    with exported_encoder.as_it_stands(), _interface_errors():
       return flat(self._loaded.signatures['serving_default'](sentences=tf.constant(sentences)))
 
   @property
   def trainable(self) -> list[tuple[int, ...]]:
-    """The shapes of its trainable variables."""
+    """Sorted shapes of the trainable variables."""
     return shapes(self._loaded)
 
 
 @contextlib.contextmanager
-def _such_a_model() -> Iterator[None]:
+def _interface_errors() -> Iterator[None]:
+  """Turns errors of calls with an unexpected interface into ParityError."""
   import tensorflow as tf
 
   try:
     yield
-  # What TensorFlow raises for a function that is not there, or takes or gives something else.
+  # TensorFlow raises these for a missing function, and for unexpected inputs or outputs.
   except (AttributeError, KeyError, TypeError, ValueError, tf.errors.OpError) as e:
     raise errors.ParityError(
-      f'no parity (it is not called as a model from text to vectors is: {" ".join(str(e).split())[:300]})'
+      f'text model: unexpected interface ({" ".join(str(e).split())[:300]}); report this fault of the conversion'
     ) from e
 
 
 def shapes(loaded: Any) -> list[tuple[int, ...]]:
-  """Those of a loaded object's trainable variables, in an order that does not depend on it."""
+  """Returns the sorted shapes of the trainable variables of a loaded SavedModel."""
   return sorted(tuple(variable.shape) for variable in getattr(loaded, 'trainable_variables', ()))
 
 
 def flat(outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """An encoder's outputs, each layer under a name of its own."""
+  """Returns an encoder's outputs, with the layers as `layer_0` and so on."""
   layers = {f'layer_{number}': layer.numpy() for number, layer in enumerate(outputs.get('encoder_outputs', ()))}
   return {name: value.numpy() for name, value in outputs.items() if name != 'encoder_outputs'} | layers
 
@@ -178,17 +187,18 @@ def check(
   version: int,
   config: albert_config.AlbertConfig,
 ) -> Certificate:
-  """Loads all three, and compares what comes out of them for awkward texts.
+  """Loads a text model and its parts, and compares their outputs for edge-case texts.
 
   Args:
-    text, preprocessor, encoder: their SavedModels; the encoder's interface is 'dict'.
-    version: of the preprocessor's contract.
-    config: the encoder's sizes.
+    text: directory of the text model.
+    preprocessor: directory of its preprocessor.
+    encoder: directory of its encoder, with interface 'dict'.
+    version: version of the preprocessor's contract.
+    config: config of the encoder.
 
   Raises:
-    ParityError: an output differs, is missing or is new, or would not be noticed if it were another text's; or one is
-      random that should
-      not be, or the other way round; or other variables can be trained; or it is called in another way.
+    ParityError: one of these: an output differs, is missing or is unexpected; a negative control passes; the training
+      mode is random against the config, or not random; the trainable variables differ; the interface differs.
   """
   import tensorflow as tf
 
@@ -203,29 +213,30 @@ def check(
   ours, served = model.outputs(sentences), model.served(sentences)
   mine = ours | {f'serving_default/{name}': value for name, value in served.items()}
   theirs = right | {f'serving_default/{name}': right[name] for name in _SERVED if name in right}
-  # In an order of their own: TensorFlow's dicts have another one in each process.
+  # A fixed order: the order of TensorFlow's dicts differs between processes.
   names = [
     *_SERVED,
-    *(f'layer_{number}' for number in range(config.num_hidden_layers)),
+    *(f'layer_{number}' for number in range(len(config.block_of_layer))),
     *(f'serving_default/{name}' for name in _SERVED),
   ]
   faults = [f'{name} is missing' for name in names if name not in mine or name not in theirs]
-  faults += [f'{name} is new' for name in sorted({*mine, *theirs} - {*names})]
+  faults += [f'{name} is unexpected' for name in sorted({*mine, *theirs} - {*names})]
   comparisons = {name: compare(mine[name], theirs[name]) for name in names if name in mine and name in theirs}
   for name, comparison in comparisons.items():
     if not comparison.apart.within(comparison.allowed):
-      faults.append(f'{name} is {comparison.apart} from what the two parts give, more than {comparison.allowed}')
+      faults.append(f'{name} is {comparison.apart} from its parts, more than {comparison.allowed}')
     elif not comparison.passes:
-      faults.append(f'{name} is the same for another text')
+      faults.append(f'{name} passes the negative control with another text')
   _raise_for(faults)
   if model.trainable != trainable:
-    faults.append(f'{len(model.trainable)} variables can be trained, which are not the {len(trainable)} of the encoder')
+    faults.append(f'{len(model.trainable)} variables are trainable, not the {len(trainable)} of the encoder')
   dropout = config.has_dropout
   trained = model.outputs(sentences[:1], training=True).get('sequence_output', np.zeros(0))
   calm = compare(trained, right['sequence_output'][:1]).apart.within(comparisons['sequence_output'].allowed)
   if calm == dropout:
     faults.append(
-      f'training=True is {"" if calm else "not "}the same as training=False, but the config has {"" if dropout else "no "}dropout'
+      f'training=True {"equals" if calm else "differs from"} training=False, but the config has '
+      f'{"" if dropout else "no "}dropout'
     )
   _raise_for(faults)
   return Certificate(len(sentences), comparisons, dropout)
@@ -234,12 +245,12 @@ def check(
 def _raise_for(faults: Sequence[str]) -> None:
   if faults:
     raise errors.ParityError(
-      f'no parity ({"; ".join(faults)}) in the model from text to vectors: this is a fault of the conversion'
+      f'text model: no parity with its parts ({"; ".join(faults)}); report this fault of the conversion'
     )
 
 
 def compare(ours: np.ndarray, theirs: np.ndarray) -> Comparison:
-  """Compares one output, [texts, ...]."""
+  """Compares one output, float32 [texts, ...], of the text model and of its parts."""
   scale = measures.distance(theirs, np.zeros_like(theirs))
   allowed = measures.Distance(*(_ULPS * _ULP * size for size in (scale.rms, scale.largest)))
   return Comparison(

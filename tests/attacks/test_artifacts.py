@@ -1,4 +1,4 @@
-"""What is published is no attack itself: nothing for a scanner to find, known operations only, and no trace of the machine."""
+"""Published artifacts are safe: scanners report nothing, all operations are known, and no trace of the machine."""
 
 import gzip
 import json
@@ -30,8 +30,8 @@ def _scan(path, report):
   return [(pathlib.PurePath(issue['source']).parts[1:2], issue['operator']) for issue in found['issues']], scanned
 
 
-# Operations of TF-Text, without which there is no preprocessor. The scanner knows those of TensorFlow alone, and names
-# any other.
+# Operations of TF-Text, which the preprocessor needs. The scanner knows only the operations of TensorFlow, and reports
+# all others.
 TF_TEXT = {'CaseFoldUTF8', 'NormalizeUTF8', 'SentencepieceOp', 'SentencepieceTokenizeOp'}
 
 
@@ -49,7 +49,7 @@ def test_modelscan_would_report_something(own_module, tmp_path):
 
 @pytest.fixture(scope='session')
 def published(history, with_dropout):
-  """Artifacts of every version, and those with dropout."""
+  """Artifacts of every version, and artifacts with dropout."""
   return [path for root in (history, with_dropout) for path in sorted(root.glob('*/*/[0-9]*')) if path.is_dir()]
 
 
@@ -58,7 +58,7 @@ def test_operations_are_those_of_the_pinned_list(published):
   for path in published:
     op_allow_list.check(path)
     used |= {node.op for node in graph_defs.nodes(graph_defs.read(path / 'saved_model.pb'))}
-  # Name by name: what is not used any more does not stay on the list.
+  # Fails for an unused name, too: it must be removed from the list.
   assert used == op_allow_list.OPERATIONS | op_allow_list.SAVING
   assert not used & op_allow_list.FORMER
 
@@ -80,7 +80,7 @@ def _add(op):
 
 
 def _call_the_saver(meta_graph):
-  """The model's own saving function, called with its call: it would write a file that the caller did not ask for."""
+  """Calls the model's saving function in its call, which writes a file that the caller does not expect."""
   saver = _function(meta_graph, '__inference__traced_save')
   node = _function(meta_graph, '__inference_encode').node_def.add(name='hidden/here', op='StatefulPartitionedCall')
   node.attr['f'].func.name = saver.signature.name
@@ -94,7 +94,7 @@ def _offer_the_saver(meta_graph):
 @pytest.mark.parametrize(
   'edit, message',
   [
-    (_add('WriteFile'), "operation WriteFile at node 'hidden/here' is none that is exported"),
+    (_add('WriteFile'), "operation WriteFile at node 'hidden/here' is not on the allow-list of exports"),
     (_add('PyFunc'), 'operation PyFunc'),
     (_add('SaveV2'), "operation SaveV2 at node 'hidden/here'"),
     (lambda m: m.graph_def.node.add(name='hidden/here', op='ReadFile'), 'operation ReadFile'),
@@ -104,32 +104,35 @@ def _offer_the_saver(meta_graph):
 )
 def test_a_release_that_was_tampered_with_is_not_run(encoder_path, tmp_path, monkeypatch, edit, message):
   path = _edited(encoder_path, tmp_path, edit)
-  monkeypatch.setattr(tf.saved_model, 'load', None)  # nobody gets that far
-  with pytest.raises(errors.UntrustedGraphError, match=message + '.* in .*saved_model.pb: .*fetch the release again'):
+  monkeypatch.setattr(tf.saved_model, 'load', None)  # never reached
+  with pytest.raises(errors.UntrustedGraphError, match='saved_model.pb: .*' + message + '.*; fetch the release again'):
     op_allow_list.load(path)
 
 
 @pytest.mark.slow
 def test_nothing_tells_of_the_machine(twice):
-  """Paths, user and host; in the archives too. Times: the two exports of test_46 were minutes apart and in two time zones."""
+  """Artifacts and archives have no path, user or host.
+
+  Times are in test_46, whose two exports are minutes and time zones apart.
+  """
   times = [time.strftime('%Y-%m-%d').encode(), time.strftime('%b %d').encode(), str(int(time.time()))[:6].encode()]
   for root in (twice.here, twice.there):
     for name, content in trees.tree_bytes(root).items():
       plain = gzip.decompress(content) if name.endswith('.gz') else content
-      for told in (*(text.encode() for text in twice.told), *times):
-        assert told not in plain, (name, told)
+      for trace in (*(text.encode() for text in twice.traces), *times):
+        assert trace not in plain, (name, trace)
       if name.endswith('.gz'):
-        assert content[4:8] == bytes(4)  # no time in gzip's header
-        assert plain[136:148] == b'00000000000\0'  # nor in the tar's
+        assert content[4:8] == bytes(4)  # time in gzip's header
+        assert plain[136:148] == b'00000000000\0'  # times in the tar headers
 
 
 @pytest.mark.slow
 def test_the_scan_of_bytes_would_find_a_path(twice, tmp_path):
-  # The same search finds what a SavedModel of the usual make tells.
+  # The same search finds the traces in an ordinary SavedModel.
   asset = tmp_path / 'asset.txt'
   asset.write_text('x')
   model = tf.Module()
   model.asset = tf.saved_model.Asset(str(asset))
   model.call = tf.function(lambda: tf.constant(str(tmp_path)), input_signature=[])
   tf.saved_model.save(model, str(tmp_path / 'usual'))
-  assert any(told.encode() in (tmp_path / 'usual/saved_model.pb').read_bytes() for told in twice.told)
+  assert any(trace.encode() in (tmp_path / 'usual/saved_model.pb').read_bytes() for trace in twice.traces)

@@ -1,7 +1,7 @@
-"""Property-based fuzzing of what reads foreign bytes: whatever comes, it is read or refused with a typed error.
+"""Property-based fuzzing of all readers of untrusted bytes: each input is read, or refused with a typed error.
 
-The same few hundred inputs every time, then new ones for --fuzz_seconds (`make fuzz`: five minutes for each reader). A
-failing input is shrunk and printed by Hypothesis; it belongs among the seeds here then.
+The first few hundred inputs are always the same. New inputs follow for --fuzz_seconds (`make fuzz`: five minutes for
+each reader). Hypothesis shrinks and prints a failing input; add that input to the seeds in this file.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ CHECKS = [
 
 @pytest.fixture
 def fuzz(request):
-  """A function that tries a reader on inputs: some that are always the same, then new ones until the time is over."""
+  """A function that runs a reader on fixed inputs, then on new inputs until the time is over."""
 
   def run(strategy, read, *seeds):
     tried = 0
@@ -66,7 +66,7 @@ def fuzz(request):
 
 @st.composite
 def mutations(draw, content: bytes):
-  """Bytes with a few places overwritten, flipped, cut out, doubled or filled in."""
+  """Bytes with a few places overwritten, flipped, removed, doubled or inserted."""
   result = bytearray(content)
   for _ in range(draw(st.integers(1, 6))):
     place = draw(st.integers(0, max(0, len(result) - 1)))
@@ -144,7 +144,10 @@ def test_fuzz_archive(fuzz, tmp_path):
     found = list(target.rglob('*'))
     assert all(not path.is_symlink() and (path.is_file() or path.is_dir()) for path in found) and len(found) < 100
     assert sum(path.stat().st_size for path in found if path.is_file()) <= caps.total_bytes + (1 << 20)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['module.tar.gz', 'target']  # nothing outside
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+      'module.tar.gz',
+      'target',
+    ]  # no file outside the directory
     shutil.rmtree(target)
 
   honest = _tar([(dict(name='assets/x', size=3), b'abc'), (dict(name='saved_model.pb', size=600), b'y' * 600)])
@@ -171,7 +174,7 @@ JSON = st.recursive(
 
 
 def _edits(value):
-  """The value with some of its parts, however deep, replaced or taken out."""
+  """The value with some parts at any depth replaced or removed."""
 
   @st.composite
   def edited(draw):
@@ -269,7 +272,7 @@ def test_fuzz_release_record(fuzz, encoder_path, tmp_path):
     except errors.IntegrityError as e:
       assert str(e)
     else:
-      # What it vouches for is what was published.
+      # A valid signature is of the published content.
       for key in ('files', 'archive', 'card'):
         assert read_record[key] == record[key], key
 

@@ -1,4 +1,4 @@
-"""Entries 40 to 46: runs that collide, die, or are asked for nonsense."""
+"""Entries 40 to 46: runs that collide, die, or have invalid requests."""
 
 import json
 import multiprocessing
@@ -45,7 +45,7 @@ def _published(root: pathlib.Path) -> dict[str, bytes]:
 
 
 def _settled(root: pathlib.Path) -> None:
-  """Checks that there is nothing in a tree but whole versions and the collection's card."""
+  """Checks that a tree has only whole versions and the collection's card."""
   versions = _whole(root)
   for name in trees.tree_bytes(root):
     assert any(name.startswith(version) for version in versions) or name == 'tensorflow/collections/albert/1.md', name
@@ -55,20 +55,20 @@ def _settled(root: pathlib.Path) -> None:
 def test_40_version_exists(released):
   before = trees.tree_bytes(released.root)
   process = commands.run_export('--source=.', '--version=2', f'--export_root={released.root}')
-  commands.fails(process, 1, f'{ENCODER}/2 exists in', 'never changed', '--version')
+  commands.fails(process, 1, f'{ENCODER}/2: already exists in', 'never changed', '--version')
   assert trees.tree_bytes(released.root) == before
 
 
 def test_40_version_that_appeared_meanwhile(released, module, release):
   shutil.copytree(released.root, release.root)
   before = trees.tree_bytes(release.root)
-  with pytest.raises(errors.PublishError, match=f'{ENCODER}/2 exists in '):
+  with pytest.raises(errors.PublishError, match=f'{ENCODER}/2: already exists in '):
     release(module)
   assert trees.tree_bytes(release.root) == before
 
 
 def _apart(mount, *command):
-  """The command line that runs another one where a file system of its own is mounted on a directory."""
+  """The command line that runs another one with a separate file system mounted on a directory."""
   return ['unshare', '--user', '--map-root-user', '--mount', 'sh', '-c', f'{mount}; exec "$@"', 'sh', *command]
 
 
@@ -82,7 +82,7 @@ def can_mount(tmp_path_factory):
     pytest.skip('this machine has no unshare')
 
 
-# Runs an export and then prints what is in its root, which nobody outside sees.
+# Runs an export, and then prints the files in its root, which is invisible outside the namespace.
 _SHOWN = '''
 import pathlib, subprocess, sys
 process = subprocess.run(sys.argv[2:])
@@ -114,20 +114,20 @@ def test_41_read_only_root(can_mount, module, released, tmp_path):
   before = trees.tree_bytes(root)
   command = commands.export_command(f'--source={module}', '--version=3', f'--export_root={root}')
   process = commands.run(_apart(f'mount --bind {root} {root}; mount -o remount,bind,ro {root}', *command))
-  commands.fails(process, 1, f'cannot write in {root} (Read-only file system): give another --export_root')
+  commands.fails(process, 1, f'{root}: cannot be written (Read-only file system); give another --export_root')
   assert trees.tree_bytes(root) == before
 
 
 @pytest.mark.real_processes
 @pytest.mark.slow
 def test_41_report_that_cannot_be_written(can_mount, module, release, tmp_path):
-  # Known before anything is published.
+  # Refused before anything is published.
   (tmp_path / 'reports').mkdir()
   command = commands.export_command(
     f'--source={module}', '--version=2', f'--export_root={release.root}', f'--report={tmp_path}/reports/x.html'
   )
   process = commands.run(_apart(f'mount -t tmpfs -o size=4k none {tmp_path}/reports', *command))
-  commands.fails(process, 1, 'cannot write the report', 'No space left on device')
+  commands.fails(process, 1, 'report cannot be written', 'No space left on device')
   assert not release.root.exists()
 
 
@@ -162,7 +162,7 @@ def test_41_killed_at_random_moments(module, tmp_path, request):
       _whole(root)
       assert before.items() <= _published(root).items(), number
   assert killed
-  # The next run works, and takes away what the killed ones left, in the tree and among the temporary files.
+  # The next run works, and removes the files that killed runs left in the tree and the temporary directory.
   version = 1 + max([1, *publish.versions(root / ENCODER)])
   done = commands.run_export(
     f'--source={archive}', f'--version={version}', f'--export_root={root}', TMPDIR=str(temporary)
@@ -173,7 +173,7 @@ def test_41_killed_at_random_moments(module, tmp_path, request):
 
 
 def _publish_until_killed(root, number):
-  """Publishes two stand-ins, and dies before the rename of this number."""
+  """Publishes two fake artifacts, and dies before the rename of a given number."""
   replace, calls = pathlib.Path.replace, []
 
   def failing(self, target):
@@ -225,10 +225,10 @@ def test_42_two_writers(module, tmp_path):
     )
     for _ in range(2)
   ]
-  told = [process.communicate()[1] for process in processes]
-  assert sorted(process.returncode for process in processes) == [0, 1], told
-  assert [bool(text) for text in told] == [bool(process.returncode) for process in processes]
-  assert f'error: {ENCODER}/2 exists in {root}' in ''.join(told)
+  messages = [process.communicate()[1] for process in processes]
+  assert sorted(process.returncode for process in processes) == [0, 1], messages
+  assert [bool(text) for text in messages] == [bool(process.returncode) for process in processes]
+  assert f'error: {ENCODER}/2: already exists in {root}' in ''.join(messages)
   _settled(root)
 
 
@@ -245,12 +245,12 @@ def _aborting(quietly):
 @pytest.mark.parametrize('quietly', [False, True], ids=['abort', 'exit with 0'])
 @pytest.mark.parametrize('tags', [(), ('train',)], ids=['outputs', 'gradient'])
 def test_43_death_in_native_code(refused, own_module, quietly, tags):
-  """The operation ends its process from within TensorFlow: with a signal, or as if all were well."""
+  """The operation ends its process from within TensorFlow, by a signal or with exit status 0."""
   modules.edit_graph(own_module, _aborting(quietly), tags)
   refused(own_module, 'operation Abort', errors.UntrustedGraphError)
   refused(
     own_module,
-    'no outputs .* from the graph|failed .signal' if quietly else 'running saved_model.pb in .* failed .signal 6.',
+    'outputs of its graph cannot be read|failed .signal' if quietly else 'running saved_model.pb failed .signal 6.',
     trust=source_policy.Trust(graph=True),
     mlm=False,
     sop=False,
@@ -273,24 +273,24 @@ def test_44_nan_on_both_sides(refused, module, examination, encoder_path, monkey
 def test_44_empty_and_foreign_goldens(encoder_path, tmp_path):
   path = tmp_path / 'golden.json'
   foreign = golden_file.read(GOLDEN / 'interface_3.json')
-  for change, message in (({'outputs': {}}, 'nothing to compare with'), ({}, 'the golden file is of sha256:')):
+  for change, message in (({'outputs': {}}, 'no values to compare with'), ({}, 'the golden file is of sha256:')):
     path.write_text(json.dumps(foreign | change))
     with pytest.raises(errors.GoldenError, match=message):
       golden_file.check(
         pathlib.Path(encoder_path), integrity.read_record(pathlib.Path(encoder_path)), golden_file.read(path)
       )
   path.write_text('')
-  with pytest.raises(errors.GoldenError, match='no golden file'):
+  with pytest.raises(errors.GoldenError, match='not a golden file'):
     golden_file.read(path)
 
 
 @pytest.mark.parametrize(
   'version, words',
   [
-    ('0', '--version=0: versions are 1, 2, 3 and so on'),
+    ('0', '--version=0: not a valid version'),
     ('2.0', '2.0'),
     ('-1', '--version=-1'),
-    ('1', 'already: give a higher one'),
+    ('1', '; give a higher one'),
     ('4', 'give --version=3'),
     ('99999999999999999999', '--version='),
   ],

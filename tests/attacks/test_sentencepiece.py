@@ -1,4 +1,4 @@
-"""Entries 36 to 39: vocabularies that are broken, hostile, or of other weights."""
+"""Entries 36 to 39: vocabularies that are broken, hostile, or of another model."""
 
 import struct
 
@@ -21,7 +21,7 @@ def _message(fields):
 
 
 def _edited(own_module, change):
-  """Changes the list of the model's fields: pieces are field 1, the trainer's options 2, the normaliser's 3."""
+  """Changes the model's list of fields: 1 is the pieces, 2 the trainer's options, 3 the normalizer's options."""
   path = own_module / MODEL
   fields = list(craft.fields(path.read_bytes()))
   change(fields)
@@ -79,7 +79,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize('case', HOSTILE)
 def test_37_hostile_model(refused, own_module, case):
-  (own_module / MODEL).with_suffix('.vocab').unlink()  # which would tell
+  (own_module / MODEL).with_suffix('.vocab').unlink()  # which would reveal the fault
   _edited(own_module, HOSTILE[case])
   refused(own_module, f'in {MODEL}|of {MODEL} is', errors.VocabularyError)
 

@@ -1,4 +1,4 @@
-"""Every entry has a test, and every test its row in the table."""
+"""Each entry of the table has a test, and each test has a row in the table."""
 
 import pathlib
 import re

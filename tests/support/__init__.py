@@ -1,1 +1,1 @@
-"""What several test modules and conftest.py use."""
+"""Helpers of several test modules and conftest.py."""

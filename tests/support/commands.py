@@ -6,17 +6,17 @@ import subprocess
 import sys
 
 ROOT = str(pathlib.Path(__file__).parents[2])
-PYTHON = sys.executable  # the interpreter itself: conftest.py sets sys.executable to one that forks, see fork_server
-BIN = os.path.dirname(PYTHON)  # the environment's commands
+PYTHON = sys.executable  # the real interpreter: conftest.py sets sys.executable to a forking one, see fork_server
+BIN = os.path.dirname(PYTHON)  # commands of the environment
 
 
 def run_export(*flags, cwd=None, **environment) -> subprocess.CompletedProcess:
-  """`python -m export` of albert_en_tiny, as a user runs it."""
+  """Runs `python -m export` for albert_en_tiny, as a user does."""
   return run(export_command(*flags), cwd=cwd, **environment)
 
 
 def run(command, cwd=None, **environment) -> subprocess.CompletedProcess:
-  """Any command that runs this project's modules."""
+  """Runs a command that uses this project's modules."""
   return subprocess.run(
     command, cwd=cwd, env=os.environ | {'PYTHONPATH': ROOT} | environment, capture_output=True, text=True, check=False
   )
@@ -34,7 +34,7 @@ def export_command(*flags) -> list[str]:
 
 
 def fails(process: subprocess.CompletedProcess, status: int, *words: str) -> None:
-  """Checks that a command ended with a status and one line of error that has these words."""
+  """Checks that a command ended with an exit status and one line of error with the given words."""
   assert process.returncode == status, process.stderr
   lines = process.stderr.splitlines()
   assert len(lines) == 1 and lines[0].startswith('error: '), process.stderr

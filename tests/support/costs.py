@@ -1,10 +1,10 @@
-"""pytest plugin: processor seconds of every test and of every fixture.
+"""Measures processor seconds of every test and every fixture, as a pytest plugin.
 
   python -m pytest -p support.costs --costs=costs.json
 
 Each figure counts this process and the subprocesses that it waited for. Fixtures are counted apart from the tests that
-ask for them first. Under pytest-xdist every worker writes a file of its own: costs.gw0.json and so on. Processes that
-the fork server starts are not counted.
+use them first. Under pytest-xdist every worker writes a separate file: costs.gw0.json and so on. Processes that the
+fork server starts are not counted.
 
   python tests/support/costs.py before.gw*.json -- after.gw*.json   # a table in Markdown
 """
@@ -79,7 +79,7 @@ class Costs:
 
 
 def table(*sessions: list[str]) -> str:
-  """Formats processor seconds of sessions by test file, with the dearest tests and fixtures of the last one.
+  """Formats processor seconds of sessions by test file, with the costliest tests and fixtures of the last one.
 
   Args:
     sessions: for each session, the paths of its workers' files.

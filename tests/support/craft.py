@@ -1,4 +1,4 @@
-"""Makes what no honest tool makes: archives, checkpoints, graphs and vocabularies with something wrong in them."""
+"""Makes faulty archives, checkpoints, graphs and vocabularies."""
 
 import gzip
 import pathlib
@@ -18,14 +18,14 @@ DATA = 'variables/variables.data-00000-of-00001'
 
 
 def archive(module: pathlib.Path, path: pathlib.Path, root: str = '.') -> pathlib.Path:
-  """An honest one."""
+  """Makes a valid archive."""
   with tarfile.open(path, 'w:gz') as tar:
     tar.add(module, root)
   return path
 
 
 def archive_with(module: pathlib.Path, path: pathlib.Path, *members: tuple[tarfile.TarInfo, bytes]) -> pathlib.Path:
-  """An honest archive with more members at its end."""
+  """Makes a valid archive with additional members at its end."""
   with tarfile.open(path, 'w:gz') as tar:
     tar.add(module, '.')
     for info, content in members:
@@ -35,7 +35,7 @@ def archive_with(module: pathlib.Path, path: pathlib.Path, *members: tuple[tarfi
 
 
 def raw_archive(path: pathlib.Path, *members: tuple[tarfile.TarInfo | bytes, bytes]) -> pathlib.Path:
-  """An archive of nothing but these headers and contents."""
+  """Makes an archive of only the given headers and contents."""
   with gzip.open(path, 'wb', 1) as f:
     for info, content in members:
       f.write((info if isinstance(info, bytes) else header_bytes(info)) + content + bytes(-len(content) % 512))
@@ -61,7 +61,7 @@ def flip(path: pathlib.Path, position: int, bit: int = 0) -> None:
 
 
 def rewrite_checkpoint(module: pathlib.Path, change: Callable[[dict[str, np.ndarray]], None]) -> None:
-  """Changes the tensors of a module's checkpoint, and writes it anew as TensorFlow does."""
+  """Changes the tensors of a module's checkpoint, and rewrites it in TensorFlow's format."""
   prefix = str(module / 'variables/variables')
   reader = tf.train.load_checkpoint(prefix)
   tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
@@ -81,7 +81,7 @@ def varint(value: int) -> bytes:
 
 
 def field(number: int, value: int | bytes) -> bytes:
-  """A field of a protocol buffer."""
+  """Encodes a field of a protocol buffer."""
   if isinstance(value, bytes):
     return varint(number << 3 | 2) + varint(len(value)) + value
   return varint(number << 3) + varint(value)
@@ -92,14 +92,14 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def index_pairs(path: pathlib.Path) -> list[tuple[bytes, bytes]]:
-  """The names and messages in an index, the header's under the empty name."""
+  """Returns the names and messages in an index. The header's name is empty."""
   data = path.read_bytes()
   _, position = checkpoint_index._handle(data[-48:], 0)
   return list(checkpoint_index._pairs(data, checkpoint_index._handle(data[-48:], position)[0]))
 
 
 def block(pairs: Iterable[tuple[bytes, bytes]], compression: int = 0) -> bytes:
-  """A LevelDB block with its checksum; no name shares its beginning with another."""
+  """Encodes a LevelDB block with its checksum and without shared prefixes."""
   body = b''.join(varint(0) + varint(len(key)) + varint(len(value)) + key + value for key, value in pairs)
   return sealed(body + struct.pack('<II', 0, 1), compression)
 
@@ -110,7 +110,7 @@ def sealed(body: bytes, compression: int = 0) -> bytes:
 
 
 def index(blocks: Iterable[bytes], handles: Iterable[tuple[int, int]] | None = None) -> bytes:
-  """A LevelDB table of these blocks, with right handles or these."""
+  """Encodes a LevelDB table of blocks, with correct or given handles."""
   blocks = list(blocks)
   data, right = b'', []
   for content in blocks:

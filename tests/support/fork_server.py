@@ -1,15 +1,15 @@
-"""A server that forks Python processes with TensorFlow imported, and the interpreter that asks it for one.
+"""Forks Python processes with TensorFlow imported: a server, and an interpreter that requests processes from it.
 
-Importing TensorFlow takes two processor seconds, and the tests start hundreds of processes. A process that is forked
-from one with TensorFlow imported starts in 0.07 s. It has the arguments, environment, directory and files of the
-process that asks for it.
+Importing TensorFlow takes two processor seconds, and the tests start hundreds of processes. A forked process with
+TensorFlow imported starts in 0.07 s. It has the arguments, environment, directory and files of the process that
+requests it.
 
   with fork_server.running(directory) as python:   # path of an executable
     subprocess.run([python, '-m', 'export', ...])
 
-The executable runs `-m MODULE` in a forked process. It becomes the real interpreter for other options, and for an
-environment that the server does not have: another hash seed, locale, or TensorFlow variable. A forked process is
-outside of namespaces that it was started in.
+The executable runs `-m MODULE` in a forked process. It becomes the real interpreter for other options, and if hash
+seed, locale or TensorFlow variables differ from the server's. A forked process is outside the namespaces of the
+requesting process.
 """
 
 import atexit
@@ -53,7 +53,7 @@ if status < 0:
   os.kill(os.getpid(), -status)
 os._exit(status)
 '''
-# Variables with which a process differs from the server's forked ones from its start.
+# Variables that take effect at the start of a process, so forked processes cannot change them.
 _PREFIXES = ('LANG', 'LC_', 'LD_', 'MALLOC_', 'OMP_', 'PYTHONHASHSEED', 'PYTHONIOENCODING', 'PYTHONUTF8', 'TF_')
 _IMPORTED = (
   'tensorflow',
@@ -141,7 +141,7 @@ def _serve(address: str, client: str) -> None:
         elif ready in connections:
           number = ready.recv(1)
           os.kill(connections[ready], number[0] if number else signal.SIGKILL)
-          if not number:  # the asking process is gone
+          if not number:  # the requesting process ended
             os.waitpid(connections.pop(ready), 0)
             ready.close()
 
@@ -158,7 +158,7 @@ def _answer(connections: dict[socket.socket, int]) -> None:
 
 
 def _become(request: bytes, descriptors: list[int], client: str) -> None:
-  """In a forked process: runs what was asked for, and ends as an interpreter would."""
+  """Runs the requested module in a forked process, and ends like an interpreter."""
   signal.set_wakeup_fd(-1)
   signal.signal(signal.SIGCHLD, signal.SIG_DFL)
   signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -171,7 +171,7 @@ def _become(request: bytes, descriptors: list[int], client: str) -> None:
   for name in os.environ.keys() - environment.keys():
     del os.environ[name]
   os.environ.update(environment)
-  tempfile.tempdir = None  # the server's own: TMPDIR may be another
+  tempfile.tempdir = None  # not the server's: TMPDIR may differ
   sys.executable = client
   sys.argv = ['-m', *arguments]
   sys.path[:1] = [directory, *filter(None, environment.get('PYTHONPATH', '').split(os.pathsep))]

@@ -1,4 +1,4 @@
-"""Exports in the process of the tests, and keys to sign them with."""
+"""Exports in the process of the tests, and signing keys."""
 
 import contextlib
 import pathlib
@@ -18,7 +18,7 @@ from support import source_runs
 
 
 class Release:
-  """Exports in this process: quick, and good for everything but comparing bytes.
+  """Exports in this process, which is fast, but cannot be used to compare bytes.
 
   Attributes:
     root: the export root.
@@ -64,7 +64,7 @@ class Release:
     return self._run(request)
 
   def preprocessor(self, module, version, name='albert_en_demo_preprocess', breaking=False, sign_key=None, **options):
-    """Exports a preprocessor of the catalog on its own."""
+    """Exports a preprocessor of the catalog without an encoder."""
     return self._run(
       request_lib.Request(
         self.catalog.preprocessor(name, version, **options),
@@ -92,14 +92,14 @@ def save_encoder(
   version=2,
   **options,
 ):
-  """Saves the encoder of a module below a directory: no preprocessor, record or archive.
+  """Saves the encoder of a module in a directory, without preprocessor, record or archive.
 
   Args:
     module: directory of the module.
     directory: an existing directory.
     child: subprocess for the module's graph; None to start one if `prove` is true.
     prove: whether to compare the encoder with its source.
-    mlm, sop, version: as `Release` takes them.
+    mlm, sop, version: arguments of `Release`.
     **options: attributes of the catalog's entry.
 
   Returns:
@@ -135,5 +135,5 @@ def make_keys(directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def key_paths(directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-  """Where `make_keys` writes."""
+  """Returns the paths that `make_keys` writes."""
   return directory / 'private.pem', directory / 'public.pem'

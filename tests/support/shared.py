@@ -1,4 +1,4 @@
-"""Directories that one worker of pytest-xdist makes, and all of them read."""
+"""Directories that one worker of pytest-xdist makes and all workers read."""
 
 import fcntl
 import os
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def directory(tmp_path_factory, name: str, make: Callable[[pathlib.Path], object]) -> pathlib.Path:
-  """Returns a directory of this session. The first worker that asks for it makes it, and the others wait.
+  """Returns a directory of this session. The first worker makes it, and the others wait.
 
   Args:
     tmp_path_factory: pytest's fixture.

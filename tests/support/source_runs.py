@@ -38,14 +38,14 @@ class Recorded:
     return self.in_training
 
   def add_to(self, profile: trace.Profile) -> None:
-    """Adds nothing: no subprocess ran."""
+    """Does nothing, since no subprocess ran."""
 
 
 class RecordedChild:
-  """Takes the place of a `source_process.Child`: starts a subprocess only for a graph and inputs that are new in this session.
+  """Replaces a `source_process.Child`, and runs each graph with the same inputs once a session.
 
   Args:
-    directory: where the results are kept, for all workers of pytest-xdist.
+    directory: directory of results, shared by all workers of pytest-xdist.
     trust: limits of the graph and of its subprocess.
   """
 
@@ -56,7 +56,7 @@ class RecordedChild:
   def run(
     self, module: pathlib.Path, batch: proof_inputs.Batch, signatures: Sequence[str], scalar: proof_inputs.Scalar
   ) -> Recorded:
-    """Returns the results of signatures of a module; see `source_process.Child.run`. Errors of the subprocess are raised here."""
+    """Returns the results of a module's signatures like `source_process.Child.run`, and raises its errors."""
     source_graph.check(module / 'saved_model.pb', self._trust.graph)
     digest = hashlib.sha256(pickle.dumps((batch, list(signatures), scalar, self._trust)))
     for path in sorted(path for path in (module / 'saved_model.pb', *(module / 'variables').iterdir())):

@@ -1,4 +1,4 @@
-"""A preprocessor on its own: what an encoder's export gives as its companion, without anything that only an encoder needs."""
+"""A preprocessor exported alone equals the one of an encoder's export, and needs no steps of encoders."""
 
 import subprocess
 
@@ -28,7 +28,8 @@ def test_nothing_that_an_encoder_needs_is_touched(release, module, monkeypatch):
 
 def test_a_process_that_makes_one_starts_no_other_and_imports_no_tf_models(module, python_module, tmp_path):
   code = (
-    'from export.source import process; process.prepare = None; import sys; sys.argv = ["export", "--model=albert_en_demo_preprocess", f"--source={sys.argv[1]}", "--version=3"]; import runpy\n'
+    'from export.source import process; process.prepare = None; import sys; import runpy\n'
+    'sys.argv = ["export", "--model=albert_en_demo_preprocess", f"--source={sys.argv[1]}", "--version=3"]\n'
     'try:\n  runpy.run_module("export", run_name="__main__")\n'
     'finally:\n  print("imported", [name for name in sys.modules if name.split(".")[0] == "official"])'
   )
@@ -39,16 +40,14 @@ def test_a_process_that_makes_one_starts_no_other_and_imports_no_tf_models(modul
 
 def test_it_is_signed_said_to_break_and_listed(release, module, keys):
   release.preprocessor(module, 3, sign_key=keys[0])
-  with pytest.raises(
-    errors.CompatibilityError, match='preprocess/4 is not what users of .*preprocess/3 expect .the ids of '
-  ):
+  with pytest.raises(errors.CompatibilityError, match='preprocess/4: breaks users of .*preprocess/3 .the ids of '):
     release.preprocessor(module, 4)
   path, outcome = release.preprocessor(module, 4, breaking=True, sign_key=keys[0], changes=['Commas are tokens.'])
   signature.verify(path, keys[1])
   card = path.with_name('4.md').read_text()
   assert outcome.breaking and '### Version 4 (breaking)\n\n* Commas are tokens.\n* Breaking: the ids of ' in card
   assert f'[{NAME}/4]' in (release.root / 'tensorflow/collections/albert/1.md').read_text()
-  with pytest.raises(errors.PublishError, match=f'{NAME}/4 exists'):
+  with pytest.raises(errors.PublishError, match=f'{NAME}/4: already exists'):
     release.preprocessor(module, 4)
-  with pytest.raises(errors.UsageError, match=f'{NAME}/4 is in'):
+  with pytest.raises(errors.UsageError, match=f'{NAME}/4 exists in'):
     release.preprocessor(module, 2)

@@ -1,4 +1,4 @@
-"""Version 4 of the preprocessor tokenizes as was done for the weights: every character, every kind of text, in plain Python and in the graph."""
+"""Version 4 of the preprocessor tokenizes like the pretraining, in plain Python and in the graph."""
 
 import dataclasses
 import itertools
@@ -23,9 +23,9 @@ from export.model import saved_model
 from export.reference import tokenizer as reference_tokenizer
 from export.validation import preprocessor_certificate
 
-# Without those of private use, which are all alike.
+# Without private-use characters, which are all alike.
 ASSIGNED = [c for c in map(chr, range(0x110000)) if unicodedata.category(c) not in ('Cn', 'Co', 'Cs')]
-# Digits with commas, with and without what is left of them; and letters that tell one rule from another.
+# Digits with commas, with and without the remaining piece, and letters that differ between the rules.
 PIECES = [
   '▁1,',
   '1,',
@@ -59,7 +59,7 @@ PIECES = [
 
 
 def _with_pieces(model, pieces):
-  """A SentencePiece model with more pieces: protocol buffers in a row are one message."""
+  """Adds pieces to a SentencePiece model: concatenated protocol buffers are one message."""
 
   def field(number, payload):
     return bytes([number << 3 | 2, len(payload)]) + payload
@@ -79,7 +79,7 @@ def _saved(model, version, path):
 
 @pytest.fixture(scope='module')
 def rich(sp_model):
-  """A vocabulary with pieces that the rules make a difference for."""
+  """A vocabulary with pieces that show a difference between the rules."""
   return _with_pieces(sp_model, PIECES)
 
 
@@ -169,7 +169,7 @@ def test_long_texts_of_every_kind(loaded, processor, normalize, number):
 
 
 def test_a_sigma_ends_a_word_or_does_not(normalize):
-  # Beside each other in a batch, too: what the next text begins with is none of a text's business.
+  # Also in one batch: the start of the next text must not matter.
   letters = ['Σ', 'A', 'σ', '1', ' ', '\u0301', '\u0345', '\u00ad', "'", 'Ϲ', '\u02b0', '𝚺']
   texts = [''.join(one) for length in range(5) for one in itertools.product(letters, repeat=length)]
   assert not _differences(texts, normalize(texts), list(map(reference_tokenizer.normalized, texts)))
@@ -248,7 +248,7 @@ def test_a_comma_after_a_digit_is_a_piece_of_its_own(loaded, processor):
   assert _pieces(loaded, processor, '1,') == [*processor.encode('1', out_type=str), ',']
   assert '00,' in processor.encode('ab00,', out_type=str)
   assert _pieces(loaded, processor, 'ab00,')[-2:] == ['00', ',']
-  # '57' is a piece at the beginning of a word only: within one, what is left of '57,' is unknown.
+  # '57' is a piece only at the beginning of a word. Within a word, the rest of '57,' is unknown.
   assert processor.encode('57', out_type=str) == ['▁57'] and processor.piece_to_id('57') == processor.unk_id()
   assert '57,' in processor.encode('a57,', out_type=str)
   assert _pieces(loaded, processor, 'a57,')[-2:] == ['<unk>', ',']
@@ -274,7 +274,7 @@ def test_a_vocabulary_without_such_pieces(sp_model, tmp_path):
 
 def test_a_vocabulary_without_comma_is_refused():
   lines = [line.replace(',', '') for line in vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()]
-  with pytest.raises(errors.VocabularyError, match="',' is no piece .* give --preprocessor=NAME/3"):
+  with pytest.raises(errors.VocabularyError, match="no piece ',' .*; give --preprocessor=NAME/3"):
     preprocessor_model.exportable(vocabulary.train(lines, 150), 4)
 
 
@@ -309,7 +309,7 @@ def test_the_same_model_gives_the_same_table(monkeypatch):
   assert one.whitespace == other.whitespace
   for field in ('page', 'row', 'starts', 'values'):
     assert np.array_equal(getattr(one, field), getattr(other, field))
-  # Nothing overflows.
+  # No overflow.
   assert one.starts[-1] == len(one.values) and (np.diff(one.starts) >= 0).all() and one.row.min() == 0
 
 
@@ -378,7 +378,7 @@ def test_what_is_wrong_is_noticed_when_it_is_exported(rich, tmp_path, monkeypatc
   with monkeypatch.context() as patch:
     patch.setattr(pretraining_tokenization, name, wrong)
     saved = _saved(rich, 4, tmp_path / 'model')
-  with pytest.raises(errors.ParityError, match='no parity .ids '):
+  with pytest.raises(errors.ParityError, match='no parity for .* .ids '):
     preprocessor_certificate.check(saved, rich, 4)
 
 
@@ -387,5 +387,5 @@ def test_versions_are_told_apart(path, published, rich):
     published, rich, 3
   )
   for saved, version in ((path, 3), (published, 4)):
-    with pytest.raises(errors.ParityError, match='no parity .ids '):
+    with pytest.raises(errors.ParityError, match='no parity for .* .ids '):
       preprocessor_certificate.check(saved, rich, version)

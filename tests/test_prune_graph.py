@@ -1,4 +1,4 @@
-"""What is taken out of a graph changes nothing that is computed, done or waited for."""
+"""Pruning a graph changes no result, no side effect and no order of execution."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from export.model import prune_graph
 
 
 class _Model(tf.Module):
-  """What exports do, and what they do not do: read, call, change, hand on arguments."""
+  """A model that reads, calls, changes and forwards arguments; exports do only some of these."""
 
   def __init__(self):
     super().__init__()
@@ -64,7 +64,7 @@ class _Model(tf.Module):
 
 @pytest.fixture(scope='module')
 def models(tmp_path_factory):
-  """As TensorFlow saves it, and slim: the directories, and the messages."""
+  """The model as TensorFlow saves it, and pruned: directories and messages."""
   paths, messages = [], []
   for name in ('whole', 'slim'):
     path = tmp_path_factory.mktemp('models') / name
@@ -118,7 +118,7 @@ def test_results_derivatives_and_changes_are_the_same(models, name):
 def test_what_only_hands_on_is_taken_out(models):
   whole, slim = map(_functions, models[1])
   assert 'Identity' in _ops(whole['scale']) and _ops(slim['scale']) == ['ReadVariableOp', 'Mul']
-  # An argument that is returned is handed on: its derivative goes through that.
+  # A returned argument is forwarded: its derivative depends on that.
   assert _ops(whole['twice']).count('Identity') == 3
   assert [node.op for node in slim['twice'].node_def if node.name == slim['twice'].ret['identity'].split(':')[0]] == [
     'Identity'
@@ -159,7 +159,7 @@ def test_a_change_after_a_call_waits_for_what_the_call_reads(models):
 
 
 def test_it_can_be_saved_and_restored_as_before(models, tmp_path):
-  """By TensorFlow 1's loader and saver, which run the functions for that."""
+  """TensorFlow 1's loader and saver run the functions of the model to save and restore."""
   for number, path in enumerate(models[0]):
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
       tf.compat.v1.saved_model.load(session, ['serve'], str(path))

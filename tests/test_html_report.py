@@ -1,4 +1,4 @@
-"""The report is one page that shows the record, with nothing outside it; and a browser draws it, where there is one."""
+"""The report is one self-contained page that shows the record; a browser renders it, if one is installed."""
 
 import html.parser
 import json
@@ -23,7 +23,7 @@ def record(released):
 
 
 class _Page(html.parser.HTMLParser):
-  """Collects a page's text and elements, and sees that what is opened is closed."""
+  """Collects a page's text and elements, and checks that all elements are closed."""
 
   def __init__(self, page):
     super().__init__()
@@ -97,7 +97,7 @@ def test_plot_has_every_layer_inside_the_picture(record):
     heights = [-float(p.split(',')[1]) for p in points.split()]
     errors_ = [record['certificate']['outputs'][f'layer_{i}']['float32'][side]['rms'] for i in range(3)]
     drawn.append((heights, errors_))
-  # One straight line takes every error's logarithm to its height.
+  # The height is linear in the logarithm of the error.
   heights, values = (np.concatenate(each) for each in zip(*drawn, strict=True))
   slope, start = np.polyfit(np.log(values), heights, 1)
   assert slope > 0
@@ -150,7 +150,7 @@ def test_text_has_its_page(text_path):
     assert word in text, word
   assert {e['id'] for _, e in page.elements if 'id' in e} == {'texts', 'ledger', 'environment'}
   del certificate['outputs']['layer_0']['control']
-  with pytest.raises(errors.IntegrityError, match='holds no such certificate'):
+  with pytest.raises(errors.IntegrityError, match='incomplete or invalid'):
     html_report.page(record)
 
 
@@ -173,9 +173,7 @@ def test_a_record_without_its_certificate_is_refused(record, tmp_path, key):
   del broken['certificate'][key]
   if key == 'outputs':
     broken['certificate']['outputs'] = {'layer_0': {}}
-  with pytest.raises(
-    errors.IntegrityError, match='the record of tensorflow/albert_en_tiny/2 holds no such certificate'
-  ):
+  with pytest.raises(errors.IntegrityError, match='record of tensorflow/albert_en_tiny/2: incomplete or invalid'):
     html_report.write(broken, tmp_path / 'report.html')
   assert not list(tmp_path.iterdir())
 
@@ -210,4 +208,4 @@ def test_a_browser_draws_it(record, tmp_path, scheme):
   pixels = tf.io.decode_png(pathlib.Path(picture).read_bytes(), channels=3).numpy()
   background = pixels[-1, 0].astype(int)
   assert (background.mean() > 200) == (scheme == 'light')
-  assert (abs(pixels.astype(int) - background).max(axis=-1) > 60).mean() > 0.01  # there is something on it
+  assert (abs(pixels.astype(int) - background).max(axis=-1) > 60).mean() > 0.01  # the page is not blank

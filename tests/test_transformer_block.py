@@ -1,4 +1,4 @@
-"""A block in matrix products computes what tf-models' own block of einsums does: outputs, derivatives, dropout where it was."""
+"""The block of matrix products has the outputs, derivatives and dropout of tf-models' block of einsums."""
 
 import types
 
@@ -26,7 +26,10 @@ _SIZES = dict(
 
 
 def _encoder(**changes):
-  """A small AlbertEncoder with the same random values in every one of the same sizes; dropout halves, so that two runs are alike."""
+  """A small AlbertEncoder with random values that depend only on its sizes.
+
+  Dropout halves values, so that two runs are equal.
+  """
   encoder = networks.AlbertEncoder(**{**_SIZES, 'activation': activations.gelu, 'dict_outputs': True, **changes})
   rng = np.random.default_rng(1)
   for variable in encoder.variables:
@@ -38,24 +41,29 @@ def _encoder(**changes):
 
 
 def _outlined(encoder):
-  """What is exported of it."""
-  return encoder_lib.Outlined(
-    types.SimpleNamespace(encoder=encoder, config=types.SimpleNamespace(hidden_size=_SIZES['hidden_size']))
+  """The exported form of the encoder."""
+  sizes = encoder.get_config()
+  config = types.SimpleNamespace(
+    hidden_size=sizes['hidden_size'],
+    embedding_size=sizes['embedding_width'],
+    block_of_layer=[0] * sizes['num_layers'],
   )
+  blocks = [encoder.get_layer('transformer')]
+  return encoder_lib.Outlined(types.SimpleNamespace(encoder=encoder, blocks=blocks, config=config))
 
 
 def _inputs(batch, length):
   rng = np.random.default_rng(2)
-  lengths = rng.integers(0, length + 1, [batch, 1])  # no token at all, too
+  lengths = rng.integers(0, length + 1, [batch, 1])  # includes a row without tokens
   return [
     tf.constant(rng.integers(0, 50, [batch, length]), tf.int32),
     tf.constant(np.arange(length) < lengths, tf.int32),
     tf.constant(rng.integers(-1, 3, [batch, length]), tf.int32),
-  ]  # types that there are, and others
+  ]  # valid types, and others
 
 
 def _run(encoder, inputs, training, encode):
-  """The outputs, and the derivatives of a sum of them by every variable."""
+  """Returns the outputs, and the derivatives of their sum by every variable."""
 
   @tf.function(autograph=False)
   def call():

@@ -1,4 +1,4 @@
-"""What functions hand on to each other is told from their graphs, and parts of them run alone."""
+"""Values are traced through functions by their graphs, and parts of functions run alone."""
 
 import pathlib
 
@@ -15,7 +15,7 @@ SPEC = tf.TensorSpec([None], tf.float32)
 
 @pytest.fixture(scope='module')
 def target():
-  held = [tf.Variable(3.0)]  # by nobody else
+  held = [tf.Variable(3.0)]  # by no other function
   function = tf.function(lambda first, second: [first * held[0], second + 1.0, first + second])
   yield function.get_concrete_function(SPEC, SPEC)
 
@@ -61,7 +61,7 @@ def test_through_another_function(target):
 )
 def test_a_function_that_does_more(target, call):
   assert _passed_on(target, lambda one, two: call(target, one, two)) is None
-  # ... nor behind another one.
+  # Nor inside another function.
   between = tf.function(lambda one, two: call(target, one, two)).get_concrete_function(SPEC, SPEC)
   assert _passed_on(target, lambda one, two: between(one, two)) is None
 
@@ -92,7 +92,7 @@ def test_the_first_layer_alone(exported, batch):
 
 def test_the_encoder_is_run_once_for_all_that_call_it(exported, batch, config, source, monkeypatch):
   expected = exported.outputs(batch, ['tokens', 'mlm', 'sop', 'serving_default'])
-  # Differentiating changes the graphs of what is differentiated.
+  # Differentiation changes the graphs of the functions.
   exported.gradient(proof_inputs.make_scalar(config, source.parts))
   called = []
   call = exported_encoder.Exported.call
@@ -101,7 +101,7 @@ def test_the_encoder_is_run_once_for_all_that_call_it(exported, batch, config, s
     'call',
     lambda self, signature, *args: called.append(signature) or call(self, signature, *args),
   )
-  monkeypatch.setattr(exported.loaded, 'signatures', {})  # to run it would fail
+  monkeypatch.setattr(exported.loaded, 'signatures', {})  # running it would fail
   again = exported.outputs(batch, ['tokens', 'mlm', 'sop', 'serving_default'])
   assert called == ['tokens'] and list(again) == list(expected)
   for name, value in again.items():

@@ -1,4 +1,4 @@
-"""Who runs somebody else's graph may use little of this machine."""
+"""The subprocess that runs an untrusted graph has limited access to the machine."""
 
 import os
 import signal
@@ -54,17 +54,17 @@ def test_no_core_is_dumped():
   'trust', [source_policy.Trust(memory_gib=1), source_policy.Trust(cpu_seconds=1)], ids=['memory', 'time']
 )
 def test_a_source_that_needs_more_is_refused(module, start_run, trust):
-  # TensorFlow alone takes more. Where memory ends, parsing the graph may be what fails.
+  # TensorFlow alone takes more memory. Out of memory, even parsing the graph may fail.
   with (
     start_run(module, trust=trust) as run,
     pytest.raises(
       errors.SourceError,
-      match='running saved_model.pb in .* failed .*raise --max_run_gib or --max_run_seconds'
-      + ('|no SavedModel in ' if trust.memory_gib == 1 else ''),
+      match='running saved_model.pb failed .*raise --max_run_gib or --max_run_seconds'
+      + ('|not a SavedModel' if trust.memory_gib == 1 else ''),
     ),
   ):
     run.outputs()
-    run.gradient()  # of a tiny module, the outputs may take less than a second
+    run.gradient()  # the outputs of a tiny module may take less than a second
 
 
 def test_credentials_are_not_handed_on(monkeypatch):
@@ -75,7 +75,7 @@ def test_credentials_are_not_handed_on(monkeypatch):
 
 @pytest.mark.parametrize('means', ['bubblewrap', 'namespaces', 'none'])
 def test_every_means_runs_what_it_is_given(tmp_path, monkeypatch, means):
-  """Where the platform has it: nothing outside is written, nobody is reached, and a death by signal shows."""
+  """If the platform has the launcher: no writes outside, no network, and a death by signal is visible."""
   if not sandbox.works(means):
     pytest.skip(f'{means} does not work on this machine')
   monkeypatch.setattr(sandbox, 'means', lambda: means)
@@ -86,7 +86,7 @@ def test_every_means_runs_what_it_is_given(tmp_path, monkeypatch, means):
   process = _python(f'open({str(outside)!r}, "w")', writable=work, limits=False)
   assert outside.exists() == (means != 'bubblewrap'), process.stderr
   process = _python('print(open("/proc/self/net/dev").read().count(":"))', writable=work, limits=False)
-  assert (process.stdout == '1\n') or means == 'none', process.stdout  # the loopback alone
+  assert (process.stdout == '1\n') or means == 'none', process.stdout  # only the loopback interface
   process = _python('import os; os.kill(os.getpid(), 9)', writable=work, limits=False)
   assert process.returncode in (-9, 128 + 9)
 

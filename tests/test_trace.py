@@ -1,4 +1,4 @@
-"""A profile says what was done when, by whom, at what cost, and what another process did beside it."""
+"""A profile has the time, process and cost of each step, including steps of other processes."""
 
 import json
 import os

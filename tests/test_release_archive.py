@@ -1,4 +1,4 @@
-"""The archive's bytes are a function of the model's files alone."""
+"""The archive's bytes depend only on the model's files."""
 
 import hashlib
 import os
@@ -81,14 +81,14 @@ def test_an_existing_archive_is_not_overwritten(model, tmp_path):
 def test_only_what_a_hub_host_allows_is_packed(model, tmp_path, name):
   (model / name).parent.mkdir(parents=True, exist_ok=True)
   (model / name).write_text('')
-  with pytest.raises(errors.PublishError, match='is nothing that the archive of a model may hold'):
+  with pytest.raises(errors.PublishError, match='is not a file of a SavedModel'):
     release_archive.pack(model, tmp_path / '2.tar.gz')
   assert not (tmp_path / '2.tar.gz').exists()
 
 
 def test_a_link_is_not_packed(model, tmp_path):
   (model / 'fingerprint.pb').symlink_to(model / 'saved_model.pb')
-  with pytest.raises(errors.PublishError, match='fingerprint.pb in '):
+  with pytest.raises(errors.PublishError, match='model: fingerprint.pb is not a file'):
     release_archive.pack(model, tmp_path / '2.tar.gz')
 
 

@@ -1,0 +1,127 @@
+"""Letter case and accents: text normalization before SentencePiece."""
+
+import dataclasses
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+import sentencepiece as spm
+
+from converters import errors
+
+# Default values of AlbertTokenizer in Transformers and of the authors' FullTokenizer.
+_DEFAULTS = {'lower_case': True, 'keep_accents': False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenization:
+  """Text normalization before SentencePiece.
+
+  Attributes:
+    lower_case: whether letters are put into lower case.
+    keep_accents: whether accents, and all other combining marks, are kept.
+    origin: where the setting comes from, for people.
+    stated: whether the source states both values.
+  """
+
+  lower_case: bool = True
+  keep_accents: bool = False
+  origin: str = dataclasses.field(default='the default of ALBERT\'s tokenizers', compare=False)
+  stated: bool = dataclasses.field(default=False, compare=False)
+
+  @property
+  def title(self) -> str:
+    """The setting in words, as 'lower case, without accents'."""
+    return (
+      f'{"lower case" if self.lower_case else "letter case kept"}, '
+      f'{"accents kept" if self.keep_accents else "without accents"}'
+    )
+
+  def as_json(self) -> dict[str, Any]:
+    """Returns the setting in the form of a release's record."""
+    return {'lower_case': self.lower_case, 'keep_accents': self.keep_accents, 'origin': self.origin}
+
+
+DEFAULT = Tokenization()
+
+
+def of_record(record: Mapping[str, Any]) -> Tokenization:
+  """Returns the setting in the record of a release; records without one have the default."""
+  return Tokenization(**record['tokenization']) if 'tokenization' in record else DEFAULT
+
+
+def decide(stated: Mapping[str, bool], where: str, asked: Mapping[str, bool | None]) -> Tokenization:
+  """Combines the settings of a source with those of the flags.
+
+  Args:
+    stated: the values that the source states, by attribute name.
+    where: the file that states them.
+    asked: the values of the flags by attribute name; None for a flag that is not given.
+
+  Raises:
+    VocabularyError: a flag contradicts the source.
+  """
+  given = {name: value for name, value in asked.items() if value is not None}
+  for name, value in given.items():
+    if stated.get(name, value) != value:
+      flag = _flag(name, value)
+      raise errors.VocabularyError(f'{where}: {name} is {stated[name]}, but {flag} is given; leave {flag} out')
+  origins = [where] if stated else []
+  origins += [_flag(name, value) for name, value in given.items() if name not in stated]
+  values = _DEFAULTS | dict(stated) | given
+  return Tokenization(
+    values['lower_case'],
+    values['keep_accents'],
+    ', '.join(origins) or DEFAULT.origin,
+    stated=stated.keys() >= _DEFAULTS.keys(),
+  )
+
+
+def check_vocabulary(sp_model: bytes, setting: Tokenization, name: str) -> list[str]:
+  """Checks that every piece of a vocabulary can occur in normalized text.
+
+  If the source states its setting, pieces that cannot occur give a note instead of an error.
+
+  Args:
+    sp_model: a serialized SentencePiece model.
+    setting: the normalization.
+    name: the file, for the message.
+
+  Returns:
+    Notes for people and the record.
+
+  Raises:
+    VocabularyError: the setting is a default or comes from a flag, and pieces have upper-case letters or combining
+      marks that the normalization removes.
+  """
+  processor = spm.SentencePieceProcessor(model_proto=sp_model)
+  pieces = [
+    processor.id_to_piece(number)
+    for number in range(len(processor))
+    if not (processor.is_control(number) or processor.is_unknown(number))
+  ]
+  upper = [piece for piece in pieces if piece.lower() != piece] if setting.lower_case else []
+  # SentencePiece's normalizer composes letters and accents: a mark on its own belongs to a script that keeps it.
+  marks = [] if setting.keep_accents else [piece for piece in pieces if _has_marks(piece)]
+  faults, flags = [], []
+  for unreachable, what, done, flag in (
+    (upper, 'upper-case letters', 'put into lower case', '--nolower_case'),
+    (marks, 'combining marks', 'stripped of them', '--keep_accents'),
+  ):
+    if unreachable:
+      faults.append(f'{len(unreachable)} pieces have {what}, as {unreachable[0]!r}, but text is {done}')
+      flags.append(flag)
+  if faults and not setting.stated:
+    raise errors.VocabularyError(
+      f'{name}: {"; ".join(faults)} ({setting.origin}); give {" ".join(flags)}, or the vocabulary that the weights '
+      'were trained with'
+    )
+  return [f'{name}: {fault} ({setting.origin})' for fault in faults]
+
+
+def _has_marks(piece: str) -> bool:
+  return not piece.isascii() and any(unicodedata.combining(c) or unicodedata.category(c) == 'Mn' for c in piece)
+
+
+def _flag(name: str, value: bool) -> str:
+  return f'--{"" if value else "no"}{name}'
