@@ -1,20 +1,20 @@
-# make export    a TF1 Hub module -> a published encoder and its preprocessor
-# make release   every version of the catalog that is not published yet, side by side
-# make bump      the next version of a model, in the catalog
-# make serve     what was published, for hub.load and for a browser
-# make test      the tests, and the linters
-# make test-slow the slow tests
-# make mutants   small bugs in the product, each of which a test must see
-# make interop   Hugging Face Transformers and KerasHub load what is written for them
-# make faults    50 exports killed at random moments
-# make fuzz      five minutes for each reader of foreign bytes
-# make golden-corpus  a corpus of text through a source and its export, line by line
-# make bench     this tool and its peers on modules of the real sizes: ratios, in benchmarks/results/
-# make runtimes  what is exported here, under the oldest and the newest TensorFlow
-# make proof-trials  modules with weights of eight kinds, converted rightly and wrongly: the proof's verdicts, counted
-# make genuine   modules by tensorflow_hub's own exporter under TensorFlow 1.15: exported, and compared with TensorFlow 1.15
+# make export         convert a TF1 Hub module, a checkpoint or a Hugging Face model, and publish it (default: a demo)
+# make release        publish all versions of the catalog that are missing
+# make bump           add the next version of a model to the catalog
+# make serve          serve the published models, for hub.load and browsers
+# make test           run the linters and the tests
+# make test-slow      run the slow tests
+# make mutants        check that the tests fail for small bugs
+# make interop        load converted models in Hugging Face Transformers and KerasHub
+# make faults         kill 50 exports at random moments
+# make fuzz           give random bytes to each reader for five minutes
+# make golden-corpus  compare source and export on a corpus of text
+# make bench          compare this tool with other converters on modules of real sizes
+# make runtimes       run exports under the oldest and the newest TensorFlow
+# make proof-trials   count the verdicts of the proof on right and wrong conversions
+# make genuine        export modules by TensorFlow 1.15 and compare them with it
 #
-# Each makes the environment it needs in .venv, from the hash-locked files in requirements/, and reuses it.
+# Each target makes the environment that it needs in .venv, from the hash-locked files in requirements/.
 
 # The first Python 3.11 there is that can make virtual environments.
 PYTHON ?= $(shell for p in python3.11 python3 /usr/bin/python3.11 /usr/local/bin/python3.11; do \
@@ -40,21 +40,21 @@ PORT ?= 8501
 DEMO := build/demo/albert_en_demo
 
 .DELETE_ON_ERROR:
-.PHONY: export release bump serve test test-slow mutants interop faults fuzz bench runtimes genuine proof-trials lint golden golden-corpus lock clean
+.DEFAULT_GOAL := help
+.PHONY: help export release bump serve test test-slow mutants interop faults fuzz bench runtimes genuine proof-trials lint golden golden-corpus lock clean
+
+# The lines at the top of this file.
+help:
+	@sed -n 's/^# \(make [a-z-]*\)/\1/p' $(firstword $(MAKEFILE_LIST))
 
 ifeq ($(strip $(SOURCE))$(filter-out albert_en_demo,$(MODEL)),)
-# The demo: its module is made on the spot. This version of it and newer ones are made anew every time, but for a dry run; nothing else ever is.
 DEMO_VERSION := $(or $(VERSION),2)
 DEMO_ROOT = $(EXPORT_ROOT)/tensorflow/albert_en_demo
-# Of each version of the demo, as the catalog has it.
-DEMO_PREPROCESSOR = $(DEMO_ROOT)_preprocess/$(or $(filter 1 4,$(DEMO_VERSION)),3)
+# The demo. A version that exists with the same bytes is kept, so that `make export` works any number of times.
 export: $(VENV)/.runtime $(DEMO)
 	$(if $(EXPORT_ROOT),,$(error EXPORT_ROOT is empty: give a directory))
-	@case "$(DEMO_VERSION)$(filter --dry_run% -dry_run%,$(FLAGS))" in *[!0-9]*|0*) ;; *) \
-		for path in "$(DEMO_ROOT)"/[1-9]* "$(DEMO_ROOT)_text"/[1-9]*; do \
-			name=$${path##*/}; number=$${name%%[!0-9]*}; [ "$${number:-0}" -lt "$(DEMO_VERSION)" ] || rm -rf "$$path"; done; \
-		rm -rf "$(DEMO_PREPROCESSOR)" "$(DEMO_PREPROCESSOR)".*;; esac
-	@$(PY) -m export --source=$(DEMO) --model=albert_en_demo --version="$(DEMO_VERSION)" --export_root="$(EXPORT_ROOT)" --breaking $(FLAGS)
+	@$(PY) -m export --source=$(DEMO) --model=albert_en_demo --version="$(DEMO_VERSION)" --export_root="$(EXPORT_ROOT)" \
+		--breaking --keep_existing $(FLAGS)
 else
 export: $(VENV)/.runtime
 	@$(PY) -m export --model="$(MODEL)" --export_root="$(EXPORT_ROOT)" \

@@ -266,6 +266,7 @@ def check_source(
   where: str = 'the checkpoint',
   stored: Format = Format.TF1,
   advice: str = 'give a complete module with its own albert_config.json',
+  widen: bool = True,
 ) -> list[str]:
   """Checks that a source has every tensor of the table, in its shape, and no unexpected one.
 
@@ -276,6 +277,7 @@ def check_source(
     ignored: whether a tensor outside of the table is accepted, by its name.
     where: name of the source in the message.
     stored: the format.
+    widen: whether smaller floats are accepted; a graph of the source would not take them.
     advice: the action that the message proposes.
 
   Returns:
@@ -295,7 +297,7 @@ def check_source(
       if tuple(actual) != expected:
         faults.append(f'{name} has shape {list(actual)}, not {list(expected)}')
       dtype_name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
-      if dtype_name in _WIDENED:
+      if widen and dtype_name in _WIDENED:
         widened.add(dtype_name)
       elif dtype != np.float32:
         faults.append(f'{name} is {dtype_name}, not float32')

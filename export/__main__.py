@@ -13,6 +13,7 @@ import contextlib
 import gc
 import pathlib
 import re
+import time
 import typing
 
 from absl import flags
@@ -95,6 +96,11 @@ _BREAKING = flags.DEFINE_bool(
   False,
   'Publish even if this version breaks users of the version before in --export_root. The card states it.',
 )
+_KEEP_EXISTING = flags.DEFINE_bool(
+  'keep_existing',
+  False,
+  'Succeed if the version exists with the bytes of this export, and keep it. Without this flag, it is refused.',
+)
 _SIGN_KEY = flags.DEFINE_string(
   'sign_key', None, 'PEM file of an elliptic curve private key. Adds an OpenSSF model signature to the release.'
 )
@@ -115,11 +121,12 @@ _REPORT = flags.DEFINE_string('report', None, 'HTML file to write with the parit
 
 def main() -> None:
   """Runs the command; see the module."""
+  start = time.monotonic()
   catalog = catalog_lib.Catalog(_CATALOG.value)
   request = _request(catalog)
   release = request.release
   tree = tree_lib.at(request.export_root)
-  publish.check_new(tree.root, [r.path for r in request.releases], tree.versions)
+  publish.check_new(tree.root, [r.path for r in request.releases], tree.versions, request.keep_existing)
   source_lib.check_handle(request.source)
   if request.sign_key is not None:
     signature.check_private_key(request.sign_key)
@@ -146,7 +153,7 @@ def main() -> None:
   finally:
     if profile_path is not None:  # also for a release that fails
       _write_profile(profile, profile_path, console)
-  _summarize(console, tree, request, outcome)
+  _summarize(console, tree, request, outcome, start)
   if request.report:
     console.line(f'\nReport: {request.report}')
 
@@ -216,6 +223,7 @@ def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
     pathlib.Path(_SIGN_KEY.value) if _SIGN_KEY.value is not None else None,
     catalog.collection,
     text,
+    _KEEP_EXISTING.value,
   )
 
 
@@ -235,12 +243,16 @@ def _check_no_flags_of_encoders(model: str) -> None:
 
 
 def _summarize(
-  console: console_lib.Console, tree: tree_lib.Tree, request: request_lib.Request, outcome: 'release_pipeline.Outcome'
+  console: console_lib.Console,
+  tree: tree_lib.Tree,
+  request: request_lib.Request,
+  outcome: 'release_pipeline.Outcome',
+  start: float,
 ) -> None:
   paths = [path for release in outcome.published for path in (release, *tree.beside(release))]
-  console.table(
-    'Published', ['path', 'size'], [[f'{tree.root}/{path}', console_lib.size(tree.size(path))] for path in paths]
-  )
+  if paths:
+    rows = [[f'{tree.root}/{path}', console_lib.size(tree.size(path))] for path in paths]
+    console.table('Published', ['path', 'size'], rows)
   for kept in outcome.kept:
     unsigned = request.sign_key is not None and kept + publish.SIGNATURE not in tree.beside(kept)
     console.line(f'Kept, with the same bytes: {tree.root}/{kept}' + (' (not signed)' if unsigned else ''))
@@ -248,6 +260,8 @@ def _summarize(
     console.line(f'Breaking: {breaking}')
   for piece in outcome.pieces:
     piece.tell()
+  done = 'Published and proven' if outcome.published else 'Proven; the same bytes are published already'
+  console.line(f'\n{done} in {time.monotonic() - start:.0f} s. Card: {tree.root}/{request.release.path}{publish.CARD}')
 
 
 if __name__ == '__main__':

@@ -57,7 +57,7 @@ def test_a_model_that_the_catalog_lacks(catalog):
   assert catalog.source('albert_en_demo_preprocess') is None and catalog.newest_version('albert_en_preprocess') == 4
   assert catalog.source('albert_fr_base') is None and catalog.newest_version('albert_fr_base') is None
   release = catalog.encoder('albert_fr_base', 1)
-  assert (release.interface, release.preprocessor.path) == ('dict', 'tensorflow/albert_en_preprocess/4')
+  assert (release.interface, release.preprocessor.path) == ('dict', 'tensorflow/albert_fr_base_preprocess/4')
   assert release.changes == {1: ['Initial release.']}
 
 
@@ -281,3 +281,16 @@ def test_text_under_a_name_that_the_catalog_has(tmp_path):
   with pytest.raises(errors.UsageError, match='--with_text: the catalog has another model albert_en_base_text'):
     edited = catalog_lib.Catalog(path)
     edited.text(edited.encoder('albert_en_base', 4))
+
+
+def test_a_model_that_the_catalog_lacks_has_no_language(catalog):
+  release = catalog.encoder('albert_hi_base', 1)
+  assert release.language is None and release.preprocessor.language is None and release.dataset == ()
+  assert release.preprocessor.path == 'tensorflow/albert_hi_base_preprocess/4'
+  assert catalog.encoder('albert_zzz', 1, language='hi').language == 'hi'
+  # The name says it, as those of the catalog do.
+  named = catalog.encoder('albert_en_tiny', 1)
+  assert (named.language, named.preprocessor.name) == ('en', 'albert_en_preprocess')
+  assert catalog.encoder('albert_any', 1, language='en').preprocessor.name == 'albert_en_preprocess'
+  with pytest.raises(errors.UsageError, match='--language=fr: the language of albert_en_large is en in the catalog'):
+    catalog.encoder('albert_en_large', 2, language='fr')

@@ -266,7 +266,7 @@ def test_bump_adds_the_next_version_and_says_so(bump, export):
   catalog, process = bump('--model=albert_en_large', '--change=One.', '--change=Two:  more.')
   assert process.returncode == 0 and process.stderr == ''
   for word in (
-    'albert_en_large/5 exists in',
+    'albert_en_large/5 is in',
     'after albert_en_large/4',
     "- 'Two: more.'",
     '+      5:',
@@ -293,7 +293,7 @@ def test_bump_adds_the_next_version_and_says_so(bump, export):
   commands.fails(
     export(f'--catalog={catalog}', '--model=albert_en_large', '--version=6', '--source=nothing'),
     1,
-    'no file or directory nothing',
+    'nothing: no such file or directory',
   )
 
 
@@ -395,7 +395,7 @@ def test_reader_that_goes_away_does_not_change_the_outcome(export, module, pytho
 
 
 def test_missing_source_is_found_before_anything_is_imported(export):
-  commands.fails(export('--source=nothing'), 1, 'no file or directory nothing')
+  commands.fails(export('--source=nothing'), 1, 'nothing: no such file or directory')
 
 
 def test_help_names_every_flag(export):
@@ -455,3 +455,25 @@ def test_a_command_imports_no_tensorflow_before_its_flags_are_read(name):
   module = f'{name}.__main__' if name in ('export', 'converters') else name
   code = f'import sys, {module}; sys.exit("tensorflow" in sys.modules)'
   assert subprocess.run([commands.PYTHON, '-c', code], cwd=commands.ROOT, check=False).returncode == 0
+
+
+@pytest.mark.real_processes
+def test_the_demo_is_exported_again_and_nothing_published_is_removed(tmp_path):
+  """`make export` with a prepared environment: twice the same, and mistyped flags between."""
+  root = pathlib.Path(commands.ROOT)
+  make = ['make', '--no-print-directory', 'export', f'EXPORT_ROOT={tmp_path / "dist"}', f'PY={commands.PYTHON}']
+  make += ['-o', '.venv/.runtime', f'DEMO={tmp_path / "demo"}']
+
+  def state():
+    return {path: path.read_bytes() for path in sorted((tmp_path / 'dist').rglob('*')) if path.is_file()}
+
+  first = commands.run(make, cwd=root)
+  assert first.returncode == 0 and 'Published and proven in ' in first.stdout, first.stderr
+  before = state()
+  for flags in ('--dryrun', f'--report={tmp_path}/none/x.html', '--version=1'):
+    refused = commands.run([*make, f'FLAGS={flags}'], cwd=root)
+    assert refused.returncode == 2 and refused.stderr.startswith('error: '), refused
+    assert state() == before
+  second = commands.run(make, cwd=root)
+  assert second.returncode == 0 and 'Proven; the same bytes are published already in ' in second.stdout, second.stderr
+  assert state() == before

@@ -228,7 +228,7 @@ def _add_to_a_weight(prefix, what):
       errors.SourceError,
       r'nowhere://a/\*\.txt: cannot be matched \(.*\); check the path',
     ),
-    ({'source': '/nowhere'}, errors.SourceError, 'no file or directory /nowhere'),
+    ({'source': '/nowhere'}, errors.SourceError, '/nowhere: no such file or directory'),
     ({'seq_length': 512}, errors.UsageError, '--seq_length=512: too large .the model has 128 positions'),
     (
       {'release': 'PREPROCESSOR'},

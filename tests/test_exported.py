@@ -55,5 +55,5 @@ def test_operation_without_float64_is_named(tmp_path, batch, monkeypatch):
 
   tf.saved_model.save(root, str(tmp_path / 'model'), {'serving_default': serving_default})
   monkeypatch.setattr(exported_encoder.op_allow_list, 'check', lambda path: None)
-  with pytest.raises(errors.ParityError, match='model cannot be run in float64 .*rounded'):
+  with pytest.raises(errors.ParityError, match='model: cannot be run in float64 .*rounded'):
     exported_encoder.Exported(tmp_path / 'model', 'dict', widened=True).outputs(batch, ['serving_default'])

@@ -339,14 +339,15 @@ def test_in_an_input_pipeline(loaded):
   )
 
 
-def _ascii_space(table=pretraining_tokenization.table):
-  return dataclasses.replace(table(), whitespace=r'\s+')
+def _ascii_space(*setting, table=pretraining_tokenization.table):
+  return dataclasses.replace(table(*setting), whitespace=r'\s+')
 
 
-def _o_for_e(table=pretraining_tokenization.table):
-  values = table().values
+def _o_for_e(*setting, table=pretraining_tokenization.table):
+  values = table(*setting).values
   return dataclasses.replace(
-    table(), values=np.where(values % pretraining_tokenization._KIND == ord('e'), values + ord('o') - ord('e'), values)
+    table(*setting),
+    values=np.where(values % pretraining_tokenization._KIND == ord('e'), values + ord('o') - ord('e'), values),
   )
 
 

@@ -3,10 +3,13 @@
 import subprocess
 
 import pytest
+import tensorflow as tf
+import tensorflow_text  # noqa: F401  (registers the ops)
 from support import commands
 
 from converters import errors
 from converters.readers import tf1_hub
+from export.release import artifacts
 from export.release import integrity
 from export.release import signature
 
@@ -51,3 +54,29 @@ def test_it_is_signed_said_to_break_and_listed(release, module, keys):
     release.preprocessor(module, 4)
   with pytest.raises(errors.UsageError, match=f'{NAME}/4 exists in'):
     release.preprocessor(module, 2)
+
+
+def test_a_preprocessor_is_no_longer_than_its_encoder(release, make_module):
+  path, _ = release(
+    make_module(max_position_embeddings=20), 'albert_short', version=1, preprocessor='albert_short_pre/4'
+  )
+  tree = path.parents[1]
+  record = integrity.read_record(tree / 'albert_short_pre/4')
+  assert record['seq_length'] == 20
+  preprocessor, encoder = (tf.saved_model.load(str(p)) for p in (tree / 'albert_short_pre/4', path))
+  outputs = encoder(preprocessor(tf.constant(['the ferry was late, and nobody minded ' * 9])))
+  assert outputs['sequence_output'].shape == (1, 20, 16)
+  assert '[1, 20]' in (tree / 'albert_short_pre/4.md').read_text()
+
+
+def test_a_pair_that_does_not_fit_is_not_published(release, make_module, monkeypatch):
+  init = artifacts.Preprocessor.__init__
+
+  def longer(self, *args):
+    init(self, *args)
+    self.seq_length = 128
+
+  monkeypatch.setattr(artifacts.Preprocessor, '__init__', longer)
+  with pytest.raises(errors.ParityError, match=r'encoder: it does not take what .*albert_short_pre/4 gives'):
+    release(make_module(max_position_embeddings=20), 'albert_short', version=1, preprocessor='albert_short_pre/4')
+  assert not (release.root / 'tensorflow').exists()

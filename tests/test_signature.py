@@ -66,7 +66,7 @@ def _files(release):
 
 
 def test_every_changed_byte_is_noticed(signed, keys):
-  assert len(_files(signed)) == 11
+  assert len(_files(signed)) == 12
   for path in _files(signed):
     content = path.read_bytes()
     for position in (0, len(content) // 2, len(content) - 2):

@@ -1,5 +1,6 @@
 """The text model computes and trains like preprocessor and encoder, and contains each once."""
 
+import json
 import pathlib
 import shutil
 
@@ -156,12 +157,12 @@ def test_lists_are_refused(release, module):
     release(module, preprocessor='albert_en_tiny_text/3', with_text=True)
 
 
-def test_a_model_of_short_sequences_is_refused(make_module, refused):
-  refused(
-    make_module(max_position_embeddings=127),
-    'max_position_embeddings=127 in the config of .*: leave --with_text out',
-    with_text=True,
-  )
+def test_a_model_of_short_sequences_packs_to_its_own_length(make_module, release):
+  path, _ = release(make_module(max_position_embeddings=100), with_text=True)
+  text = path.parents[1] / 'albert_en_tiny_text/2'
+  assert json.loads(text.with_name('2.release.json').read_text())['seq_length'] == 100
+  outputs = tf.saved_model.load(str(text))(tf.constant(['the ferry was late']))
+  assert outputs['sequence_output'].shape == (1, 100, 16)
 
 
 @pytest.fixture

@@ -3,10 +3,9 @@
 Each is a context manager. While it is entered, exports are wrong: functions of the export path are replaced. The
 source's graph and the reference do not use these functions.
 
-Two checks would refuse some wrong conversions without the parity proof, so these conversions switch the checks off:
+One check would refuse a wrong conversion without the parity proof, so this conversion switches the check off:
 
-* the weights' digests, recorded when a weight is read, and compared with the saved checkpoint (`rounded to bfloat16`);
-* the list of operations that exports have (`erf GELU`).
+* the weights' digests, recorded when a weight is read, and compared with the saved checkpoint (`rounded to bfloat16`).
 
 All others leave weights and operations as they are: the graph uses them in another way.
 
@@ -17,7 +16,6 @@ Example:
 
 import contextlib
 import itertools
-import math
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +27,6 @@ import tf_keras
 from official.nlp.modeling import networks
 
 from converters import build_encoder
-from export.graphs import op_allow_list
 from export.model import encoder as encoder_lib
 from export.model import transformer_block
 from export.release import integrity
@@ -50,7 +47,7 @@ def _change_model(change: Callable[[build_encoder.Albert], None]) -> Any:
 
 
 def _change_layers(change: Callable[[Any], None]) -> Any:
-  """Changes the layers of each encoder after the export has given them its own calls."""
+  """Changes the layers of each encoder before the export traces it."""
   init = encoder_lib.Outlined.__init__
 
   def wrong(self: Any, albert: build_encoder.Albert) -> None:
@@ -58,6 +55,25 @@ def _change_layers(change: Callable[[Any], None]) -> Any:
     change(self.encoder)
 
   return mock.patch.object(encoder_lib.Outlined, '__init__', wrong)
+
+
+def _change_blocks(change: Callable[..., Any]) -> Any:
+  """Changes the calls of the block; `change` gets the call's number, the number of calls, the call and its arguments."""
+  run, encode = encoder_lib.Outlined._run_block, encoder_lib.Outlined.encode
+  count = itertools.count()
+
+  def wrong_encode(self: Any, inputs: Any, training: bool) -> dict[str, Any]:
+    nonlocal count
+    count = itertools.count()
+    return encode(self, inputs, training)
+
+  def wrong_run(self: Any, number: int, x: Any, scores: Any, kernels: Any, training: bool) -> Any:
+    def call(x: Any) -> Any:
+      return run(self, number, x, scores, kernels, training)
+
+    return change(next(count), len(self._config.block_of_layer), call, x, kernels)
+
+  return mock.patch.multiple(encoder_lib.Outlined, encode=wrong_encode, _run_block=wrong_run)
 
 
 def _change_product(name: str, change: Callable[[Any, Any], Any]) -> Any:
@@ -83,10 +99,7 @@ def _change_config(**changes: Callable[[Any], Any]) -> Any:
 
 @contextlib.contextmanager
 def _erf_gelu() -> Iterator[None]:
-  with (
-    mock.patch.object(transformer_block, '_gelu', lambda x: 0.5 * x * (1 + tf.math.erf(x * math.sqrt(0.5)))),
-    mock.patch.object(op_allow_list, 'OPERATIONS', op_allow_list.OPERATIONS | {'Erf'}),
-  ):
+  with mock.patch.object(transformer_block, '_gelu', build_encoder.gelu_exact):
     yield
 
 
@@ -94,8 +107,8 @@ def _erf_gelu() -> Iterator[None]:
 def _dropout_left_on() -> Iterator[None]:
   call = transformer_block.MatrixProducts.call
 
-  def wrong(self: Any, inputs: Any, adder: Any, kernels: Any, training: bool) -> Any:
-    return call(self, inputs, adder, kernels, True)
+  def wrong(self: Any, inputs: Any, scores: Any, kernels: Any, training: bool) -> Any:
+    return call(self, inputs, scores, kernels, True)
 
   with (
     _change_config(dropout_rate=lambda rate: rate or 0.1, attention_dropout_rate=lambda rate: rate or 0.1),
@@ -130,10 +143,14 @@ def _epsilon(value: float) -> WrongConversion:
   return lambda: _change_model(change)
 
 
-def _swap_token_types(encoder: Any) -> None:
-  layer = encoder.get_layer('type_embeddings')
-  call, last = layer.call, layer.embeddings.shape[0] - 1
-  layer.call = lambda ids: call(last - ids)
+def _swap_token_types() -> Any:
+  embed = encoder_lib.Outlined._embed
+
+  def wrong(self: Any, inputs: Any, training: bool) -> Any:
+    last = self.encoder.get_layer('type_embeddings').embeddings.shape[0] - 1
+    return embed(self, dict(inputs, input_type_ids=last - inputs['input_type_ids']), training)
+
+  return mock.patch.object(encoder_lib.Outlined, '_embed', wrong)
 
 
 def _shift_positions(encoder: Any) -> None:
@@ -146,18 +163,12 @@ def _shift_positions(encoder: Any) -> None:
   layer.call = call
 
 
-def _skip_last_layer(encoder: Any) -> None:
-  block, count = encoder.get_layer('transformer'), itertools.count(1)
-  call = block.call
-  layers = encoder._config.num_layers
-  block.call = lambda inputs: inputs[0] if next(count) % layers == 0 else call(inputs)
+def _skip_last_layer(number: int, layers: int, call: Any, x: Any, kernels: Any) -> Any:
+  return (x, kernels) if number == layers - 1 else call(x)
 
 
-def _repeat_first_layer(encoder: Any) -> None:
-  block, count = encoder.get_layer('transformer'), itertools.count()
-  call = block.call
-  layers = encoder._config.num_layers
-  block.call = lambda inputs: call([call(inputs), inputs[1]] if next(count) % layers == 0 else inputs)
+def _repeat_first_layer(number: int, layers: int, call: Any, x: Any, kernels: Any) -> Any:
+  return call(call(x)[0]) if number == 0 else call(x)
 
 
 def _scale_by_hidden_size(layer: Any, rows: Any) -> Any:
@@ -182,8 +193,8 @@ def _halve_gradient(layer: Any, rows: Any) -> Any:
 def _halve_in_training() -> Any:
   call = transformer_block.MatrixProducts.call
 
-  def wrong(self: Any, inputs: Any, adder: Any, kernels: Any, training: bool) -> Any:
-    output, kernels = call(self, inputs, adder, kernels, training)
+  def wrong(self: Any, inputs: Any, scores: Any, kernels: Any, training: bool) -> Any:
+    output, kernels = call(self, inputs, scores, kernels, training)
     return (0.5 * output if training else output), kernels
 
   return mock.patch.object(transformer_block.MatrixProducts, 'call', wrong)
@@ -240,9 +251,9 @@ WRONG_CONVERSIONS: dict[str, WrongConversion] = {
   # The first two are seen in the number of layer outputs, the other two in the values alone.
   'one layer fewer': lambda: _change_config(num_layers=lambda layers: layers - 1),
   'one layer more': lambda: _change_config(num_layers=lambda layers: layers + 1),
-  'last layer skipped': lambda: _change_layers(_skip_last_layer),
-  'first layer repeated': lambda: _change_layers(_repeat_first_layer),
-  'token type rows swapped': lambda: _change_layers(_swap_token_types),
+  'last layer skipped': lambda: _change_blocks(_skip_last_layer),
+  'first layer repeated': lambda: _change_blocks(_repeat_first_layer),
+  'token type rows swapped': _swap_token_types,
   'position embeddings shifted': lambda: _change_layers(_shift_positions),
   'attention scaled by hidden size': lambda: _change_product('query', _scale_by_hidden_size),
   'query bias left out': lambda: _change_product('query', _leave_bias_out),

@@ -1,13 +1,13 @@
 """Reads the weights of an ALBERT in a TensorFlow checkpoint: named as in TF1, or as an object graph of TF2."""
 
 import pathlib
-from typing import Any
 
 import numpy as np
 from google.protobuf import message
 
 from converters import albert_config
 from converters import errors
+from converters import notes
 from converters import weight_map
 from converters.readers import tf1_variables
 
@@ -63,7 +63,7 @@ class Variables:
       config, self.parts, tensors, (slots | _COUNTERS | set(heads)).__contains__, where, self._format, _ADVICE
     )
     self.from_tf2 = self._format is weight_map.Format.TF_MODELS
-    self.notes = left_out(name for name in heads if not name.endswith(_SLOTS)) + converted(widened)
+    self.notes = notes.left_out(name for name in heads if not name.endswith(_SLOTS)) + notes.converted(widened)
 
   def tensor(self, row: weight_map.Row) -> np.ndarray:
     """Reads one tensor: float32, in its canonical layout. May be called by several threads.
@@ -81,20 +81,6 @@ class Variables:
       return not name.startswith(_SCOPES)
     scopes = {row.tf_models.partition('/')[0] for row in weight_map.rows(self._config, weight_map.Part)}
     return name.partition('/')[0] not in scopes - {'cls'} and not name.startswith(_SCOPES)
-
-
-def left_out(names: Any) -> list[str]:
-  """Returns the note on tensors of heads for tasks, which are left out."""
-  found = list(names)
-  if not found:
-    return []
-  more = f' and {len(found) - 10} more' if len(found) > 10 else ''
-  return [f'left out, a head for a task: {", ".join(name[:100] for name in found[:10])}{more}']
-
-
-def converted(dtypes: list[str]) -> list[str]:
-  """Returns the note on weights of smaller types."""
-  return [f'weights of {dtype} widened to float32, which is exact' for dtype in dtypes]
 
 
 def _plain_names(stored: tf1_variables.Tensors, where: str) -> dict[str, str]:

@@ -14,12 +14,12 @@ import safetensors
 
 from converters import albert_config
 from converters import errors
+from converters import notes
 from converters import reading as reading_lib
 from converters import weight_map
 from converters.io import archive
 from converters.io import digest
 from converters.io import source_files
-from converters.readers import checkpoint_variables
 from converters.readers import sentencepiece_model
 
 CONFIG, WEIGHTS, SP_MODEL, TOKENIZER_CONFIG = (
@@ -111,7 +111,7 @@ class Model(digest.OfFiles):
       _FORMAT,
       f'give an ALBERT with its own {CONFIG}',
     )
-    self.notes = checkpoint_variables.left_out(heads) + checkpoint_variables.converted(widened)
+    self.notes = notes.left_out(heads) + notes.converted(widened)
     self._check_shared(tensors)
 
   def belongs(self, name: str) -> bool:

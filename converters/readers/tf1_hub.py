@@ -20,7 +20,6 @@ from converters import reading as reading_lib
 from converters import weight_map
 from converters.io import digest
 from converters.io import source_files
-from converters.readers import checkpoint_variables
 from converters.readers import sentencepiece_model
 from converters.readers import tf1_variables
 
@@ -87,10 +86,10 @@ class Module(digest.OfFiles):
     self._variables = tf1_variables.Variables(path / 'variables' / 'variables')
     tensors = self._variables.tensors()
     self.parts = frozenset(weight_map.parts_in(tensors))
-    widened = weight_map.check_source(
-      self.config, self.parts, tensors, _IGNORED_VARIABLES.__contains__, f'{handle}/variables'
+    weight_map.check_source(
+      self.config, self.parts, tensors, _IGNORED_VARIABLES.__contains__, f'{handle}/variables', widen=False
     )
-    self.notes = checkpoint_variables.converted(widened)
+    self.notes: list[str] = []
 
   def belongs(self, name: str) -> bool:
     """Returns whether a file, by its path relative to the module, is part of it."""
@@ -103,7 +102,7 @@ class Module(digest.OfFiles):
 
   def tensor(self, row: weight_map.Row) -> np.ndarray:
     """Reads one tensor; see `source.Source`."""
-    return weight_map.widen(self._variables.read(row.tf1))
+    return self._variables.read(row.tf1)
 
   def _check_format(self) -> None:
     missing = [name for name in ('saved_model.pb', 'assets', 'variables') if not (self.path / name).exists()]
@@ -195,7 +194,7 @@ def _lower_case(graph: Any, path: pathlib.Path) -> bool | None:
     value = node.attr['value'].tensor
     if value.dtype == types_pb2.DT_BOOL and not value.tensor_shape.dim:
       content = value.tensor_content or bytes(map(int, value.bool_val))
-      if content in (b'\0', b'\1') or not content:
+      if content in (b'\0', b'\1'):
         return content == b'\1'
     raise errors.SourceError(f'{path}: do_lower_case is not true or false; fetch the module again')
   return None

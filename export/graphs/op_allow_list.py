@@ -25,7 +25,6 @@ OPERATIONS = frozenset(
     'DisableCopyOnRead',
     'Einsum',
     'Equal',
-    'Erf',
     'ExpandDims',
     'Fill',
     'FloorDiv',
@@ -53,7 +52,6 @@ OPERATIONS = frozenset(
     'RandomUniform',
     'Range',
     'ReadVariableOp',
-    'Relu',
     'Reshape',
     'ResourceGather',
     'Rsqrt',
@@ -62,7 +60,6 @@ OPERATIONS = frozenset(
     'SentencepieceOp',
     'SentencepieceTokenizeOp',
     'Shape',
-    'Sigmoid',
     'Size',
     'Softmax',
     'SquaredDifference',
@@ -83,6 +80,8 @@ OPERATIONS = frozenset(
     'Where',
   ]
 )
+# Activations of models other than the published English ones.
+ACTIVATIONS = frozenset(['Erf', 'Relu', 'Sigmoid'])
 # Operations of earlier releases, with which new releases are compared.
 FORMER = frozenset(['LessEqual'])
 # Operations that save and restore variables. They are allowed only in functions that no other node calls.
@@ -102,7 +101,7 @@ def check(path: pathlib.Path) -> None:
     UntrustedGraphError: an operation is not on the allow-list or hides another graph; names the node.
   """
   file = path / 'saved_model.pb'
-  usual = OPERATIONS | FORMER
+  usual = OPERATIONS | ACTIVATIONS | FORMER
   saved_model = graph_defs.read(file)
   graph_defs.check_content(saved_model, file)
   for meta_graph in saved_model.meta_graphs:

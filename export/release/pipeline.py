@@ -140,7 +140,7 @@ def run(
           )
     paths = [piece.release.path for piece in made]
     with console.step('publish'):
-      published = tree.publish(staged, paths)
+      published = tree.publish(staged, paths, request.keep_existing)
     on_published()
     if put_report is not None:
       try:

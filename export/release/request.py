@@ -27,6 +27,7 @@ class Request:
     sign_key: file with the private key; None for no signature.
     collection: the collection of the publisher's models.
     text: the text model to publish with the encoder; None for no text model.
+    keep_existing: whether a version that exists with the same bytes is kept, instead of refused.
 
   Raises:
     UsageError: the attributes contradict each other.
@@ -44,6 +45,7 @@ class Request:
   sign_key: pathlib.Path | None = None
   collection: spec.Collection | None = None
   text: spec.TextRelease | None = None
+  keep_existing: bool = False
 
   def __post_init__(self) -> None:
     companion = self.preprocessor

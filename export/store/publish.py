@@ -27,13 +27,19 @@ COMPANIONS = (ARCHIVE, CARD, RECORD, SIGNATURE, RECORD_SIGNATURE)
 _STAGING = '.staging-'
 
 
-def check_new(root: str | pathlib.Path, releases: Sequence[str], versions: Callable[[str], list[int]]) -> None:
+def check_new(
+  root: str | pathlib.Path,
+  releases: Sequence[str],
+  versions: Callable[[str], list[int]],
+  keep_existing: bool = False,
+) -> None:
   """Checks that releases can be published together, given the published versions.
 
   Args:
     root: export root, for messages.
     releases: paths of the releases, as in `publish`.
     versions: function from a model to its published versions.
+    keep_existing: whether the last release may exist; its bytes are compared later.
 
   Raises:
     PublishError: the last release exists.
@@ -42,7 +48,7 @@ def check_new(root: str | pathlib.Path, releases: Sequence[str], versions: Calla
   for release in releases[1:] or releases:  # the first of several is a preprocessor, and encoders may need an older one
     model, _, version = release.rpartition('/')
     published = versions(model)
-    if release == releases[-1] or int(version) not in published:
+    if int(version) not in published or (release == releases[-1] and not keep_existing):
       check_next(root, release, published)
 
 
@@ -102,7 +108,7 @@ def staging(root: pathlib.Path) -> Iterator[pathlib.Path]:
     yield path
 
 
-def publish(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> list[str]:
+def publish(root: pathlib.Path, staged: pathlib.Path, releases: list[str], keep_existing: bool = False) -> list[str]:
   """Moves releases from a staging directory into the tree.
 
   Args:
@@ -112,6 +118,7 @@ def publish(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> li
       'tensorflow/albert_en_large_text/2'. The last one must not exist. Other existing ones are kept if they have the
       same bytes. If there are several, new ones after the first, the preprocessor, must be above the published
       versions.
+    keep_existing: whether the last one, too, is kept if it exists with the same bytes.
 
   Returns:
     Paths of the releases that were moved.
@@ -121,7 +128,7 @@ def publish(root: pathlib.Path, staged: pathlib.Path, releases: list[str]) -> li
     UsageError: a version is lower than a published one.
   """
   with _locked(root):
-    check_new(root, releases, lambda model: versions(root / model))
+    check_new(root, releases, lambda model: versions(root / model), keep_existing)
     fresh = [r for r in releases if not (root / r).exists()]
     for kept in (r for r in releases if r not in fresh):
       check_same(kept, root, root / kept, staged / kept)

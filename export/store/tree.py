@@ -59,7 +59,7 @@ class Tree(Protocol):
   def staging(self) -> contextlib.AbstractContextManager[pathlib.Path]:
     """Makes a staging directory for releases, and removes it at the end."""
 
-  def publish(self, staged: pathlib.Path, releases: Sequence[str]) -> list[str]:
+  def publish(self, staged: pathlib.Path, releases: Sequence[str], keep_existing: bool = False) -> list[str]:
     """Moves releases from a staging directory into the tree; see `publish.publish`."""
 
   def write(self, name: str, text: Callable[[], str]) -> None:
@@ -156,8 +156,8 @@ class _Local:
   def staging(self) -> contextlib.AbstractContextManager[pathlib.Path]:
     return publish.staging(self._path)
 
-  def publish(self, staged: pathlib.Path, releases: Sequence[str]) -> list[str]:
-    return publish.publish(self._path, staged, list(releases))
+  def publish(self, staged: pathlib.Path, releases: Sequence[str], keep_existing: bool = False) -> list[str]:
+    return publish.publish(self._path, staged, list(releases), keep_existing)
 
   def write(self, name: str, text: Callable[[], str]) -> None:
     publish.replace(self._path, name, text)
@@ -232,8 +232,8 @@ class _Remote:
     with temp_dirs.directory('albert_release_') as temporary:
       yield temporary
 
-  def publish(self, staged: pathlib.Path, releases: Sequence[str]) -> list[str]:
-    publish.check_new(self.root, releases, self.versions)
+  def publish(self, staged: pathlib.Path, releases: Sequence[str], keep_existing: bool = False) -> list[str]:
+    publish.check_new(self.root, releases, self.versions, keep_existing)
     fresh = [r for r in releases if not holds(self, r)]
     for kept in (r for r in releases if r not in fresh):
       with self.local(kept) as published:

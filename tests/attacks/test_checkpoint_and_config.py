@@ -350,17 +350,16 @@ def test_34_query_and_key_swapped(prove, module, monkeypatch):
 
 
 CONFIGS = {
-  'two groups': (dict(num_hidden_groups=2), 'num_hidden_groups is 2, not 1'),
-  'two inner groups': (dict(inner_group_num=2), 'inner_group_num is 2, not 1'),
-  'another activation': (dict(hidden_act='relu'), "hidden_act is 'relu', not 'gelu'"),
+  'two groups': (dict(num_hidden_groups=3), 'missing bert/encoder/transformer/group_1/inner_group_0/'),
+  'two inner groups': (dict(inner_group_num=2), 'missing bert/encoder/transformer/group_0/inner_group_1/'),
+  'another activation': (dict(hidden_act='gelu_10'), "hidden_act is 'gelu_10', not one of gelu, "),
+  'the activation of others': (dict(hidden_act='relu'), 'no parity'),
   'another layer norm': (dict(ln_type='preln'), "ln_type is 'preln', not 'postln'"),
   'a structure': (dict(net_structure_type=1), 'net_structure_type is 1, not 0'),
   'a gap': (dict(gap_size=3), 'gap_size is 3, not 0'),
   'memory blocks': (dict(num_memory_blocks=1), 'num_memory_blocks is 1, not 0'),
   'scaled down': (dict(down_scale_factor=2), 'down_scale_factor is 2, not 1'),
   'layers to keep': (dict(layers_to_keep=[1]), r'layers_to_keep is \[1\], not \[\]'),
-  'unknown attribute': (dict(rotary=True), "unknown 'rotary'"),
-  'unknown attribute with a long name': ({'x' * 10_000: 1}, "unknown 'x{40}'"),
   'heads do not divide': (dict(num_attention_heads=3), 'hidden_size 16 is not a multiple of num_attention_heads 3'),
   'negative': (dict(num_hidden_layers=-1), 'num_hidden_layers is -1'),
   'zero': (dict(hidden_size=0), 'hidden_size is 0'),

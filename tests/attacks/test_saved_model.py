@@ -34,8 +34,8 @@ def _edited(refused, module, edit, message, error=errors.SourceError, tags=(), *
   'damage, message',
   [
     (lambda path: path.unlink(), 'no saved_model.pb'),
-    (lambda path: path.write_bytes(b''), '0 metagraphs without tags in .*saved_model.pb'),
-    (lambda path: (path.unlink(), path.mkdir()), 'cannot read .*saved_model.pb'),
+    (lambda path: path.write_bytes(b''), 'saved_model.pb: 0 metagraphs without tags, not 1'),
+    (lambda path: (path.unlink(), path.mkdir()), 'saved_model.pb: cannot be read'),
   ],
   ids=['missing', 'empty', 'a directory'],
 )
@@ -85,7 +85,7 @@ def test_15_absurd_nesting(refused, own_module):
 )
 def test_15_absurd_size(refused, own_module, name, size):
   os.truncate(own_module / name, size)
-  refused(own_module, f'more than .* bytes in .*{name}')
+  refused(own_module, f'{name}: more than .* bytes')
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_16_no_tokens(refused, own_module):
     refused,
     own_module,
     lambda g: g.signature_def.pop('tokens'),
-    r'no `tokens` signature in .*saved_model.pb \(there are: mlm, sop, tokenization_info\)',
+    r'saved_model.pb: no `tokens` signature \(there are: mlm, sop, tokenization_info\)',
   )
 
 
@@ -135,11 +135,11 @@ def _shape(rank):
 @pytest.mark.parametrize(
   'edit, message',
   [
-    (_rename_input, r"signature `tokens` has inputs \['ids', 'input_mask', 'segment_ids'\], no input_ids in "),
-    (_set_input(dtype=9999), 'signature `tokens` has input_mask of dtype 9999 instead of int32 in '),
-    (_set_input(dtype=types_pb2.DT_INT64), 'signature `tokens` has input_mask of dtype int64 instead of int32 in '),
-    (_set_input(tensor_shape=_shape(3)), 'signature `tokens` has input_mask of rank 3 instead of 2 in '),
-    (lambda g: g.signature_def['mlm'].outputs.pop('mlm_logits'), 'signature `mlm` has no mlm_logits in '),
+    (_rename_input, r"signature `tokens` has inputs \['ids', 'input_mask', 'segment_ids'\], no input_ids"),
+    (_set_input(dtype=9999), 'signature `tokens` has input_mask of dtype 9999 instead of int32'),
+    (_set_input(dtype=types_pb2.DT_INT64), 'signature `tokens` has input_mask of dtype int64 instead of int32'),
+    (_set_input(tensor_shape=_shape(3)), 'signature `tokens` has input_mask of rank 3 instead of 2'),
+    (lambda g: g.signature_def['mlm'].outputs.pop('mlm_logits'), 'signature `mlm` has no mlm_logits'),
   ],
 )
 def test_17_wrong_signature(refused, own_module, edit, message):
@@ -479,13 +479,13 @@ def test_23_constant_that_is_read(refused, own_module, change):
   def edit(meta_graph):
     change(next(n for n in meta_graph.graph_def.node if n.name == LOWER_CASE).attr['value'].tensor)
 
-  _edited(refused, own_module, edit, 'do_lower_case is not true in .*saved_model.pb')
+  _edited(refused, own_module, edit, 'saved_model.pb: do_lower_case is not true or false')
 
 
 @pytest.mark.parametrize(
   'damage, message',
   [
-    (lambda path: path.unlink(), 'no tfhub_module.pb in .*no TF1 Hub module'),
+    (lambda path: path.unlink(), 'no tfhub_module.pb, but the variables of a TF1 Hub module'),
     (lambda path: path.write_bytes(b''), 'unknown format in tfhub_module.pb'),
     (lambda path: path.write_bytes(b'\x08\x09'), 'unknown format in tfhub_module.pb'),
   ],

@@ -47,7 +47,7 @@ def _piece(text, score=b'\0\0\0\0', kind=1):
 def test_36_broken_model(refused, own_module, content):
   path = own_module / MODEL
   path.write_bytes(content(path.read_bytes()))
-  refused(own_module, f'in {MODEL}', errors.VocabularyError)
+  refused(own_module, f'{MODEL}: ', errors.VocabularyError)
 
 
 def test_36_no_model(refused, own_module):
@@ -81,28 +81,28 @@ HOSTILE = {
 def test_37_hostile_model(refused, own_module, case):
   (own_module / MODEL).with_suffix('.vocab').unlink()  # which would reveal the fault
   _edited(own_module, HOSTILE[case])
-  refused(own_module, f'in {MODEL}|of {MODEL} is', errors.VocabularyError)
+  refused(own_module, f'{MODEL}: |of {MODEL} is', errors.VocabularyError)
 
 
 @pytest.mark.parametrize(
   'change, message',
   [
-    (lambda fields: fields.pop(150), '199 pieces in assets/30k-clean.model, but the embedding has 200 rows'),
+    (lambda fields: fields.pop(150), 'assets/30k-clean.model: 199 pieces, but the embedding has 200 rows'),
     (
       lambda fields: fields.insert(150, (1, _piece(b'new'))),
-      '201 pieces in assets/30k-clean.model, but the embedding has 200 rows',
+      'assets/30k-clean.model: 201 pieces, but the embedding has 200 rows',
     ),
     *(
       (
         lambda fields, n=number: fields.__setitem__(n, (1, _piece(b'new'))),
-        f'\\{name} is not piece {number} in assets/30k-clean.model',
+        f'assets/30k-clean.model: \\{name} is not piece {number}',
       )
       for number, name in ((2, '[CLS]'), (3, '[SEP]'), (4, '[MASK]'))
     ),
-    (lambda fields: fields.insert(2, fields.pop(3)), r'\[CLS\] is not piece 2 in assets/30k-clean.model'),
+    (lambda fields: fields.insert(2, fields.pop(3)), r'assets/30k-clean.model: \[CLS\] is not piece 2'),
     (
       lambda fields: fields.__setitem__(0, (1, _piece(b'<PAD>', kind=3))),
-      '<pad> is not piece 0 in assets/30k-clean.model',
+      'assets/30k-clean.model: <pad> is not piece 0',
     ),
   ],
 )
@@ -118,7 +118,7 @@ def test_39_another_normaliser(refused, own_module, monkeypatch, rule):
   model = vocabulary.train(lines, 200)
   (own_module / MODEL).write_bytes(model)
   (own_module / MODEL).with_suffix('.vocab').write_text(vocabulary.as_text(model))
-  refused(own_module, f"'.*' is normalized to '.*', and by nmt_nfkc to '.*', in {MODEL}", errors.VocabularyError)
+  refused(own_module, "'.*' is normalized to '.*', and by nmt_nfkc to '.*'; give a model", errors.VocabularyError)
 
 
 def test_39_normaliser_under_a_false_name(refused, own_module):
@@ -126,7 +126,7 @@ def test_39_normaliser_under_a_false_name(refused, own_module):
     fields.append((3, craft.field(1, b'nmt_nfkc') + craft.field(3, 0)))  # no mark before the first word
 
   _edited(own_module, change)
-  refused(own_module, f'is normalized to .* in {MODEL}', errors.VocabularyError)
+  refused(own_module, f'{MODEL}: .* is normalized to ', errors.VocabularyError)
 
 
 @pytest.mark.parametrize('option, value', [('model_type', 'bpe'), ('byte_fallback', True)])
@@ -135,7 +135,7 @@ def test_38_pieces_of_another_kind(refused, own_module, monkeypatch, option, val
   model = vocabulary.train(vocabulary.CORPUS.read_text(encoding='utf-8').splitlines(), 500)
   (own_module / MODEL).write_bytes(model)
   (own_module / MODEL).with_suffix('.vocab').unlink()
-  refused(own_module, f'{MODEL} is no unigram model, or has pieces for bytes', errors.VocabularyError)
+  refused(own_module, f'{MODEL}: not a unigram model, or has pieces for bytes', errors.VocabularyError)
 
 
 @pytest.mark.parametrize('option', ['remove_extra_whitespaces', 'add_dummy_prefix'])
@@ -144,24 +144,24 @@ def test_39_spaces_that_are_kept_otherwise(refused, own_module, monkeypatch, opt
   model = vocabulary.train(vocabulary.CORPUS.read_text(encoding='utf-8').splitlines(), 200)
   (own_module / MODEL).write_bytes(model)
   (own_module / MODEL).with_suffix('.vocab').write_text(vocabulary.as_text(model))
-  refused(own_module, f'is normalized to .* in {MODEL}', errors.VocabularyError)
+  refused(own_module, f'{MODEL}: .* is normalized to ', errors.VocabularyError)
 
 
 @pytest.mark.parametrize(
   'change, message',
   [
-    (lambda lines: lines.pop(), '199 pieces in assets/30k-clean.vocab, and 200 in assets/30k-clean.model'),
-    (lambda lines: lines.insert(0, 'x\t0'), '201 pieces in assets/30k-clean.vocab'),
+    (lambda lines: lines.pop(), 'assets/30k-clean.vocab: 199 pieces, and assets/30k-clean.model has 200'),
+    (lambda lines: lines.insert(0, 'x\t0'), 'assets/30k-clean.vocab: 201 pieces'),
     (
       lambda lines: lines.__setitem__(slice(60, 62), lines[61:59:-1]),
-      "line 61 of assets/30k-clean.vocab is '.*', but piece 60 of .* is",
+      "assets/30k-clean.vocab: line 61 is '.*', but piece 60 of .* is",
     ),
     (
       lambda lines: lines.__setitem__(60, lines[60].partition('\t')[0] + '\t-99'),
-      "line 61 of .*vocab is '.*-99', but piece 60",
+      "vocab: line 61 is '.*-99', but piece 60",
     ),
-    (lambda lines: lines.__setitem__(60, 'x'), "line 61 of .*vocab is 'x'"),
-    (lambda lines: lines.__setitem__(60, lines[60].partition('\t')[0] + '\tnan'), 'line 61 of'),
+    (lambda lines: lines.__setitem__(60, 'x'), "vocab: line 61 is 'x'"),
+    (lambda lines: lines.__setitem__(60, lines[60].partition('\t')[0] + '\tnan'), 'vocab: line 61 is'),
   ],
 )
 def test_39_another_vocab_file(refused, own_module, change, message):
