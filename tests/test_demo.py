@@ -108,7 +108,7 @@ def test_vocabulary_is_like_the_original(sp_model):
 def test_made_up_pieces_fill_a_vocabulary_without_changing_ordinary_text():
   from export.demo import vocabulary
 
-  lines = vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()
+  lines = list(map(vocabulary.normalized, vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()))
   small, large = (spm.SentencePieceProcessor(model_proto=vocabulary.train(lines, n)) for n in (800, 5000))
   assert len(large) == 5000
   assert len({large.id_to_piece(i) for i in range(5000)}) == 5000

@@ -13,19 +13,6 @@ import numpy as np, tensorflow as tf, tensorflow_hub as hub, tensorflow_text, tf
 preprocessor, encoder, text, output = sys.argv[1:]
 pre, enc, both = hub.load(preprocessor), hub.load(encoder), hub.load(text)
 
-first, second = (tf_keras.Input([], dtype=tf.string, name=name) for name in ('first', 'second'))
-tokenize = hub.KerasLayer(pre.tokenize)
-pack = hub.KerasLayer(pre.bert_pack_inputs, arguments=dict(seq_length=20))
-inputs = pack([tokenize(first), tokenize(second)])
-pooled = hub.KerasLayer(enc, trainable=True)(inputs)['pooled_output']
-order = hub.KerasLayer(enc.sop, trainable=True)(inputs)['sop_log_probs']
-model = tf_keras.Model([first, second], [tf_keras.layers.Dense(2)(pooled), order, inputs['input_word_ids']])
-losses = ['mse', 'mse', None]
-model.compile('sgd', losses)
-x = [tf.constant(['the ferry was late', 'a']), tf.constant(['nobody minded', 'b c'])]
-model.fit(x, [np.ones([2, 2]), np.ones([2, 2])], verbose=0)
-model.save(output + '/keras')
-
 ids = pre(tf.constant(['the ferry was late']))
 positions = tf.constant([[1, 2]])
 
@@ -48,6 +35,20 @@ holders = dict(
 )
 for name, holder in holders.items():
   tf.saved_model.save(holder, f'{output}/{name}')
+
+first, second = (tf_keras.Input([], dtype=tf.string, name=name) for name in ('first', 'second'))
+tokenize = hub.KerasLayer(pre.tokenize)
+pack = hub.KerasLayer(pre.bert_pack_inputs, arguments=dict(seq_length=20))
+inputs = pack([tokenize(first), tokenize(second)])
+pooled = hub.KerasLayer(enc, trainable=True)(inputs)['pooled_output']
+order = hub.KerasLayer(enc.sop, trainable=True)(inputs)['sop_log_probs']
+scores = tf_keras.layers.Dense(2)(pooled)
+trained = tf_keras.Model([first, second], [scores, order])
+trained.compile('sgd', 'mse')
+x = [tf.constant(['the ferry was late', 'a']), tf.constant(['nobody minded', 'b c'])]
+trained.fit(x, [np.ones([2, 2]), np.ones([2, 2])], verbose=0)
+model = tf_keras.Model([first, second], [scores, order, inputs['input_word_ids']])
+model.save(output + '/keras')
 """
 _RUN = """
 import json, os, sys
@@ -69,7 +70,8 @@ expected = dict(
 )
 result = {}
 for name, (value, right) in expected.items():
-  result[name] = bool(np.allclose(tf.saved_model.load(f'{output}/{name}').run(value), right, atol=1e-6))
+  loaded = tf.saved_model.load(f'{output}/{name}')  # its variables live as long as it does
+  result[name] = bool(np.allclose(loaded.run(value), right, atol=1e-6))
 model = tf_keras.models.load_model(f'{output}/keras')
 second = tf.constant(['nobody minded', 'b c'])
 found = model([sentences, second])[2].numpy()

@@ -185,8 +185,9 @@ def test_version_1_as_published(history):
   outputs = hub.load(f'{history}/tensorflow/albert_en_demo/3')(
     dict(zip(('input_word_ids', 'input_mask', 'input_type_ids'), map(tf.constant, rows), strict=True))
   )
-  np.testing.assert_allclose(pooled, outputs['pooled_output'], atol=1e-6)
-  np.testing.assert_allclose(sequence, outputs['sequence_output'], atol=1e-6)
+  # Keras and eager calls may sum in another order.
+  np.testing.assert_allclose(pooled, outputs['pooled_output'], atol=4e-6)
+  np.testing.assert_allclose(sequence, outputs['sequence_output'], atol=4e-6)
 
   before = _values(encoder.trainable_variables)
   model.compile('adam', 'mse')

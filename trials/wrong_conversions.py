@@ -58,7 +58,7 @@ def _change_layers(change: Callable[[Any], None]) -> Any:
 
 
 def _change_blocks(change: Callable[..., Any]) -> Any:
-  """Changes the calls of the block; `change` gets the call's number, the number of calls, the call and its arguments."""
+  """Changes the calls of the block; `change` gets number and count of the call, the call, and its arguments."""
   run, encode = encoder_lib.Outlined._run_block, encoder_lib.Outlined.encode
   count = itertools.count()
 

@@ -46,7 +46,7 @@ def train(lines: Iterable[str], vocab_size: int) -> bytes:
   """
   model = io.BytesIO()
   spm.SentencePieceTrainer.train(
-    sentence_iterator=map(_normalized, lines),
+    sentence_iterator=map(normalized, lines),
     model_writer=model,
     vocab_size=min(vocab_size, 800),
     hard_vocab_limit=False,
@@ -57,7 +57,8 @@ def train(lines: Iterable[str], vocab_size: int) -> bytes:
   return model.getvalue() + _made_up_pieces(model.getvalue(), vocab_size)
 
 
-def _normalized(line: str) -> str:
+def normalized(line: str) -> str:
+  """Returns a line without accents and in lower case, as ALBERT's authors normalized their corpus."""
   return ''.join(c for c in unicodedata.normalize('NFKD', line) if not unicodedata.combining(c)).lower()
 
 
@@ -77,7 +78,9 @@ def _made_up_pieces(model: bytes, vocab_size: int) -> bytes:
   fresh = itertools.filterfalse(set(pieces).__contains__, candidates)
   score = min(processor.get_score(i) for i in range(len(processor)))
   parts = [
-    _length_delimited(1, _length_delimited(1, piece.encode()) + b'\x15' + struct.pack('<f', score - 1 - rank / 1000))
+    _length_delimited(
+      1, _length_delimited(1, piece.encode()) + b'\x15' + struct.pack('<f', 2 * score - 1 - rank / 1000)
+    )
     for rank, piece in enumerate(itertools.islice(fresh, vocab_size - len(pieces)))
   ]
   return b''.join(parts)

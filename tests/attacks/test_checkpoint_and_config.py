@@ -353,7 +353,6 @@ CONFIGS = {
   'two groups': (dict(num_hidden_groups=3), 'missing bert/encoder/transformer/group_1/inner_group_0/'),
   'two inner groups': (dict(inner_group_num=2), 'missing bert/encoder/transformer/group_0/inner_group_1/'),
   'another activation': (dict(hidden_act='gelu_10'), "hidden_act is 'gelu_10', not one of gelu, "),
-  'the activation of others': (dict(hidden_act='relu'), 'no parity'),
   'another layer norm': (dict(ln_type='preln'), "ln_type is 'preln', not 'postln'"),
   'a structure': (dict(net_structure_type=1), 'net_structure_type is 1, not 0'),
   'a gap': (dict(gap_size=3), 'gap_size is 3, not 0'),
@@ -379,6 +378,12 @@ CONFIGS = {
   'dropout of 1': (dict(hidden_dropout_prob=1), 'hidden_dropout_prob is 1, not a probability'),
   'dropout null': (dict(attention_probs_dropout_prob=None), 'attention_probs_dropout_prob is None, not a probability'),
 }
+
+
+def test_35_activation_that_is_not_the_graphs(refused, own_module):
+  path = own_module / 'assets/albert_config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {'hidden_act': 'relu'}))
+  refused(own_module, "no parity .*from the source's graph", errors.ParityError)
 
 
 @pytest.mark.parametrize('case', CONFIGS)
