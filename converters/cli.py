@@ -64,7 +64,7 @@ def others_flags() -> list[str]:
 
 def _parse(argv: list[str], others: bool) -> list[str]:
   try:
-    rest = flags.FLAGS(argv, known_only=others)
+    rest = flags.FLAGS(list(map(_expand_home, argv)), known_only=others)
   except flags.Error as e:
     _fail(2, f'{e}; see --help')
   if others:
@@ -72,6 +72,13 @@ def _parse(argv: list[str], others: bool) -> list[str]:
   if len(rest) > 1:
     _fail(2, f'{rest[1]!r}: not a flag; see --help')
   return rest
+
+
+def _expand_home(word: str) -> str:
+  """Expands `~` in '--flag=~/path', which a shell leaves as it is."""
+  flag, equals, value = word.partition('=')
+  is_home = flag.startswith('-') and (value == '~' or value.startswith('~/'))
+  return f'{flag}{equals}{os.path.expanduser(value)}' if is_home else word
 
 
 def _guarded(main: Callable[[], None]) -> int:

@@ -103,7 +103,7 @@ def test_a_card_says_what_its_record_says(history, path):
       for figure in ('apart', 'allowed', 'control'):
         assert f'{figures[figure]["rms"]:.1e}, {figures[figure]["largest"]:.1e}' in card
     assert (
-      f'{record["certificate"]["texts"]} awkward texts' in card and f'{record["parameters"]:,}, all trainable' in card
+      f'{record["certificate"]["texts"]} difficult texts' in card and f'{record["parameters"]:,}, all trainable' in card
     )
     assert (
       f'({model_card.BASE_URL}{record["encoder"]})' in card

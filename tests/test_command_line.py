@@ -477,3 +477,10 @@ def test_the_demo_is_exported_again_and_nothing_published_is_removed(tmp_path):
   second = commands.run(make, cwd=root)
   assert second.returncode == 0 and 'Proven; the same bytes are published already in ' in second.stdout, second.stderr
   assert state() == before
+
+
+def test_a_tilde_after_a_flag_is_the_home_directory(tmp_path):
+  process = commands.run_export('--source=~/nothing', cwd=tmp_path, HOME=str(tmp_path))
+  assert process.returncode == 1 and process.stderr.startswith(f'error: {tmp_path}/nothing: no such file'), (
+    process.stderr
+  )

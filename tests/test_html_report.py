@@ -140,7 +140,7 @@ def test_text_has_its_page(text_path):
   for word in (
     record['encoder'],
     record['preprocessor'],
-    f'{certificate["texts"]} awkward texts',
+    f'{certificate["texts"]} difficult texts',
     'serving_default/sequence_output',
     'layer_2',
     f'{certificate["outputs"]["layer_0"]["control"]["rms"]:.1e}',

@@ -46,6 +46,7 @@ def _outlined(encoder):
   config = types.SimpleNamespace(
     hidden_size=sizes['hidden_size'],
     embedding_size=sizes['embedding_width'],
+    max_position_embeddings=sizes['max_sequence_length'],
     block_of_layer=[0] * sizes['num_layers'],
   )
   blocks = [encoder.get_layer('transformer')]

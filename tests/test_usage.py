@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_hub as hub
 import tensorflow_text  # noqa: F401  (registers the preprocessor's operations)
 from official.nlp.tools import tokenization
+from support import trees
 
 from export.model import saved_model
 
@@ -222,3 +223,11 @@ def test_preprocessor_as_published(history, version):
   assert packed['input_word_ids'].shape == (4, 16) and packed['input_type_ids'].numpy().max() == 1
   ids = preprocessor(tf.constant(SENTENCES))['input_word_ids'].numpy()
   assert (ids[:, 0] == 2).all() and ((ids == 3).sum(axis=1) == 1).all()
+
+
+def test_too_long_a_sequence_names_the_limit(history):
+  encoder = hub.load(f'{history}/tensorflow/albert_en_demo/3')
+  longest = trees.record(history / 'tensorflow/albert_en_demo/3')['config']['max_position_embeddings']
+  values = tf.ones([1, longest + 1], tf.int32)
+  with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match=f'at_most_{longest}_positions'):
+    encoder({'input_word_ids': values, 'input_mask': values, 'input_type_ids': values})

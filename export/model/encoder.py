@@ -175,7 +175,10 @@ class Outlined:
     table = layer('type_embeddings').embeddings
     # The layer's own call is the only product without a bias; oneDNN takes 25 ms to compile code for the first one.
     types = tf.matmul(tf.one_hot(inputs['input_type_ids'], table.shape[0]), table)
-    x = layer('embeddings/layer_norm')(words + layer('position_embedding')(words) + types)
+    # TensorFlow's error for a sequence that is too long has this name, and no other hint.
+    with tf.name_scope(f'at_most_{self._config.max_position_embeddings}_positions'):
+      positions = layer('position_embedding')(words)
+    x = layer('embeddings/layer_norm')(words + positions + types)
     x = next(dropout for dropout in self.encoder.layers if isinstance(dropout, tf_keras.layers.Dropout))(
       x, training=training
     )
