@@ -3,6 +3,8 @@
 import pathlib
 import re
 import subprocess
+import sys
+from xml.etree import ElementTree
 
 import pytest
 from support import commands
@@ -48,6 +50,14 @@ def test_every_page_of_docs_is_linked_from_the_readme():
 def test_the_readme_is_read_in_five_minutes():
   text = (ROOT / 'README.md').read_text()
   assert len(text.splitlines()) <= 120 and len(text.split()) <= 900
+
+
+def test_the_page_on_exports_has_every_flag():
+  xml = subprocess.run([sys.executable, '-m', 'export', '--helpxml'], cwd=ROOT, capture_output=True, check=False).stdout
+  flags = {flag.findtext('name') for flag in ElementTree.fromstring(xml).iter('flag') if flag.findtext('key') == 'yes'}
+  rows = re.findall(r'^\| (`--[^|]*) \|', (ROOT / 'docs/export.md').read_text(), re.M)
+  listed = {name for row in rows for name in re.findall(r'--(?:\[no\])?(\w+)', row)}
+  assert listed - {'verbosity'} == flags and len(flags) > 25
 
 
 @pytest.mark.slow
