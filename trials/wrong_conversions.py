@@ -15,6 +15,7 @@ Example:
 """
 
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -53,6 +54,17 @@ def _change_layers(change: Callable[[Any], None]) -> Any:
   def wrong(self: Any, albert: build_encoder.Albert) -> None:
     init(self, albert)
     change(self.encoder)
+
+  return mock.patch.object(encoder_lib.Outlined, '__init__', wrong)
+
+
+def _change_layer_count(by: int) -> Any:
+  """Calls the block `by` times more than the config says."""
+  init = encoder_lib.Outlined.__init__
+
+  def wrong(self: Any, albert: build_encoder.Albert) -> None:
+    init(self, albert)
+    self._config = dataclasses.replace(albert.config, num_hidden_layers=albert.config.num_hidden_layers + by)
 
   return mock.patch.object(encoder_lib.Outlined, '__init__', wrong)
 
@@ -249,8 +261,8 @@ WRONG_CONVERSIONS: dict[str, WrongConversion] = {
   'layer norm epsilon 1e-6': _epsilon(1e-6),
   'layer norm epsilon 1e-7': _epsilon(1e-7),
   # The first two are seen in the number of layer outputs, the other two in the values alone.
-  'one layer fewer': lambda: _change_config(num_layers=lambda layers: layers - 1),
-  'one layer more': lambda: _change_config(num_layers=lambda layers: layers + 1),
+  'one layer fewer': lambda: _change_layer_count(-1),
+  'one layer more': lambda: _change_layer_count(1),
   'last layer skipped': lambda: _change_blocks(_skip_last_layer),
   'first layer repeated': lambda: _change_blocks(_repeat_first_layer),
   'token type rows swapped': _swap_token_types,
