@@ -376,6 +376,7 @@ WRONG = {
 @pytest.mark.parametrize('fault', WRONG)
 def test_what_is_wrong_is_noticed_when_it_is_exported(rich, tmp_path, monkeypatch, fault):
   name, wrong = WRONG[fault]
+  pretraining_tokenization.table(True, False)  # cached, so that no patched name is in the table of later tests
   with monkeypatch.context() as patch:
     patch.setattr(pretraining_tokenization, name, wrong)
     saved = _saved(rich, 4, tmp_path / 'model')
