@@ -174,7 +174,7 @@ def open_source(handle: str, reading: Reading = _AS_IT_IS) -> Iterator[Source]:
       # A cached directory can be incomplete: it is downloaded once more.
       path, _ = hub_download.resolve(handle, reading.caps, _belongs, reading.sha256, again=True)
       source = _opened(handle, path, reading, name)
-    if reading.sha256 is not None and os.path.isdir(path) and (os.path.isdir(handle) or name is not None):
+    if reading.sha256 is not None and (os.path.isdir(handle) or name is not None):
       digest.check(handle, digest.bare(source.digest), reading.sha256)
     unreachable = tokenization_lib.check_vocabulary(source.sp_model, source.tokenization, source.sp_model_name)
     source.notes = source.notes + unreachable
@@ -182,7 +182,7 @@ def open_source(handle: str, reading: Reading = _AS_IT_IS) -> Iterator[Source]:
 
 
 def _readers() -> tuple[Any, ...]:
-  """Returns the modules that read a format, each with the verbs `is_in` and `belongs`; the first that fits is taken."""
+  """Returns the modules that read a format, each with the verb `belongs`."""
   from converters.readers import hugging_face
   from converters.readers import saved_model
   from converters.readers import tf1_checkpoint
