@@ -5,24 +5,29 @@
 # make test           run the linters and the tests
 # make test-slow      run the slow tests
 # make mutants        check that the tests fail for small bugs
-# make interop        load converted models in Hugging Face Transformers and KerasHub
+# make interop        load converted models in Transformers, KerasHub, Optimum, transformers.js and LiteRT
 # make faults         kill 50 exports at random moments
 # make fuzz           give random bytes to each reader for five minutes
 # make golden-corpus  compare source and export on a corpus of text
 # make bench          compare this tool with other converters on modules of real sizes
 # make runtimes       run exports under the oldest and the newest TensorFlow
+# make users          run the Python of README, docs and cards in environments made by their install line
 # make proof-trials   count the verdicts of the proof on right and wrong conversions
 # make genuine        export modules by TensorFlow 1.15 and compare them with it
 #
 # Each target makes the environment that it needs in .venv, from the hash-locked files in requirements/.
 
-# The first Python 3.11 there is that can make virtual environments.
-PYTHON ?= $(shell for p in python3.11 python3 /usr/bin/python3.11 /usr/local/bin/python3.11; do \
-	"$$p" -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+# The first Python of the given versions that can make virtual environments: on the PATH, in the usual places, or among pyenv's.
+find_python = $(shell pyenvs="$$(pyenv root 2>/dev/null || echo "$${PYENV_ROOT:-$$HOME/.pyenv}")/versions"; \
+	for v in $(1); do for p in python$$v python3 /usr/bin/python$$v /usr/local/bin/python$$v /opt/homebrew/bin/python$$v \
+	"$$pyenvs/$$v".*/bin/python; do \
+	"$$p" -c 'import ensurepip, sys; sys.exit("%d.%d" % sys.version_info[:2] != "'$$v'")' 2>/dev/null && echo "$$p" && exit; done; done)
+PYTHON ?= $(call find_python,3.11 3.12 3.13)
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
-PIP := $(PY) $(INSTALL)
+# Shows what it does: the environment, what is installed, the lock.
+LOCKED := requirements/install.py $(VENV)
 
 EXPORT_ROOT ?= dist
 # Empty: what the catalog says.
@@ -41,7 +46,7 @@ DEMO := build/demo/albert_en_demo
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help export release bump serve test test-slow mutants interop faults fuzz bench runtimes genuine proof-trials lint golden golden-corpus lock clean
+.PHONY: help export release bump serve test test-slow mutants interop faults fuzz bench runtimes users genuine proof-trials lint golden golden-corpus lock clean
 
 # The lines at the top of this file.
 help:
@@ -84,15 +89,31 @@ test-slow: $(VENV)/.dev
 mutants: $(VENV)/.dev
 	@$(PY) -m mutants $(FLAGS)
 
-# In an environment of its own: PyTorch, and no TensorFlow.
+# In environments of their own: PyTorch, and no TensorFlow. Optimum needs an older Transformers than the newest.
 INTEROP := build/interop
-interop: $(VENV)/.dev $(INTEROP)/.installed
-	$(PY) -m pytest -q tests/test_interop.py --interop_python=$(INTEROP)/bin/python
+OPTIMUM := build/interop_optimum
+NODE_MODULES := build/interop_node/node_modules
+NPM := $(shell command -v npm)
+interop: $(VENV)/.dev $(INTEROP)/.installed $(OPTIMUM)/.installed $(if $(NPM),$(NODE_MODULES)/.installed)
+	$(if $(NPM),,@echo "npm: not found, so transformers.js is not run; install Node.js" >&2)
+	$(PY) -m pytest -q tests/test_interop.py --interop_python=$(INTEROP)/bin/python \
+		--optimum_python=$(OPTIMUM)/bin/python $(if $(NPM),--node_modules=$(NODE_MODULES))
 
 $(INTEROP)/.installed: requirements/interop.txt | $(VENV)/.runtime
 	"$(PYTHON)" -m venv --clear $(INTEROP)
 	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/interop.txt
 	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps keras-hub==0.32.0
+	touch $@
+
+$(OPTIMUM)/.installed: requirements/interop_optimum.txt | $(VENV)/.runtime
+	"$(PYTHON)" -m venv --clear $(OPTIMUM)
+	$(OPTIMUM)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/interop_optimum.txt
+	touch $@
+
+# ONNX Runtime's script would download CUDA; its package has the library for processors.
+$(NODE_MODULES)/.installed: requirements/interop_node/package.json requirements/interop_node/package-lock.json
+	@rm -rf $(dir $(NODE_MODULES)) && mkdir -p $(dir $(NODE_MODULES)) && cp $^ $(dir $(NODE_MODULES))
+	npm ci --prefix $(dir $(NODE_MODULES)) --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
 
 # SEED=2 tries others.
@@ -112,10 +133,7 @@ bench: $(VENV)/.bench $(BENCH)/venv-tf-models/.installed $(BENCH)/venv-huggingfa
 
 # Two environments of 1.5 GB each. FLAGS=--size=base for modules of a real size.
 RUNTIMES := build/runtimes
-# TensorFlow 2.11 has wheels for Python 3.7 to 3.10: the first of them on the PATH, or among pyenv's, that can make virtual environments.
-find_python = $(shell pyenvs="$$(pyenv root 2>/dev/null || echo "$${PYENV_ROOT:-$$HOME/.pyenv}")/versions"; \
-	for v in $(1); do for p in python$$v "$$pyenvs/$$v".*/bin/python; do \
-	"$$p" -c 'import ensurepip, sys; sys.exit("%d.%d" % sys.version_info[:2] != "'$$v'")' 2>/dev/null && echo "$$p" && exit; done; done)
+# TensorFlow 2.11 has wheels for Python 3.7 to 3.10.
 OLD_PYTHON ?= $(call find_python,3.10 3.9 3.8 3.7)
 runtimes: $(VENV)/.runtime $(RUNTIMES)/tensorflow-2.11/.installed $(RUNTIMES)/tensorflow-2.21/.installed
 	@$(PY) -m runtimes --environments=$(RUNTIMES)/tensorflow-2.11,$(RUNTIMES)/tensorflow-2.21 --work_dir=$(RUNTIMES) $(FLAGS)
@@ -129,6 +147,15 @@ $(RUNTIMES)/tensorflow-2.21/.installed: requirements/runtimes/tensorflow_2_21.tx
 	"$(PYTHON)" -m venv --clear $(@D)
 	$(@D)/bin/python $(INSTALL) -r $<
 	touch $@
+
+# What a model's user has, made anew by each run: three environments of 2.3 GB. USER_PYTHONS=3.12 makes one.
+USER_PYTHONS ?= 3.11 3.12 3.13
+comma := ,
+empty :=
+users: $(VENV)/.runtime
+	$(foreach v,$(USER_PYTHONS),$(if $(call find_python,$(v)),,$(error no Python $(v) with venv found: install it, or run make with USER_PYTHONS="3.11 3.12")))
+	@$(PY) -m runtimes.users --work_dir=build/users $(FLAGS) \
+		--pythons="$(subst $(empty) $(empty),$(comma),$(foreach v,$(USER_PYTHONS),$(call find_python,$(v))))"
 
 # TensorFlow 1.15.5 has wheels for Python 3.7, and no newer one. 1 GB. FLAGS='--size=large --kinds=einsum,matmul' for other modules.
 PYTHON37 ?= $(call find_python,3.7)
@@ -154,29 +181,34 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/lint-imports --no-cache --no-logo setup.cfg
 
 $(DEMO): $(VENV)/.runtime $(wildcard export/demo/*.py) assets/demo/corpus.txt
+	@test ! -e $@ -o -e $@/tfhub_module.pb || { echo "error: $@: not a demo module; give another DEMO" >&2; exit 1; }
 	@rm -rf $@
 	@$(PY) -m export.demo --output=$@
 	@touch $@
 
 $(VENV)/.runtime: requirements/runtime.txt
-	$(if $(PYTHON),,$(error no Python 3.11 with venv found: install it, or run make with PYTHON=/path/to/python3.11))
-	"$(PYTHON)" -m venv --clear $(VENV)
-	$(PIP) -r requirements/runtime.txt
-	touch $@
+	$(if $(PYTHON),,$(error no Python 3.11, 3.12 or 3.13 with venv found: install one, or run make with PYTHON=/path/to/python3.13))
+	@"$(PYTHON)" $(LOCKED) "about 80 packages, 2 GB, one to two minutes" $< --clear
+	@touch $@
 
 # What runs on Apache Beam.
 $(VENV)/.beam: $(VENV)/.runtime requirements/beam.txt
-	$(PIP) -r requirements/beam.txt
-	touch $@
+	@$(PY) $(LOCKED) "Apache Beam, 20 packages, 0.3 GB" requirements/beam.txt
+	@touch $@
 
-$(VENV)/.dev: $(VENV)/.beam requirements/dev.txt
-	$(PIP) -r requirements/dev.txt
-	touch $@
+# What reads and runs ONNX files.
+$(VENV)/.onnx: $(VENV)/.runtime requirements/onnx.txt
+	@$(PY) $(LOCKED) "ONNX, 4 packages, 0.1 GB" requirements/onnx.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.beam $(VENV)/.onnx requirements/dev.txt
+	@$(PY) $(LOCKED) "what tests need, 30 packages, 0.3 GB" requirements/dev.txt
+	@touch $@
 
 # The plots.
 $(VENV)/.bench: $(VENV)/.runtime requirements/bench.txt
-	$(PIP) -r requirements/bench.txt
-	touch $@
+	@$(PY) $(LOCKED) "what plots need, 10 packages" requirements/bench.txt
+	@touch $@
 
 # The peers, each in an environment of its own, as their users install them. One that cannot be installed is named in the table.
 $(BENCH)/venv-tf-models/.installed: requirements/peers/tf_models.txt
@@ -185,16 +217,22 @@ $(BENCH)/venv-%/.installed: | $(VENV)/.runtime
 	"$(PYTHON)" -m venv --clear $(@D) && $(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $< && touch $@ || \
 		{ rm -rf $(@D); echo "$(@D): cannot be made; the benchmark goes on without it" >&2; }
 
-# Resolves requirements/*.in anew; needs uv (pip install uv). BUILD_NOTES.md says why the overrides are there.
-LOCK := uv pip compile --quiet --upgrade --generate-hashes --no-header --no-emit-index-url --python-version=3.11 \
-	--python-platform=x86_64-manylinux_2_28 --override=overrides.txt
-lock:
-	cd requirements && $(LOCK) runtime.in --output-file=runtime.txt && $(LOCK) beam.in --output-file=beam.txt && \
-		$(LOCK) dev.in --output-file=dev.txt && \
-		$(filter-out --override=%,$(LOCK)) bench.in --output-file=bench.txt && \
-		$(LOCK:3.11=3.7) runtimes/tensorflow_2_11.in --output-file=runtimes/tensorflow_2_11.txt && \
-		$(filter-out --override=%,$(LOCK:3.11=3.7)) genuine.in --output-file=genuine.txt && \
-		$(LOCK) runtimes/tensorflow_2_21.in --output-file=runtimes/tensorflow_2_21.txt
+# Resolves requirements/*.in again, for all Pythons and platforms at once. UPGRADE= keeps the versions that are locked and allowed.
+UPGRADE ?= --upgrade
+LOCK := ../$(VENV)/bin/uv pip compile --quiet $(UPGRADE) --generate-hashes --no-header --no-emit-index-url
+UNIVERSAL := $(LOCK) --universal --python-version=3.11
+# For environments of one Python on x86-64 Linux.
+LINUX := $(LOCK) --python-platform=x86_64-manylinux_2_28
+FEWER := --override=overrides.txt --excludes=excludes.txt
+lock: $(VENV)/.dev
+	cd requirements && $(UNIVERSAL) $(FEWER) runtime.in --output-file=runtime.txt && \
+		$(UNIVERSAL) $(FEWER) beam.in --output-file=beam.txt && \
+		$(UNIVERSAL) $(FEWER) onnx.in --output-file=onnx.txt && \
+		$(UNIVERSAL) $(FEWER) dev.in --output-file=dev.txt && \
+		$(UNIVERSAL) bench.in --output-file=bench.txt && \
+		$(LINUX) --python-version=3.7 $(FEWER) runtimes/tensorflow_2_11.in --output-file=runtimes/tensorflow_2_11.txt && \
+		$(LINUX) --python-version=3.7 genuine.in --output-file=genuine.txt && \
+		$(LINUX) --python-version=3.11 $(FEWER) runtimes/tensorflow_2_21.in --output-file=runtimes/tensorflow_2_21.txt
 
 # The golden files that tests compare with, recorded anew: says what moved. Look at it before you commit it.
 GOLDEN := tests/golden
@@ -222,5 +260,8 @@ golden-corpus: $(VENV)/.beam
 	@$(PY) -m export.golden --corpus="$(CORPUS)" --source="$(SOURCE)" --release="$(RELEASE)" --output="$(OUTPUT)" $(FLAGS)
 endif
 
+# What this file makes, and nothing else: an export root may be in build/.
 clean:
-	rm -rf $(VENV) build
+	@test ! -e "$(VENV)/pyvenv.cfg" || rm -rf "$(VENV)"
+	@rm -rf build/demo build/bench build/genuine build/runtimes build/interop build/golden-corpus build/lib build/bdist.*
+	@rmdir build 2>/dev/null || true

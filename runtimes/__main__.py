@@ -9,7 +9,6 @@ differs.
 
 import dataclasses
 import pathlib
-import shutil
 import sys
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -18,20 +17,22 @@ from typing import Any
 from absl import flags
 
 from benchmarks import measure
+from benchmarks import releases as published
 from benchmarks import sizes
 from converters import cli
 from converters import errors
-from export.release import integrity
+from export import record as record_lib
 from export.ui import console as console_lib
+from runtimes import releases
+
+flags.adopt_module_key_flags(releases)  # so that --help shows them
 
 _ENVIRONMENTS = flags.DEFINE_list(
   'environments', None, 'Directories of virtual environments with TensorFlow and TF-Text.', required=True
 )
 _SIZE = flags.DEFINE_enum('size', 'demo', [*sizes.SMALL, *sizes.PUBLISHED], 'Size of the exported modules.')
-_WORK_DIR = flags.DEFINE_string('work_dir', 'build/runtimes', 'Directory for modules, releases, records and logs.')
 
 _PROBE = pathlib.Path(__file__).with_name('probe.py')
-_TIMEOUT = 3600  # timeout of a command in seconds
 # The probe must import the packages of its own environment only.
 _ENVIRONMENT = {'PYTHONPATH': '', 'TF_CPP_MIN_LOG_LEVEL': '3'}
 
@@ -75,7 +76,7 @@ def main() -> None:
     RuntimesError: a check of an environment failed.
     CommandError: an export failed.
   """
-  work = pathlib.Path(_WORK_DIR.value).absolute()
+  work = pathlib.Path(releases.WORK_DIR.value).absolute()
   console = console_lib.Console()
   pythons = {'here': sys.executable}
   for directory in _ENVIRONMENTS.value:
@@ -89,15 +90,19 @@ def main() -> None:
       f'--environments={",".join(_ENVIRONMENTS.value)}: all environments are missing; run make runtimes'
     )
   root = work / 'dist'
-  shutil.rmtree(root, ignore_errors=True)
+  published.clear(root)
   found: dict[str, dict[str, Any]] = {}
   for exported in _EXPORTED:
-    _export(exported, work, root, console)
+    releases.publish(
+      work, root, exported.version, console, size=_SIZE.value, dropout=exported.dropout, text=exported.text
+    )
     record = work / f'version_{exported.version}.npz'
     encoder = root / f'tensorflow/albert_en_demo/{exported.version}'
+    of_encoder = record_lib.read(encoder)
+    assert isinstance(of_encoder, record_lib.Encoder)
     arguments = [
       f'--encoder={encoder}',
-      f'--preprocessor={root / integrity.read_record(encoder)["preprocessor"]}',
+      f'--preprocessor={root / of_encoder.preprocessor}',
       f'--interface={exported.interface}',
     ]
     if exported.text:
@@ -118,41 +123,6 @@ def main() -> None:
   )
 
 
-def _export(exported: Exported, work: pathlib.Path, root: pathlib.Path, console: console_lib.Console) -> None:
-  module = work / f'modules/{_SIZE.value}{"_dropout" if exported.dropout else ""}'
-  if not module.exists():
-    with console.step(f'make {module.name}'):
-      measure.run(
-        [
-          sys.executable,
-          '-m',
-          'export.demo',
-          f'--output={module}',
-          f'--size={_SIZE.value}',
-          f'--dropout={exported.dropout}',
-        ],
-        work / 'logs/module',
-        _TIMEOUT,
-      )
-  with console.step(f'export version {exported.version}'):
-    # --breaking: version 3 returns a dict instead of a list, and the preprocessor of version 4 returns other ids.
-    measure.run(
-      [
-        sys.executable,
-        '-m',
-        'export',
-        f'--source={module}',
-        '--model=albert_en_demo',
-        f'--version={exported.version}',
-        f'--export_root={root}',
-        '--breaking',
-        f'--with_text={exported.text}',
-      ],
-      work / f'logs/export_{exported.version}',
-      _TIMEOUT,
-    )
-
-
 def probe_environment(python: str, arguments: Sequence[str], log: pathlib.Path) -> dict[str, Any]:
   """Runs the probe in an environment, and returns its answer. A probe that fails is returned as a failed check.
 
@@ -162,7 +132,7 @@ def probe_environment(python: str, arguments: Sequence[str], log: pathlib.Path) 
     log: path of the log files, as in `measure.run`.
   """
   try:
-    return measure.ask([python, str(_PROBE), *arguments], log, _TIMEOUT, environment=_ENVIRONMENT)[0]
+    return measure.ask([python, str(_PROBE), *arguments], log, releases.TIMEOUT, environment=_ENVIRONMENT)[0]
   except measure.CommandError as e:
     return {'versions': {}, 'checks': {'start': {'distance': 0.0, 'allowed': None, 'faults': [str(e)]}}}
 

@@ -192,6 +192,10 @@ def run(
       positions = tf.constant([[1, 3]] * len(TEXTS))
       ledger.hold('mlm_logits', encoder.mlm(dict(inputs, masked_lm_positions=positions))['mlm_logits'], OUTPUTS)
       ledger.hold('sop_log_probs', encoder.sop(inputs)['sop_log_probs'], OUTPUTS)
+    with ledger.check('padding-free'):
+      _hold_outputs(ledger, encoder.padding_free(inputs), padding_free=True)
+      _hold_outputs(ledger, encoder.signatures['serving_padding_free'](**inputs), padding_free=True)
+      _hold_gradient(ledger, encoder.padding_free, interface, inputs)
   keras = _keras_3()
   if keras is not None:
     with ledger.check('TFSMLayer of Keras 3'):
@@ -207,7 +211,7 @@ def run(
     dropout = not np.array_equal(one, other)
     ledger.hold('dropout', np.array(dropout))
     if not dropout:
-      ledger.hold('sequence_output', one, OUTPUTS)
+      ledger.hold('sequence_output', one * ledger.values['input_mask'][:, :, np.newaxis].astype(np.float32), OUTPUTS)
   with ledger.check('training step'):
     _train(ledger, encoder, interface, inputs)  # the last check, because it changes the weights
   ledger.close()
@@ -220,11 +224,16 @@ def _call(encoder: Any, interface: str, inputs: Any, **kwargs: bool) -> dict[str
   return {'pooled_output': pooled_output, 'sequence_output': sequence_output}
 
 
-def _hold_outputs(ledger: Ledger, outputs: dict[str, Any]) -> None:
-  for name in ('pooled_output', 'sequence_output'):
-    ledger.hold(name, outputs[name], OUTPUTS)
-  for number, layer in enumerate(outputs.get('encoder_outputs', [])):
-    ledger.hold(f'layer_{number}', layer, OUTPUTS)
+def _hold_outputs(ledger: Ledger, outputs: dict[str, Any], padding_free: bool = False) -> None:
+  """Holds the outputs, without padding, whose values mean nothing; they must be zero in a padding-free call."""
+  mask = ledger.values['input_mask'][:, :, np.newaxis].astype(np.float32)
+  ledger.hold('pooled_output', outputs['pooled_output'], OUTPUTS)
+  sequences = {f'layer_{number}': layer for number, layer in enumerate(outputs.get('encoder_outputs', []))}
+  for name, value in dict(sequences, sequence_output=outputs['sequence_output']).items():
+    array = np.asarray(value)
+    ledger.hold(name, array * mask, OUTPUTS)
+    if padding_free and array.shape[:2] == mask.shape[:2] and np.any(array * (1 - mask)):
+      ledger.fault(f'{name} is not zero at padding')
 
 
 def _keras_3() -> Any:
@@ -256,8 +265,8 @@ def _check_text(ledger: Ledger, keras: Any, text_path: str) -> None:
   sentences = tf.constant(TEXTS)
   with ledger.check('text to vectors'):
     text = tf.saved_model.load(text_path)
-    _hold_outputs(ledger, text(sentences))
-    _hold_outputs(ledger, text.signatures['serving_default'](sentences=sentences))
+    _hold_outputs(ledger, text(sentences), padding_free=True)
+    _hold_outputs(ledger, text.signatures['serving_default'](sentences=sentences), padding_free=True)
   if keras is not None:
     with ledger.check('text to vectors, TFSMLayer'):
       inputs = keras.Input(shape=(), dtype='string')
@@ -277,7 +286,9 @@ def _loss(ledger: Ledger, encoder: Any, interface: str, inputs: Any, training: b
   for name in ('pooled_output', 'sequence_output'):
     shape = ledger.values[name].shape
     factors = np.sin(np.arange(np.prod(shape))).reshape(shape).astype(np.float32)
-    terms.append(tf.reduce_mean(outputs[name] * factors))
+    if name == 'sequence_output':
+      factors = factors * ledger.values['input_mask'][:, :, np.newaxis]
+    terms.append(tf.reduce_mean(outputs[name] * factors.astype(np.float32)))
   return tf.add_n(terms)
 
 
