@@ -27,6 +27,7 @@ class Activation(enum.Enum):
 _COMMON_ACTIVATIONS = {
   'gelu_new': Activation.GELU_TANH,
   'gelu_pytorch_tanh': Activation.GELU_TANH,
+  'gelu_python_tanh': Activation.GELU_TANH,
   'gelu_fast': Activation.GELU_TANH,  # the same formula; its constant has fewer digits, and is equal in float32
   'gelu_accurate': Activation.GELU_TANH,
   'gelu_tanh': Activation.GELU_TANH,
@@ -97,6 +98,7 @@ class AlbertConfig:
     hidden_dropout_prob, attention_probs_dropout_prob: in [0, 1).
     num_hidden_groups, inner_group_num: groups of layers that share weights, and different layers within each group.
     activation: of the feed-forward layers and of the masked language model head.
+    pooler: whether the encoder has a pooler, and so a pooled output.
     ignored: keys of the file that do not affect the computation, sorted.
     tokenizer: `lower_case` and `keep_accents`, as far as the file states them.
   """
@@ -114,6 +116,7 @@ class AlbertConfig:
   num_hidden_groups: int = 1
   inner_group_num: int = 1
   activation: Activation = Activation.GELU_TANH
+  pooler: bool = True
   ignored: tuple[str, ...] = dataclasses.field(default=(), compare=False)
   tokenizer: dict[str, bool] = dataclasses.field(default_factory=dict, compare=False)
 
@@ -121,6 +124,8 @@ class AlbertConfig:
     """Returns the config in the form of a release's record, which `parse` reads."""
     values = dataclasses.asdict(self)
     del values['ignored'], values['activation'], values['tokenizer']
+    if self.pooler:
+      del values['pooler']  # a key that no other tool writes
     return values | {'hidden_act': self.activation.value}
 
   @property
@@ -174,7 +179,7 @@ def read_hugging_face(path: str | os.PathLike[str], activation: Activation | Non
       raise errors.ConfigError(
         f'{path}: model_type is {repr(values.get("model_type"))[:40]}, not \'albert\'; give an ALBERT model'
       )
-    values = _HUGGING_FACE_DEFAULTS | values
+    values = _HUGGING_FACE_DEFAULTS | {key: value for key, value in values.items() if key != 'pooler'}
   return _parse(values, path, _HUGGING_FACE_ACTIVATIONS, activation)
 
 
@@ -191,6 +196,8 @@ def parse(
   Raises:
     ConfigError: the config is invalid; the message names the file and the attribute.
   """
+  if isinstance(values, dict) and isinstance(name := values.get('hidden_act'), str):
+    values = values | {'hidden_act': name.lower()}  # as the authors' get_activation
   return _parse(values, path, _AUTHORS_ACTIVATIONS, activation)
 
 
@@ -220,7 +227,7 @@ def as_hugging_face(config: AlbertConfig) -> dict[str, Any]:
   """Returns the config.json of Transformers' AlbertConfig for a model."""
   return {
     'model_type': 'albert',
-    **config.as_json(),
+    **dataclasses.replace(config, pooler=True).as_json(),
     'hidden_act': _AS_HUGGING_FACE[config.activation],
     'layer_norm_eps': 1e-12,
     'initializer_range': 0.02,
@@ -256,7 +263,7 @@ def _parse(
   if not isinstance(values, dict):
     raise fault(f'a {type(values).__name__} instead of an object')
   fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(AlbertConfig)}
-  del fields['activation'], fields['ignored'], fields['tokenizer']
+  del fields['activation'], fields['ignored'], fields['tokenizer'], fields['pooler']
   missing = sorted(name for name, field in fields.items() if name not in values and not _has_default(field))
   if activation is None and 'hidden_act' not in values and 'hidden_act' not in missing:
     values = values | {'hidden_act': 'gelu'}  # as every config of the authors' English models
@@ -282,9 +289,11 @@ def _parse(
   tokenizer = {name: values[key] for key, name in _TOKENIZER.items() if key in values}
   if not all(isinstance(value, bool) for value in tokenizer.values()):
     raise fault(f'{", ".join(_TOKENIZER)} must be true or false')
-  known = fields.keys() | _FIXED.keys() | _UNUSED | _TOKENIZER.keys() | {'hidden_act'}
+  if not isinstance(pooler := values.get('pooler', True), bool):
+    raise fault(f'pooler is {repr(pooler)[:40]}, not true or false')
+  known = fields.keys() | _FIXED.keys() | _UNUSED | _TOKENIZER.keys() | {'hidden_act', 'pooler'}
   ignored = tuple(sorted(str(key)[:40] for key in values.keys() - known))
-  config = AlbertConfig(**checked, activation=activation, ignored=ignored, tokenizer=tokenizer)
+  config = AlbertConfig(**checked, activation=activation, pooler=pooler, ignored=ignored, tokenizer=tokenizer)
   if config.hidden_size % config.num_attention_heads:
     raise fault(
       f'hidden_size {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}'

@@ -41,6 +41,9 @@ ACTIVATIONS: dict[albert_config.Activation, Callable[[Any], Any]] = {
 }
 
 
+_POOLER = 'pooler_transform'  # AlbertEncoder's layer
+
+
 @dataclasses.dataclass(frozen=True)
 class Weight:
   """One source tensor and the variable that holds it.
@@ -66,7 +69,7 @@ class Albert:
 
   Attributes:
     config: its architecture.
-    encoder: AlbertEncoder with dict outputs; float32 variables.
+    encoder: AlbertEncoder with dict outputs, or a model of its layers without the pooler; float32 variables.
     blocks: the transformer blocks, in the order of `AlbertConfig.block_of_layer`; the first is the encoder's own.
     mlm_head: called with sequence_output [batch, seq, H] and positions int32 [batch, P] -> logits [batch, P, V]; shares
       the encoder's word embedding. None without the part.
@@ -75,7 +78,7 @@ class Albert:
   """
 
   config: albert_config.AlbertConfig
-  encoder: networks.AlbertEncoder
+  encoder: tf_keras.Model
   blocks: list[Any]
   mlm_head: layers.MaskedLM | None
   sop_head: layers.ClassificationHead | None
@@ -122,7 +125,8 @@ def build(
     if name in table and callable(kwargs['initial_value']):
       kwargs['initial_value'] = lambda: initial_value(table[name])
     variable = next_creator(**kwargs)
-    if variable.dtype.is_floating:  # Dropout's integer seed states are made here too
+    unused = not config.pooler and name.startswith(f'{_POOLER}/')
+    if variable.dtype.is_floating and not unused:  # Dropout's integer seed states are made here too
       created.append((variable.name.removesuffix(':0'), tuple(variable.shape)))
       progress(table[name].name if name in table else name)
     return variable
@@ -147,6 +151,9 @@ def build(
     mlm_head = _mlm_head(encoder, config) if weight_map.Part.MLM in parts else None
     sop_head = build_sop_head(config) if weight_map.Part.SOP in parts else None
   weight_map.check_model(config, parts, created)
+  if not config.pooler:
+    outputs = {name: encoder.output[name] for name in ('sequence_output', 'encoder_outputs')}
+    encoder = tf_keras.Model(encoder.inputs, outputs, name=encoder.name)
   return Albert(config, encoder, blocks, mlm_head, sop_head, [weights[row.name] for row in table.values()])
 
 

@@ -70,6 +70,10 @@ class RunError(AlbertHubError):
   """A pipeline failed or was interrupted."""
 
 
+class PackageError(AlbertHubError):
+  """A package that an option needs is missing or cannot be imported."""
+
+
 class UsageError(AlbertHubError):
   """Flags are invalid or contradictory; raised before any work is done, exit status 2."""
 

@@ -18,6 +18,7 @@ class Reading:
     caps: limits for an archive.
     activation: replaces the activation that the config names.
     lower_case, keep_accents: the tokenizer's setting, where the source does not state it; None if not given.
+    pooler: whether the model must have a pooler; if not, a pooler that it has is left out.
   """
 
   albert_config: str | None = None
@@ -26,6 +27,11 @@ class Reading:
   activation: albert_config_lib.Activation | None = None
   lower_case: bool | None = None
   keep_accents: bool | None = None
+  pooler: bool = True
+
+  def architecture(self, config: albert_config_lib.AlbertConfig) -> albert_config_lib.AlbertConfig:
+    """Returns the config of a source, without pooler if none is wanted."""
+    return config if self.pooler else dataclasses.replace(config, pooler=False)
 
   def tokenization(self, stated: dict[str, bool], where: str) -> tokenization_lib.Tokenization:
     """Combines the flags with what a source states; see `tokenization.decide`."""

@@ -1,11 +1,15 @@
 """Opens pretrained ALBERTs in the formats of `converters.readers`, behind one interface."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import re
+import socket
+import tempfile
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
-from typing import Any
 from typing import Protocol
 
 import numpy as np
@@ -75,29 +79,98 @@ class Source(Protocol):
 
 
 _HUB_NAME = re.compile(r'[\w.-]{1,96}/[\w.-]{1,96}')
+# 'google/albert_base/3', also behind the host's name.
+_TFHUB_NAME = re.compile(r'(tfhub\.dev/)?[\w.-]{1,96}/[\w.-]{1,96}/[0-9]{1,9}')
+# 'google/albert/tensorFlow2/base', also with a version.
+_KAGGLE_NAME = re.compile(r'[\w.-]{1,96}/[\w.-]{1,96}/(tensorflow[12]|tflite|pytorch|keras|jax)/[\w./-]{1,96}', re.I)
 _HUGGING_FACE_PREFIXES = ('hf://', 'https://huggingface.co/', 'https://hf.co/', 'huggingface.co/')
 
 
 def check_handle(handle: str) -> None:
-  """Checks that a source exists or is a hub handle, without reading it.
+  """Checks what can be checked of a source in no time: without TensorFlow, and without reading large files.
 
   Raises:
-    SourceError: the path does not exist, or the host is not supported.
+    SourceError: the path does not exist or has no model, or the host is unknown or not supported.
   """
+  _check_place(handle)
+  if os.path.isdir(handle):
+    _find(handle, pathlib.Path(handle))
+  elif os.path.isfile(handle) and _checkpoint_name(handle) is None:
+    _check_not_of_a_model(handle)
+    archive.opener(handle, handle)
+
+
+def _check_place(handle: str) -> None:
+  """Checks that a path exists, or that the host of a handle does."""
   for prefix in _HUGGING_FACE_PREFIXES:
     if handle.startswith(prefix):
       raise _of_hugging_face(handle, handle.removeprefix(prefix))
-  if 'kaggle.com/' in handle:
+  if 'kaggle.com/' in handle or handle.startswith('kaggle://') or _of_kaggle(handle):
     raise errors.SourceError(
       f'{handle}: Kaggle sends models to signed-in users only; download the .tar.gz there, and give its path'
     )
-  if '://' in handle or os.path.exists(handle) or _checkpoint_name(handle):
+  if '://' in handle:
+    _check_host(handle)
     return
-  if _HUB_NAME.fullmatch(handle) and not os.path.isdir(handle.partition('/')[0]):
-    raise _of_hugging_face(handle, handle)
+  if os.path.exists(handle) or _checkpoint_name(handle) is not None:
+    return
+  if _TFHUB_NAME.fullmatch(handle) and not os.path.isdir(handle.partition('/')[0]):
+    raise errors.SourceError(
+      f'{handle}: no such file or directory, but it may be a hub handle; give '
+      f'https://tfhub.dev/{handle.removeprefix("tfhub.dev/")}'
+    )
+  name = handle.partition('@')[0]  # before the revision
+  if _HUB_NAME.fullmatch(name) and not os.path.isdir(name.partition('/')[0]):
+    raise _of_hugging_face(handle, name)
   raise errors.SourceError(
     f'{handle}: no such file or directory; give the directory or archive of a model, a checkpoint or a hub handle'
   )
+
+
+def _check_host(handle: str) -> None:
+  """Looks up the host of a handle, unless the module may come from the cache or through a proxy.
+
+  Raises:
+    SourceError: there is no such host, or no connection; or the address is of no kind that can be read.
+  """
+  address = urllib.parse.urlsplit(handle)
+  if address.scheme not in ('http', 'https'):
+    if not handle.endswith(('.tar.gz', '.tgz')):
+      raise errors.SourceError(f'{handle}: not the address of a .tar.gz; give one, or copy the module to this machine')
+    return
+  cache = os.environ.get('TFHUB_CACHE_DIR') or os.path.join(tempfile.gettempdir(), 'tfhub_modules')
+  if '://' in cache or (os.path.isdir(cache) and os.listdir(cache)) or urllib.request.getproxies():
+    return
+  try:
+    socket.getaddrinfo(address.hostname, None)
+  except OSError as e:
+    raise errors.SourceError(
+      f'{address.scheme}://{address.hostname}: host not found, or no connection; check the connection, or give a '
+      'directory or .tar.gz with --source'
+    ) from e
+
+
+# What a single file is, and the action that helps, by the end of its name.
+_FILES = (
+  (('.bin', '.pt', '.pth'), 'a file of PyTorch', 'give the directory of save_pretrained(safe_serialization=True)'),
+  (('.h5', '.hdf5', '.keras'), 'a file of Keras', 'give a SavedModel, which model.save writes to a directory'),
+  (('.onnx', '.tflite', '.pb', '.msgpack'), 'a file of another format', 'give the model that it was made from'),
+)
+
+
+def _check_not_of_a_model(handle: str) -> None:
+  """Refuses a single file that is a model in a format that cannot be read, or a part of a model."""
+  if _belongs(os.path.basename(handle)) or handle.endswith('.safetensors'):
+    raise errors.SourceError(
+      f'{handle}: a file of a model, not a model; give its directory, {os.path.dirname(handle) or "."}'
+    )
+  for ends, name, action in _FILES:
+    if handle.endswith(ends):
+      raise errors.SourceError(f'{handle}: {name}, which cannot be read; {action}')
+
+
+def _of_kaggle(handle: str) -> bool:
+  return bool(_KAGGLE_NAME.fullmatch(handle)) and not os.path.exists(handle)
 
 
 def _of_hugging_face(handle: str, name: str) -> errors.SourceError:
@@ -108,15 +181,19 @@ def _of_hugging_face(handle: str, name: str) -> errors.SourceError:
   )
 
 
+_OF_CHECKPOINT = re.compile(r'\.(index|meta|data-[0-9]{5}-of-[0-9]{5})$')
+
+
 def _checkpoint_name(handle: str) -> tuple[pathlib.Path, str] | None:
-  """Splits the path of one checkpoint, 'dir/model.ckpt-100' with or without '.index'; None for another path."""
-  path = pathlib.Path(handle.removesuffix('.index'))
+  """Splits the path of one checkpoint, 'dir/model.ckpt-100' or that of one of its files; None for another path."""
+  path = pathlib.Path(_OF_CHECKPOINT.sub('', handle))
   return (path.parent, path.name) if path.name and os.path.isfile(f'{path}.index') else None
 
 
 def missing_heads(source: Source) -> list[str]:
   """Returns the heads that a source has no weights for, for people: 'no sentence order head' and so on."""
-  return [f'no {part.title} head' for part in weight_map.Part if part not in source.parts]
+  wanted = [part for part in weight_map.Part if source.config.pooler or part is not weight_map.Part.SOP]
+  return [f'no {part.title} head' for part in wanted if part not in source.parts]
 
 
 def lacks(source: Source) -> list[str]:
@@ -148,13 +225,14 @@ def open_source(handle: str, reading: Reading = _AS_IT_IS) -> Iterator[Source]:
   Raises:
     SourceError: a file is missing or invalid; the message names the file and an action.
   """
-  from converters.io import hub_download  # imports TensorFlow, as the next ones do
-
-  check_handle(handle)
-  name, fresh = None, True
+  _check_place(handle)  # the rest follows the check of the digest
+  name, fresh, sha256 = None, True, reading.sha256
   with contextlib.ExitStack() as stack:
     if '://' in handle:
-      path, fresh = hub_download.resolve(handle, reading.caps, _belongs, reading.sha256)
+      from converters.io import hub_download  # imports TensorFlow
+
+      path, fresh = hub_download.resolve(handle, reading.caps, _belongs, sha256)
+      reading = dataclasses.replace(reading, sha256=None)  # that of the archive
     elif os.path.isdir(handle):
       path = pathlib.Path(handle)
     elif (checkpoint := _checkpoint_name(handle)) is not None:
@@ -162,8 +240,10 @@ def open_source(handle: str, reading: Reading = _AS_IT_IS) -> Iterator[Source]:
     else:
       if not os.path.isfile(handle):
         raise errors.SourceError(f'{handle}: not a regular file or a directory; give one of the two')
-      if reading.sha256 is not None:
-        digest.check(handle, digest.of_file(handle), reading.sha256)
+      _check_not_of_a_model(handle)
+      if sha256 is not None:
+        digest.check(handle, digest.of_file(handle), sha256)
+        reading = dataclasses.replace(reading, sha256=None)
       path = stack.enter_context(temp_dirs.directory('albert_source_'))
       archive.unpack(handle, path, reading.caps, _belongs)
     try:
@@ -172,17 +252,37 @@ def open_source(handle: str, reading: Reading = _AS_IT_IS) -> Iterator[Source]:
       if fresh:
         raise
       # A cached directory can be incomplete: it is downloaded once more.
-      path, _ = hub_download.resolve(handle, reading.caps, _belongs, reading.sha256, again=True)
+      from converters.io import hub_download
+
+      path, _ = hub_download.resolve(handle, reading.caps, _belongs, sha256, again=True)
       source = _opened(handle, path, reading, name)
-    if reading.sha256 is not None and (os.path.isdir(handle) or name is not None):
-      digest.check(handle, digest.bare(source.digest), reading.sha256)
     unreachable = tokenization_lib.check_vocabulary(source.sp_model, source.tokenization, source.sp_model_name)
     source.notes = source.notes + unreachable
     yield source
 
 
-def _readers() -> tuple[Any, ...]:
-  """Returns the modules that read a format, each with the verb `belongs`."""
+class _Reader(Protocol):
+  """A module that reads a format."""
+
+  def belongs(self, name: str) -> bool:
+    """Returns whether a file of that name, in the root or in one directory, belongs to the format."""
+
+  def is_in(self, directory: pathlib.Path) -> bool:
+    """Returns whether a directory has files of the format."""
+
+  def open_in(self, handle: str, path: pathlib.Path, reading: Reading) -> Source:
+    """Opens the source in a directory.
+
+    Raises:
+      SourceError: a file is missing or invalid.
+    """
+
+
+def _readers() -> tuple[_Reader, ...]:
+  """Returns all readers.
+
+  A TF1 Hub module is a SavedModel too, so it comes first. Beside either, files of the other formats do not count.
+  """
   from converters.readers import hugging_face
   from converters.readers import saved_model
   from converters.readers import tf1_checkpoint
@@ -198,29 +298,33 @@ def _belongs(name: str) -> bool:
 
 def _opened(handle: str, path: pathlib.Path, reading: Reading, name: str | None) -> Source:
   """Opens the source in a directory, or in the only directory in it."""
-  from converters.readers import hugging_face
-  from converters.readers import saved_model
   from converters.readers import tf1_checkpoint
+
+  if name is not None:
+    return tf1_checkpoint.open_in(handle, path, reading, name)
+  reader, place = _find(handle, path)
+  return reader.open_in(handle, place, reading)
+
+
+def _find(handle: str, path: pathlib.Path) -> tuple[_Reader, pathlib.Path]:
+  """Returns the reader for the source in a directory or in the only directory in it, and that directory.
+
+  Raises:
+    SourceError: there is no source, or more than one.
+  """
   from converters.readers import tf1_hub
 
+  readers = _readers()
   for place in (path, *source_files.only_directory(path)):
-    if name is not None:
-      return tf1_checkpoint.Checkpoint(handle, place, reading, name)
-    if tf1_hub.is_in(place):
-      return tf1_hub.Module(handle, place, reading)
-    if saved_model.is_in(place):
-      return saved_model.Encoder(handle, place, reading)
-    is_checkpoint, is_model = tf1_checkpoint.is_in(place), hugging_face.is_in(place)
-    if is_checkpoint and is_model:
+    found = [reader for reader in readers if reader.is_in(place)]
+    if len(found) > 1 and found[0] not in readers[:2]:
       raise errors.SourceError(
         f'{handle}: both a TensorFlow checkpoint and a model of Hugging Face; give one of the two in its own directory'
       )
-    if is_checkpoint:
-      return tf1_checkpoint.Checkpoint(handle, place, reading)
-    if is_model:
-      if reading.albert_config is not None:
-        raise errors.SourceError(f'{handle}: it has a config.json of Hugging Face; leave --albert_config out')
-      return hugging_face.Model(handle, place, reading)
+    if found:
+      if found[0] is tf1_hub:
+        tf1_hub.check_files(handle, place)
+      return found[0], place
   there = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
   raise errors.SourceError(
     f'{handle}: no TF1 Hub module, checkpoint, release or model of Hugging Face (there are '

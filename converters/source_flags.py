@@ -46,6 +46,12 @@ _KEEP_ACCENTS = flags.DEFINE_bool(
   None,
   'Whether the tokenizer keeps accents, if the source does not state it. Default: false.',
 )
+_POOLER = flags.DEFINE_bool(
+  'pooler',
+  True,
+  'Whether the encoder has a pooler. --nopooler: the model has no pooled output and no sentence order head, as '
+  'AlbertForMaskedLM, AlbertForTokenClassification and AlbertForQuestionAnswering; a pooler of the source is left out.',
+)
 _MEMBERS = flags.DEFINE_integer(
   'max_source_members', _CAPS.members, 'Limit on files and directories in the source\'s archive.', lower_bound=1
 )
@@ -62,6 +68,14 @@ _RATIO = flags.DEFINE_integer(
   'max_source_ratio', _CAPS.ratio, 'Limit on unpacked bytes per packed byte of the source\'s archive.', lower_bound=1
 )
 
+# For --help.
+GROUPS = {
+  'Reading the source': ('albert_config', 'activation', 'lower_case', 'keep_accents', 'pooler', 'source_sha256'),
+  'Limits of the source\'s archive': (
+    *('max_source_members', 'max_source_file_bytes', 'max_source_bytes', 'max_source_ratio'),
+  ),
+}
+
 
 def reading() -> source_lib.Reading:
   """Returns the options of the flags.
@@ -76,5 +90,5 @@ def reading() -> source_lib.Reading:
     )
   caps = archive.Caps(*(flag.value for flag in (_MEMBERS, _FILE_BYTES, _TOTAL_BYTES, _RATIO)))
   return source_lib.Reading(
-    _ALBERT_CONFIG.value, sha256, caps, _ACTIVATION.value, _LOWER_CASE.value, _KEEP_ACCENTS.value
+    _ALBERT_CONFIG.value, sha256, caps, _ACTIVATION.value, _LOWER_CASE.value, _KEEP_ACCENTS.value, _POOLER.value
   )

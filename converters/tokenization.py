@@ -45,11 +45,6 @@ class Tokenization:
 DEFAULT = Tokenization()
 
 
-def of_record(record: Mapping[str, Any]) -> Tokenization:
-  """Returns the setting in the record of a release; records without one have the default."""
-  return Tokenization(**record['tokenization']) if 'tokenization' in record else DEFAULT
-
-
 def decide(stated: Mapping[str, bool], where: str, asked: Mapping[str, bool | None]) -> Tokenization:
   """Combines the settings of a source with those of the flags.
 

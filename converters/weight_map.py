@@ -224,15 +224,28 @@ def _all_rows(groups: int, layers: int) -> tuple[Row, ...]:
 def rows(config: albert_config.AlbertConfig, parts: Iterable[Part]) -> tuple[Row, ...]:
   """Returns the rows of a model of `parts`, in the order of the table.
 
-  An embedding as wide as the hidden size is not projected, in any format.
+  An embedding as wide as the hidden size is not projected, in any format. Without pooler, there is no sentence order
+  head either, which reads the pooled output.
   """
   wanted = set(parts)
   projected = config.embedding_size != config.hidden_size
   return tuple(
     row
     for row in _all_rows(config.num_hidden_groups, config.inner_group_num)
-    if row.part in wanted and (projected or not row.name.startswith('embeddings.projection.'))
+    if row.part in wanted
+    and (projected or not row.name.startswith('embeddings.projection.'))
+    and (config.pooler or not _is_pooled(row))
   )
+
+
+def _is_pooled(row: Row) -> bool:
+  """Returns whether a tensor belongs to the pooler or to the head on it."""
+  return row.name.startswith('pooler.') or row.part is Part.SOP
+
+
+def pooled(names: Iterable[str], stored: Format = Format.TF1) -> list[str]:
+  """Returns the names of the pooler and its head in `names`, the tensor names of a format, sorted."""
+  return sorted({row.stored_name(stored) for row in _POOLER_AND_HEADS if _is_pooled(row)}.intersection(names))
 
 
 WORD_EMBEDDING = _EMBEDDINGS[0]
@@ -248,10 +261,10 @@ def shape(symbols: str, config: albert_config.AlbertConfig) -> tuple[int, ...]:
   return tuple(int(s) if s.isdigit() else config.dimensions[s] for s in symbols.split())
 
 
-def parts_in(names: Iterable[str], stored: Format = Format.TF1) -> set[Part]:
-  """Returns the encoder and all heads with a tensor in `names`, the tensor names of a format."""
+def parts_in(config: albert_config.AlbertConfig, names: Iterable[str], stored: Format = Format.TF1) -> set[Part]:
+  """Returns the encoder and all heads of a model with a tensor in `names`, the tensor names of a format."""
   there = set(names)
-  return {Part.ENCODER} | {row.part for row in _POOLER_AND_HEADS if row.stored_name(stored) in there}
+  return {Part.ENCODER} | {row.part for row in rows(config, Part) if row.stored_name(stored) in there}
 
 
 # Types whose values float32 holds exactly, by NumPy's name.
@@ -287,8 +300,14 @@ def check_source(
     MappingError: listing every fault.
   """
   wanted = {row.stored_name(stored): row for row in rows(config, parts)}
-  faults = [f'missing {name}' for name in wanted if name not in tensors]
-  faults += [f'unexpected {name}' for name in tensors if name not in wanted and not ignored(name)]
+  missing = [name for name in wanted if name not in tensors]
+  if [wanted[name].name for name in missing] == ['pooler.kernel', 'pooler.bias']:
+    raise errors.MappingError(f'{where}: no pooler, so no pooled output; {WITHOUT_POOLER}')
+  without = set() if config.pooler else {*pooled(tensors, stored)}
+  faults = [f'missing {name}' for name in missing]
+  faults += [
+    f'unexpected {name}' for name in tensors if name not in wanted and name not in without and not ignored(name)
+  ]
   widened = set()
   for name, row in wanted.items():
     if name in tensors:
@@ -340,6 +359,8 @@ def check_model(
   _raise(faults, 'tf-models\' AlbertEncoder', 'use the locked tf-models-official version')
 
 
+# The action for a source without pooler.
+WITHOUT_POOLER = 'give --nopooler for an encoder without pooled output'
 # An ALBERT has 32 tensors, and 96 with an optimizer's slots; a message that names more is unreadable.
 _MOST_NAMED = 40
 
@@ -349,4 +370,5 @@ def _raise(faults: list[str], where: str, advice: str) -> None:
     named = '; '.join(fault[:400] for fault in faults[:_MOST_NAMED]) + (
       '; and more' if len(faults) > _MOST_NAMED else ''
     )
-    raise errors.MappingError(f'{where}: {len(faults)} weights do not fit ({named}); {advice}')
+    count = '1 weight does' if len(faults) == 1 else f'{len(faults)} weights do'
+    raise errors.MappingError(f'{where}: {count} not fit ({named}); {advice}')

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 from isal import igzip
 from isal import isal_zlib
 
+from converters import _private
 from converters import errors
 
 
@@ -66,10 +68,10 @@ def unpack(
   flag = '--max_source_bytes' if limit == caps.total_bytes else '--max_source_ratio'
   names = _Names(archive)
   files, skipped = 0, list[str]()
-  opener = _opener(path, archive)
+  open_it = opener(path, archive)
   try:
     with contextlib.ExitStack() as stack:
-      capped: Any = _Capped(stack.enter_context(opener(path, 'rb')), limit, flag, archive)
+      capped: Any = _Capped(stack.enter_context(open_it(path, 'rb')), limit, flag, archive)
       tar = stack.enter_context(tarfile.open(fileobj=capped, mode='r|', bufsize=_PIECE, tarinfo=_Member))
       for count, member in enumerate(tar, start=1):
         if count > caps.members:
@@ -109,6 +111,10 @@ def unpack(
     OverflowError,
     RecursionError,
   ) as e:
+    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+      raise errors.ArchiveError(
+        f'{archive}: no space left to unpack it in {directory}; free some, or set TMPDIR (TFHUB_CACHE_DIR for handles)'
+      ) from e
     raise errors.ArchiveError(
       f'{archive}: truncated or invalid archive ({type(e).__name__}: {e}); fetch the archive again'
     ) from e
@@ -122,18 +128,22 @@ def unpack(
 
 
 # First bytes of other formats, each with its name and the action that helps.
+LFS_POINTER = b'version https://git-lfs'
 _OTHER_FORMATS = (
   (b'PK\x03\x04', 'a zip archive', 'unpack it and give its directory'),
-  (b'version https://git-lfs', 'a Git LFS pointer', 'run `git lfs pull` where it was cloned'),
+  (LFS_POINTER, 'a Git LFS pointer', 'run `git lfs pull` where it was cloned'),
   (b'BZh', 'a bzip2 archive', 'unpack it and give its directory'),
   (b'\xfd7zXZ\0', 'an xz archive', 'unpack it and give its directory'),
   (b'7z\xbc\xaf', 'a 7-Zip archive', 'unpack it and give its directory'),
   (b'Rar!', 'a RAR archive', 'unpack it and give its directory'),
+  (b'\x28\xb5\x2f\xfd', 'a Zstandard archive', 'unpack it and give its directory'),
+  (b'\x04\x22\x4d\x18', 'an LZ4 archive', 'unpack it and give its directory'),
+  (b'\x89HDF', 'an HDF5 file', 'give a model in one of the formats of docs/sources.md'),
 )
-_TAR_MAGIC, _TAR_MAGIC_OFFSET = b'ustar', 257
+_TAR_MAGIC, _TAR_MAGIC_OFFSET, _GZIP_MAGIC = b'ustar', 257, b'\x1f\x8b'
 
 
-def _opener(path: str | os.PathLike[str], archive: str) -> Callable[..., Any]:
+def opener(path: str | os.PathLike[str], archive: str) -> Callable[..., Any]:
   """Returns the function that opens a .tar.gz or a plain .tar, by its first bytes.
 
   Raises:
@@ -151,6 +161,11 @@ def _opener(path: str | os.PathLike[str], archive: str) -> Callable[..., Any]:
       f'{archive}: this is a web page, not an archive; download the model\'s .tar.gz (for a tfhub.dev handle: '
       '"TensorFlow 1" or "TensorFlow 2" at kaggle.com/models/google/albert), and give its path'
     )
+  if head and not head.startswith(_GZIP_MAGIC):
+    raise errors.ArchiveError(
+      f'{archive}: not a .tar.gz or .tar (it begins with {head[:16]!r}); fetch the archive again, or give a model\'s '
+      'directory'
+    )
   return igzip.open
 
 
@@ -165,21 +180,13 @@ def over(what: str, flag: str) -> errors.ArchiveError:
   return errors.ArchiveError(f'{what} (no published ALBERT is so large); raise {flag} if this one is')
 
 
-class _Member(tarfile.TarInfo):
-  """A member with a limit on its header, which tarfile reads as a whole at the size that it claims."""
+class _Member(_private.Member):
+  """A member with a limit on its header."""
 
-  @classmethod
-  def fromtarfile(cls, tar: tarfile.TarFile) -> '_Member':
-    """Reads a header; refuses an invalid one, which tarfile would take for the end of the archive."""
-    try:
-      return super().fromtarfile(tar)
-    except tarfile.InvalidHeaderError as e:  # type: ignore[attr-defined]
-      raise tarfile.ReadError(str(e)) from e
-
-  def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+  def check_header(self) -> None:
+    """Refuses an extended header that is too large."""
     if self.size < 0 or (self.type not in tarfile.REGULAR_TYPES and self.size > _LONGEST_HEADER):
       raise tarfile.ReadError(f'header of {self.size} bytes')
-    return super()._proc_member(tar)  # type: ignore[misc]
 
 
 class _Capped:

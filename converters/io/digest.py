@@ -7,30 +7,66 @@ import pathlib
 from collections.abc import Callable
 
 from converters import errors
+from converters.io import archive
 
 # More than any model has. Circular links exceed it.
 _MOST_FILES = 10_000
 
 
 class OfFiles:
-  """Computes the digests of a source in files; see `source.Source`."""
+  """A source in files, with their digests; see `source.Source`."""
 
-  path: pathlib.Path
   sp_model: bytes
+
+  def __init__(self, handle: str, path: pathlib.Path, sha256: str | None):
+    """Checks that the files are those of a model and have its digest, before any is parsed.
+
+    Args:
+      handle: name of the source in messages.
+      path: its directory.
+      sha256: expected digest, in any form that `bare` takes; None for no check.
+
+    Raises:
+      SourceError: a file cannot be read, or is a Git LFS pointer or a web page.
+      DigestError: the digests differ.
+    """
+    self.handle = handle
+    self.path = path
+    for file in (*path.glob('*'), *path.glob('*/*')):  # no format has files deeper
+      if self._counts(file.relative_to(path).as_posix()) and file.is_file():
+        _check_start(file)
+    if sha256 is not None:
+      check(handle, bare(self.digest), sha256)
 
   def belongs(self, name: str) -> bool:
     """Returns whether a file, by its path relative to `path`, is part of the source."""
     raise NotImplementedError
 
+  def _counts(self, name: str) -> bool:
+    return not hidden(name) and self.belongs(name)
+
   @functools.cached_property
   def digest(self) -> str:
     """'sha256:...' over the names and contents of the source's files."""
-    return 'sha256:' + of_tree(self.path, lambda name: not hidden(name) and self.belongs(name))
+    return 'sha256:' + of_tree(self.path, self._counts)
 
   @functools.cached_property
   def sp_model_digest(self) -> str:
     """'sha256:...' of the SentencePiece model."""
     return 'sha256:' + hashlib.sha256(self.sp_model).hexdigest()
+
+
+def _check_start(file: pathlib.Path) -> None:
+  """Refuses files that were not downloaded: Git LFS pointers, and web pages in place of a file."""
+  try:
+    with open(file, 'rb') as f:
+      head = f.read(1024)
+  except OSError:
+    return  # its reader says why
+  if head.startswith(archive.LFS_POINTER):
+    raise errors.SourceError(f'{file}: this is a Git LFS pointer, not the file; run `git lfs pull` there')
+  if archive.is_web_page(head):
+    raise errors.SourceError(f'{file}: this is a web page, not the file; download it again')
 
 
 def hidden(name: str) -> bool:

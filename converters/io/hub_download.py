@@ -6,14 +6,12 @@ import hashlib
 import pathlib
 import shutil
 import socket
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow_hub import compressed_module_resolver
-from tensorflow_hub import resolver
 
+from converters import _private
 from converters import errors
 from converters.io import archive
 from converters.io import digest
@@ -40,9 +38,7 @@ def resolve(
     SourceError: the download fails, or the archive is invalid or has another digest.
   """
   place = handle if sha256 is None else f'{handle} sha256:{digest.bare(sha256)}'
-  directory = resolver.create_local_module_dir(
-    resolver.tfhub_cache_dir(use_temp=True), hashlib.sha1(place.encode()).hexdigest()
-  )
+  directory = _private.hub_directory(hashlib.sha1(place.encode()).hexdigest())
 
   if again:
     shutil.rmtree(directory, ignore_errors=True)
@@ -60,7 +56,7 @@ def resolve(
       archive.unpack(path, pathlib.Path(target), caps, belongs, handle)
 
   try:
-    return pathlib.Path(resolver.atomic_download(handle, download, directory, _LOCK_SECONDS)), bool(fresh)
+    return pathlib.Path(_private.hub_download(handle, download, directory, _LOCK_SECONDS)), bool(fresh)
   except errors.SourceError:
     raise
   except Exception as e:  # urllib, ssl, TensorFlow and tensorflow_hub each raise their own
@@ -77,29 +73,20 @@ def _cause(e: BaseException) -> str:
   return f'{type(e).__name__}: {e}'
 
 
-class _Http(compressed_module_resolver.HttpCompressedFileResolver):
-  """Opens a handle instead of downloading it."""
-
-  def open(self, handle: str) -> Any:
-    return self._call_urlopen(urllib.request.Request(self._append_compressed_format_query(handle)))
-
-
 @contextlib.contextmanager
 def _open(handle: str) -> Iterator[Any]:
-  http = _Http()
-  if http.is_http_protocol(handle):
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_SILENCE_SECONDS)  # tensorflow_hub sets no timeout
-    try:
-      with http.open(handle) as response:
+  before = socket.getdefaulttimeout()
+  socket.setdefaulttimeout(_SILENCE_SECONDS)  # tensorflow_hub sets no timeout
+  try:
+    response = _private.hub_open(handle)
+    if response is not None:
+      with response:
         yield response
-    finally:
-      socket.setdefaulttimeout(before)
-  elif handle.endswith(('.tar.gz', '.tgz')):
-    with tf.io.gfile.GFile(handle, 'rb') as f:
-      yield f
-  else:
-    raise errors.SourceError(f'{handle}: not the address of a .tar.gz; give one, or copy the module to this machine')
+      return
+  finally:
+    socket.setdefaulttimeout(before)
+  with tf.io.gfile.GFile(handle, 'rb') as f:
+    yield f
 
 
 def _copy(source: Any, target: Any, caps: archive.Caps, handle: str) -> None:

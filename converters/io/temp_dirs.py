@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import os
 import pathlib
 import re
@@ -42,7 +43,7 @@ def directory(prefix: str, parent: str | os.PathLike[str] | None = None) -> Iter
 def sweep(prefix: str, parent: pathlib.Path) -> None:
   """Removes the directories that ended processes left in `parent`."""
   made = re.compile(re.escape(prefix) + f'[a-z0-9_]{{8}}{_MARK}')  # the names that tempfile makes
-  for path in (path for path in parent.glob(prefix + '*') if made.fullmatch(path.name)):
+  for path in (path for path in parent.glob(f'{glob.escape(prefix)}*') if made.fullmatch(path.name)):
     with contextlib.suppress(OSError):  # BlockingIOError: in use. Others: of another user, or just removed.
       lock = _lock(path)
       try:

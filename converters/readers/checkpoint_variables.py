@@ -1,5 +1,6 @@
 """Reads the weights of an ALBERT in a TensorFlow checkpoint: named as in TF1, or as an object graph of TF2."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -55,8 +56,9 @@ class Variables:
       self._format = weight_map.Format.TF1
       self._names = _plain_names(stored, where)
     tensors = {name: stored[key] for name, key in self._names.items()}
-    self.parts = frozenset(weight_map.parts_in(tensors, self._format))
-    wanted = {row.stored_name(self._format) for row in weight_map.rows(config, weight_map.Part)}
+    self.parts = frozenset(weight_map.parts_in(config, tensors, self._format))
+    every = weight_map.rows(dataclasses.replace(config, pooler=True), weight_map.Part)
+    wanted = {row.stored_name(self._format) for row in every}
     slots = {f'{name}/{slot}' for name in wanted for slot in _SLOTS}
     heads = sorted(name for name in tensors if name not in wanted | slots | _COUNTERS and self._is_of_a_head(name))
     widened = weight_map.check_source(
@@ -64,6 +66,8 @@ class Variables:
     )
     self.from_tf2 = self._format is weight_map.Format.TF_MODELS
     self.notes = notes.left_out(name for name in heads if not name.endswith(_SLOTS)) + notes.converted(widened)
+    if not config.pooler:
+      self.notes += notes.without_pooler(weight_map.pooled(tensors, self._format))
 
   def tensor(self, row: weight_map.Row) -> np.ndarray:
     """Reads one tensor: float32, in its canonical layout. May be called by several threads.

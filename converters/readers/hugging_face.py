@@ -17,10 +17,9 @@ from converters import errors
 from converters import notes
 from converters import reading as reading_lib
 from converters import weight_map
-from converters.io import archive
-from converters.io import digest
 from converters.io import source_files
 from converters.readers import sentencepiece_model
+from converters.readers import without_graph
 
 CONFIG, WEIGHTS, SP_MODEL, TOKENIZER_CONFIG = (
   'config.json',
@@ -52,7 +51,7 @@ _WITHOUT_POOLER = {
   'classifier': 'AlbertForTokenClassification',
   'predictions': 'AlbertForMaskedLM',
 }
-_LFS_POINTER = b'version https://git-lfs'
+_POOLER = {'albert.pooler.weight', 'albert.pooler.bias'}
 # Dtypes of safetensors by the name that NumPy has for them.
 _DTYPES = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
 PROJECTION = ('albert.encoder.embedding_hidden_mapping_in.weight', 'albert.encoder.embedding_hidden_mapping_in.bias')
@@ -68,36 +67,41 @@ def is_in(directory: pathlib.Path) -> bool:
   return source_files.any_named(directory, CONFIG, '*.safetensors*')
 
 
-class Model(digest.OfFiles):
+def open_in(handle: str, path: pathlib.Path, reading: reading_lib.Reading) -> 'Model':
+  """Opens the model in a directory; see `Model`.
+
+  Raises:
+    SourceError: also if `reading` has a config, which would contradict the model's own.
+  """
+  if reading.albert_config is not None:
+    raise errors.SourceError(f'{handle}: it has a config.json of Hugging Face; leave --albert_config out')
+  return Model(handle, path, reading)
+
+
+class Model(without_graph.Files):
   """A `source.Source`; see there for the attributes."""
 
   format = 'model of Hugging Face Transformers'
-  graph: pathlib.Path | None = None
 
   def __init__(self, handle: str, path: pathlib.Path, reading: reading_lib.Reading):
-    """Opens a model.
-
-    Args:
-      handle: for messages.
-      path: its directory.
-      reading: options.
+    """Opens the model in a directory.
 
     Raises:
       SourceError: a file is missing or broken, the model is not a supported ALBERT, or the files contradict
         each other.
     """
-    self.handle = handle
-    self.path = path
+    super().__init__(handle, path, reading.sha256)
     _check_files(path)
-    self.config = albert_config.read_hugging_face(path / CONFIG, reading.activation)
+    self.config = reading.architecture(albert_config.read_hugging_face(path / CONFIG, reading.activation))
     tokenizer = _tokenizer_setting(path / TOKENIZER_CONFIG)
     self.tokenization = reading.tokenization(self.config.tokenizer | tokenizer, TOKENIZER_CONFIG)
     self.sp_model_name, self.sp_model = sentencepiece_model.read(path, SP_MODEL, self.config.vocab_size)
     self._files = _weight_files(path)
     self._places = self._find()
     tensors = {name: file.tensors[stored] for name, (file, stored) in self._places.items()}
-    self.parts = frozenset(weight_map.parts_in(tensors, _FORMAT))
-    self._check_pooler(tensors)
+    self.parts = frozenset(weight_map.parts_in(self.config, tensors, _FORMAT))
+    if self.config.pooler:
+      self._check_pooler(tensors)
     known = {_POSITION_IDS, *_TIED}
     if self.config.embedding_size == self.config.hidden_size:
       known |= {*PROJECTION}
@@ -112,6 +116,8 @@ class Model(digest.OfFiles):
       f'give an ALBERT with its own {CONFIG}',
     )
     self.notes = notes.left_out(heads) + notes.converted(widened)
+    if not self.config.pooler:
+      self.notes += notes.without_pooler(weight_map.pooled(tensors, _FORMAT))
     self._check_shared(tensors)
 
   def belongs(self, name: str) -> bool:
@@ -119,19 +125,15 @@ class Model(digest.OfFiles):
     return bool(_FILE.fullmatch(name))
 
   def _check_pooler(self, tensors: dict[str, Any]) -> None:
-    if 'albert.pooler.weight' in tensors or 'albert.embeddings.word_embeddings.weight' not in tensors:
+    if _POOLER & tensors.keys() or 'albert.embeddings.word_embeddings.weight' not in tensors:
       return
     heads = {name.partition('.')[0] for name in tensors}
-    named = next((name for head, name in _WITHOUT_POOLER.items() if head in heads), 'a class without a pooler')
+    others = sorted(heads - {BASE.rstrip('.')})
+    unknown = f'a class with {", ".join(others)}' if others else 'AlbertModel with add_pooling_layer=False'
+    named = next((name for head, name in _WITHOUT_POOLER.items() if head in heads), unknown)
     raise errors.SourceError(
-      f'{self.path}: no albert.pooler.weight, so no pooled output (the model is {named}); give one of AlbertModel, '
-      'AlbertForPreTraining or AlbertForSequenceClassification'
+      f'{self.path}: no albert.pooler.weight, so no pooled output (the model is {named}); {weight_map.WITHOUT_POOLER}'
     )
-
-  @property
-  def provable(self) -> frozenset[weight_map.Part]:
-    """All parts: the reference computes each."""
-    return self.parts
 
   def tensor(self, row: weight_map.Row) -> np.ndarray:
     """Reads one tensor; see `source.Source`."""
@@ -214,16 +216,11 @@ class _Weights:
     self._path = path
     if not path.is_file():  # opening a pipe would block
       raise errors.SourceError(f'{path}: not a regular file; fetch it again')
-    with open(path, 'rb') as f:
-      head = f.read(1024)
-    if head.startswith(_LFS_POINTER):
-      raise errors.SourceError(f'{path}: this is a Git LFS pointer, not the weights; run `git lfs pull` there')
     try:
       self._file = safetensors.safe_open(path, 'numpy')
       slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118  (not a dict)
     except (OSError, safetensors.SafetensorError) as e:
-      page = ', this is a web page' if archive.is_web_page(head) else ''
-      raise errors.SourceError(f'{path}: not a safetensors file{page} ({e}); fetch it again') from e
+      raise errors.SourceError(f'{path}: not a safetensors file ({e}); fetch it again') from e
     self.tensors: dict[str, tuple[tuple[int, ...], Any]] = {}
     for name, part in slices.items():
       dtype = _DTYPES.get(part.get_dtype(), part.get_dtype())
@@ -249,10 +246,12 @@ def _check_files(path: pathlib.Path) -> None:
   if not (path / WEIGHTS).exists() and not (path / _INDEX).exists():
     pickles = sorted(p.name for pattern in ('*.bin', '*.pt', '*.pth', '*.h5', '*.msgpack') for p in path.glob(pattern))
     there = f' ({pickles[0]} is not supported)' if pickles else ''
+    there = f' or {_INDEX}, which names the shards' if source_files.any_named(path, 'model-*.safetensors') else there
     missing.append(f'no {WEIGHTS}{there}')
   if not (path / SP_MODEL).exists():
     fast = ' (tokenizer.json cannot replace it)' if (path / 'tokenizer.json').exists() else ''
-    missing.append(f'no {SP_MODEL}{fast}, from which the preprocessor is made')
+    word_piece = ' (vocab.txt is a WordPiece vocabulary)' if (path / 'vocab.txt').exists() else ''
+    missing.append(f'no {SP_MODEL}{fast or word_piece}, from which the preprocessor is made')
   if missing:
     advice = 'save the model with save_pretrained(safe_serialization=True), and copy spiece.model from its base model'
     raise errors.SourceError(f'{path}: {", ".join(missing)}; {advice}')

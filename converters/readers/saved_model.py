@@ -15,16 +15,16 @@ from converters import albert_config
 from converters import errors
 from converters import reading as reading_lib
 from converters import weight_map
-from converters.io import digest
 from converters.io import source_files
 from converters.readers import checkpoint_variables
 from converters.readers import sentencepiece_model
+from converters.readers import without_graph
 
 CONFIG = 'albert_config.json'  # an asset of every encoder that this toolchain publishes
 _FILE = re.compile(
   r'saved_model\.pb|keras_metadata\.pb|variables/variables\.(index|data-[0-9]{5}-of-[0-9]{5})|assets/[^/]+'
 )
-_RECORD = '.release.json'
+_RECORD = '.release.json'  # `spec.RECORD` of export, which converters never imports
 _LARGEST_RECORD = 16 << 20  # bytes
 
 
@@ -38,25 +38,23 @@ def is_in(directory: pathlib.Path) -> bool:
   return (directory / 'saved_model.pb').exists() or (directory / 'variables').is_dir()
 
 
-class Encoder(digest.OfFiles):
+def open_in(handle: str, path: pathlib.Path, reading: reading_lib.Reading) -> 'Encoder':
+  """Opens the SavedModel in a directory; see `Encoder`."""
+  return Encoder(handle, path, reading)
+
+
+class Encoder(without_graph.Files):
   """A `source.Source`; see there for the attributes."""
 
   format = 'TF2 SavedModel of an encoder'
-  graph: pathlib.Path | None = None
 
   def __init__(self, handle: str, path: pathlib.Path, reading: reading_lib.Reading):
-    """Opens a SavedModel.
-
-    Args:
-      handle: for messages.
-      path: its directory.
-      reading: options.
+    """Opens the SavedModel in a directory.
 
     Raises:
       SourceError: files are missing or broken, the SavedModel is not an encoder, or the files contradict each other.
     """
-    self.handle = handle
-    self.path = path
+    super().__init__(handle, path, reading.sha256)
     prefix = path / 'variables' / 'variables'
     missing = [name for name in ('saved_model.pb', 'variables/variables.index') if not (path / name).exists()]
     if missing:
@@ -69,7 +67,7 @@ class Encoder(digest.OfFiles):
         f'{path}: no SentencePiece model in assets/; give a TF1 Hub module, an encoder of this toolchain, a '
         'checkpoint or a model of Hugging Face'
       )
-    self.config = self._read_config(record, reading)
+    self.config = reading.architecture(self._read_config(record, reading))
     self.tokenization = reading.tokenization(self.config.tokenizer, f'assets/{CONFIG}')
     self.sp_model_name, self.sp_model = sentencepiece_model.read(
       path / 'assets', '*.model', self.config.vocab_size, 'assets/'
@@ -93,11 +91,6 @@ class Encoder(digest.OfFiles):
   def belongs(self, name: str) -> bool:
     """Returns whether a file, by its path relative to the SavedModel, is part of the source."""
     return bool(_FILE.fullmatch(name))
-
-  @property
-  def provable(self) -> frozenset[weight_map.Part]:
-    """All parts: the reference computes each."""
-    return self.parts
 
   def tensor(self, row: weight_map.Row) -> np.ndarray:
     """Reads one tensor; see `source.Source`."""

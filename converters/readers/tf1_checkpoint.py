@@ -6,7 +6,6 @@ no graph to run, so an export is compared with the float64 reference alone.
 
 import pathlib
 import re
-from typing import Any
 
 import numpy as np
 
@@ -14,11 +13,11 @@ from converters import albert_config
 from converters import errors
 from converters import reading as reading_lib
 from converters import weight_map
-from converters.io import digest
 from converters.io import source_files
 from converters.readers import checkpoint_variables
 from converters.readers import encoder_yaml
 from converters.readers import sentencepiece_model
+from converters.readers import without_graph
 
 # Files that are unpacked from an archive; `.meta`, the training graph, is not read.
 _FILE = re.compile(
@@ -40,56 +39,37 @@ def is_in(directory: pathlib.Path) -> bool:
   return source_files.any_named(directory, 'albert_config*.json') or bool(_prefixes(directory))
 
 
-class Checkpoint(digest.OfFiles):
+def open_in(handle: str, path: pathlib.Path, reading: reading_lib.Reading, name: str | None = None) -> 'Checkpoint':
+  """Opens the checkpoint in a directory, or the one of that name; see `Checkpoint`."""
+  return Checkpoint(handle, path, reading, name)
+
+
+class Checkpoint(without_graph.Files):
   """A `source.Source`; see there for the attributes."""
 
   format = 'TensorFlow checkpoint'
-  graph: pathlib.Path | None = None
 
   def __init__(self, handle: str, path: pathlib.Path, reading: reading_lib.Reading, name: str | None = None):
-    """Opens a checkpoint.
-
-    Args:
-      handle: for messages.
-      path: its directory.
-      reading: options.
-      name: name of one of several checkpoints, as 'model.ckpt-100'; None for the newest.
+    """Opens the checkpoint `name` in a directory, as 'model.ckpt-100'; None for the newest.
 
     Raises:
       SourceError: files are missing or broken, or contradict each other.
     """
-    self.handle = handle
-    self.path = path
-    config = self._find_config(reading)
+    _check_files(path, reading)
     self._prefix = _select(path, name)
-    self.config = config()
+    super().__init__(handle, path, reading.sha256)
+    self.config = reading.architecture(self._read_config(reading))
     self.sp_model_name, self.sp_model = sentencepiece_model.read(path, '*.model', self.config.vocab_size)
     self.tokenization = reading.tokenization(self.config.tokenizer, 'albert_config.json')
     self._variables = checkpoint_variables.Variables(self._prefix, self.config)
     self.parts = self._variables.parts
     self.notes = self._variables.notes
 
-  def _find_config(self, reading: reading_lib.Reading) -> Any:
-    """Finds the files that every checkpoint needs; one error names all that are missing."""
-    path = self.path
-    configs = sorted(path.glob('albert_config*.json'))
-    exact = path / 'albert_config.json'
-    yaml = path / encoder_yaml.NAME
-    missing = []
-    if not (reading.albert_config or exact.exists() or len(configs) == 1 or yaml.exists()):
-      missing.append('no albert_config.json' if not configs else f'{len(configs)} configs, none albert_config.json')
-    if not _prefixes(path):
-      missing.append('no checkpoint (*.index)')
-    models = sorted(path.glob('*.model'))
-    if not models:
-      there = ' (vocab.txt is a WordPiece vocabulary, from which no preprocessor is made)'
-      missing.append(f'no SentencePiece model (*.model){there if (path / "vocab.txt").exists() else ""}')
-    if missing:
-      raise errors.SourceError(f'{path}: {", ".join(missing)}; put the missing files there')
-    if reading.albert_config or exact.exists() or configs:
-      file = reading.albert_config or (exact if exact.exists() else configs[0])
-      return lambda: albert_config.read(file, reading.activation)
-    return lambda: encoder_yaml.read(yaml, reading.activation)
+  def _read_config(self, reading: reading_lib.Reading) -> albert_config.AlbertConfig:
+    configs = _configs(self.path)
+    if reading.albert_config or configs:
+      return albert_config.read(reading.albert_config or configs[0], reading.activation)
+    return encoder_yaml.read(self.path / encoder_yaml.NAME, reading.activation)
 
   def belongs(self, name: str) -> bool:
     """Returns whether a file is one of the selected checkpoint, its config or its vocabulary."""
@@ -99,14 +79,37 @@ class Checkpoint(digest.OfFiles):
       return True
     return name.startswith(f'{self._prefix.name}.') and not name.endswith('.meta')
 
-  @property
-  def provable(self) -> frozenset[weight_map.Part]:
-    """All parts: the reference computes each."""
-    return self.parts
-
   def tensor(self, row: weight_map.Row) -> np.ndarray:
     """Reads one tensor; see `source.Source`."""
     return self._variables.tensor(row)
+
+
+def _configs(directory: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the config in the authors' format; several if none is named albert_config.json."""
+  exact = directory / 'albert_config.json'
+  if exact.exists():
+    return [exact]
+  return sorted(path for path in directory.glob('albert_config*.json') if not path.name.startswith('.'))
+
+
+def _check_files(path: pathlib.Path, reading: reading_lib.Reading) -> None:
+  """Checks that the files of a checkpoint exist.
+
+  Raises:
+    SourceError: files are missing; names all of them.
+  """
+  configs, missing = _configs(path), []
+  if not reading.albert_config and len(configs) > 1:
+    missing.append(f'{len(configs)} configs, none albert_config.json')
+  elif not reading.albert_config and not configs and not (path / encoder_yaml.NAME).exists():
+    missing.append('no albert_config.json')
+  if not _prefixes(path):
+    missing.append('no checkpoint (*.index)')
+  if not source_files.any_named(path, '*.model'):
+    there = ' (vocab.txt is a WordPiece vocabulary, from which no preprocessor is made)'
+    missing.append(f'no SentencePiece model (*.model){there if (path / "vocab.txt").exists() else ""}')
+  if missing:
+    raise errors.SourceError(f'{path}: {", ".join(missing)}; put the missing files there')
 
 
 def _prefixes(directory: pathlib.Path) -> list[str]:

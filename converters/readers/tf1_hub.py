@@ -5,17 +5,16 @@ The graph is parsed for its signatures and is not run.
 
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from google.protobuf import message
-from tensorflow.core.framework import types_pb2
-from tensorflow.core.protobuf import meta_graph_pb2
-from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import albert_config as albert_config_lib
 from converters import errors
+from converters import interface
+from converters import notes
 from converters import reading as reading_lib
 from converters import weight_map
 from converters.io import digest
@@ -25,14 +24,6 @@ from converters.readers import tf1_variables
 
 # ModuleDef.format == FORMAT_V3, the only one tensorflow_hub ever published.
 _TFHUB_MODULE_PB = b'\x08\x03'
-# Names and ranks of the signatures' inputs (int32) and outputs (float32).
-_TOKENS_INPUTS = {'input_ids': 2, 'input_mask': 2, 'segment_ids': 2}
-_TOKENS_OUTPUTS = {'sequence_output': 3, 'pooled_output': 2}
-_SIGNATURES = {
-  'tokens': (_TOKENS_INPUTS, _TOKENS_OUTPUTS),
-  'mlm': (_TOKENS_INPUTS | {'mlm_positions': 2}, _TOKENS_OUTPUTS | {'mlm_logits': 2}),
-  'sop': (_TOKENS_INPUTS, _TOKENS_OUTPUTS | {'sop_log_probs': 2}),
-}
 # Files in a module's directory.
 _FILE = re.compile(
   r'saved_model\.pb|tfhub_module\.pb|variables/variables\.(index|data-[0-9]{5}-of-[0-9]{5})|assets/[^/]+'
@@ -53,29 +44,43 @@ def is_in(directory: pathlib.Path) -> bool:
   return (directory / 'tfhub_module.pb').exists()
 
 
+def open_in(handle: str, path: pathlib.Path, reading: reading_lib.Reading) -> 'Module':
+  """Opens the module in a directory; see `Module`."""
+  return Module(handle, path, reading)
+
+
+def check_files(handle: str, path: pathlib.Path) -> None:
+  """Checks that a module has its files, without TensorFlow.
+
+  Raises:
+    SourceError: a file is missing, or the format is unknown.
+  """
+  missing = [name for name in ('saved_model.pb', 'assets', 'variables') if not (path / name).exists()]
+  if missing:
+    raise errors.SourceError(f'{path}: no {", no ".join(missing)}; fetch the module again')
+  if source_files.read(path / 'tfhub_module.pb', _LARGEST_FORMAT) != _TFHUB_MODULE_PB:
+    raise errors.SourceError(
+      f'{handle}: unknown format in tfhub_module.pb (only format 3 was published); fetch the module again'
+    )
+
+
 class Module(digest.OfFiles):
   """A `source.Source` in TF1 Hub format; see there for the attributes."""
 
   format = 'TF1 Hub module'
 
   def __init__(self, handle: str, path: pathlib.Path, reading: reading_lib.Reading):
-    """Opens a module.
-
-    Args:
-      handle: for messages.
-      path: its directory.
-      reading: options.
+    """Opens the module in a directory.
 
     Raises:
       SourceError: a file is missing or broken, the signatures are not ALBERT's, or the files contradict each other.
     """
-    self.handle = handle
-    self.path = path
+    super().__init__(handle, path, reading.sha256)
     self.graph: pathlib.Path | None = path / 'saved_model.pb'
-    self._check_format()
+    check_files(handle, path)
     self.signatures, lower_case = _read_graph(path / 'saved_model.pb')
-    self.config = albert_config_lib.read(
-      reading.albert_config or path / 'assets' / 'albert_config.json', reading.activation
+    self.config = reading.architecture(
+      albert_config_lib.read(reading.albert_config or path / 'assets' / 'albert_config.json', reading.activation)
     )
     # The authors' code strips accents whatever the case.
     stated = self.config.tokenizer if lower_case is None else {'lower_case': lower_case, 'keep_accents': False}
@@ -85,11 +90,11 @@ class Module(digest.OfFiles):
     )
     self._variables = tf1_variables.Variables(path / 'variables' / 'variables')
     tensors = self._variables.tensors()
-    self.parts = frozenset(weight_map.parts_in(tensors))
+    self.parts = frozenset(weight_map.parts_in(self.config, tensors))
     weight_map.check_source(
       self.config, self.parts, tensors, _IGNORED_VARIABLES.__contains__, f'{handle}/variables', widen=False
     )
-    self.notes: list[str] = []
+    self.notes: list[str] = [] if self.config.pooler else notes.without_pooler(weight_map.pooled(tensors))
 
   def belongs(self, name: str) -> bool:
     """Returns whether a file, by its path relative to the module, is part of it."""
@@ -104,15 +109,6 @@ class Module(digest.OfFiles):
     """Reads one tensor; see `source.Source`."""
     return self._variables.read(row.tf1)
 
-  def _check_format(self) -> None:
-    missing = [name for name in ('saved_model.pb', 'assets', 'variables') if not (self.path / name).exists()]
-    if missing:
-      raise errors.SourceError(f'{self.path}: no {", no ".join(missing)}; fetch the module again')
-    if source_files.read(self.path / 'tfhub_module.pb', _LARGEST_FORMAT) != _TFHUB_MODULE_PB:
-      raise errors.SourceError(
-        f'{self.handle}: unknown format in tfhub_module.pb (only format 3 was published); fetch the module again'
-      )
-
 
 def _read_graph(path: pathlib.Path) -> tuple[frozenset[str], bool | None]:
   """Reads the signatures and `do_lower_case` of the metagraph without tags.
@@ -123,6 +119,8 @@ def _read_graph(path: pathlib.Path) -> tuple[frozenset[str], bool | None]:
   Raises:
     SourceError: the file does not parse, has no `tokens` signature, or one that is not ALBERT's.
   """
+  from tensorflow.core.protobuf import saved_model_pb2  # imports TensorFlow
+
   try:
     saved_model = saved_model_pb2.SavedModel.FromString(source_files.read(path, _LARGEST_GRAPH))
   except message.DecodeError as e:
@@ -132,15 +130,13 @@ def _read_graph(path: pathlib.Path) -> tuple[frozenset[str], bool | None]:
     raise errors.SourceError(f'{path}: {len(graphs)} metagraphs without tags, not 1; give a TF1 Hub module')
   signatures = graphs[0].signature_def
   if 'tokens' not in signatures:
-    there = ', '.join(sorted(signatures)) or 'none'
-    raise errors.SourceError(f'{path}: no `tokens` signature (there are: {there}); give a module of ALBERT')
-  found = frozenset(_SIGNATURES.keys() & set(signatures))
+    names = ', '.join(sorted(signatures)) or 'none'
+    raise errors.SourceError(f'{path}: no `tokens` signature (there are: {names}); give a module of ALBERT')
+  found = frozenset(interface.SIGNATURES.keys() & set(signatures))
   for name in sorted(found):
-    inputs, outputs = _SIGNATURES[name]
-    faults = [f'inputs {sorted(signatures[name].inputs)}'] if set(signatures[name].inputs) != set(inputs) else []
-    faults += _misfits(signatures[name].inputs, inputs, tf.int32) + _misfits(
-      signatures[name].outputs, outputs, tf.float32
-    )
+    wanted, there = interface.SIGNATURES[name], signatures[name]
+    faults = [f'inputs {sorted(there.inputs)}'] if set(there.inputs) != {t.tf1 for t in wanted.inputs} else []
+    faults += _misfits(there.inputs, wanted.inputs) + _misfits(there.outputs, wanted.outputs)
     if faults:
       raise errors.SourceError(f'{path}: signature `{name}` has {", ".join(faults)}; give a module of ALBERT')
   _check_assets(saved_model, path)
@@ -149,6 +145,8 @@ def _read_graph(path: pathlib.Path) -> tuple[frozenset[str], bool | None]:
 
 def _check_assets(saved_model: Any, path: pathlib.Path) -> None:
   """Refuses names of assets outside of assets/, which TensorFlow would read when it loads the module."""
+  from tensorflow.core.protobuf import meta_graph_pb2
+
   for graph in saved_model.meta_graphs:
     named = list(graph.asset_file_def)
     for packed in (
@@ -162,17 +160,21 @@ def _check_assets(saved_model: Any, path: pathlib.Path) -> None:
         raise errors.SourceError(f'{path}: asset {asset.filename[:99]!r} is outside of assets/; fetch the module again')
 
 
-def _misfits(tensors: Any, wanted: dict[str, int], dtype: tf.DType) -> list[str]:
+def _misfits(tensors: Any, wanted: Iterable[interface.Tensor]) -> list[str]:
+  from tensorflow.core.framework import types_pb2
+
+  dtypes = {'int32': types_pb2.DT_INT32, 'float32': types_pb2.DT_FLOAT}
   faults = []
-  for name, rank in wanted.items():
+  for tensor in wanted:
+    name, rank = tensor.tf1, tensor.tf1_rank
     if name not in tensors:
       faults.append(f'no {name}')
       continue
     shape = tensors[name].tensor_shape
-    if tensors[name].dtype != dtype.as_datatype_enum:
+    if tensors[name].dtype != dtypes[tensor.dtype]:
       known = tensors[name].dtype in types_pb2.DataType.values()
       found = types_pb2.DataType.Name(tensors[name].dtype).removeprefix('DT_').lower() if known else tensors[name].dtype
-      faults.append(f'{name} of dtype {found} instead of {dtype.name}')
+      faults.append(f'{name} of dtype {found} instead of {tensor.dtype}')
     if not shape.unknown_rank and len(shape.dim) != rank:
       faults.append(f'{name} of rank {len(shape.dim)} instead of {rank}')
   return faults
@@ -184,6 +186,8 @@ def _lower_case(graph: Any, path: pathlib.Path) -> bool | None:
   Raises:
     SourceError: it is not a scalar constant.
   """
+  from tensorflow.core.framework import types_pb2
+
   if 'tokenization_info' not in graph.signature_def:
     return None
   name = graph.signature_def['tokenization_info'].outputs['do_lower_case'].name.split(':')[0]

@@ -6,7 +6,6 @@ import threading
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from converters import errors
 from converters.readers import checkpoint_index
@@ -32,6 +31,8 @@ class Variables:
     if not index.exists():
       raise errors.SourceError(f'{prefix.parent}: no {index.name}; fetch the module again')
     checkpoint_index.check_data_files(checkpoint_index.read(index), prefix)
+    import tensorflow as tf  # takes seconds
+
     try:
       self._reader = tf.train.load_checkpoint(os.fspath(prefix))
     except Exception as e:

@@ -3,6 +3,7 @@
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -55,7 +56,8 @@ def write(
     source: the model.
     directory: the directory to write to.
     progress: called with the canonical name of each tensor once it is read.
-    architecture: class in ARCHITECTURES; None for AlbertForPreTraining if the source has both heads, else AlbertModel.
+    architecture: class in ARCHITECTURES; None for AlbertForPreTraining if the source has both heads, AlbertForMaskedLM
+      if it has that head and no pooler, else AlbertModel.
 
   Returns:
     The parts of the source that are left out.
@@ -65,22 +67,41 @@ def write(
     SourceError: the source lacks a head of the architecture, or a tensor cannot be read.
   """
   if architecture is None:
-    architecture = 'AlbertForPreTraining' if source.parts == _PARTS['AlbertForPreTraining'] else 'AlbertModel'
+    architecture = _default(source)
   kept = _PARTS[architecture]
   if missing := [part for part in weight_map.Part if part in kept - source.parts]:
     raise errors.SourceError(
       f'{source.handle}: no {missing[0].title} head, but {architecture} has one; give another --architecture'
     )
   left = [f'the {part.title} head' for part in weight_map.Part if part in source.parts - kept]
-  left += ['the pooler'] if architecture == _WITHOUT_POOLER else []
-  values = {'architectures': [architecture], **albert_config.as_hugging_face(source.config)}
-  _write_json(directory / hugging_face.CONFIG, values)
+  left += ['the pooler'] if architecture == _WITHOUT_POOLER and source.config.pooler else []
+  write_config(source, directory, architecture)
   try:
     safetensors_numpy.save_file(
       tensors(source, architecture, progress), directory / hugging_face.WEIGHTS, {'format': 'pt'}
     )
   except safetensors.SafetensorError as e:
     raise OSError(str(e)) from e
+  write_tokenizer(source, directory)
+  write_card(
+    source,
+    directory,
+    'huggingface.md',
+    heads=[part.value for part in weight_map.Part if part in kept],
+    architecture=architecture,
+    pooler=source.config.pooler and architecture != _WITHOUT_POOLER,
+  )
+  return left
+
+
+def write_config(source: source_lib.Source, directory: pathlib.Path, architecture: str) -> None:
+  """Writes config.json for a class of Transformers into a directory."""
+  values = {'architectures': [architecture], **albert_config.as_hugging_face(source.config)}
+  _write_json(directory / hugging_face.CONFIG, values)
+
+
+def write_tokenizer(source: source_lib.Source, directory: pathlib.Path) -> None:
+  """Writes the three files of the tokenizer into a directory."""
   (directory / hugging_face.SP_MODEL).write_bytes(source.sp_model)
   _write_json(directory / 'tokenizer.json', tokenizer_json.of(source.sp_model, source.tokenization))
   _write_json(
@@ -92,21 +113,29 @@ def write(
       'keep_accents': source.tokenization.keep_accents,
     },
   )
+
+
+def write_card(source: source_lib.Source, directory: pathlib.Path, template: str, **values: Any) -> None:
+  """Writes README.md into a directory, from a template in `cards` that gets `values` too."""
   card = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True).from_string(
-    (_CARDS / 'huggingface.md').read_text(encoding='utf-8')
+    (_CARDS / template).read_text(encoding='utf-8')
   )
-  (directory / 'README.md').write_text(
-    card.render(
-      source=source,
-      config=source.config,
-      heads=[part.value for part in weight_map.Part if part in kept],
-      architecture=architecture,
-      handle=source.handle if '://' in source.handle else None,
-      lacks=source_lib.missing_heads(source),
-    ),
-    encoding='utf-8',
+  text = card.render(
+    source=source,
+    config=source.config,
+    handle=source.handle if '://' in source.handle else None,
+    setting=source.tokenization,
+    lacks=source_lib.missing_heads(source),
+    **values,
   )
-  return left
+  (directory / 'README.md').write_text(text, encoding='utf-8')
+
+
+def _default(source: source_lib.Source) -> str:
+  """Returns the class that loads the most of a source and makes no weight of its own."""
+  if source.parts == _PARTS['AlbertForPreTraining']:
+    return 'AlbertForPreTraining'
+  return 'AlbertModel' if source.config.pooler or source.parts == _PARTS['AlbertModel'] else _WITHOUT_POOLER
 
 
 def tensors(

@@ -26,7 +26,7 @@ def write(
     progress: called with the canonical name of each tensor once it is read.
 
   Returns:
-    The parts that are left out: the heads, and encoder.yaml if tf-models has no name for the activation.
+    The parts that are left out: the heads, and encoder.yaml if tf-models cannot describe the encoder.
 
   Raises:
     OSError: the directory cannot be written.
@@ -51,7 +51,9 @@ def write(
     for part in weight_map.Part
     if part in source.parts and part is not weight_map.Part.ENCODER
   ]
-  if source.config.activation in encoder_yaml.ACTIVATIONS:
+  if not source.config.pooler:
+    left.append(f'{encoder_yaml.NAME}: the encoders that tf-models makes of it have a pooler')
+  elif source.config.activation in encoder_yaml.ACTIVATIONS:
     (directory / encoder_yaml.NAME).write_text(encoder_yaml.text(source.config), encoding='utf-8')
   else:
     left.append(f'{encoder_yaml.NAME}: tf-models has no name for the activation {source.config.activation.value}')

@@ -55,6 +55,8 @@ def of(sp_model: bytes, setting: tokenization.Tokenization = tokenization.DEFAUL
       'normalizers': [
         *([] if setting.keep_accents else accents),
         *([{'type': 'Lowercase'}] if setting.lower_case else []),
+        # The library's Precompiled does not compose what SentencePiece composes: Hangul and vowels of Indic scripts.
+        *([] if setting.keep_accents else [{'type': 'NFC'}]),
         {'type': 'Precompiled', 'precompiled_charsmap': charsmap},
       ],
     },
