@@ -10,11 +10,13 @@ both, with --with_text. The card of the collection, PUBLISHER/collections/NAME/1
 """
 
 import contextlib
+import dataclasses
 import gc
 import pathlib
 import re
 import time
 import typing
+from typing import Any
 
 from absl import flags
 
@@ -22,6 +24,7 @@ from converters import cli
 from converters import errors
 from converters import source as source_lib
 from converters import source_flags
+from export import assets_dir
 from export import spec
 from export.release import catalog as catalog_lib
 from export.release import dry_run
@@ -118,27 +121,45 @@ _PROFILE = flags.DEFINE_string(
 )
 _REPORT = flags.DEFINE_string('report', None, 'HTML file to write with the parity report.')
 
+_GROUPS = {
+  'Most exports need': ('source', 'model', 'version', 'export_root'),
+  'What is published': (
+    *('with_text', 'mlm', 'sop', 'io', 'preprocessor', 'change', 'language', 'breaking', 'keep_existing'),
+    *('publisher', 'sign_key', 'catalog'),
+  ),
+  'Plan, report and profile': ('dry_run', 'report', 'profile'),
+  **source_flags.GROUPS,
+  **policy_flags.GROUPS,
+}
 
-def main() -> None:
-  """Runs the command; see the module."""
+
+def main() -> dict[str, Any]:
+  """Runs the command; see the module.
+
+  Returns:
+    For --json: `release` (path), `export_root`, and for an export `record` (path), `published` and `kept` (paths),
+    `breaking` (sentences) and `seconds`; for --dry_run `planned`, the paths of all files.
+  """
   start = time.monotonic()
   catalog = catalog_lib.Catalog(_CATALOG.value)
   request = _request(catalog)
   release = request.release
   tree = tree_lib.at(request.export_root)
   publish.check_new(tree.root, [r.path for r in request.releases], tree.versions, request.keep_existing)
-  source_lib.check_handle(request.source)
   if request.sign_key is not None:
     signature.check_private_key(request.sign_key)
   profile_path = cli.file_path('--profile', _PROFILE.value)
   if profile_path is not None and profile_path == request.report:
     raise errors.UsageError(f'--profile={profile_path}: also the file of --report; give another file')
+  source_lib.check_handle(request.source)
   profile = trace.Profile()
   console = console_lib.Console(profile)
   console.line(f'{release.path} from {request.source}')
+  result = {'release': release.path, 'export_root': tree.root}
   if _DRY_RUN.value:
-    dry_run.show(request, tree, console)
-    return
+    return result | {'planned': dry_run.show(request, tree, console)}
+  if request.encoder is not None:
+    cli.check_tf_models()
   # Importing TensorFlow takes seconds: it follows the checks of the flags, and runs in both processes at once. A
   # preprocessor has no source graph to run.
   try:
@@ -156,6 +177,13 @@ def main() -> None:
   _summarize(console, tree, request, outcome, start)
   if request.report:
     console.line(f'\nReport: {request.report}')
+  return result | {
+    'record': f'{tree.root}/{release.path}{spec.RECORD}',
+    'published': outcome.published,
+    'kept': outcome.kept,
+    'breaking': outcome.breaking,
+    'seconds': round(time.monotonic() - start, 1),
+  }
 
 
 def _write_profile(profile: trace.Profile, path: pathlib.Path, console: console_lib.Console) -> None:
@@ -189,9 +217,10 @@ def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
     raise errors.UsageError('--change: empty; describe the change')
   changes = [' '.join(change.split()) for change in _CHANGE.value or []]
   release: spec.Release
-  text = None
+  text, reading = None, source_flags.reading()
   if catalog.is_preprocessor(model):
     _check_no_flags_of_encoders(model)
+    reading = dataclasses.replace(reading, pooler=False)  # the vocabulary suffices
     release = catalog.preprocessor(model, version, publisher=publisher, changes=changes)
   else:
     cli.check_preprocessor(_PREPROCESSOR.value)
@@ -214,7 +243,7 @@ def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
     release,
     source,
     _EXPORT_ROOT.value,
-    source_flags.reading(),
+    reading,
     policy_flags.trust(),
     _MLM.value,
     _SOP.value,
@@ -254,15 +283,21 @@ def _summarize(
     rows = [[f'{tree.root}/{path}', console_lib.size(tree.size(path))] for path in paths]
     console.table('Published', ['path', 'size'], rows)
   for kept in outcome.kept:
-    unsigned = request.sign_key is not None and kept + publish.SIGNATURE not in tree.beside(kept)
+    unsigned = request.sign_key is not None and kept + spec.SIGNATURE not in tree.beside(kept)
     console.line(f'Kept, with the same bytes: {tree.root}/{kept}' + (' (not signed)' if unsigned else ''))
   for breaking in outcome.breaking:
     console.line(f'Breaking: {breaking}')
   for piece in outcome.pieces:
     piece.tell()
   done = 'Published and proven' if outcome.published else 'Proven; the same bytes are published already'
-  console.line(f'\n{done} in {time.monotonic() - start:.0f} s. Card: {tree.root}/{request.release.path}{publish.CARD}')
+  root = '' if request.export_root == _EXPORT_ROOT.default else request.export_root
+  if assets_dir.INSTALLED:
+    serve = 'albert-hub-export serve' + (f' --export_root={root}' if root else '')
+  else:
+    serve = 'make serve' + (f' EXPORT_ROOT={root}' if root else '')
+  card = f'{tree.root}/{request.release.path}{spec.CARD}'
+  console.line(f'\n{done} in {time.monotonic() - start:.0f} s. Try it: {serve}; card: {card}')
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, _GROUPS, result=True)

@@ -4,3 +4,4 @@ import pathlib
 
 _HERE = pathlib.Path(__file__).resolve().parent
 PATH = next(p for p in (_HERE / 'assets', _HERE.parent / 'assets') if p.is_dir())
+INSTALLED = PATH.parent == _HERE  # in a checkout, the directory is the user's own

@@ -15,6 +15,7 @@ from absl import flags
 
 from converters import cli
 from converters import errors
+from export import assets_dir
 from export.release import catalog as catalog_lib
 from export.ui import console as console_lib
 
@@ -34,10 +35,20 @@ _BREAKING = flags.DEFINE_bool(
 _CATALOG = flags.DEFINE_string('catalog', str(catalog_lib.PATH), 'YAML file of the catalog to change.')
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print the new lines, and write nothing.')
 
+_GROUPS = {
+  'Most need': ('model', 'change', 'catalog'),
+  'The new version': ('io', 'preprocessor', 'breaking'),
+  'Plan': ('dry_run',),
+}
+
 
 def main() -> None:
   """Runs the command; see the module."""
   path = pathlib.Path(_CATALOG.value)
+  if assets_dir.INSTALLED and path.resolve().is_relative_to(assets_dir.PATH):
+    raise errors.UsageError(
+      f'--catalog={path}: belongs to the installed package, and is not changed; copy it, and give the copy'
+    )
   catalog = catalog_lib.Catalog(path)
   name = _MODEL.value or ''
   newest = catalog.newest_version(name)
@@ -75,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, _GROUPS)

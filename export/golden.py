@@ -24,9 +24,9 @@ from converters import cli
 from converters import errors
 from converters import source as source_lib
 from converters import source_flags
+from export import record as record_lib
 from export import spec
 from export.corpus import corpus_flags
-from export.release import integrity
 from export.source import policy_flags
 from export.store import tree
 from export.ui import console as console_lib
@@ -43,6 +43,14 @@ _PREPROCESSOR = flags.DEFINE_integer(
   'For --record: record the ids of this version of the preprocessor\'s contract instead of the encoder\'s outputs.',
 )
 _RELEASE = flags.DEFINE_string('release', None, 'For --check and --corpus: directory of the published version.')
+
+_GROUPS = {
+  'One of three actions': ('record', 'check', 'corpus'),
+  'What is compared': ('golden', 'source', 'release', 'preprocessor'),
+  'With --corpus': corpus_flags.GROUP,
+  **source_flags.GROUPS,
+  **policy_flags.GROUPS,
+}
 
 
 def main() -> None:
@@ -72,6 +80,7 @@ def _record(handle: str, path: pathlib.Path, console: console_lib.Console) -> No
     raise errors.UsageError(
       f'--preprocessor={version}: unknown version; give one of {", ".join(map(str, spec.PREPROCESSOR_VERSIONS))}'
     )
+  cli.check_not_published('--golden', path)
   source_lib.check_handle(handle)
   from export.validation import golden_file
 
@@ -97,11 +106,11 @@ def _record(handle: str, path: pathlib.Path, console: console_lib.Console) -> No
 
 
 def _check(release: pathlib.Path, path: pathlib.Path, console: console_lib.Console) -> None:
-  record = integrity.read_record(release)
+  record = record_lib.read(release)
   from export.validation import golden_file
 
   golden = golden_file.read(path)
-  with console.step(f'compare {record["release"]} with {path}'):
+  with console.step(f'compare {record.release} with {path}'):
     result = golden_file.check(release, record, golden)
   if isinstance(result, int):
     console.line(f'{result} ids are the same')
@@ -116,6 +125,8 @@ def _check(release: pathlib.Path, path: pathlib.Path, console: console_lib.Conso
 
 
 def _compare(corpus: list[str], console: console_lib.Console) -> None:
+  if (output := corpus_flags.OUTPUT.value) and '://' not in output:
+    cli.check_not_published('--output', output)
   from export.beam import runner as beam_runner
   from export.corpus import run
 
@@ -139,5 +150,7 @@ def _compare(corpus: list[str], console: console_lib.Console) -> None:
 if __name__ == '__main__':
   # Only --corpus uses Apache Beam, whose flags are not defined here.
   cli.run(
-    main, others=any(word.lstrip('-').partition('=')[0] == 'corpus' for word in sys.argv[1:] if word.startswith('-'))
+    main,
+    _GROUPS,
+    others=any(word.lstrip('-').partition('=')[0] == 'corpus' for word in sys.argv[1:] if word.startswith('-')),
   )

@@ -52,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, {'Where': ('export_root', 'host', 'port')})

@@ -1,11 +1,17 @@
 """Types of releases, and the constants of their contracts."""
 
 import dataclasses
+from typing import Literal
 
 # Supported versions of the contract of albert_en_preprocess. Versions 1 to 3 were published before.
 PREPROCESSOR_VERSIONS = (1, 2, 3, 4)
 # Default number of ids for each text.
 SEQ_LENGTH = 128
+# Suffixes of the files next to the directory '2'; only signed releases have the last two.
+ARCHIVE, CARD, RECORD, SIGNATURE, RECORD_SIGNATURE = '.tar.gz', '.md', '.release.json', '.sig', '.release.json.sig'
+COMPANIONS = (ARCHIVE, CARD, RECORD, SIGNATURE, RECORD_SIGNATURE)
+# Inputs and outputs of an encoder: dicts of tensors, or lists as in version 1.
+Interface = Literal['dict', 'list']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +54,7 @@ class EncoderRelease(Release):
     preprocessor: the preprocessor that it is published with.
   """
 
-  interface: str
+  interface: Interface
   preprocessor: Release
 
 

@@ -11,6 +11,7 @@ same release tree, and are verified in the same way. Exit status 1 on any differ
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import math
 import pathlib
@@ -18,14 +19,12 @@ from typing import Any
 
 from absl import flags
 
-from converters import albert_config
 from converters import cli
 from converters import errors
 from converters import source as source_lib
 from converters import source_flags
-from converters import tokenization
 from converters import weight_map
-from export import spec
+from export import record as record_lib
 from export.release import integrity
 from export.release import signature
 from export.source import policy_flags
@@ -48,52 +47,89 @@ _PUBLIC_KEY = flags.DEFINE_string(
 )
 _REPORT = flags.DEFINE_string('report', None, 'HTML file to write with the parity report of the record.')
 
+_GROUPS = {
+  'Most need': ('release', 'source'),
+  'Signature and report': ('public_key', 'report'),
+  **source_flags.GROUPS,
+  **policy_flags.GROUPS,
+}
 
-def main() -> None:
-  """Runs the command; see the module."""
+
+def main() -> dict[str, Any]:
+  """Runs the command; see the module.
+
+  Returns:
+    For --json: `release` (path in the tree), `files` and `weights` (numbers of them), `signed` (the signature was
+    checked) and `source` (handle that it was compared with, or null).
+  """
   if not _RELEASE.value:
     raise errors.UsageError('--release: missing or empty; give the directory of a published version')
   report = cli.file_path('--report', _REPORT.value)
   public_key = pathlib.Path(_PUBLIC_KEY.value) if _PUBLIC_KEY.value is not None else None
   if public_key is not None:
     signature.check_public_key(public_key)
+  if _SOURCE.value:
+    source_lib.check_handle(_SOURCE.value)
   with tree.release_at(_RELEASE.value) as release:
-    _verify(release, public_key, report, console_lib.Console())
+    return _verify(release, public_key, report, console_lib.Console())
 
 
 def _verify(
   release: pathlib.Path, public_key: pathlib.Path | None, report: pathlib.Path | None, console: console_lib.Console
-) -> None:
+) -> dict[str, Any]:
   if public_key is not None:
     with console.step('check the signatures'):
       signature.verify(release, public_key)
-  record = integrity.read_record(release)
-  with console.step(f'check {record["release"]}'):
+  record = record_lib.read(release)
+  with console.step(f'check {record.release}'):
     weights = integrity.check(release, record)
-  console.line(f'{len(record["files"])} files, archive, card and {weights} weights are as recorded')
+  console.line(f'{len(record.files)} files, archive, card and {weights} weights are as recorded')
   if public_key is not None:
     # A signature does not cover the directory's name: another model of the same signer would pass.
-    if list(release.parts[-2:]) != record['release'].split('/')[-2:]:
+    if list(release.parts[-2:]) != record.release.split('/')[-2:]:
       raise errors.IntegrityError(
-        f'{release}: the signed release is {record["release"]}; rename the directory, or fetch the right release'
+        f'{release}: the signed release is {record.release}; rename the directory, or fetch the right release'
       )
-    console.line(f'{record["release"]} is signed with {public_key}')
+    console.line(f'{record.release} is signed with {public_key}')
   if _SOURCE.value:
-    source_lib.check_handle(_SOURCE.value)
-    with source_lib.open_source(_SOURCE.value, source_flags.reading()) as source:
-      check = {'preprocessor': _check_preprocessor, 'encoder': _check_encoder, 'text': _check_text}[record['kind']]
-      check(release, record, source, console)
+    # A preprocessor needs no pooler, and an encoder's record says whether it has one.
+    pooler = not isinstance(record, record_lib.Preprocessor) and record_lib.config(record).pooler
+    reading = dataclasses.replace(source_flags.reading(), pooler=pooler)
+    with source_lib.open_source(_SOURCE.value, reading) as source:
+      if isinstance(record, record_lib.Text):
+        _check_text(release, record, source, console)
+      else:
+        _check_part(release, record, source, console)
   if report:
     html_report.write(record, report)
     console.line(f'Report: {report}')
+  return {
+    'release': record.release,
+    'files': len(record.files),
+    'weights': weights,
+    'signed': public_key is not None,
+    'source': _SOURCE.value or None,
+  }
+
+
+def _check_part(
+  release: pathlib.Path,
+  record: record_lib.Encoder | record_lib.Preprocessor,
+  source: source_lib.Source,
+  console: console_lib.Console,
+) -> None:
+  if isinstance(record, record_lib.Encoder):
+    _check_encoder(release, record, source, console)
+  else:
+    _check_preprocessor(release, record, source, console)
 
 
 def _check_preprocessor(
-  release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console
+  release: pathlib.Path, record: record_lib.Preprocessor, source: source_lib.Source, console: console_lib.Console
 ) -> None:
   from export.validation import preprocessor_certificate
 
-  if record['source']['sp_model']['digest'] != source.sp_model_digest:
+  if record.source.sp_model.digest != source.sp_model_digest:
     raise errors.IntegrityError(
       f'{release}: made from another SentencePiece model than that of {source.handle}; give its source'
     )
@@ -102,45 +138,45 @@ def _check_preprocessor(
       release,
       source.sp_model,
       int(release.name),
-      tokenization.of_record(record),
-      record.get('seq_length', spec.SEQ_LENGTH),
+      record.tokenization.setting,
+      record.seq_length,
     )
   console.line(f'{tokens} tokens are the same')
 
 
 def _check_text(
-  release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console
+  release: pathlib.Path, record: record_lib.Text, source: source_lib.Source, console: console_lib.Console
 ) -> None:
   from export.validation import text_certificate
 
   _compare_weights(release, record, source, console)
   parts = []
   with contextlib.ExitStack() as stack:
-    for kind, check in (('preprocessor', _check_preprocessor), ('encoder', _check_encoder)):
+    for kind, path in ((record_lib.Preprocessor, record.preprocessor), (record_lib.Encoder, record.encoder)):
       try:
-        part = stack.enter_context(tree.release_at(tree.beside(str(_RELEASE.value), record[kind])))
-        of_part = integrity.read_record(part)
+        part = stack.enter_context(tree.release_at(tree.beside(str(_RELEASE.value), path)))
+        of_part = record_lib.read(part)
       except (errors.IntegrityError, errors.PublishError) as e:
         raise errors.IntegrityError(
-          f'{release}: its {kind} {record[kind]} is not in the same tree ({e}); put it there, or leave --source out'
+          f'{release}: its {kind.kind} {path} is not in the same tree ({e}); put it there, or leave --source out'
         ) from e
-      with console.step(f'check {record[kind]}'):
+      with console.step(f'check {path}'):
         integrity.check(part, of_part)
-        if (of_part['release'], of_part['kind']) != (record[kind], kind):
+        if of_part.release != path or not isinstance(of_part, kind):
           raise errors.IntegrityError(
-            f'{part}: its record is of {of_part["release"]}, kind {of_part["kind"]} (expected {record[kind]}, kind '
-            f'{kind}); fetch the release again'
+            f'{part}: its record is of {of_part.release}, kind {of_part.kind} (expected {path}, kind '
+            f'{kind.kind}); fetch the release again'
           )
-      if kind == 'encoder' and of_part['preprocessor'] != record['preprocessor']:
+      if isinstance(of_part, record_lib.Encoder) and of_part.preprocessor != record.preprocessor:
         raise errors.IntegrityError(
-          f'{release}: its preprocessor is {record["preprocessor"]}, but its encoder {record[kind]} belongs to '
-          f'{of_part["preprocessor"]}; publish a text model of that preprocessor'
+          f'{release}: its preprocessor is {record.preprocessor}, but its encoder {path} belongs to '
+          f'{of_part.preprocessor}; publish a text model of that preprocessor'
         )
-      check(part, of_part, source, console)
+      _check_part(part, of_part, source, console)
       parts.append(part)
     with console.step('compare text to vectors'):
       certificate = text_certificate.check(release, parts[0], parts[1], int(parts[0].name), source.config)
-  fresh, recorded = certificate.as_json()['outputs'], record['certificate']['outputs']
+  fresh, recorded = certificate.as_json()['outputs'], record.certificate['outputs']
   if fresh.keys() != recorded.keys() or not all(
     _alike(check[figure]['rms'], recorded[name][figure]['rms'])
     for name, check in fresh.items()
@@ -153,14 +189,14 @@ def _check_text(
 
 
 def _check_encoder(
-  release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console
+  release: pathlib.Path, record: record_lib.Encoder, source: source_lib.Source, console: console_lib.Console
 ) -> None:
   from export.validation import encoder_certificate
 
   parts = _compare_weights(release, record, source, console)
   with encoder_certificate.examine(source, parts, policy_flags.trust()) as examination:
-    certificate = examination.certify(release, record['interface'], console.step)
-  fresh, recorded = certificate.as_json(), record['certificate']
+    certificate = examination.certify(release, record.interface, console.step, padding_free=record.padding_free)
+  fresh, recorded = certificate.as_json(), record.certificate
   for group in ('outputs', 'gradient', 'controls'):
     # Distances in float64 are rounding errors. The scale of a tensor is a property of the model.
     if fresh[group].keys() != recorded[group].keys() or (
@@ -177,7 +213,10 @@ def _check_encoder(
 
 
 def _compare_weights(
-  release: pathlib.Path, record: dict[str, Any], source: source_lib.Source, console: console_lib.Console
+  release: pathlib.Path,
+  record: record_lib.Encoder | record_lib.Text,
+  source: source_lib.Source,
+  console: console_lib.Console,
 ) -> set[weight_map.Part]:
   """Compares the digest, the config and every weight of a record with a source.
 
@@ -187,16 +226,16 @@ def _compare_weights(
   Raises:
     IntegrityError: the record does not match the source.
   """
-  if record['source']['digest'] != source.digest:
+  if record.source.digest != source.digest:
     raise errors.IntegrityError(
-      f'{release}: made from {record["source"]["digest"]}, but {source.handle} is {source.digest}; give its source'
+      f'{release}: made from {record.source.digest}, but {source.handle} is {source.digest}; give its source'
     )
-  if albert_config.parse(record['config']) != source.config:
+  if record_lib.config(record) != source.config:
     raise errors.IntegrityError(
       f'{release}: the recorded config differs from that of {source.handle}; fetch the release again'
     )
-  parts = {weight_map.Part.ENCODER, *(weight_map.Part(head) for head in record['heads'])}
-  digests = {weight['source']: weight['sha256'] for weight in record['weights']}
+  parts = record_lib.parts(record)
+  digests = {weight.source: weight.sha256 for weight in record.weights}
   rows = weight_map.rows(source.config, parts)
   with console.step('compare the weights with the source', total=len(rows)) as advance:
     different = []
@@ -221,4 +260,4 @@ def _alike(one: float, other: float) -> bool:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, _GROUPS, result=True)

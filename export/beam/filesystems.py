@@ -3,6 +3,7 @@
 import contextlib
 import fnmatch
 import os
+import pathlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from apache_beam.io import filesystem
 from apache_beam.io import filesystems
 
 from converters import errors
+from converters.io import atomic_write
 
 _WILD = re.compile(r'[*?\[]')
 
@@ -78,14 +80,7 @@ def write(path: str, content: bytes) -> None:
   """
   with _convert_errors('written', path, errors.PublishError):
     if '://' not in _plain(path):
-      unfinished = f'{_plain(path)}.unfinished'
-      try:
-        with open(unfinished, 'wb') as file:
-          file.write(content)
-        os.replace(unfinished, _plain(path))
-      finally:
-        with contextlib.suppress(FileNotFoundError):
-          os.unlink(unfinished)
+      atomic_write.write(pathlib.Path(_plain(path)), content)
     elif _is_supported_by_beam(path):
       with filesystems.FileSystems.create(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED) as file:
         file.write(content)

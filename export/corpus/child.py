@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import re
 import signal
@@ -137,18 +136,13 @@ class Child:
     directory = self._stack.enter_context(temp_dirs.directory('albert_corpus_'))
     (directory / JOB).write_text(json.dumps(dict(recipe.job)))
     command = [sys.executable, '-m', recipe.module, str(directory), json.dumps(dataclasses.asdict(recipe.limits))]
-    environment = (sandbox.environment() if recipe.apart else dict(os.environ)) | {
+    environment = sandbox.environment(directory, recipe.apart) | {
       'TF_USE_LEGACY_KERAS': '1',
-      'TF_CPP_MIN_LOG_LEVEL': '3',
       'TF_NUM_INTRAOP_THREADS': str(recipe.threads),
       'TF_NUM_INTEROP_THREADS': '1',
       'OMP_NUM_THREADS': str(recipe.threads),
       'TF_FORCE_GPU_ALLOW_GROWTH': 'true',  # subprocesses share a device
-      'PYTHONWARNINGS': 'ignore',
-      'PYTHONDONTWRITEBYTECODE': '1',
       'PYTHONUNBUFFERED': '1',  # so that the last line of standard error is complete
-      'TMPDIR': str(directory),
-      'PYTHONPATH': os.pathsep.join(p for p in sys.path if p),
     }
     with open(directory / _STDERR, 'wb') as stderr:
       process = subprocess.Popen(

@@ -12,21 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from converters import interface
 from converters.readers import sentencepiece_model
+from converters.reference import tokenizer as reference_tokenizer
+from export import spec
 from export.corpus import child
-from export.corpus import export_side
 from export.corpus import lines as lines_lib
 from export.corpus import models
 from export.corpus import protocol
-from export.corpus import source_side
 from export.corpus import summary as summary_lib
-from export.reference import tokenizer as reference_tokenizer
 from export.validation import preprocessor_certificate
 
 _STEP = 8  # the padded length of a batch is a multiple of this
 _ROWS = 128  # maximum lines of a batch; each line has logits of the whole vocabulary
 _GIVE_UP = 3  # crashing lines of a piece: the cause is then probably not a line
-_DEFAULT_LENGTH = 128  # default seq_length of a preprocessor
 _UNICODE = 4  # first version of the preprocessor that defines the result for invalid UTF-8
 
 _CLS, _SEP, _PAD = (sentencepiece_model.SPECIAL_TOKENS[token] for token in ('[CLS]', '[SEP]', '<pad>'))
@@ -183,7 +182,7 @@ def packed(ids: Iterable[list[int]], length: int) -> dict[str, np.ndarray]:
   kept = [[_CLS, *row[: length - 2], _SEP] for row in ids]
   words = np.array([row + [_PAD] * (length - len(row)) for row in kept], np.int32)
   mask = np.array([[1] * len(row) + [0] * (length - len(row)) for row in kept], np.int32)
-  return {'input_word_ids': words, 'input_mask': mask, 'input_type_ids': np.zeros_like(words)}
+  return dict(zip(interface.ENCODER_INPUTS, (words, mask, np.zeros_like(words)), strict=True))
 
 
 class _Batch:
@@ -211,8 +210,9 @@ class _Batch:
     self._compare_ids(actual, given, ours, result)
     mask = given['input_mask'].astype(bool)
     sequence = self._differences('sequence_output', ours, theirs, mask, result)
-    for name in ('pooled_output', *source_side.HEADS[self._signature]):
-      self._differences(name, ours, theirs, None, result)
+    for name in interface.outputs(self._signature, self._pair.job.pooler):
+      if name != 'sequence_output':
+        self._differences(name, ours, theirs, None, result)
     tokens = int(mask.sum())
     result.lines += len(self._rows)
     result.tokens += tokens
@@ -226,15 +226,10 @@ class _Batch:
     return np.array([[min(len(row.ids) + 2, self._length) // 2, 1] for row in self._rows], np.int32)
 
   def _shapes(self) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
-    """Returns type and shape of each output that both sides return."""
-    rows, hidden, words = len(self._rows), self._pair.job.hidden, self._pair.job.words
-    heads = {'mlm_logits': (rows, 2, words), 'sop_log_probs': (rows, 2)}
-    shapes: dict[str, tuple[int, ...]] = {
-      'pooled_output': (rows, hidden),
-      'sequence_output': (rows, self._length, hidden),
-    }
-    shapes |= {name: heads[name] for name in source_side.HEADS[self._signature]}
-    return {name: (np.float32, shape) for name, shape in shapes.items()}
+    """Returns type and shape of each output of the source."""
+    job = self._pair.job
+    sizes = {'batch': len(self._rows), 'seq': self._length, 'predictions': 2, 'H': job.hidden, 'V': job.words}
+    return {t.name: (np.float32, t.shape(sizes)) for t in interface.SIGNATURES[self._signature].outputs}
 
   def _export(self, positions: np.ndarray) -> tuple[protocol.Arrays, dict[str, int]]:
     # Earlier versions get no invalid UTF-8: their result for it is undefined.
@@ -243,8 +238,11 @@ class _Batch:
     ]
     rows = len(texts)
     shapes: dict[str, Any] = {'ids': (np.int32, (None,)), 'splits': (np.int64, (rows + 1,))}
-    shapes |= dict.fromkeys(export_side.INPUTS, (np.int32, (rows, self._length)))
-    shapes |= {f'whole/{name}': (np.int32, (rows, _DEFAULT_LENGTH)) for name in export_side.INPUTS}
+    shapes |= dict.fromkeys(interface.ENCODER_INPUTS, (np.int32, (rows, self._length)))
+    shapes |= {f'whole/{name}': (np.int32, (rows, spec.SEQ_LENGTH)) for name in interface.ENCODER_INPUTS}
+    shapes |= self._shapes()
+    if not self._pair.job.pooler:
+      del shapes['pooled_output']
     return self._pair.export.ask(
       {
         'text': np.frombuffer(b''.join(texts), np.uint8),
@@ -252,14 +250,14 @@ class _Batch:
         'positions': positions,
       },
       {'length': self._length, 'signature': self._turn},
-      shapes | self._shapes(),
+      shapes,
       self._tries,
     )
 
   def _source(self, given: dict[str, np.ndarray], positions: np.ndarray) -> tuple[protocol.Arrays, dict[str, int]]:
-    names = dict(zip(export_side.INPUTS, source_side.INPUTS, strict=False))
+    named = {**given, 'masked_lm_positions': positions}
     return self._pair.source.ask(
-      {**{names[name]: value for name, value in given.items()}, 'mlm_positions': positions},
+      {tensor.tf1: named[tensor.name] for tensor in interface.INPUTS},
       {'signature': self._turn},
       self._shapes(),
       self._tries,
@@ -268,7 +266,7 @@ class _Batch:
   def _compare_ids(
     self, actual: list[list[int]], given: dict[str, np.ndarray], ours: protocol.Arrays, result: summary_lib.Summary
   ) -> None:
-    whole = packed(actual, _DEFAULT_LENGTH)
+    whole = packed(actual, spec.SEQ_LENGTH)
     unlike = []
     for number, row in enumerate(self._rows):
       is_right = actual[number] == row.ids

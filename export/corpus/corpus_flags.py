@@ -2,6 +2,8 @@
 
 from absl import flags
 
+from export import spec
+
 CORPUS = flags.DEFINE_multi_string(
   'corpus',
   None,
@@ -22,7 +24,7 @@ OUTPUT = flags.DEFINE_string(
 )
 SEQ_LENGTH = flags.DEFINE_integer(
   'seq_length',
-  128,
+  spec.SEQ_LENGTH,
   'For --corpus: maximum positions of a line. Longer lines are truncated, as by the preprocessor.',
   lower_bound=3,
 )
@@ -43,3 +45,6 @@ THREADS = flags.DEFINE_integer(
   'only for equal numbers.',
   lower_bound=0,
 )
+
+# For --help; without `corpus`.
+GROUP = ('output', 'preprocessor_release', 'seq_length', 'batch_tokens', 'worst', 'threads')

@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from converters import interface
 from export.corpus import child
 from export.corpus import protocol
-from export.corpus import source_side
 from export.graphs import op_allow_list
 from export.source import sandbox
-
-INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
 
 
 def run(directory: str, limits: str) -> None:
@@ -37,25 +35,27 @@ def run(directory: str, limits: str) -> None:
     op_allow_list.load(pathlib.Path(job['model'])),
   )
   as_list = job['interface'] == 'list'
+  # The heads run the plain call, so that a corpus tests both.
+  encode_tokens = getattr(encoder, 'padding_free', encoder)
 
   def encode(signature: str, packed: dict[str, Any], positions: np.ndarray) -> dict[str, np.ndarray]:
     if as_list:
-      values = dict(zip(('pooled_output', 'sequence_output'), encoder(list(packed.values())), strict=False))
+      values = dict(zip(interface.ENCODER_OUTPUTS, encoder(list(packed.values())), strict=False))
     elif signature == 'mlm':
       values = encoder.mlm({**packed, 'masked_lm_positions': tf.constant(positions)})
     else:
-      values = (encoder.sop if signature == 'sop' else encoder)(packed)
-    return {name: values[name].numpy() for name in ('pooled_output', 'sequence_output', *source_side.HEADS[signature])}
+      values = (encoder.sop if signature == 'sop' else encode_tokens)(packed)
+    return {name: values[name].numpy() for name in interface.outputs(signature) if name in values}
 
   def preprocess(texts: list[bytes], length: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     sentences = tf.constant(texts, tf.string)
     tokens = preprocessor.tokenize(sentences)
     packed = dict(preprocessor.bert_pack_inputs([tokens], seq_length=tf.constant(length)))
     arrays = {'ids': tokens.flat_values.numpy(), 'splits': tokens.row_splits.numpy()}
-    arrays |= {name: packed[name].numpy() for name in INPUTS}
+    arrays |= {name: packed[name].numpy() for name in interface.ENCODER_INPUTS}
     # Most users call the preprocessor with its default length.
     arrays |= {f'whole/{name}': value.numpy() for name, value in preprocessor(sentences).items()}
-    return arrays, {name: packed[name] for name in INPUTS}
+    return arrays, {name: packed[name] for name in interface.ENCODER_INPUTS}
 
   # The first call of a function optimizes its graph, which must not count as a batch's time.
   _, packed = preprocess([b'a'], 8)

@@ -35,6 +35,7 @@ class Job:
     interface: interface of the encoder, 'dict' or 'list'.
     signatures: compared signatures of the source, 'tokens' first.
     hidden: hidden size.
+    pooler: whether the encoder has a pooled output.
     words: vocabulary size.
     version: version of the preprocessor's contract.
     seq_length: maximum positions of a line.
@@ -54,6 +55,7 @@ class Job:
   interface: str
   signatures: tuple[str, ...]
   hidden: int
+  pooler: bool
   words: int
   version: int
   seq_length: int

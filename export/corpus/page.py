@@ -5,25 +5,17 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
+from converters import interface
+from export.ui import line_chart
+from export.ui import templates
 
-from export import assets_dir
-
-_WIDTH, _HEIGHT = 900, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 885, 12, 252
 _DRAWN = 4  # bins for each point; a finer curve would show the spacing of float32 values
-_COLORS = {'pooled_output': 'pooled', 'sequence_output': 'export', 'mlm_logits': 'mlm', 'sop_log_probs': 'sop'}
+_COLORS = dict(zip(interface.OUTPUT_NAMES, ('pooled', 'export', 'mlm', 'sop'), strict=True))
 
 
 def html(results: Mapping[str, Any]) -> str:
   """Returns the HTML page for the results of `run`."""
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(assets_dir.PATH / 'pages'),
-    undefined=jinja2.StrictUndefined,
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
+  environment = templates.pages()
   environment.filters['visible'] = _visible
   return environment.get_template('corpus.html').render(
     results=results,
@@ -129,21 +121,6 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
   return [f'| {" | ".join(row)} |' for row in (head, cut, *body)]
 
 
-def _log_axis(values: Sequence[float], first: float, last: float) -> Any:
-  """Returns a function from a value to its coordinate on a logarithmic axis, and the ticks."""
-  low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-  high = max(high, low + 1)
-
-  def place(value: float) -> float:
-    share = (math.log10(value) - low) / (high - low) if value > 0 else 0.0
-    return round(first + (last - first) * min(max(share, 0.0), 1.0), 1)
-
-  step = max(1, (high - low) // 12)
-  return place, [
-    (place(10.0**power), f'1e{power}' if abs(power) > 3 else f'{10.0**power:g}') for power in range(low, high + 1, step)
-  ]
-
-
 def _spread(outputs: Mapping[str, Any]) -> dict[str, Any] | None:
   """Returns the plot of the histograms: share of the values by difference, on logarithmic axes."""
   shares = dict[str, list[tuple[float, float]]]()
@@ -159,9 +136,9 @@ def _spread(outputs: Mapping[str, Any]) -> dict[str, Any] | None:
   points = [point for series in shares.values() for point in series]
   if not points:
     return None
-  x, x_ticks = _log_axis([value for value, _ in points], _LEFT, _RIGHT)
-  y, y_ticks = _log_axis([share for _, share in points], _BOTTOM, _TOP)
-  return _plot(
+  x, x_ticks = line_chart.decades([value for value, _ in points], line_chart.LEFT, line_chart.RIGHT)
+  y, y_ticks = line_chart.decades([share for _, share in points], line_chart.BOTTOM, line_chart.TOP)
+  return line_chart.chart(
     {name: [(x(value), y(share)) for value, share in series] for name, series in shares.items()}, x_ticks, y_ticks
   )
 
@@ -175,29 +152,15 @@ def _lengths(lengths: Mapping[str, Any]) -> dict[str, Any] | None:
   values = [value for series in found.values() for _, value in series]
   if not values:
     return None
-  y, y_ticks = _log_axis(values, _BOTTOM, _TOP)
+  y, y_ticks = line_chart.decades(values, line_chart.BOTTOM, line_chart.TOP)
   most = max(length for length, _ in found['rms'])
 
   def x(length: int) -> float:
-    return round(_LEFT + (_RIGHT - _LEFT) * length / most, 1)
+    return round(line_chart.LEFT + (line_chart.RIGHT - line_chart.LEFT) * length / most, 1)
 
   step = max(8, math.ceil(most / 16 / 8) * 8)
-  return _plot(
+  return line_chart.chart(
     {name: [(x(length), y(value)) for length, value in series] for name, series in found.items()},
     [(x(length), str(length)) for length in range(0, most + 1, step)],
     y_ticks,
   )
-
-
-def _plot(series: Mapping[str, Any], x_ticks: Any, y_ticks: Any) -> dict[str, Any]:
-  return {
-    'width': _WIDTH,
-    'height': _HEIGHT,
-    'left': _LEFT,
-    'right': _RIGHT,
-    'top': _TOP,
-    'bottom': _BOTTOM,
-    'series': series,
-    'x_ticks': x_ticks,
-    'y_ticks': y_ticks,
-  }

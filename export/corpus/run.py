@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from converters import errors
+from converters import interface
 from converters import source as source_lib
-from converters import weight_map
 from converters.io import temp_dirs
+from export import record as record_lib
 from export.beam import runner as beam_runner
-from export.release import integrity
 from export.source import graph as source_graph
 from export.source import policy as source_policy
 from export.store import tree
@@ -72,7 +72,6 @@ def run(request: Request, console: console_lib.Console) -> None:
     from export.corpus import models
     from export.corpus import page
     from export.corpus import pipeline
-    from export.corpus import source_side
     from export.corpus import verdict
   except ImportError as e:
     raise errors.UsageError(
@@ -105,7 +104,9 @@ def run(request: Request, console: console_lib.Console) -> None:
   faults = verdict.faults(results)
   results['verdict'] = '; '.join(faults) or 'Source and export agree within tolerance on every line.'
   if not faults and (
-    missed := [head for head in job.signatures if not {*source_side.HEADS[head]} <= results['outputs'].keys()]
+    missed := [
+      head for head in job.signatures if not {*interface.SIGNATURES[head].head_outputs} <= results['outputs'].keys()
+    ]
   ):
     results['verdict'] += f' Not compared, since there were too few batches: {", ".join(missed)}.'
   results['passed'] = not faults
@@ -131,7 +132,7 @@ def run(request: Request, console: console_lib.Console) -> None:
     )
 
 
-def _job(request: Request, options: Any) -> tuple[Any, dict[str, Any], str]:
+def _job(request: Request, options: Any) -> tuple[Any, record_lib.Encoder, str]:
   """Returns the parameters for workers, the encoder's record, and the preprocessor's release path.
 
   A release path is, for example, 'tensorflow/albert_en_preprocess/3'.
@@ -139,14 +140,14 @@ def _job(request: Request, options: Any) -> tuple[Any, dict[str, Any], str]:
   from export.corpus import models
 
   with tree.release_at(request.release) as release, source_lib.open_source(request.source, request.reading) as source:
-    record = integrity.read_record(release)
-    if record['kind'] != 'encoder':
+    record = record_lib.read(release)
+    if not isinstance(record, record_lib.Encoder):
       raise errors.GoldenError(
-        f'{request.release}: not an encoder (kind {record["kind"]}); give the directory of an encoder'
+        f'{request.release}: not an encoder (kind {record.kind}); give the directory of an encoder'
       )
-    if record['source']['digest'] != source.digest:
+    if record.source.digest != source.digest:
       raise errors.GoldenError(
-        f'{request.release}: not made from {request.source} (made from {record["source"]["digest"]}, given '
+        f'{request.release}: not made from {request.source} (made from {record.source.digest}, given '
         f'{source.digest}); give its source'
       )
     if source.graph is None:
@@ -160,15 +161,14 @@ def _job(request: Request, options: Any) -> tuple[Any, dict[str, Any], str]:
       raise errors.UsageError(
         f'--seq_length={request.seq_length}: too large (the model has {positions} positions); give a smaller one'
       )
-    preprocessor = request.preprocessor_release or tree.beside(request.release, record['preprocessor'])
+    preprocessor = request.preprocessor_release or tree.beside(request.release, record.preprocessor)
     with tree.release_at(preprocessor) as path:
-      companion = integrity.read_record(path)
-    if companion['kind'] != 'preprocessor' or companion['source']['sp_model']['digest'] != source.sp_model_digest:
+      companion = record_lib.read(path)
+    if not isinstance(companion, record_lib.Preprocessor) or companion.source.sp_model.digest != source.sp_model_digest:
       raise errors.GoldenError(
         f'{preprocessor}: not made from the SentencePiece model of {request.source}; give its preprocessor with '
         '--preprocessor_release'
       )
-    heads = {weight_map.Part.ENCODER, *(weight_map.Part(head) for head in record['heads'])}
     workers = workers_of_a_process(options)
     job = models.Job(
       name=uuid.uuid4().hex,
@@ -177,11 +177,12 @@ def _job(request: Request, options: Any) -> tuple[Any, dict[str, Any], str]:
       digest=source.digest,
       release=_absolute(request.release),
       preprocessor=_absolute(preprocessor),
-      interface=record['interface'],
-      signatures=tuple(source_graph.signatures(heads & source.provable)),
+      interface=record.interface,
+      signatures=tuple(interface.signatures(record_lib.parts(record) & source.provable)),
       hidden=source.config.hidden_size,
+      pooler=record_lib.config(record).pooler,
       words=source.config.vocab_size,
-      version=int(companion['release'].rpartition('/')[2]),
+      version=record_lib.version(companion),
       seq_length=request.seq_length,
       batch_tokens=request.batch_tokens,
       trust=request.trust,
@@ -192,7 +193,7 @@ def _job(request: Request, options: Any) -> tuple[Any, dict[str, Any], str]:
       ),
       keep=request.worst,
     )
-    return job, record, companion['release']
+    return job, record, companion.release
 
 
 @contextlib.contextmanager
@@ -268,7 +269,7 @@ def _output(directory: str, options: Any) -> Iterator[str]:
 def _results(
   found: dict[str, Any],
   request: Request,
-  record: dict[str, Any],
+  record: record_lib.Encoder,
   preprocessor: str,
   seconds: float,
   workers: int,
@@ -293,9 +294,9 @@ def _results(
     'memory_per_worker': sum(memory.values()) - memory.get('worker', 0) * (in_one_process - 1) // in_one_process,
   }
   return {
-    'release': record['release'],
+    'release': record.release,
     'preprocessor': preprocessor,
-    'source': record['source']['digest'],
+    'source': record.source.digest,
     'corpus': list(request.corpus),
     'seq_length': request.seq_length,
     'batch_tokens': request.batch_tokens,

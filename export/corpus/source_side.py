@@ -10,15 +10,12 @@ import time
 from typing import Any
 from typing import IO
 
+from converters import interface
 from export.corpus import child
 from export.corpus import protocol
 from export.source import graph as source_graph
 from export.source import sandbox
 from export.source import session as source_session
-
-# Additional outputs of each signature; every signature also returns the encoder's outputs.
-HEADS = {'tokens': (), 'mlm': ('mlm_logits',), 'sop': ('sop_log_probs',)}
-INPUTS = ('input_ids', 'input_mask', 'segment_ids', 'mlm_positions')
 
 
 def run(directory: str, limits: str) -> None:
@@ -45,7 +42,7 @@ def _answer(calls: dict[str, tuple[list[str], Any]], signatures: list[str], outp
     signature = signatures[figures['signature']]
     start = time.monotonic()
     names, call = calls[signature]
-    values = call(*(inputs[name] for name in INPUTS if name in source_graph.SIGNATURES[signature][0]))
+    values = call(*(inputs[tensor.tf1] for tensor in interface.SIGNATURES[signature].inputs))
     arrays = dict(zip(names, values, strict=True))
     if 'mlm_logits' in arrays:  # the source's graph flattens them
       arrays['mlm_logits'] = arrays['mlm_logits'].reshape(*inputs['mlm_positions'].shape, -1)
@@ -53,11 +50,11 @@ def _answer(calls: dict[str, tuple[list[str], Any]], signatures: list[str], outp
 
 
 def _calls(graph: source_graph.Reduced, session: Any) -> dict[str, tuple[list[str], Any]]:
-  """Returns the output names and a function of the inputs in the order of INPUTS, by signature."""
+  """Returns the output names and a function of the inputs in the order of the table, by signature."""
   result = {}
   for signature, inputs in graph.inputs.items():
     outputs = {name: tensor for name, tensor in graph.outputs[signature].items() if not name.startswith('layer_')}
-    feeds = [session.graph.get_tensor_by_name(inputs[name]) for name in INPUTS if name in inputs]
+    feeds = [session.graph.get_tensor_by_name(inputs[t.tf1]) for t in interface.SIGNATURES[signature].inputs]
     fetches = [session.graph.get_tensor_by_name(tensor) for tensor in outputs.values()]
     result[signature] = list(outputs), session.make_callable(fetches, feeds)
   return result

@@ -10,8 +10,9 @@ from typing import Any
 import boost_histogram as bh
 import numpy as np
 
+from converters import interface
+
 _LOW, _HIGH, _PER_DECADE = -12, 2, 20
-_ORDER = ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs')
 _QUANTILES = (0.5, 0.9, 0.99, 0.999, 0.9999)
 _LONGEST = 300  # maximum characters of a stored text; twice the maximum number of stored ids
 
@@ -289,7 +290,7 @@ class Summary:
     """Returns the summary as JSON values; figures that vary between runs are under `run`."""
     return {
       **{name: getattr(self, name) for name in self._COUNTS if name != 'restarts'},
-      'outputs': {name: self.outputs[name].as_json() for name in _ORDER if name in self.outputs},
+      'outputs': {name: self.outputs[name].as_json() for name in interface.OUTPUT_NAMES if name in self.outputs},
       'lengths': {
         str(length): {'lines': lines, 'tokens': tokens, 'rms': spread.rms, 'largest': spread.largest}
         for length, (lines, tokens, spread) in sorted(self.lengths.items())

@@ -4,12 +4,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from export import record as record_lib
+
 # Lines of text vary more than the random rows of the certificate, so the largest difference may be this many times
 # larger.
 _LINES = 4
 
 
-def allowed(record: Mapping[str, Any], output: str, values: int) -> dict[str, float]:
+def allowed(record: record_lib.Encoder, output: str, values: int) -> dict[str, float]:
   """Returns the tolerances for the differences of an output between source and export.
 
   Both sides run in float32, and each may differ from float64 by the certificate's tolerance. A corpus has more values
@@ -23,7 +25,7 @@ def allowed(record: Mapping[str, Any], output: str, values: int) -> dict[str, fl
   Returns:
     Tolerances by name: `rms` and `largest`.
   """
-  check = record['certificate']['outputs'][output]
+  check = record.certificate['outputs'][output]
   rms, largest = (
     2 * float(check['scale']) * float(check['float32']['allowed'][figure]) for figure in ('rms', 'largest')
   )

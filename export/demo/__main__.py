@@ -37,6 +37,7 @@ def main() -> None:
   output = pathlib.Path(_OUTPUT.value)
   if output.exists():
     raise errors.PublishError(f'{output}: already exists; remove it, or give another --output')
+  cli.check_not_published('--output', output)
   # Importing TensorFlow takes seconds: it follows the checks of the flags.
   from export.demo import tf1_module
   from export.demo import vocabulary
@@ -60,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, {'Most need': ('output', 'size'), 'Weights': ('values', 'seed', 'dropout', 'mlm', 'sop')})

@@ -15,6 +15,7 @@ import os
 import pathlib
 import tempfile
 import uuid
+from collections.abc import Collection
 from collections.abc import Iterator
 from multiprocessing import util
 
@@ -22,6 +23,7 @@ from absl import flags
 
 from converters import cli
 from converters import errors
+from converters import source as source_lib
 from converters import source_flags
 from export.beam import runner as beam_runner
 from export.fleet import plan as plan_lib
@@ -56,6 +58,12 @@ _RETRIES = flags.DEFINE_integer(
   'retries', 2, 'Number of retries of a failed release, in addition to the retries of the runner.', lower_bound=0
 )
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print the planned releases, and write nothing.')
+_GROUPS = {
+  'Most need': ('catalog', 'export_root', 'dry_run'),
+  'What is published': ('with_text', 'sign_key', 'retries'),
+  **source_flags.GROUPS,
+  **policy_flags.GROUPS,
+}
 
 # A socket's path has at most 107 bytes (unix(7)). The directory `/pymp-12345678` and the file `/listener-12345678` are
 # appended.
@@ -97,6 +105,7 @@ def main() -> None:
       )
     console.line('\nDry run: nothing was written.')
     return
+  _check_sources(sources)
   _check_temporary_directory()
   # These import Beam.
   from export.fleet import own_process
@@ -120,6 +129,19 @@ def main() -> None:
     if any(model.startswith(f'{catalog.publisher}/') for model in tree.models()):
       collection.renew(tree, catalog.publisher, catalog.collection, console)
   _report(console, tasks, outcomes)
+
+
+def _check_sources(sources: Collection[str | None]) -> None:
+  """Raises the fault of the sources, if all of them have the same one: no connection, mostly."""
+  faults = {}
+  for source in sources:
+    try:
+      source_lib.check_handle(source or '')
+      return
+    except errors.SourceError as e:
+      faults[str(e)] = e
+  if len(faults) == 1:
+    raise next(iter(faults.values()))
 
 
 def _check_temporary_directory() -> None:
@@ -194,7 +216,10 @@ def _report(console: console_lib.Console, tasks: list[plan_lib.Task], outcomes: 
     ],
   )
   if failed:
-    console.facts('Not published', [(outcome.path, outcome.why) for outcome in failed])
+    causes = dict[str, list[str]]()
+    for outcome in failed:
+      causes.setdefault(outcome.why, []).append(outcome.path)
+    console.facts('Not published', [(', '.join(paths), why) for why, paths in causes.items()])
     raise errors.PublishError(
       f'{len(failed)} of {len(outcomes)} releases: not published ({", ".join(o.path for o in failed)}); correct the '
       'causes above and run it again, which keeps published releases'
@@ -202,4 +227,4 @@ def _report(console: console_lib.Console, tasks: list[plan_lib.Task], outcomes: 
 
 
 if __name__ == '__main__':
-  cli.run(main, others=True)
+  cli.run(main, _GROUPS, others=True)

@@ -5,10 +5,8 @@ parameter, the address returns the model's card, and .../2/certificate returns i
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
-import jinja2
 import markdown_it
 import werkzeug.exceptions
 import werkzeug.routing
@@ -18,13 +16,13 @@ from werkzeug.wsgi import wrap_file
 
 from converters import cli
 from converters import errors
-from export import assets_dir
+from export import spec
 from export.release import collection as collection_lib
 from export.release import model_card
-from export.store import publish
 from export.store import tree as tree_lib
 from export.ui import console
 from export.ui import html_report
+from export.ui import templates
 
 _COMPRESSED = 'compressed'  # the only format of the protocol that needs no storage service
 # Pages load no external content and run no scripts.
@@ -36,11 +34,11 @@ _HEADERS = {
 # Published versions are immutable.
 _FOR_EVER = 'public, max-age=31536000, immutable'
 _TYPES = {
-  publish.ARCHIVE: 'application/gzip',
-  publish.CARD: 'text/markdown',
-  publish.RECORD: 'application/json',
-  publish.SIGNATURE: 'application/json',
-  publish.RECORD_SIGNATURE: 'application/json',
+  spec.ARCHIVE: 'application/gzip',
+  spec.CARD: 'text/markdown',
+  spec.RECORD: 'application/json',
+  spec.SIGNATURE: 'application/json',
+  spec.RECORD_SIGNATURE: 'application/json',
 }
 
 
@@ -53,7 +51,7 @@ class _Version(werkzeug.routing.BaseConverter):
 
 
 class _Suffix(werkzeug.routing.BaseConverter):
-  regex = '|'.join(re.escape(suffix) for suffix in sorted(publish.COMPANIONS, key=len, reverse=True))
+  regex = '|'.join(re.escape(suffix) for suffix in sorted(spec.COMPANIONS, key=len, reverse=True))
 
 
 class Host:
@@ -76,13 +74,7 @@ class Host:
       strict_slashes=False,
       merge_slashes=False,
     )
-    self._pages = jinja2.Environment(
-      loader=jinja2.FileSystemLoader(assets_dir.PATH / 'pages'),
-      undefined=jinja2.StrictUndefined,
-      autoescape=True,
-      trim_blocks=True,
-      lstrip_blocks=True,
-    )
+    self._pages = templates.pages()
     self._pages.filters['size'] = console.size
     # HTML in cards is escaped; `_card` shows the comments with metadata separately.
     self._markdown = markdown_it.MarkdownIt('commonmark', {'html': False}).enable('table')
@@ -133,14 +125,14 @@ class Host:
     versions = self._tree.versions(model)
     newest = f'{model}/{versions[-1]}'
     try:
-      record: Mapping[str, Any] = collection_lib.read_record(self._tree, newest)
-      return {'name': model, 'versions': versions, 'kind': str(record['kind']), 'size': int(record['archive']['size'])}
-    except (errors.IntegrityError, KeyError, TypeError, ValueError):  # one invalid record must not break the page
+      record = collection_lib.read_record(self._tree, newest)
+      return {'name': model, 'versions': versions, 'kind': record.kind, 'size': record.archive.size}
+    except errors.IntegrityError:  # one invalid record must not break the page
       return {'name': model, 'versions': versions, 'kind': 'no valid record', 'size': None}
 
   def _collection(self, request: Request, publisher: str, name: str) -> Response:
     path = f'{publisher}/collections/{name}/1'
-    return self._card(request, self._read(path, publish.CARD), path, files=[], certificate=False)
+    return self._card(request, self._read(path, spec.CARD), path, files=[], certificate=False)
 
   def _model(self, request: Request, publisher: str, name: str) -> Response:
     model = f'{publisher}/{name}'
@@ -156,14 +148,14 @@ class Host:
     release = self._published(publisher, name, version)
     format_ = request.args.get('tf-hub-format')
     if format_ == _COMPRESSED:
-      return self._file(request, publisher, name, version, publish.ARCHIVE)
+      return self._file(request, publisher, name, version, spec.ARCHIVE)
     if format_ is not None:
       raise werkzeug.exceptions.BadRequest(
         f'tf-hub-format={format_}: not supported (this host serves {_COMPRESSED}); '
         'set TFHUB_MODEL_LOAD_FORMAT=COMPRESSED, which is the default.'
       )
     files = [(path, self._tree.size(path)) for path in self._tree.beside(release)]
-    return self._card(request, self._read(release, publish.CARD), release, files, certificate=True)
+    return self._card(request, self._read(release, spec.CARD), release, files, certificate=True)
 
   def _certificate(self, request: Request, publisher: str, name: str, version: str) -> Response:
     release = self._published(publisher, name, version)
@@ -180,8 +172,8 @@ class Host:
     response = Response(wrap_file(request.environ, file, 1 << 18), mimetype=_TYPES[suffix], direct_passthrough=True)
     response.content_length = size
     response.headers['Cache-Control'] = _FOR_EVER
-    if suffix == publish.ARCHIVE:
-      response.set_etag(collection_lib.read_record(self._tree, path.removesuffix(suffix))['archive']['sha256'])
+    if suffix == spec.ARCHIVE:
+      response.set_etag(collection_lib.read_record(self._tree, path.removesuffix(suffix)).archive.sha256)
       response.headers['Content-Disposition'] = f'attachment; filename={name}-{version}{suffix}'
     return response.make_conditional(request.environ, accept_ranges=True, complete_length=size)
 

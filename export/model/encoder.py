@@ -14,10 +14,11 @@ import tensorflow as tf
 import tf_keras
 
 from converters import build_encoder
+from converters import interface as interface_lib
 from export import _tf_private
+from export.model import padding_free
 from export.model import transformer_block
 
-_INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
 _Tensors = Mapping[str, Any]
 
 
@@ -38,7 +39,10 @@ def exportable(
 
     root(inputs, training=False), where `inputs` is a dict of int32 [batch, seq] `input_word_ids`, `input_mask` and
     `input_type_ids`, returns a dict of float32 `pooled_output` [batch, H], `sequence_output` [batch, seq, H],
-    `encoder_outputs`, a list of one [batch, seq, H] a layer, and `default`, the pooled output.
+    `encoder_outputs`, a list of one [batch, seq, H] a layer, and `default`, the pooled output. A model without pooler
+    has neither `pooled_output` nor `default`.
+    root.padding_free(inputs, training=False) takes and returns the same, with zeros at padding. It computes only the
+    positions that the mask keeps, and agrees with the root there. It exists with the 'dict' interface.
     root.mlm(inputs, training=False) takes `masked_lm_positions` int32 [batch, P] too, and returns `mlm_logits`
     [batch, P, V] too. root.sop returns `sop_log_probs` [batch, 2] too. Both exist only if `albert` has the head.
     root.sp_model_file and root.albert_config are the assets.
@@ -47,18 +51,13 @@ def exportable(
   specs = _specs()
   encode = traced(outlined.encode, specs, albert.config.has_dropout)
 
-  @tf.function(input_signature=[specs[name] for name in _INPUTS], autograph=False)
-  def serving_default(input_word_ids, input_mask, input_type_ids):
-    outputs = encode.call(dict(zip(_INPUTS, (input_word_ids, input_mask, input_type_ids), strict=True)), False)
-    return {name: outputs[name] for name in ('default', 'pooled_output', 'sequence_output')}
-
-  signatures = {'serving_default': serving_default}
+  signatures = {'serving_default': _serving(encode)}
 
   if interface == 'list':
 
     def encode_list(inputs: Sequence[Any], training: bool) -> list[Any]:
-      outputs = encode.call(dict(zip(_INPUTS, inputs, strict=True)), training)
-      return [outputs['pooled_output'], outputs['sequence_output']]
+      outputs = encode.call(dict(zip(interface_lib.ENCODER_INPUTS, inputs, strict=True)), training)
+      return [outputs[name] for name in interface_lib.ENCODER_OUTPUTS]
 
     root = callable_object(traced(encode_list, list(specs.values()), encode.modes_differ), outlined.variables)
   else:
@@ -69,11 +68,15 @@ def exportable(
   if interface == 'list':
     return root, signatures
 
+  encode_padding_free = traced(outlined.encode_padding_free, specs, encode.modes_differ)
+  root.padding_free = callable_object(encode_padding_free, outlined.variables)
+  signatures['serving_padding_free'] = _serving(encode_padding_free)
+
   if albert.mlm_head is not None:
     mlm_head = albert.mlm_head
 
     def mlm(inputs: _Tensors, training: bool) -> dict[str, Any]:
-      outputs = encode.call({name: inputs[name] for name in _INPUTS}, training)
+      outputs = encode.call({name: inputs[name] for name in interface_lib.ENCODER_INPUTS}, training)
       return dict(outputs, mlm_logits=mlm_head(outputs['sequence_output'], inputs['masked_lm_positions']))
 
     positions = tf.TensorSpec([None, None], tf.int32, name='masked_lm_positions')
@@ -96,16 +99,28 @@ def exportable(
   return root, signatures
 
 
-def traces(root: Any, modes_differ: bool) -> 'Traced':
-  """Returns the traces of the encoder that `exportable` made with the 'dict' interface.
+def _serving(call: 'Traced') -> Any:
+  """Returns the signature of a call of the encoder without dropout."""
+
+  @tf.function(input_signature=list(_specs().values()), autograph=False)
+  def serving(input_word_ids, input_mask, input_type_ids):
+    inputs = dict(zip(interface_lib.ENCODER_INPUTS, (input_word_ids, input_mask, input_type_ids), strict=True))
+    outputs = call.call(inputs, False)
+    return {name: outputs[name] for name in interface_lib.served() if name in outputs}
+
+  return serving
+
+
+def traces(callable_: Any, modes_differ: bool) -> 'Traced':
+  """Returns the traces of the encoder that `exportable` made with the 'dict' interface, or of its `padding_free`.
 
   A caller that uses them adds no further trace to the graph.
   """
-  return Traced(root.__call__, _specs(), modes_differ)
+  return Traced(callable_.__call__, _specs(), modes_differ)
 
 
 def _specs() -> dict[str, Any]:
-  return {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in _INPUTS}
+  return {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in interface_lib.ENCODER_INPUTS}
 
 
 class Outlined:
@@ -135,6 +150,7 @@ class Outlined:
     self._blocks = [transformer_block.MatrixProducts(block) for block in albert.blocks]
     hidden = albert.config.hidden_size
     self._functions = [_block_functions(block, hidden) for block in self._blocks]
+    self._functions_of_rows = [_block_functions_of_rows(block, hidden) for block in self._blocks]
     kernels = [[tf.TensorSpec(kernel.shape) for kernel in block.kernels()] for block in self._blocks]
 
     # Uses the kernels that the last layers return. Without a use, graph rewriting would make a function of its own for
@@ -143,7 +159,11 @@ class Outlined:
     def end(pooled_output, sequence_output, kernels):
       return pooled_output, sequence_output
 
-    self._end = end
+    @_kept([tf.TensorSpec([None, None, hidden]), kernels])
+    def end_without_pooler(sequence_output, kernels):
+      return sequence_output
+
+    self._end = end if albert.config.pooler else end_without_pooler
 
   def encode(self, inputs: _Tensors, training: bool) -> dict[str, Any]:
     """Computes the encoder.
@@ -164,9 +184,63 @@ class Outlined:
     for number in self._config.block_of_layer:
       x, kernels[number] = self._run_block(number, x, scores, kernels[number], training)
       layers.append(x)
-    pooled = self.encoder.get_layer('pooler_transform')(x[:, 0])
-    pooled, sequence = self._end(pooled, x, kernels)
+    return self._outputs(x[:, 0], layers, kernels)
+
+  def encode_padding_free(self, inputs: _Tensors, training: bool) -> dict[str, Any]:
+    """Computes the encoder without padding.
+
+    Args:
+      inputs: int32 [batch, seq] by name.
+      training: whether dropout is applied.
+
+    Returns:
+      The outputs of `encode`, with zeros at padding.
+    """
+    packing = padding_free.Packing.of_mask(inputs['input_mask'])
+    rows = self._embed_rows(packing, inputs, training)
+    kernels = [block.kernels() for block in self._blocks]
+    layers = []
+    for number in self._config.block_of_layer:
+      with tf.name_scope('block/'):
+        run = self._functions_of_rows[number][training]
+        rows, kernels[number] = run(rows, packing.places, packing.scores, kernels[number])
+      layers.append(packing.unpack(rows))
+    return self._outputs(tf.gather(rows, packing.first), layers, kernels)
+
+  def _outputs(self, first: Any, layers: list[Any], kernels: list[Any]) -> dict[str, Any]:
+    """Returns the outputs of a call.
+
+    Args:
+      first: the last layer at the first position of each text, [batch, H].
+      layers: [batch, seq, H] each.
+      kernels: those that the last layers returned.
+    """
+    if not self._config.pooler:
+      return {'sequence_output': self._end(layers[-1], kernels), 'encoder_outputs': layers}
+    pooled = self.encoder.get_layer('pooler_transform')(first)
+    pooled, sequence = self._end(pooled, layers[-1], kernels)
     return {'pooled_output': pooled, 'sequence_output': sequence, 'encoder_outputs': layers, 'default': pooled}
+
+  def _embed_rows(self, packing: padding_free.Packing, inputs: _Tensors, training: bool) -> Any:
+    """Computes the input of the first layer without padding: float32 [tokens, H]."""
+    layer = self.encoder.get_layer
+    # A stack of inputs with different shapes is an error.
+    tokens = tf.gather_nd(tf.stack([inputs[name] for name in interface_lib.ENCODER_INPUTS], axis=2), packing.positions)
+    words = tf.gather(layer('word_embeddings').embeddings, tokens[:, 0])
+    table = layer('type_embeddings').embeddings
+    types = tf.matmul(tf.one_hot(tokens[:, 2], table.shape[0]), table)
+    with tf.name_scope(f'at_most_{self._config.max_position_embeddings}_positions'):
+      (table,) = layer('position_embedding').weights
+      # A slice of this size is an error for a sequence that is too long, as in the plain call.
+      positions = tf.gather(tf.slice(table, [0, 0], tf.stack([packing.sizes[1], -1])), packing.positions[:, 1])
+    rows = transformer_block.norm(layer('embeddings/layer_norm'), words + positions + types)
+    rows = next(dropout for dropout in self.encoder.layers if isinstance(dropout, tf_keras.layers.Dropout))(
+      rows, training=training
+    )
+    if self._config.embedding_size == self._config.hidden_size:
+      return rows
+    projection = layer('embedding_projection')
+    return transformer_block.product(projection, projection.kernel, rows)
 
   def _embed(self, inputs: _Tensors, training: bool) -> Any:
     """Computes the input of the first layer: float32 [batch, seq, H]."""
@@ -205,6 +279,25 @@ def _block_functions(block: transformer_block.MatrixProducts, hidden: int) -> di
       return block.call(inputs, scores, kernels, training)
 
     return block_function
+
+  return {training: function(training) for training in (False, True)}
+
+
+def _block_functions_of_rows(block: transformer_block.MatrixProducts, hidden: int) -> dict[bool, Any]:
+  """Makes the graph functions of a block for rows without padding."""
+  specs = [
+    tf.TensorSpec([None, hidden]),
+    tf.TensorSpec([None, 2], tf.int32),
+    tf.TensorSpec([None, 1, 1, None]),
+    [tf.TensorSpec(kernel.shape) for kernel in block.kernels()],
+  ]
+
+  def function(training: bool) -> Any:
+    @_kept(specs)
+    def block_function_of_rows(rows, places, scores, kernels):
+      return block.call_rows(rows, places, scores, kernels, training)
+
+    return block_function_of_rows
 
   return {training: function(training) for training in (False, True)}
 

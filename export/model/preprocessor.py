@@ -12,20 +12,19 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_text as text
 
+from converters import interface
 from converters import tokenization
 from converters.readers import sentencepiece_model
 from export import _tf_private
 from export import spec
 from export.model import pretraining_tokenization
 
-DEFAULT_SEQ_LENGTH = spec.SEQ_LENGTH
-
 
 def exportable(
   sp_model: bytes,
   version: int,
   setting: tokenization.Tokenization = tokenization.DEFAULT,
-  default_seq_length: int = DEFAULT_SEQ_LENGTH,
+  default_seq_length: int = spec.SEQ_LENGTH,
 ) -> tuple[Any, dict[str, Any]]:
   """Makes the object for `saved_model.write`.
 
@@ -148,12 +147,10 @@ def _pack(segments: Sequence[Any], seq_length: Any) -> dict[str, Any]:
   inside = position < begin  # not padding, [batch, seq_length]
   input_mask = tf.cast(inside, tf.int32)
   if len(segments) == 1:
-    return {'input_word_ids': word_ids, 'input_mask': input_mask, 'input_type_ids': tf.fill(tf.shape(word_ids), 0)}
-  return {
-    'input_word_ids': word_ids,
-    'input_mask': input_mask,
-    'input_type_ids': tf.cast(inside & (place[0][0] < position), tf.int32),
-  }
+    type_ids = tf.fill(tf.shape(word_ids), 0)
+  else:
+    type_ids = tf.cast(inside & (place[0][0] < position), tf.int32)
+  return dict(zip(interface.ENCODER_INPUTS, (word_ids, input_mask, type_ids), strict=True))
 
 
 def _rows(segment: Any) -> tuple[Any, Any]:

@@ -14,8 +14,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from converters import albert_config
+from converters import interface
 from converters.readers import sentencepiece_model
-from export.model import preprocessor as preprocessor_model
+from export import spec
 
 # Below a SavedModel's directory.
 FILE = 'assets.extra/tf_serving_warmup_requests'
@@ -26,14 +27,21 @@ Requests = Mapping[str, Mapping[str, Any]]
 OF_SENTENCES: Requests = {'serving_default': {'sentences': np.array([b'The ferry was late.'])}}
 
 
-def of_encoder(config: albert_config.AlbertConfig) -> Requests:
-  """Returns the requests for an encoder: int32 [1, seq] inputs by name, by signature, at the preprocessor's length."""
-  length = min(preprocessor_model.DEFAULT_SEQ_LENGTH, config.max_position_embeddings)
+def of_encoder(config: albert_config.AlbertConfig, padding_free: bool) -> Requests:
+  """Returns the requests for an encoder.
+
+  Args:
+    config: config of the encoder.
+    padding_free: whether it has the signature `serving_padding_free`.
+
+  Returns:
+    int32 [1, seq] inputs by name, by signature, at the preprocessor's length.
+  """
+  length = min(spec.SEQ_LENGTH, config.max_position_embeddings)
   cls, sep, mask = (sentencepiece_model.SPECIAL_TOKENS[token] for token in ('[CLS]', '[SEP]', '[MASK]'))
   ids = np.array([[cls, *[mask] * (length - 2), sep]], np.int32)
-  return {
-    'serving_default': {'input_word_ids': ids, 'input_mask': np.ones_like(ids), 'input_type_ids': np.zeros_like(ids)}
-  }
+  inputs = dict(zip(interface.ENCODER_INPUTS, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
+  return {name: inputs for name, call in interface.SERVING.items() if call == 'tokens' or padding_free}
 
 
 def write(path: pathlib.Path, name: str, requests: Requests) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from converters import interface
 from export.model import encoder as encoder_lib
 
 
@@ -16,18 +17,19 @@ def exportable(preprocessor: Any, encoder: Any, modes_differ: bool) -> tuple[Any
 
   Args:
     preprocessor: object from `preprocessor.exportable`.
-    encoder: object from `encoder.exportable` with the 'dict' interface. Its traces are called and its variables
-      shared.
+    encoder: object from `encoder.exportable` with the 'dict' interface. Its padding-free traces are called and its
+      variables shared.
     modes_differ: whether the encoder has dropout.
 
   Returns:
     The root object, and its signatures by name.
 
-    root(sentences, training=False), string [batch], returns the encoder's outputs for the preprocessor's ids: a dict of
-    float32 `pooled_output` [batch, H], `sequence_output` [batch, 128, H], `encoder_outputs`, a list of one
-    [batch, 128, H] a layer, and `default`, the pooled output.
+    root(sentences, training=False), string [batch], returns the outputs of the encoder's padding-free call for the
+    preprocessor's ids: a dict of float32 `pooled_output` [batch, H], `sequence_output` [batch, 128, H],
+    `encoder_outputs`, a list of one [batch, 128, H] a layer, and `default`, the pooled output. Padding is zero in all
+    but the pooled output. As the encoder, it may be without the pooled output.
   """
-  encode = encoder_lib.traces(encoder, modes_differ)
+  encode = encoder_lib.traces(encoder.padding_free, modes_differ)
   spec = tf.TensorSpec([None], tf.string, name='sentences')
 
   def encode_text(sentences: Any, training: bool) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def exportable(preprocessor: Any, encoder: Any, modes_differ: bool) -> tuple[Any
   @tf.function(input_signature=[spec], autograph=False)
   def serving_default(sentences):
     outputs = call.call(sentences, False)
-    return {name: outputs[name] for name in ('default', 'pooled_output', 'sequence_output')}
+    return {name: outputs[name] for name in interface.served() if name in outputs}
 
   root = encoder_lib.callable_object(call, encoder.variables)
   root.tokenizer = preprocessor.tokenizer  # the object that tracks a resource loads it

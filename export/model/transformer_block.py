@@ -34,6 +34,15 @@ def score_mask(inputs: Any, mask: Any) -> Any:
   sizes = tf.shape(inputs)
   batch, length = sizes[0], sizes[1]
   mask = tf.broadcast_to(tf.reshape(mask, tf.stack([batch, 1, 1, tf.shape(mask)[1]])), tf.stack([batch, 1, 1, length]))
+  return _scores(mask)
+
+
+def mask_scores(mask: Any) -> Any:
+  """Returns the term that is added to attention scores: float32 [batch, 1, 1, seq] for a mask int32 [batch, seq]."""
+  return _scores(mask[:, tf.newaxis, tf.newaxis, :])
+
+
+def _scores(mask: Any) -> Any:
   return (1.0 - tf.cast(mask, tf.float32)) * _FAR_BELOW
 
 
@@ -70,30 +79,84 @@ class MatrixProducts:
     Returns:
       The block's output, float32 [batch, seq, H], and the kernels.
     """
-    query, key, value, output, intermediate, last = (
-      functools.partial(_product, layer, kernel) for layer, kernel in zip(self._dense, kernels, strict=True)
+    sizes = tf.shape(inputs)
+    split = tf.stack([sizes[0], sizes[1], self._heads, self._size])
+    width = inputs.shape[2]
+    rows = self._compute(
+      tf.reshape(inputs, [-1, width]),
+      lambda rows: tf.reshape(rows, split),
+      lambda padded: tf.reshape(padded, [-1, width]),
+      scores,
+      kernels,
+      training,
     )
-    after_attention, after_output = (functools.partial(_norm, layer) for layer in self._norms)
+    return tf.reshape(rows, sizes), kernels
+
+  def call_rows(self, rows: Any, places: Any, scores: Any, kernels: list[Any], training: bool) -> tuple[Any, list[Any]]:
+    """Computes the block for rows without padding.
+
+    Args:
+      rows: float32 [tokens, H].
+      places: text and place of each row for attention, int32 [tokens, 2].
+      scores: term that is added to the attention scores, float32 [batch, 1, 1, longest].
+      kernels: from `kernels`.
+      training: whether dropout is applied.
+
+    Returns:
+      The block's output, float32 [tokens, H], and the kernels.
+    """
+    sizes = tf.shape(scores)
+    batch, longest, width = sizes[0], sizes[3], rows.shape[1]
+    split = tf.stack([batch, longest, self._heads, self._size])
+    rows = self._compute(
+      rows,
+      lambda rows: tf.reshape(tf.scatter_nd(places, rows, tf.stack([batch, longest, width])), split),
+      lambda padded: tf.gather_nd(tf.reshape(padded, tf.stack([batch, longest, width])), places),
+      scores,
+      kernels,
+      training,
+    )
+    return rows, kernels
+
+  def _compute(
+    self,
+    rows: Any,
+    pad: Callable[[Any], Any],
+    unpad: Callable[[Any], Any],
+    scores: Any,
+    kernels: list[Any],
+    training: bool,
+  ) -> Any:
+    """Computes the block.
+
+    Args:
+      rows: float32 [tokens, H].
+      pad: function from rows [tokens, H] to [batch, seq, heads, head size], for attention.
+      unpad: function from [batch, seq, heads, head size] to rows.
+      scores: term that is added to the attention scores, float32 [batch, 1, 1, seq].
+      kernels: from `kernels`.
+      training: whether dropout is applied.
+
+    Returns:
+      float32 [tokens, H].
+    """
+    query, key, value, output, intermediate, last = (
+      functools.partial(product, layer, kernel) for layer, kernel in zip(self._dense, kernels, strict=True)
+    )
+    after_attention, after_output = (functools.partial(norm, layer) for layer in self._norms)
     of_weights, of_attention, of_output = (
       functools.partial(layer, training=True) if training and layer.rate else lambda x: x for layer in self._dropouts
     )
-    width = inputs.shape[2]
-    sizes = tf.shape(inputs)
-    batch, length = sizes[0], sizes[1]
-    rows = tf.reshape(inputs, [-1, width])
-    split = tf.stack([batch, length, self._heads, self._size])
-
     columns = _columns(rows)
     queries, keys, values = (
-      tf.transpose(tf.reshape(product(rows, columns=columns), split), [0, 2, 1, 3]) for product in (query, key, value)
+      tf.transpose(pad(project(rows, columns=columns)), [0, 2, 1, 3]) for project in (query, key, value)
     )
     weights = of_weights(tf.nn.softmax(tf.matmul(queries * self._size**-0.5, keys, transpose_b=True) + scores))
-    attention = tf.reshape(tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3]), [-1, width])
+    attention = unpad(tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3]))
     # The derivative of AddN needs no operand; that of `+` would keep both for their shapes.
     rows = after_attention(tf.add_n([of_attention(output(attention)), rows]))
     inner = intermediate(rows, self._activation, columns=_columns(rows))
-    rows = after_output(tf.add_n([of_output(last(inner)), rows]))
-    return tf.reshape(rows, sizes), kernels
+    return after_output(tf.add_n([of_output(last(inner)), rows]))
 
 
 def _columns(rows: Any) -> Any:
@@ -108,7 +171,7 @@ def _columns(rows: Any) -> Any:
   return tf.transpose(rows, name='columns')
 
 
-def _product(
+def product(
   layer: Any, kernel: Any, rows: Any, activation: Callable[[Any], Any] = lambda x: x, columns: Any = None
 ) -> Any:
   """Computes a dense layer of rows, from `columns` if they are given."""
@@ -116,11 +179,11 @@ def _product(
   # product's bias.
   with tf.name_scope(layer.name):
     bias = layer.bias if layer.bias.shape.rank == 1 else tf.reshape(layer.bias, [-1])
-    product = tf.matmul(rows, kernel) if columns is None else tf.matmul(columns, kernel, transpose_a=True)
-    return activation(tf.nn.bias_add(product, bias))
+    products = tf.matmul(rows, kernel) if columns is None else tf.matmul(columns, kernel, transpose_a=True)
+    return activation(tf.nn.bias_add(products, bias))
 
 
-def _norm(layer: Any, rows: Any) -> Any:
+def norm(layer: Any, rows: Any) -> Any:
   """Computes a layer norm of rows; the Keras layer takes only the rank that it was built for."""
   with tf.name_scope(layer.name):
     mean, variance = tf.nn.moments(rows, [1], keepdims=True)

@@ -5,14 +5,15 @@ import hashlib
 import io
 import pathlib
 import re
+import struct
 import tarfile
 from collections.abc import Callable
 from typing import Any
 
-from isal import igzip
+from isal import isal_zlib
 
 from converters import errors
-from export.store import digests
+from export import record
 
 # The files of a SavedModel (tensorflow.org/hub/hosting); a host refuses an archive with other files.
 _DIRECTORIES = ('assets', 'assets.extra', 'variables')
@@ -30,12 +31,10 @@ class Packed:
   Attributes:
     files: digests of the directory's files, by relative path.
     archive: digest of the archive.
-    tar_sha256: SHA-256 (hex) of the uncompressed tar, which does not depend on the compressor.
   """
 
-  files: dict[str, digests.Digest]
-  archive: digests.Digest
-  tar_sha256: str
+  files: dict[str, record.Digest]
+  archive: record.Archive
 
 
 def pack(
@@ -64,21 +63,22 @@ def pack(
   files = {}
   with open(archive, 'xb') as raw:
     compressed = _Tee(raw)
-    with igzip.IGzipFile(filename='', fileobj=compressed, mode='wb', compresslevel=1, mtime=0) as packed:
-      tee = _Tee(packed, progress)
-      # Not 'w|': tarfile's stream buffer takes longer than the compression.
-      with tarfile.open(fileobj=tee, mode='w', format=tarfile.USTAR_FORMAT, copybufsize=_PIECE) as tar:  # type: ignore[call-overload]
-        for path in members:
-          name = path.relative_to(directory).as_posix()
-          member = _normalized(tar.gettarinfo(path, name))
-          if path.is_dir():
-            tar.addfile(member)
-            continue
-          with open(path, 'rb') as content:
-            reader = HashingReader(content)
-            tar.addfile(member, reader)
-          files[name] = digests.Digest(member.size, reader.sha256.hexdigest())
-  return Packed(files, digests.Digest(compressed.tell(), compressed.sha256.hexdigest()), tee.sha256.hexdigest())
+    packed = _Gzip(compressed)
+    tee = _Tee(packed, progress)
+    # Not 'w|': tarfile's stream buffer takes longer than the compression.
+    with tarfile.open(fileobj=tee, mode='w', format=tarfile.USTAR_FORMAT, copybufsize=_PIECE) as tar:  # type: ignore[call-overload]
+      for path in members:
+        name = path.relative_to(directory).as_posix()
+        member = _normalized(tar.gettarinfo(path, name))
+        if path.is_dir():
+          tar.addfile(member)
+          continue
+        with open(path, 'rb') as content:
+          reader = HashingReader(content)
+          tar.addfile(member, reader)
+        files[name] = record.Digest(member.size, reader.sha256.hexdigest())
+    packed.finish()
+  return Packed(files, record.Archive(compressed.tell(), compressed.sha256.hexdigest(), tee.sha256.hexdigest()))
 
 
 def _normalized(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -107,6 +107,31 @@ class _Tee(io.RawIOBase):
     self._size += len(data)
     self._progress(len(data))
     return len(data)
+
+
+class _Gzip:
+  """Compresses writes to a gzip file without name and time.
+
+  Isal's output depends on the pieces that it gets. Its own IGzipFile gathers them in a buffer from Python 3.12 on, and
+  in none before.
+  """
+
+  _HEADER = b'\x1f\x8b\x08' + bytes(6) + b'\xff'  # deflate, no flags, no time, unknown system
+
+  def __init__(self, target: Any):
+    self._target = target
+    self._compressor = isal_zlib.compressobj(1, isal_zlib.DEFLATED, -isal_zlib.MAX_WBITS)
+    self._crc = self._size = 0
+    target.write(self._HEADER)
+
+  def write(self, data: Any) -> None:
+    self._crc = isal_zlib.crc32(data, self._crc)
+    self._size += len(data)
+    self._target.write(self._compressor.compress(data))
+
+  def finish(self) -> None:
+    """Writes the end of the file."""
+    self._target.write(self._compressor.flush() + struct.pack('<LL', self._crc, self._size & 0xFFFFFFFF))
 
 
 class HashingReader:

@@ -8,6 +8,7 @@ from typing import Any
 from typing import Protocol
 
 from converters import source as source_lib
+from export import record
 from export import spec
 from export.model import preprocessor as preprocessor_model
 from export.model import saved_model
@@ -31,14 +32,14 @@ class Piece(Protocol):
   def release(self) -> spec.Release:
     """The release of the model."""
 
-  def save(self, staged: pathlib.Path) -> dict[str, Any]:
+  def save(self, staged: pathlib.Path) -> record.Record:
     """Saves the model.
 
     Args:
       staged: staging directory; the model goes to its release path below it.
 
     Returns:
-      The record without files, archive, card and libraries; `certificate` is None.
+      Its record, with the fields of `record.PENDING` still empty.
     """
 
   def forget(self) -> None:
@@ -73,7 +74,7 @@ class Preprocessor:
     # An encoder that knows fewer positions cannot take more ids.
     self.seq_length = min(spec.SEQ_LENGTH, source.config.max_position_embeddings)
 
-  def save(self, staged: pathlib.Path) -> dict[str, Any]:
+  def save(self, staged: pathlib.Path) -> record.Preprocessor:
     """Saves the preprocessor; its record names no encoder, because encoders of four sizes share it."""
     release, source = self.release, self._source
     with self._console.step(f'save {release.path}'):
@@ -82,15 +83,15 @@ class Preprocessor:
       )
       saved_model.write(self.live, signatures, staged / release.path)
       serving_warmup.write(staged / release.path, release.name, serving_warmup.OF_SENTENCES)
-    return {
-      'kind': 'preprocessor',
-      'changes': release.changes[release.version],
-      'vocab_size': source.config.vocab_size,
-      'seq_length': self.seq_length,
-      'tokenization': source.tokenization.as_json(),
-      'source': {'sp_model': {'name': source.sp_model_name, 'digest': source.sp_model_digest}},
-      'certificate': None,
-    }
+    return record.Preprocessor(
+      release=release.path,
+      changes=release.changes[release.version],
+      vocab_size=source.config.vocab_size,
+      seq_length=self.seq_length,
+      tokenization=record.Tokenization(**source.tokenization.as_json()),
+      source=record.PreprocessorSource(record.SpModel(source.sp_model_name, source.sp_model_digest)),
+      **record.PENDING,
+    )
 
   def forget(self) -> None:
     """Drops the live object."""

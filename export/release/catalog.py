@@ -5,16 +5,17 @@ import io
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
+from typing import cast
 
 import jsonschema
 import ruamel.yaml
 import ruamel.yaml.nodes
 
 from converters import errors
+from converters.io import atomic_write
 from export import assets_dir
 from export import spec
 
@@ -156,7 +157,7 @@ class Catalog:
       breaking=_breaking(versions, version),
       language=language,
       dataset=tuple(model.get('dataset', ())),
-      interface=interface or entry.get('interface', 'dict'),
+      interface=cast(spec.Interface, interface or entry.get('interface', 'dict')),
       preprocessor=self._preprocessor(publisher, companion_name, int(companion_version), language),
     )
 
@@ -312,21 +313,10 @@ class Catalog:
       CatalogError: the file cannot be written; it is unchanged.
     """
     path = pathlib.Path(os.path.realpath(self._path))
-    temporary = None
     try:
-      with tempfile.NamedTemporaryFile(
-        'w', encoding='utf-8', dir=path.parent, prefix=f'.{path.name}-', delete=False
-      ) as file:
-        temporary = pathlib.Path(file.name)
-        file.write(text)
-      os.chmod(temporary, path.stat().st_mode & 0o777)
-      temporary.replace(path)
-    except BaseException as e:
-      if temporary is not None:
-        temporary.unlink(missing_ok=True)
-      if isinstance(e, OSError):
-        raise errors.CatalogError(f'{self._path}: cannot be written ({e.strerror}); give another --catalog') from e
-      raise
+      atomic_write.write(path, text.encode(), path.stat().st_mode & 0o777)
+    except OSError as e:
+      raise errors.CatalogError(f'{self._path}: cannot be written ({e.strerror}); give another --catalog') from e
 
 
 def _breaking(versions: Mapping[int, Any], newest: int) -> frozenset[int]:

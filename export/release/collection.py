@@ -1,20 +1,18 @@
 """Writes the card of a collection: the newest version of every model of a publisher, and its companions."""
 
 import dataclasses
-import json
-from typing import Any
 
 from converters import errors
+from export import record as record_lib
 from export import spec
 from export.release import model_card
-from export.store import publish
 from export.store import tree as tree_lib
 from export.ui import console as console_lib
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """Row of the card for an encoder: the path of its newest version, older versions, sizes and preprocessor path."""
+  """Row of the card for an encoder: path of its newest version, older versions, sizes, interface, preprocessor path."""
 
   path: str
   older: list[int]
@@ -23,6 +21,7 @@ class Encoder:
   parameters: int
   interface: str
   preprocessor: str
+  pooler: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Preprocessor:
 
 def name(publisher: str, collection: spec.Collection) -> str:
   """Returns the path of the card in a tree: 'tensorflow/collections/albert/1.md'."""
-  return f'{publisher}/collections/{collection.name}/1{publish.CARD}'
+  return f'{publisher}/collections/{collection.name}/1{spec.CARD}'
 
 
 def write(tree: tree_lib.Tree, publisher: str, collection: spec.Collection) -> None:
@@ -79,27 +78,27 @@ def render(tree: tree_lib.Tree, publisher: str, collection: spec.Collection) -> 
     path = f'{model}/{newest}'
     record = read_record(tree, path)
     try:
-      if record['kind'] == 'preprocessor':
+      if isinstance(record, record_lib.Preprocessor):
         preprocessors.append(Preprocessor(path, older))
-      elif record['kind'] == 'text':
-        texts.append(Text(path, older, record['encoder'], record['preprocessor']))
+      elif isinstance(record, record_lib.Text):
+        texts.append(Text(path, older, record.encoder, record.preprocessor))
       else:
-        config = record['config']
+        config = record_lib.config(record)
         encoders.append(
           Encoder(
             path,
             older,
-            config['num_hidden_layers'],
-            config['hidden_size'],
-            record['parameters'],
-            record['interface'],
-            record['preprocessor'],
+            config.num_hidden_layers,
+            config.hidden_size,
+            record.parameters,
+            record.interface,
+            record.preprocessor,
+            config.pooler,
           )
         )
-    except (KeyError, TypeError, AttributeError) as e:
+    except errors.ConfigError as e:
       raise errors.IntegrityError(
-        f'{path}{publish.RECORD} in {tree.root}: not a release record ({type(e).__name__}: {e}); check it with '
-        'export.verify'
+        f'{path}{spec.RECORD} in {tree.root}: not a release record ({e}); publish the release again'
       ) from e
   encoders.sort(key=lambda encoder: (encoder.parameters, encoder.path))
   return model_card.render(
@@ -112,7 +111,7 @@ def render(tree: tree_lib.Tree, publisher: str, collection: spec.Collection) -> 
   )
 
 
-def read_record(tree: tree_lib.Tree, release: str) -> dict[str, Any]:
+def read_record(tree: tree_lib.Tree, release: str) -> record_lib.Record:
   """Reads the record of a version in a tree.
 
   Args:
@@ -123,16 +122,9 @@ def read_record(tree: tree_lib.Tree, release: str) -> dict[str, Any]:
     IntegrityError: the record is missing or invalid.
   """
   try:
-    with tree.open(release + publish.RECORD) as file:
-      record = json.loads(file.read())
-    record['kind'], record['release'], record['certificate']
+    with tree.open(release + spec.RECORD) as file:
+      return record_lib.parse(file.read(), f'{release}{spec.RECORD} in {tree.root}')
   except FileNotFoundError as e:
     raise errors.IntegrityError(
-      f'{release}{publish.RECORD} in {tree.root}: missing; restore it, or remove the version'
+      f'{release}{spec.RECORD} in {tree.root}: missing; restore it, or remove the version'
     ) from e
-  except (ValueError, TypeError, KeyError, RecursionError) as e:
-    raise errors.IntegrityError(
-      f'{release}{publish.RECORD} in {tree.root}: not a release record ({type(e).__name__}: {e}); check it with '
-      'export.verify'
-    ) from e
-  return record

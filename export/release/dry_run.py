@@ -8,18 +8,20 @@ from export import spec
 from export.release import collection
 from export.release import request as request_lib
 from export.source import graph as source_graph
-from export.store import publish
 from export.store import tree as tree_lib
 from export.ui import console as console_lib
 
 
-def show(request: request_lib.Request, tree: tree_lib.Tree, console: console_lib.Console) -> None:
+def show(request: request_lib.Request, tree: tree_lib.Tree, console: console_lib.Console) -> list[str]:
   """Opens and checks the source without its weights, and prints what the export would read, compare and publish.
 
   Args:
     request: the release to plan.
     tree: the release tree.
     console: receives the plan.
+
+  Returns:
+    The paths that would be published; directories end in a slash.
 
   Raises:
     AlbertHubError: the export would fail.
@@ -50,18 +52,21 @@ def show(request: request_lib.Request, tree: tree_lib.Tree, console: console_lib
   rows.append(['signature', f'with {request.sign_key}' if request.sign_key is not None else 'none'])
   console.facts('Plan', rows)
   suffixes = [
-    s
-    for s in publish.COMPANIONS
-    if request.sign_key is not None or s not in (publish.SIGNATURE, publish.RECORD_SIGNATURE)
+    s for s in spec.COMPANIONS if request.sign_key is not None or s not in (spec.SIGNATURE, spec.RECORD_SIGNATURE)
   ]
   console.line('\nTo be published, all or nothing:')
-  for new in request.releases:
-    if new.version not in tree.versions(new.model):
-      for suffix in (*suffixes, os.sep):
-        console.line(f'  {tree.root}/{new.path}{suffix}')
+  planned = [
+    f'{tree.root}/{new.path}{suffix}'
+    for new in request.releases
+    if new.version not in tree.versions(new.model)
+    for suffix in (*suffixes, os.sep)
+  ]
+  for path in planned:
+    console.line(f'  {path}')
   if request.collection is not None:
     console.line(f'Rewritten: {tree.root}/{collection.name(request.release.publisher, request.collection)}')
   console.line('\nDry run: nothing was written.')
+  return planned
 
 
 def _rows_of_encoder(
@@ -75,7 +80,10 @@ def _rows_of_encoder(
       f'L={config.num_hidden_layers} H={config.hidden_size} A={config.num_attention_heads}, '
       f'{config.vocab_size} pieces in {source.sp_model_name}',
     ],
-    ['interface', f'{release.interface} in, {release.interface} out'],
+    [
+      'interface',
+      f'{release.interface} in, {release.interface} out' + ('' if config.pooler else ', without pooled output'),
+    ],
     [
       'heads',
       ', '.join(f'.{part.value}' for part in weight_map.Part if part in parts and part is not weight_map.Part.ENCODER)

@@ -10,6 +10,7 @@ from converters import build_encoder
 from converters import source as source_lib
 from converters import weight_map
 from converters.readers import saved_model as saved_model_reader
+from export import record
 from export import spec
 from export.graphs import checkpoint_keys
 from export.model import encoder as encoder_lib
@@ -61,7 +62,7 @@ class Encoder:
     """Returns the number of parameters in `parts`."""
     return weight_map.parameters(self._source.config, parts)
 
-  def save(self, staged: pathlib.Path) -> dict[str, Any]:
+  def save(self, staged: pathlib.Path) -> record.Encoder:
     """Builds the encoder from the source's weights and saves it."""
     release, source = self.release, self._source
     path = staged / release.path
@@ -77,18 +78,18 @@ class Encoder:
       config_file.write_text(config_text, encoding='utf-8')
       self.live, signatures = encoder_lib.exportable(albert, str(sp_model_file), release.interface, str(config_file))
       saved_model.write(self.live, signatures, path)
-      serving_warmup.write(path, release.name, serving_warmup.of_encoder(source.config))
+      serving_warmup.write(path, release.name, serving_warmup.of_encoder(source.config, release.interface == 'dict'))
     self.weights = albert.weights
-    return {
-      'kind': 'encoder',
-      'interface': release.interface,
-      'heads': [p.value for p in weight_map.Part if p in self._parts and p is not weight_map.Part.ENCODER],
-      'preprocessor': release.preprocessor.path,
-      **self.facts(release, path, self._parts),
-    }
+    return record.Encoder(
+      interface=release.interface,
+      padding_free=release.interface == 'dict',
+      heads=[p.value for p in weight_map.Part if p in self._parts and p is not weight_map.Part.ENCODER],
+      preprocessor=release.preprocessor.path,
+      **self.fields(release, path, self._parts),
+    )
 
-  def facts(self, release: spec.Release, path: pathlib.Path, parts: frozenset[weight_map.Part]) -> dict[str, Any]:
-    """Returns the record entries of a saved model that has some parts of this encoder.
+  def fields(self, release: spec.Release, path: pathlib.Path, parts: frozenset[weight_map.Part]) -> dict[str, Any]:
+    """Returns fields of the record of a saved model that has some parts of this encoder.
 
     Args:
       release: the release of the saved model.
@@ -99,24 +100,24 @@ class Encoder:
     keys = checkpoint_keys.read(path)
     held = {row.name for row in weight_map.rows(source.config, parts)}
     return {
+      'release': release.path,
       'changes': release.changes[release.version],
       'config': source.config.as_json(),
       'parameters': self.count([weight_map.Part.ENCODER]),
-      # A local path has no meaning for other users.
-      'source': {
-        'handle': self._handle if '://' in self._handle else None,
-        'digest': source.digest,
-        'format': source.format,
-        'lacks': source_lib.lacks(source),
-        'notes': source_lib.notes(source),
-      },
-      'tokenization': source.tokenization.as_json(),
-      'certificate': None,
+      'source': record.Source(
+        handle=self._handle if '://' in self._handle else None,
+        digest=source.digest,
+        format=source.format,
+        lacks=source_lib.lacks(source),
+        notes=source_lib.notes(source),
+      ),
+      'tokenization': record.Tokenization(**source.tokenization.as_json()),
       'weights': [
-        dataclasses.asdict(weight) | {'checkpoint_key': keys[weight.target]}
+        record.Weight(**dataclasses.asdict(weight), checkpoint_key=keys[weight.target])
         for weight in self.weights
         if weight.source in held
       ],
+      **record.PENDING,
     }
 
   def forget(self) -> None:
@@ -163,7 +164,7 @@ class Text:
     self.certificate: text_certificate.Certificate | None = None
     self._preprocessor, self._encoder, self._console = preprocessor, encoder, console
 
-  def save(self, staged: pathlib.Path) -> dict[str, Any]:
+  def save(self, staged: pathlib.Path) -> record.Text:
     """Saves the preprocessor and the encoder as one model."""
     release = self.release
     path = staged / release.path
@@ -173,14 +174,13 @@ class Text:
       )
       saved_model.write(self.live, signatures, path)
       serving_warmup.write(path, release.name, serving_warmup.OF_SENTENCES)
-    return {
-      'kind': 'text',
-      'heads': [],
-      'encoder': self._encoder.release.path,
-      'preprocessor': self._preprocessor.release.path,
-      'seq_length': self._preprocessor.seq_length,
-      **self._encoder.facts(release, path, frozenset([weight_map.Part.ENCODER])),
-    }
+    return record.Text(
+      heads=[],
+      encoder=self._encoder.release.path,
+      preprocessor=self._preprocessor.release.path,
+      seq_length=self._preprocessor.seq_length,
+      **self._encoder.fields(release, path, frozenset([weight_map.Part.ENCODER])),
+    )
 
   def forget(self) -> None:
     """Drops the live object."""

@@ -1,7 +1,6 @@
 """Verifies a published release against its record: every file, the archive, every weight. Imports no TensorFlow."""
 
 import hashlib
-import json
 import math
 import pathlib
 import re
@@ -13,52 +12,26 @@ import numpy as np
 from isal import igzip
 from isal import isal_zlib
 
-from converters import albert_config
 from converters import cli
 from converters import errors
+from converters import interface
 from converters import weight_map
 from converters.readers import checkpoint_index
+from export import record as record_lib
+from export import spec
 from export.release import archive as release_archive
 from export.store import digests
 from export.validation import parity
 
-_HEAD_OUTPUTS = {'mlm': 'mlm_logits', 'sop': 'sop_log_probs'}
 _RELEASE = re.compile('/'.join((cli.NAME.pattern, cli.NAME.pattern, cli.VERSION.pattern)))
-# Whether a model has weights, by kind.
-_WEIGHTS = {'encoder': True, 'preprocessor': False, 'text': True}
 
 
-def read_record(release: pathlib.Path) -> dict[str, Any]:
-  """Reads the record of a release, '2.release.json' next to the directory '2'.
-
-  Args:
-    release: directory of the release.
-
-  Raises:
-    IntegrityError: the record is missing or invalid.
-  """
-  path = release.with_name(release.name + '.release.json')
-  try:
-    record = json.loads(path.read_text(encoding='utf-8'))
-    for key in ('release', 'kind', 'files', 'archive', 'card'):
-      record[key]
-  except OSError as e:
-    raise errors.IntegrityError(
-      f'{path}: no release record ({e.strerror}); give the directory of a published version'
-    ) from e
-  except (ValueError, TypeError, KeyError, RecursionError) as e:
-    raise errors.IntegrityError(
-      f'{path}: not a release record ({type(e).__name__}: {e}); publish the release again'
-    ) from e
-  return record
-
-
-def check(release: pathlib.Path, record: dict[str, Any]) -> int:
+def check(release: pathlib.Path, record: record_lib.Record) -> int:
   """Verifies a release against its record.
 
   Args:
     release: directory of the release.
-    record: from `read_record`.
+    record: its record.
 
   Returns:
     Number of weights that were verified bit for bit; 0 for a preprocessor.
@@ -69,12 +42,12 @@ def check(release: pathlib.Path, record: dict[str, Any]) -> int:
   return _checked(release, record, [_names, _content, _proof])
 
 
-def check_content(release: pathlib.Path, record: dict[str, Any]) -> None:
+def check_content(release: pathlib.Path, record: record_lib.Record) -> None:
   """Verifies files, archive and weights, for which an unfinished record suffices.
 
   Args:
     release: directory of the release.
-    record: `kind`, `files` and `archive`; for models with weights also `config`, `heads` and `weights`.
+    record: its record; card, certificate and libraries may be missing.
 
   Raises:
     IntegrityError: the release differs; lists every difference.
@@ -82,7 +55,7 @@ def check_content(release: pathlib.Path, record: dict[str, Any]) -> None:
   _checked(release, record, [_content])
 
 
-def check_statement(release: pathlib.Path, record: dict[str, Any]) -> None:
+def check_statement(release: pathlib.Path, record: record_lib.Record) -> None:
   """Verifies the parts that `check_content` leaves out: name, card and certificate.
 
   Args:
@@ -95,7 +68,7 @@ def check_statement(release: pathlib.Path, record: dict[str, Any]) -> None:
   _checked(release, record, [_names, _proof])
 
 
-def _checked(release: pathlib.Path, record: dict[str, Any], checks: list[Any]) -> int:
+def _checked(release: pathlib.Path, record: record_lib.Record, checks: list[Any]) -> int:
   try:
     faults = list[str]()
     for check in checks:
@@ -105,27 +78,27 @@ def _checked(release: pathlib.Path, record: dict[str, Any], checks: list[Any]) -
     raise errors.IntegrityError(str(e)) from e
   except (KeyError, TypeError, AttributeError, ValueError, errors.ConfigError) as e:
     raise errors.IntegrityError(
-      f'{release}.release.json: not a release record ({type(e).__name__}: {e}); publish the release again'
+      f'{release}{spec.RECORD}: not a release record ({type(e).__name__}: {e}); publish the release again'
     ) from e
   if faults:
     raise errors.IntegrityError(f'{release}: differs from its record ({"; ".join(faults)}); fetch it again')
-  return len(record['weights']) if _WEIGHTS[record['kind']] else 0
+  return 0 if isinstance(record, record_lib.Preprocessor) else len(record.weights)
 
 
-def _names(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
-  if release.name != record['release'].rpartition('/')[2]:
-    yield f'the record names {record["release"]}'
-  yield from _file(release, record, 'card', '.md')
+def _names(release: pathlib.Path, record: record_lib.Record) -> Iterator[str]:
+  if release.name != record.release.rpartition('/')[2]:
+    yield f'the record names {record.release}'
+  yield from _file(release, record.card, spec.CARD)
 
 
-def _proof(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
-  if record['kind'] == 'encoder':
+def _proof(release: pathlib.Path, record: record_lib.Record) -> Iterator[str]:
+  if isinstance(record, record_lib.Encoder):
     yield from _certificate(record)
-  elif record['kind'] == 'text':
+  elif isinstance(record, record_lib.Text):
     yield from _text_certificate(record)
 
 
-def _content(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
+def _content(release: pathlib.Path, record: record_lib.Record) -> Iterator[str]:
   faults = [*_files(release, record), *_archive(release, record)]
   yield from faults
   if faults:  # a changed file implies changed weights; it is reported once
@@ -133,40 +106,41 @@ def _content(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
   prefix = release / 'variables' / 'variables'
   index = checkpoint_index.read(prefix.with_suffix('.index'))
   checkpoint_index.check_data_files(index, prefix)
-  if _WEIGHTS[record['kind']] != any(entry.dtype == checkpoint_index.FLOAT32 for entry in index.entries.values()):
-    yield f'the files are not those of kind {record["kind"]}'
-  elif _WEIGHTS[record['kind']]:
+  has_weights = any(entry.dtype == checkpoint_index.FLOAT32 for entry in index.entries.values())
+  if has_weights == isinstance(record, record_lib.Preprocessor):
+    yield f'the files are not those of kind {record.kind}'
+  elif not isinstance(record, record_lib.Preprocessor):
     yield from _weights(release, record, index)
 
 
-def _file(release: pathlib.Path, record: dict[str, Any], key: str, suffix: str) -> Iterator[str]:
+def _file(release: pathlib.Path, digest: record_lib.Digest, suffix: str) -> Iterator[str]:
   """Yields the faults of a file next to the directory."""
   path = release.with_name(release.name + suffix)
   if not path.is_file():
     yield f'{path.name} is missing'
-  elif vars(digests.of_file(path)) != {field: record[key][field] for field in ('size', 'sha256')}:
+  elif digests.of_file(path) != digest:
     yield f'{path.name} has changed'
 
 
-def _files(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
-  actual = {name: vars(digest) for name, digest in digests.of_directory(release).items()}
-  yield from (f'{name} is missing' for name in record['files'] if name not in actual)
-  yield from (f'{name} is not in the record' for name in actual if name not in record['files'])
-  yield from (f'{name} has changed' for name, digest in actual.items() if record['files'].get(name, digest) != digest)
-  directories = {parent.as_posix() for name in record['files'] for parent in pathlib.PurePosixPath(name).parents}
+def _files(release: pathlib.Path, record: record_lib.Record) -> Iterator[str]:
+  actual = digests.of_directory(release)
+  yield from (f'{name} is missing' for name in record.files if name not in actual)
+  yield from (f'{name} is not in the record' for name in actual if name not in record.files)
+  yield from (f'{name} has changed' for name, digest in actual.items() if record.files.get(name, digest) != digest)
+  directories = {parent.as_posix() for name in record.files for parent in pathlib.PurePosixPath(name).parents}
   for path in sorted(release.rglob('*')):
     name = path.relative_to(release).as_posix()
     if path.is_symlink() or not (path.is_file() or name in directories):
       yield f'{name} is a link or an unexpected entry'
-  yield from _file(release, record, 'archive', '.tar.gz')
+  yield from _file(release, record_lib.Digest(record.archive.size, record.archive.sha256), spec.ARCHIVE)
 
 
-def _archive(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
+def _archive(release: pathlib.Path, record: record_lib.Record) -> Iterator[str]:
   """Yields the differences between the archive and the directory."""
-  path = release.with_name(release.name + '.tar.gz')
+  path = release.with_name(release.name + spec.ARCHIVE)
   if not path.is_file():
     return
-  found = {}
+  found = dict[str, record_lib.Digest | None]()
   try:
     with igzip.open(path, 'rb') as unpacked:
       tee = release_archive.HashingReader(unpacked)
@@ -176,26 +150,27 @@ def _archive(release: pathlib.Path, record: dict[str, Any]) -> Iterator[str]:
           if member.isreg():
             content = tar.extractfile(member)
             assert content is not None
-            found[member.name] = {'size': member.size, 'sha256': hashlib.file_digest(content, 'sha256').hexdigest()}
+            found[member.name] = record_lib.Digest(member.size, hashlib.file_digest(content, 'sha256').hexdigest())
           elif not member.isdir():
-            found[member.name] = {}
+            found[member.name] = None
       while tee.read():
         pass
   except (tarfile.TarError, EOFError, isal_zlib.IsalError, OSError, ValueError) as e:  # type: ignore[misc]
     yield f'{path.name} cannot be unpacked ({e})'
     return
-  if found != record['files']:
-    names = sorted(n for n in found.keys() | record['files'].keys() if found.get(n) != record['files'].get(n))
+  if found != record.files:
+    names = sorted(n for n in found.keys() | record.files.keys() if found.get(n) != record.files.get(n))
     yield f'{path.name} differs from the directory ({", ".join(names)})'
-  if tee.sha256.hexdigest() != record['archive']['tar_sha256']:
+  if tee.sha256.hexdigest() != record.archive.tar_sha256:
     yield f'the tar in {path.name} has changed'
 
 
-def _certificate(record: dict[str, Any]) -> Iterator[str]:
+def _certificate(record: record_lib.Encoder) -> Iterator[str]:
   """Yields the faults of an encoder's certificate: missing entries, and figures that exceed their bounds."""
-  certificate = record['certificate']
-  outputs = {'pooled_output', 'sequence_output', *(_HEAD_OUTPUTS[head] for head in record['heads'])}
-  if record['interface'] == 'dict':
+  certificate = record.certificate
+  pooler = record_lib.config(record).pooler
+  outputs = {name for call in ('tokens', *record.heads) for name in interface.outputs(call, pooler)}
+  if record.interface == 'dict':
     outputs |= {f'layer_{number}' for number in range(_layers(record))}
   if 'bounds' not in certificate:
     yield (
@@ -204,7 +179,7 @@ def _certificate(record: dict[str, Any]) -> Iterator[str]:
     )
     return
   bounds = {'outputs': parity.OUTPUT_BOUND, 'gradient': parity.GRADIENT_BOUND}
-  for group, names in (('outputs', outputs), ('gradient', {weight['source'] for weight in record['weights']})):
+  for group, names in (('outputs', outputs), ('gradient', {weight.source for weight in record.weights})):
     if certificate[group].keys() != names:
       yield f'the {group} in the certificate are not those of this model'
     for name, check in certificate[group].items():
@@ -227,15 +202,20 @@ def _certificate(record: dict[str, Any]) -> Iterator[str]:
     for distance in certificate['controls'].values()
   ):
     yield 'a negative control passed in the certificate, or there are fewer than 4'
+  if record.padding_free:
+    found = certificate['padding_free']
+    bounds_of_masks = {'kept': parity.OUTPUT_BOUND, 'all_masked': parity.ALL_MASKED_BOUND}
+    if not all(0 <= found[name] <= bound for name, bound in bounds_of_masks.items()):
+      yield 'the padding-free call did not pass in the certificate'
 
 
-def _text_certificate(record: dict[str, Any]) -> Iterator[str]:
+def _text_certificate(record: record_lib.Text) -> Iterator[str]:
   """Yields the faults of a text model's certificate, which compares it with its preprocessor and encoder."""
-  parts = {record['encoder'], record['preprocessor']}
+  parts = {record.encoder, record.preprocessor}
   if len(parts) != 2 or not all(_RELEASE.fullmatch(part) for part in parts):
     yield 'the record does not name an encoder and a preprocessor'
-  certificate = record['certificate']
-  served = {'default', 'pooled_output', 'sequence_output'}
+  certificate = record.certificate
+  served = {*interface.served(record_lib.config(record).pooler)}
   names = served | {f'serving_default/{name}' for name in served} | {f'layer_{n}' for n in range(_layers(record))}
   if certificate['outputs'].keys() != names or not certificate['texts'] > 1:
     yield 'the outputs in the certificate are not those of this model'
@@ -247,32 +227,33 @@ def _text_certificate(record: dict[str, Any]) -> Iterator[str]:
       yield f'the negative control of {name} passed in the certificate'
 
 
-def _weights(release: pathlib.Path, record: dict[str, Any], index: checkpoint_index.Index) -> Iterator[str]:
+def _weights(
+  release: pathlib.Path, record: record_lib.Encoder | record_lib.Text, index: checkpoint_index.Index
+) -> Iterator[str]:
   """Yields the faults of the weights: every weight is listed once, and its bytes have the recorded digest."""
-  weights = record['weights']
-  config = albert_config.parse(record['config'])
-  parts = {weight_map.Part.ENCODER, *(weight_map.Part(head) for head in record['heads'])}
-  if [(w['source'], w['target']) for w in weights] != [(r.name, r.tf_models) for r in weight_map.rows(config, parts)]:
+  weights = record.weights
+  rows = weight_map.rows(record_lib.config(record), record_lib.parts(record))
+  if [(w.source, w.target) for w in weights] != [(r.name, r.tf_models) for r in rows]:
     yield 'the weights in the record are not those of this model'
     return
   shards = sorted((release / 'variables').glob('variables.data-*-of-*'))
-  if sorted(w['checkpoint_key'] for w in weights) != sorted(
+  if sorted(w.checkpoint_key for w in weights) != sorted(
     k for k, entry in index.entries.items() if entry.dtype == checkpoint_index.FLOAT32
   ):
     yield 'the weights in the record are not the tensors of the checkpoint'
     return
   for weight in weights:
-    entry = index.entries[weight['checkpoint_key']]
+    entry = index.entries[weight.checkpoint_key]
     try:
       value = np.memmap(shards[entry.shard], '<f4', 'r', entry.offset, entry.shape)
-      canonical = weight_map.Transform(weight['transform']).invert(value, tuple(weight['shape']))
+      canonical = weight_map.Transform(weight.transform).invert(value, tuple(weight.shape))
     except ValueError as e:
-      yield f'{weight["target"]} cannot be read ({e})'
+      yield f'{weight.target} cannot be read ({e})'
       continue
-    if hashlib.sha256(np.ascontiguousarray(canonical).data).hexdigest() != weight['sha256']:
-      yield f'{weight["target"]} differs from the source\'s {weight["source"]}'
+    if hashlib.sha256(np.ascontiguousarray(canonical).data).hexdigest() != weight.sha256:
+      yield f'{weight.target} differs from the source\'s {weight.source}'
 
 
-def _layers(record: dict[str, Any]) -> int:
+def _layers(record: record_lib.Encoder | record_lib.Text) -> int:
   """Returns the number of layer outputs of a model."""
-  return len(albert_config.parse(record['config']).block_of_layer)
+  return len(record_lib.config(record).block_of_layer)

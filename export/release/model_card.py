@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import jinja2
-
 from converters import albert_config
-from converters import tokenization
-from export import assets_dir
+from export import record as record_lib
 from export.ui import proof_text
+from export.ui import templates
 
 # Prefix of 'tensorflow/albert_en_large/2' in a handle that tensorflow_hub resolves.
 BASE_URL = 'https://tfhub.dev/'
@@ -33,17 +31,13 @@ def render(kind: str, **facts: Any) -> str:
   Raises:
     jinja2.UndefinedError: a variable of the template is missing in `facts`.
   """
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(assets_dir.PATH / 'cards'),
-    undefined=jinja2.StrictUndefined,
-    keep_trailing_newline=True,
-    autoescape=False,  # Markdown, not HTML
-  )
   if kind != 'collection':
     record, release = facts['record'], facts['release']
-    facts['setting'] = tokenization.of_record(record)
+    facts['setting'] = record.tokenization.setting
     facts['examples'] = _EXAMPLES.get(release.language, _NEUTRAL)
-    facts['activation'] = _ACTIVATIONS[albert_config.parse(record['config']).activation] if 'config' in record else None
+    config = record_lib.config(record) if not isinstance(record, record_lib.Preprocessor) else None
+    facts['activation'] = _ACTIVATIONS[config.activation] if config else None
+    facts['pooler'] = config is not None and config.pooler
   if kind == 'encoder':
-    facts['sentence'] = proof_text.sentence(facts['record']['certificate'])
-  return environment.get_template(f'{kind}.md').render(base_url=BASE_URL, **facts).rstrip('\n') + '\n'
+    facts['sentence'] = proof_text.sentence(facts['record'].certificate)
+  return templates.cards().get_template(f'{kind}.md').render(base_url=BASE_URL, **facts).rstrip('\n') + '\n'

@@ -4,20 +4,18 @@ import contextlib
 import dataclasses
 import gc
 import importlib.metadata
-import json
 import os
 import pathlib
+import platform
 import threading
 from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Mapping
 from concurrent import futures
-from typing import Any
 
 from converters import errors
 from converters import source as source_lib
+from export import record as record_lib
 from export import spec
-from export.model import preprocessor as preprocessor_model
 from export.release import archive as release_archive
 from export.release import artifacts
 from export.release import collection
@@ -28,7 +26,6 @@ from export.release import signature
 from export.release import upgrade_check
 from export.source import process as source_process
 from export.store import digests
-from export.store import publish
 from export.store import tree as tree_lib
 from export.ui import console as console_lib
 from export.ui import html_report
@@ -95,10 +92,10 @@ def run(
     pack = stack.enter_context(_packer(staged, console))
     steps = [stack.enter_context(upgrade_check.of(tree, piece.release, request.breaking)) for piece in made]
 
-    facts, packed = [], []
+    records, packed = list[record_lib.Record](), []
     for piece in made:
-      facts.append(piece.save(staged))
-      packed.append(pack(piece.release, facts[-1]))
+      records.append(piece.save(staged))
+      packed.append(pack(records[-1]))
     for piece in made:
       piece.forget()
     gc.collect()
@@ -108,19 +105,23 @@ def run(
       if step.old:
         with console.step(f'compare with {step.short}'):
           step.compare_interfaces(model)
-    for piece, fact in zip(made, facts, strict=True):
-      fact['certificate'] = piece.prove(staged)
-    for step, model, fact in zip(steps, models, facts, strict=True):
+    records = [
+      dataclasses.replace(record, certificate=piece.prove(staged)) for piece, record in zip(made, records, strict=True)
+    ]
+    for step, model, record in zip(steps, models, records, strict=True):
       if step.old:
         with console.step(f'compare outputs with {step.short}'):
-          step.compare_outputs(model, fact)
-      fact['breaking'] = step.breaking
+          step.compare_outputs(model, record)
     seen = []
     with console.step('wait for the archives'):
-      for piece, fact, future in zip(made, facts, packed, strict=True):
-        parts_of_record, before = future.result()
+      for piece, step, record, future in zip(made, steps, records, packed, strict=True):
+        archive, before = future.result()
         seen.append(before)
-        _describe(staged, piece.release, fact | parts_of_record)
+        _describe(
+          staged,
+          piece.release,
+          dataclasses.replace(record, breaking=step.breaking, files=archive.files, archive=archive.archive),
+        )
     if request.sign_key is not None:
       with console.step('sign'):
         for model in models:
@@ -128,11 +129,11 @@ def run(
     put_report = None
     if request.report is not None:  # before the publication, so that a failure prevents it
       put_report = stack.enter_context(
-        html_report.prepared(integrity.read_record(staged / request.release.path), request.report)
+        html_report.prepared(record_lib.read(staged / request.release.path), request.report)
       )
     with console.step('verify'):
       for model, before in zip(models, seen, strict=True):
-        integrity.check_statement(model, integrity.read_record(model))
+        integrity.check_statement(model, record_lib.read(model))
         if _file_stats(model) != before:
           raise errors.IntegrityError(
             f'{staged}: files of {model.relative_to(staged)} changed during the comparison; let no other process write '
@@ -161,7 +162,7 @@ def _check_kept_encoder(tree: tree_lib.Tree, request: request_lib.Request) -> No
   """Raises PublishError if an encoder that is already published has another preprocessor than its new text model."""
   if request.text is None or not tree_lib.holds(tree, request.text.encoder.path):
     return
-  companion = str(collection.read_record(tree, request.text.encoder.path).get('preprocessor'))
+  companion = getattr(collection.read_record(tree, request.text.encoder.path), 'preprocessor', 'none')
   if companion != request.preprocessor.path:
     raise errors.PublishError(
       f'{request.text.encoder.path} in {tree.root}: its preprocessor is {companion}, not {request.preprocessor.path}; '
@@ -202,7 +203,7 @@ _FileStats = dict[str, tuple[int, int, int]]
 
 def _file_stats(model: pathlib.Path) -> _FileStats:
   """Returns inode, size and mtime (ns) of each file of a staged model and of its archive, to detect writes."""
-  paths = [path for path in (*model.rglob('*'), model.with_name(model.name + publish.ARCHIVE)) if path.is_file()]
+  paths = [path for path in (*model.rglob('*'), model.with_name(model.name + spec.ARCHIVE)) if path.is_file()]
   return {os.fspath(path): (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path in paths if (stat := path.stat())}
 
 
@@ -213,10 +214,10 @@ class _Cancelled(Exception):
 @contextlib.contextmanager
 def _packer(
   staged: pathlib.Path, console: console_lib.Console
-) -> Iterator[Callable[..., futures.Future[tuple[dict[str, Any], _FileStats]]]]:
+) -> Iterator[Callable[[record_lib.Record], futures.Future[tuple[release_archive.Packed, _FileStats]]]]:
   """Yields a function that packs a saved model in a thread, and verifies directory and archive.
 
-  The function takes a release and its facts. It returns a future of `files` and `archive` of the record, and the
+  The function takes the record of a saved model. It returns a future of the digests for the record, and the
   `_file_stats` before the verification. The thread ends with the context.
   """
   cancelled = threading.Event()
@@ -225,46 +226,47 @@ def _packer(
     if cancelled.is_set():
       raise _Cancelled
 
-  def pack(release: spec.Release, facts: Mapping[str, Any]) -> tuple[dict[str, Any], _FileStats]:
-    model = staged / release.path
-    archive = model.with_name(model.name + publish.ARCHIVE)
-    with console.profile.span(f'pack {release.path}'):
-      made = release_archive.pack(model, archive, check)
-    packed = {
-      'files': {name: dataclasses.asdict(digest) for name, digest in made.files.items()},
-      'archive': {**dataclasses.asdict(made.archive), 'tar_sha256': made.tar_sha256},
-    }
-    with console.profile.span(f'verify {release.path}'):
+  def pack(record: record_lib.Record) -> tuple[release_archive.Packed, _FileStats]:
+    model = staged / record.release
+    archive = model.with_name(model.name + spec.ARCHIVE)
+    with console.profile.span(f'pack {record.release}'):
+      packed = release_archive.pack(model, archive, check)
+    with console.profile.span(f'verify {record.release}'):
       stats = _file_stats(model)
-      integrity.check_content(model, {**facts, **packed})
+      integrity.check_content(model, dataclasses.replace(record, files=packed.files, archive=packed.archive))
     return packed, stats
 
   with futures.ThreadPoolExecutor(1, 'pack') as pool:
     try:
-      yield lambda release, facts: pool.submit(pack, release, dict(facts))
+      yield lambda record: pool.submit(pack, record)
     finally:
       cancelled.set()
 
 
-def _describe(staged: pathlib.Path, release: spec.Release, facts: Mapping[str, Any]) -> None:
-  """Writes card and record next to a staged model and its archive."""
+def _describe(staged: pathlib.Path, release: spec.Release, record: record_lib.Record) -> None:
+  """Writes card and record next to a staged model and its archive.
+
+  Args:
+    staged: staging directory.
+    release: the release.
+    record: its record without card and libraries.
+  """
   model = staged / release.path
-  companions = {suffix: model.with_name(model.name + suffix) for suffix in publish.COMPANIONS}
-  record = {'release': release.path, **facts}
+  companions = {suffix: model.with_name(model.name + suffix) for suffix in spec.COMPANIONS}
   card = model_card.render(
-    record['kind'],
+    record.kind,
     release=release,
     record=record,
-    asset_path=companions[publish.ARCHIVE].name,
-    seq_length=record.get('seq_length', preprocessor_model.DEFAULT_SEQ_LENGTH),
+    asset_path=companions[spec.ARCHIVE].name,
+    seq_length=getattr(record, 'seq_length', spec.SEQ_LENGTH),
   )
-  companions[publish.CARD].write_text(card, encoding='utf-8')
-  record |= {'card': dataclasses.asdict(digests.of_file(companions[publish.CARD])), 'libraries': _library_versions()}
-  companions[publish.RECORD].write_text(json.dumps(record, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+  companions[spec.CARD].write_text(card, encoding='utf-8')
+  record = dataclasses.replace(record, card=digests.of_file(companions[spec.CARD]), libraries=_library_versions())
+  companions[spec.RECORD].write_text(record_lib.text(record), encoding='utf-8')
 
 
 def _library_versions() -> dict[str, str]:
-  versions = {}
+  versions = {'python': platform.python_version()}
   for name in _LIBRARIES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       versions[name] = importlib.metadata.version(name)

@@ -60,6 +60,10 @@ class Request:
       raise errors.UsageError(f'--model and --preprocessor: both are {companion.name}; give them different names')
     if self.encoder.interface == 'list' and (self.mlm or self.sop):
       raise errors.UsageError('--mlm or --sop: not available with the list interface; give --io=dict, which has heads')
+    if not self.reading.pooler and self.sop:
+      raise errors.UsageError('--nopooler and --sop: the head reads the pooled output; leave one of the two out')
+    if not self.reading.pooler and self.encoder.interface == 'list':
+      raise errors.UsageError('--nopooler: not available with the list interface; give --io=dict')
     if self.text is not None and self.encoder.interface == 'list':
       raise errors.UsageError(
         '--with_text: not available with the list interface; give --io=dict, which takes the preprocessor\'s outputs'
@@ -92,6 +96,8 @@ def parts(request: Request, source: source_lib.Source) -> frozenset[weight_map.P
     SourceError: it lacks a requested part, or has no signature to compare a part with.
   """
   assert request.encoder is not None
+  if request.encoder.interface == 'list' and not source.config.pooler:
+    raise errors.SourceError(f'{source.handle}: no pooled output, which the list interface has; give --io=dict')
   wanted = {weight_map.Part.ENCODER}
   for part, flag in ((weight_map.Part.MLM, request.mlm), (weight_map.Part.SOP, request.sop)):
     if flag and part not in source.parts:

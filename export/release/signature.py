@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from converters import errors
-from export.store import publish
+from export import spec
 
 
 def check_private_key(path: pathlib.Path) -> None:
@@ -74,7 +74,7 @@ def verify(release: pathlib.Path, public_key: pathlib.Path) -> None:
 
 def _signed(release: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
   record, *signatures = (
-    release.with_name(release.name + suffix) for suffix in (publish.RECORD, publish.SIGNATURE, publish.RECORD_SIGNATURE)
+    release.with_name(release.name + suffix) for suffix in (spec.RECORD, spec.SIGNATURE, spec.RECORD_SIGNATURE)
   )
   return list(zip((release, record), signatures, strict=True))
 

@@ -3,13 +3,11 @@
 import contextlib
 import pathlib
 from collections.abc import Iterator
-from collections.abc import Mapping
-from typing import Any
 
 from converters import errors
+from export import record as record_lib
 from export import spec
 from export.release import compatibility
-from export.release import integrity
 from export.store import tree as tree_lib
 from export.validation import previous_version
 
@@ -44,12 +42,12 @@ class Succession:
         compatibility.breaking_differences(compatibility.describe(self._path), compatibility.describe(staged))
       )
 
-  def compare_outputs(self, staged: pathlib.Path, facts: Mapping[str, Any]) -> None:
+  def compare_outputs(self, staged: pathlib.Path, record: record_lib.Record) -> None:
     """Compares the outputs of both versions.
 
     Args:
       staged: directory of the new version.
-      facts: record of the new version.
+      record: record of the new version.
 
     Raises:
       CompatibilityError: the outputs differ, and breaking changes are not allowed.
@@ -57,21 +55,20 @@ class Succession:
     """
     if self._path is None:
       return
-    record = integrity.read_record(self._path)
-    if record['kind'] != facts['kind']:
-      self._found([f'it is of kind {facts["kind"]} instead of {record["kind"]}'])
-    elif facts['kind'] == 'preprocessor':
+    old = record_lib.read(self._path)
+    if isinstance(old, record_lib.Preprocessor) and isinstance(record, record_lib.Preprocessor):
       self._found(previous_version.preprocessor_differences(self._path, staged))
-    else:
-      differences = (
-        previous_version.encoder_differences if facts['kind'] == 'encoder' else previous_version.text_differences
-      )
+    elif isinstance(old, record_lib.Encoder) and isinstance(record, record_lib.Encoder):
+      self._found(previous_version.encoder_differences(self._path, old, staged, record))
+    elif isinstance(old, record_lib.Text) and isinstance(record, record_lib.Text):
       try:
-        self._found(differences(self._path, record, staged, facts))
+        self._found(previous_version.text_differences(self._path, old, staged, record))
       except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise errors.IntegrityError(
           f'record of {self.old}: incomplete or invalid ({type(e).__name__}: {e}); check it with export.verify'
         ) from e
+    else:
+      self._found([f'it is of kind {record.kind} instead of {old.kind}'])
 
   def _found(self, differences: list[str]) -> None:
     self.breaking += differences

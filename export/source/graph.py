@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from converters import errors
-from converters import weight_map
+from converters import interface
 from export.graphs import graph_defs
 
 # Operations of ALBERT, found in both metagraphs of the authors' modules and in other modules of the family.
@@ -93,22 +93,6 @@ ALLOWED = _COMPUTING | _LEFT_OUT
 _ADVICE = 'give --trust_source if you know what the graph does and who made it'
 
 
-# Compared inputs and outputs of each signature.
-_TOKENS_INPUTS = ('input_ids', 'input_mask', 'segment_ids')
-_TOKENS_OUTPUTS = ('pooled_output', 'sequence_output')
-SIGNATURES = {
-  'tokens': (_TOKENS_INPUTS, _TOKENS_OUTPUTS),
-  'mlm': ((*_TOKENS_INPUTS, 'mlm_positions'), (*_TOKENS_OUTPUTS, 'mlm_logits')),
-  'sop': (_TOKENS_INPUTS, (*_TOKENS_OUTPUTS, 'sop_log_probs')),
-}
-
-
-def signatures(parts: Iterable[weight_map.Part]) -> list[str]:
-  """Returns the signatures that cover the parts of a model, in a fixed order."""
-  wanted = set(parts)
-  return ['tokens' if part is weight_map.Part.ENCODER else part.value for part in weight_map.Part if part in wanted]
-
-
 @dataclasses.dataclass(frozen=True)
 class Variable:
   """A variable of a graph, and the place of its value in the checkpoint.
@@ -184,7 +168,7 @@ def reduced(graph: Checked, signatures: Iterable[str], tags: Iterable[str] = ())
 
   Args:
     graph: from `check`.
-    signatures: names in `SIGNATURES`, each in the module.
+    signatures: names in `interface.SIGNATURES`, each in the module.
     tags: tags of the metagraph: none, or 'train'.
 
   Raises:
@@ -200,15 +184,16 @@ def reduced(graph: Checked, signatures: Iterable[str], tags: Iterable[str] = ())
   for name in signatures:
     signature = whole.signature_def[name]
     for there, here, wanted in (
-      (signature.inputs, inputs, SIGNATURES[name][0]),
-      (signature.outputs, outputs, SIGNATURES[name][1]),
+      (signature.inputs, inputs, interface.SIGNATURES[name].inputs),
+      (signature.outputs, outputs, interface.SIGNATURES[name].outputs),
     ):
-      for key in wanted:
+      keys = [tensor.tf1 for tensor in wanted]
+      for key in keys:
         if key not in there or there[key].WhichOneof('encoding') != 'name':
           raise errors.UntrustedGraphError(
             f'{saved_model_pb}: no plain tensor {key} in signature {name}; give an ALBERT module'
           )
-      here[name] = {key: there[key].name for key in wanted}
+      here[name] = {key: there[key].name for key in keys}
     if name == 'tokens':
       layers = _layers(whole.graph_def, outputs[name]['sequence_output'])
       outputs[name] |= {f'layer_{number}': tensor for number, tensor in enumerate(layers)}

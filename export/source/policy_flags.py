@@ -27,6 +27,9 @@ _SECONDS = flags.DEFINE_integer(
   upper_bound=1 << 30,
 )
 
+# For --help.
+GROUPS = {'Running the source\'s graph': ('trust_source', 'max_run_gib', 'max_run_seconds')}
+
 
 def trust() -> source_policy.Trust:
   """Returns the trust that the flags state."""

@@ -10,7 +10,6 @@ seconds.
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -25,7 +24,7 @@ import numpy as np
 
 from converters import errors
 from converters.io import temp_dirs
-from export.reference import inputs as proof_inputs
+from converters.reference import inputs as proof_inputs
 from export.source import graph as source_graph
 from export.source import policy as source_policy
 from export.source import sandbox
@@ -167,7 +166,7 @@ class Child:
     Args:
       module: directory of the module.
       batch: the inputs.
-      signatures: names in `source_graph.SIGNATURES`, each in the module.
+      signatures: names in `interface.SIGNATURES`, each in the module.
       scalar: scalar to differentiate, in the metagraph of its mode.
 
     Raises:
@@ -207,16 +206,11 @@ def prepare(trust: source_policy.Trust = source_policy.Trust()) -> Iterator[Chil
   with temp_dirs.directory('albert_parity_') as directory, contextlib.ExitStack() as stack:
     limits = json.dumps(dataclasses.asdict(_limits(trust)))
     command = sandbox.command([sys.executable, '-m', __name__, str(directory), limits], directory)
-    environment = sandbox.environment() | {
-      'TF_CPP_MIN_LOG_LEVEL': '3',
-      'PYTHONWARNINGS': 'ignore',
-      'PYTHONPATH': os.pathsep.join(p for p in sys.path if p),
-      'PYTHONDONTWRITEBYTECODE': '1',
-      'TMPDIR': str(directory),
-    }
     stderr = stack.enter_context(open(directory / _STDERR, 'wb'))
     process = stack.enter_context(
-      subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment)
+      subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=sandbox.environment(directory)
+      )
     )
     stack.callback(process.kill)
     yield Child(process, directory, trust)

@@ -56,7 +56,8 @@ class Limits:
 
 def die_with_parent() -> None:
   """Makes Linux kill this process when its parent ends, since nothing reads its results then."""
-  ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+  if sys.platform == 'linux':
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(run: Callable[..., None]) -> None:
@@ -76,9 +77,23 @@ def signal_of(status: int) -> int:
   return -status if status < 0 else max(0, status - 128)
 
 
-def environment() -> dict[str, str]:
-  """Returns the environment variables for the subprocess."""
-  return {name: value for name, value in os.environ.items() if name in _VARIABLES or name.startswith(_PREFIXES)}
+def environment(directory: pathlib.Path, apart: bool = True) -> dict[str, str]:
+  """Returns the environment variables for a subprocess that runs Python and TensorFlow.
+
+  Args:
+    directory: directory for its temporary files.
+    apart: whether variables of this process are left out that the subprocess does not need.
+  """
+  inherited = {
+    name: value for name, value in os.environ.items() if not apart or name in _VARIABLES or name.startswith(_PREFIXES)
+  }
+  return inherited | {
+    'TF_CPP_MIN_LOG_LEVEL': '3',
+    'PYTHONWARNINGS': 'ignore',
+    'PYTHONDONTWRITEBYTECODE': '1',
+    'PYTHONPATH': os.pathsep.join(p for p in sys.path if p),
+    'TMPDIR': str(directory),
+  }
 
 
 def command(arguments: Sequence[str], writable: pathlib.Path) -> list[str]:

@@ -1,29 +1,21 @@
 """Computes digests of files, and syncs files to disk."""
 
-import dataclasses
 import os
 import pathlib
 
 from converters.io import digest as digest_lib
+from export import record
 
 
-@dataclasses.dataclass(frozen=True)
-class Digest:
-  """Size in bytes and SHA-256 in hex of a file."""
-
-  size: int
-  sha256: str
-
-
-def of_directory(directory: pathlib.Path) -> dict[str, Digest]:
+def of_directory(directory: pathlib.Path) -> dict[str, record.Digest]:
   """Returns the digests of all files below a directory, by relative path, in sorted order."""
   files = sorted(p for p in directory.rglob('*') if p.is_file())
   return {path.relative_to(directory).as_posix(): of_file(path) for path in files}
 
 
-def of_file(path: pathlib.Path) -> Digest:
+def of_file(path: pathlib.Path) -> record.Digest:
   """Returns the digest of a file."""
-  return Digest(path.stat().st_size, digest_lib.of_file(path))
+  return record.Digest(path.stat().st_size, digest_lib.of_file(path))
 
 
 def settle(directory: pathlib.Path) -> None:

@@ -18,12 +18,11 @@ from collections.abc import Sequence
 
 from converters import cli
 from converters import errors
+from converters.io import atomic_write
 from converters.io import temp_dirs
+from export import spec
 from export.store import digests
 
-# Suffixes of the files next to the directory '2'; only signed releases have the last two.
-ARCHIVE, CARD, RECORD, SIGNATURE, RECORD_SIGNATURE = '.tar.gz', '.md', '.release.json', '.sig', '.release.json.sig'
-COMPANIONS = (ARCHIVE, CARD, RECORD, SIGNATURE, RECORD_SIGNATURE)
 _STAGING = '.staging-'
 
 
@@ -167,7 +166,7 @@ def _strays(directory: pathlib.Path) -> list[pathlib.Path]:
   """Returns the companions without a version directory, which a killed export left."""
   return [
     path
-    for suffix in COMPANIONS
+    for suffix in spec.COMPANIONS
     for path in directory.glob(f'*{suffix}')
     if cli.VERSION.fullmatch(version := path.name.removesuffix(suffix)) and not (directory / version).exists()
   ]
@@ -200,7 +199,7 @@ def _make(directory: pathlib.Path) -> list[pathlib.Path]:
 
 def companions(release: pathlib.Path) -> list[pathlib.Path]:
   """Returns the existing companion files of a release's directory."""
-  return [path for suffix in COMPANIONS if (path := release.with_name(release.name + suffix)).is_file()]
+  return [path for suffix in spec.COMPANIONS if (path := release.with_name(release.name + suffix)).is_file()]
 
 
 def check_same(release: str, root: str | pathlib.Path, published: pathlib.Path, staged: pathlib.Path) -> None:
@@ -236,18 +235,12 @@ def replace(root: pathlib.Path, name: str, text: Callable[[], str]) -> None:
     PublishError: the file cannot be written.
   """
   path = root / name
-  # A constant name, so that the next process replaces the file of a killed one.
-  temporary = path.with_name(f'.{path.name}.unfinished')
   with _locked(root):
     content = text()
     try:
       _make(path.parent)
-      temporary.write_text(content, encoding='utf-8')
-      os.chmod(temporary, 0o644)
-      temporary.replace(path)
+      atomic_write.write(path, content.encode(), 0o644)
     except OSError as e:
-      with contextlib.suppress(OSError):
-        temporary.unlink()
       raise errors.PublishError(f'{path}: cannot be written ({e.strerror}); give another --export_root') from e
 
 

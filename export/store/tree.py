@@ -135,8 +135,8 @@ class _Local:
 
   def collections(self) -> list[str]:
     return sorted(
-      path.relative_to(self._path).as_posix().removesuffix(publish.CARD)
-      for path in self._path.glob(f'*/collections/*/1{publish.CARD}')
+      path.relative_to(self._path).as_posix().removesuffix(spec.CARD)
+      for path in self._path.glob(f'*/collections/*/1{spec.CARD}')
     )
 
   def open(self, name: str) -> BinaryIO:
@@ -147,7 +147,7 @@ class _Local:
     return sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob('*')) if p.is_file())
 
   def beside(self, release: str) -> list[str]:
-    return sorted(f'{release}{suffix}' for suffix in publish.COMPANIONS if (self._path / (release + suffix)).is_file())
+    return sorted(f'{release}{suffix}' for suffix in spec.COMPANIONS if (self._path / (release + suffix)).is_file())
 
   @contextlib.contextmanager
   def local(self, release: str) -> Iterator[pathlib.Path]:
@@ -211,7 +211,7 @@ class _Remote:
   def beside(self, release: str) -> list[str]:
     with self._convert_errors('read'):
       return sorted(
-        f'{release}{suffix}' for suffix in publish.COMPANIONS if self._gfile.exists(self._at(release + suffix))
+        f'{release}{suffix}' for suffix in spec.COMPANIONS if self._gfile.exists(self._at(release + suffix))
       )
 
   @contextlib.contextmanager

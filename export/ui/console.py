@@ -24,6 +24,8 @@ if typing.TYPE_CHECKING:
 
 Advance = Callable[[int], None]
 
+_SHORTEST = 0.05  # seconds; shorter steps would be listed with 0.0 s
+
 
 def size(count: int) -> str:
   """Returns a number of bytes in kB or MB."""
@@ -52,7 +54,7 @@ class Console:
 
   @contextlib.contextmanager
   def step(self, name: str, total: int | None = None, detail: Callable[[], str] = lambda: '') -> Iterator[Advance]:
-    """Times a step, and prints its name, time and detail at the end.
+    """Times a step, and prints its name, time and detail at the end, unless it took no time and has no detail.
 
     Args:
       name: name of the step.
@@ -77,7 +79,9 @@ class Console:
     ):
       task = progress.add_task(name, total=total)
       yield lambda amount: progress.advance(task, amount)
-    self.line(f'  {name:<44}{time.monotonic() - start:7.1f} s   {detail()}'.rstrip())
+    seconds, note = time.monotonic() - start, detail()
+    if note or seconds >= _SHORTEST:
+      self.line(f'  {name:<44}{seconds:7.1f} s   {note}'.rstrip())
 
   def table(self, title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """Prints a table with a title, the first column left-justified."""

@@ -11,34 +11,34 @@ from typing import Any
 import jinja2
 
 from converters import errors
-from export import assets_dir
+from converters.io import atomic_write
+from export import record as record_lib
+from export.ui import line_chart
 from export.ui import proof_text
-
-_WIDTH, _HEIGHT = 900, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 885, 12, 252
+from export.ui import templates
 
 
-def write(record: Mapping[str, Any], path: pathlib.Path) -> None:
+def write(record: record_lib.Record, path: pathlib.Path) -> None:
   """Writes the page.
 
   Args:
-    record: release record, as in 2.release.json.
+    record: release record.
     path: path of the HTML file; an existing file is replaced.
 
   Raises:
     PublishError: the page cannot be written.
-    IntegrityError: the record is incomplete or invalid.
+    IntegrityError: the certificate is incomplete or invalid.
   """
   with prepared(record, path) as put:
     put()
 
 
 @contextlib.contextmanager
-def prepared(record: Mapping[str, Any], path: pathlib.Path) -> Iterator[Callable[[], None]]:
+def prepared(record: record_lib.Record, path: pathlib.Path) -> Iterator[Callable[[], None]]:
   """Writes the page to a temporary file in the directory of `path`, and removes it at the end.
 
   Args:
-    record: release record, as in 2.release.json.
+    record: release record.
     path: path of the HTML file.
 
   Yields:
@@ -46,26 +46,18 @@ def prepared(record: Mapping[str, Any], path: pathlib.Path) -> Iterator[Callable
 
   Raises:
     PublishError: the page cannot be written.
-    IntegrityError: the record is incomplete or invalid.
+    IntegrityError: the certificate is incomplete or invalid.
   """
-  content = page(record)
-  # A constant name, so that the next process replaces the file of a killed one.
-  temporary = path.with_name(f'.{path.name[:200]}.unfinished')
-  try:
+  content = page(record).encode()
+  with contextlib.ExitStack() as stack:
     try:
-      temporary.write_text(content, encoding='utf-8')
+      put = stack.enter_context(atomic_write.prepared(path, content))
     except OSError as e:
       raise errors.PublishError(f'{path}: report cannot be written ({e.strerror}); give another --report') from e
-
-    def put() -> None:
-      temporary.replace(path)
-
     yield put
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
-def page(record: Mapping[str, Any], up: str | None = None) -> str:
+def page(record: record_lib.Record, up: str | None = None) -> str:
   """Returns the content of the page.
 
   Args:
@@ -73,52 +65,49 @@ def page(record: Mapping[str, Any], up: str | None = None) -> str:
     up: address of the model's card, for a link; None for no link.
 
   Raises:
-    IntegrityError: the record is incomplete or invalid.
+    IntegrityError: the certificate is incomplete or invalid.
   """
   try:
     return _render(record, up)
   except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, jinja2.TemplateError) as e:
     raise errors.IntegrityError(
-      f'record of {record.get("release")}: incomplete or invalid ({type(e).__name__}: {e}); publish the release again'
+      f'record of {record.release}: incomplete or invalid ({type(e).__name__}: {e}); publish the release again'
     ) from e
 
 
-def _render(record: Mapping[str, Any], up: str | None) -> str:
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(assets_dir.PATH / 'pages'),
-    undefined=jinja2.StrictUndefined,
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  checks = record['certificate'].get('outputs', {}) if record['kind'] == 'encoder' else {}
+def _render(record: record_lib.Record, up: str | None) -> str:
+  checks = record.certificate.get('outputs', {}) if isinstance(record, record_lib.Encoder) else {}
   layers = [check for name, check in checks.items() if name.startswith('layer_')]
-  return environment.get_template('report.html').render(
-    record=record,
-    up=up,
-    sentence=proof_text.sentence(record['certificate']) if record['kind'] == 'encoder' else None,
-    facts=_facts(record),
-    made=_made(record),
-    plot=_plot(layers) if layers else None,
-    outputs={name: check for name, check in checks.items() if not name.startswith('layer_')},
+  return (
+    templates.pages()
+    .get_template('report.html')
+    .render(
+      record=record,
+      up=up,
+      sentence=proof_text.sentence(record.certificate) if isinstance(record, record_lib.Encoder) else None,
+      facts=_facts(record),
+      made=_made(record),
+      plot=_plot(layers) if layers else None,
+      outputs={name: check for name, check in checks.items() if not name.startswith('layer_')},
+    )
   )
 
 
-def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-  if record['kind'] == 'preprocessor':
-    return [(f'{record["archive"]["size"] / 1e6:,.2f} MB', 'archive')]
-  certificate = record['certificate']
-  if record['kind'] == 'text':
+def _facts(record: record_lib.Record) -> list[tuple[str, str]]:
+  if isinstance(record, record_lib.Preprocessor):
+    return [(f'{record.archive.size / 1e6:,.2f} MB', 'archive')]
+  certificate = record.certificate
+  if isinstance(record, record_lib.Text):
     return [
-      (f'{record["parameters"]:,}', 'parameters'),
+      (f'{record.parameters:,}', 'parameters'),
       (f'{certificate["texts"]}', 'texts compared'),
       (f'{len(certificate["outputs"])}', 'outputs and layers compared'),
-      (f'{record["archive"]["size"] / 1e6:,.2f} MB', 'archive'),
+      (f'{record.archive.size / 1e6:,.2f} MB', 'archive'),
     ]
-  heads = sum(math.prod(weight['shape']) for weight in record['weights']) - record['parameters']
+  heads = sum(math.prod(weight.shape) for weight in record.weights) - record.parameters
   side = 'source' if certificate['against'] == 'graph' else 'reference'
   return [
-    (f'{record["parameters"]:,}', 'parameters in the encoder'),
+    (f'{record.parameters:,}', 'parameters in the encoder'),
     *([(f'{heads:,}', 'in its heads')] if heads else []),
     (
       f'{proof_text.worst(certificate, "outputs", side):.1e}',
@@ -128,28 +117,28 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
       f'{proof_text.worst(certificate, "gradient", side):.1e}',
       f'worst of {len(certificate["gradient"])} gradients, float64',
     ),
-    (f'{record["archive"]["size"] / 1e6:,.2f} MB', 'archive'),
+    (f'{record.archive.size / 1e6:,.2f} MB', 'archive'),
   ]
 
 
-def _made(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-  source = record['source']
-  rows = (
-    [('source', source['digest'])] if 'digest' in source else [('SentencePiece model', source['sp_model']['digest'])]
-  )
-  if source.get('format'):
-    rows.append(('format', source['format']))
-  rows += [('source has', lack) for lack in source.get('lacks', ())]
-  if source.get('handle'):
-    rows.append(('handle', source['handle']))
-  rows += [(part, record[part]) for part in ('encoder', 'preprocessor') if record['kind'] == 'text']
+def _made(record: record_lib.Record) -> list[tuple[str, str]]:
+  if isinstance(record, record_lib.Preprocessor):
+    rows = [('SentencePiece model', record.source.sp_model.digest)]
+  else:
+    source = record.source
+    rows = [('source', source.digest)]
+    rows += [('format', source.format)] if source.format else []
+    rows += [('source has', lack) for lack in source.lacks]
+    rows += [('handle', source.handle)] if source.handle else []
+  if isinstance(record, record_lib.Text):
+    rows += [('encoder', record.encoder), ('preprocessor', record.preprocessor)]
   rows += [
-    ('archive', f'sha256:{record["archive"]["sha256"]}'),
-    ('tar inside', f'sha256:{record["archive"]["tar_sha256"]}'),
+    ('archive', f'sha256:{record.archive.sha256}'),
+    ('tar inside', f'sha256:{record.archive.tar_sha256}'),
   ]
-  if 'config' in record:
-    rows.append(('config', ', '.join(f'{key}={value}' for key, value in record['config'].items())))
-  return rows + list(record['libraries'].items())
+  if not isinstance(record, record_lib.Preprocessor):
+    rows.append(('config', ', '.join(f'{key}={value}' for key, value in record.config.items())))
+  return rows + list(record.libraries.items())
 
 
 def _plot(layers: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -164,20 +153,14 @@ def _plot(layers: list[Mapping[str, Any]]) -> dict[str, Any]:
   low, high = low - 0.08 * (high - low) - 0.02, high + 0.08 * (high - low) + 0.02
 
   def x(layer: int) -> float:
-    return round(_LEFT + 14 + (_RIGHT - _LEFT - 28) * (layer / (len(layers) - 1) if len(layers) > 1 else 0.5), 1)
+    width = line_chart.RIGHT - line_chart.LEFT - 28
+    return round(line_chart.LEFT + 14 + width * (layer / (len(layers) - 1) if len(layers) > 1 else 0.5), 1)
 
-  def y(value: float) -> float:
-    share = (math.log10(value) - low) / (high - low) if value > 0 else 0.0
-    return round(_BOTTOM - (_BOTTOM - _TOP) * share, 1)
-
+  y = line_chart.log_scale(low, high, line_chart.BOTTOM, line_chart.TOP)
   ticks = [digit * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for digit in (1, 2, 5)]
   step = max(1, math.ceil(len(layers) / 16))
-  return {
-    'width': _WIDTH,
-    'height': _HEIGHT,
-    'left': _LEFT,
-    'right': _RIGHT,
-    'series': {name: [(x(i), y(value)) for i, value in enumerate(values)] for name, values in series.items()},
-    'x_ticks': [(x(i), i + 1) for i in range(0, len(layers), step)],
-    'y_ticks': [(y(tick), f'{tick:.0e}'.replace('e-0', 'e-')) for tick in ticks if low <= math.log10(tick) <= high],
-  }
+  return line_chart.chart(
+    {name: [(x(i), y(value)) for i, value in enumerate(values)] for name, values in series.items()},
+    [(x(i), i + 1) for i in range(0, len(layers), step)],
+    [(y(tick), f'{tick:.0e}'.replace('e-0', 'e-')) for tick in ticks if low <= math.log10(tick) <= high],
+  )

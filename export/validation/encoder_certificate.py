@@ -22,6 +22,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
 
@@ -29,17 +30,18 @@ import numpy as np
 import threadpoolctl
 
 from converters import errors
+from converters import interface as interface_lib
 from converters import source as source_lib
 from converters import weight_map
-from export.reference import inputs as proof_inputs
-from export.reference import measures
-from export.reference import outputs as reference_outputs
-from export.source import graph as source_graph
+from converters.reference import inputs as proof_inputs
+from converters.reference import measures
+from converters.reference import outputs as reference_outputs
 from export.source import policy as source_policy
 from export.source import process as source_process
 from export.ui import trace
 from export.validation import exported_encoder
 from export.validation import negative_controls
+from export.validation import padding_free_check
 from export.validation import parity
 from export.validation import preprocessor_certificate
 
@@ -58,6 +60,7 @@ class Certificate:
     gradient: comparisons of the scalar's derivatives, by canonical name of the weight.
     dropout: whether the training mode is random, as the config states.
     controls: relative distance of each negative control, by name.
+    padding_free: comparison of the padding-free call with the plain call for other masks; None without that call.
   """
 
   against: str
@@ -66,6 +69,7 @@ class Certificate:
   gradient: dict[str, parity.Derivative]
   dropout: bool
   controls: dict[str, float]
+  padding_free: padding_free_check.Comparison | None = None
 
   def as_json(self) -> dict[str, Any]:
     """Returns the form of records, console and reports: figures with two digits."""
@@ -122,6 +126,7 @@ class Examination:
     interface: str,
     step: Step = contextlib.nullcontext,
     preprocessor: pathlib.Path | None = None,
+    padding_free: bool = True,
   ) -> Certificate:
     """Loads an exported encoder in float32 and in float64, and compares it with its source.
 
@@ -130,13 +135,14 @@ class Examination:
       interface: 'dict' or 'list'.
       step: context manager that is entered with the name of each step.
       preprocessor: directory of the SavedModel that is published with it, whose result it must take; None for none.
+      padding_free: whether an encoder with the interface 'dict' has the padding-free call, which earlier releases lack.
 
     Raises:
       ParityError: the export differs, or a negative control passes; names all faults.
     """
     with contextlib.ExitStack() as stack:
       stack.enter_context(exported_encoder.as_it_stands())
-      return self._certify(path, interface, step, stack, preprocessor)
+      return self._certify(path, interface, step, stack, preprocessor, padding_free and interface == 'dict')
 
   def _certify(
     self,
@@ -145,10 +151,14 @@ class Examination:
     step: Step,
     stack: contextlib.ExitStack,
     preprocessor: pathlib.Path | None,
+    padding_free: bool,
   ) -> Certificate:
+    calls = [*self.signatures, *([interface_lib.PADDING_FREE] if padding_free else [])]
+    calls += [name for name, call in interface_lib.SERVING.items() if call == 'tokens' or padding_free]
+
     def run_in_float32() -> tuple[dict[str, np.ndarray], bool]:
       with step('run the export in float32'):
-        return self._in_float32(path, interface, preprocessor)
+        return self._in_float32(path, interface, preprocessor, calls)
 
     # To save memory, a large model is loaded in one precision at a time, and differentiated after the end of the
     # source's subprocess.
@@ -166,13 +176,13 @@ class Examination:
         differentiate = stack.enter_context(futures.ThreadPoolExecutor(1, 'gradient')).submit(differentiate).result
     in_float32, random = before or run_in_float32()
     with step('run the export in float64'):
-      ours = exported.outputs(self.batch, [*self.signatures, 'serving_default'])
+      ours = exported.outputs(self.batch, calls)
     with step('wait for the reference'):
       expected = self._expected()
     with step('wait for the source'):
       theirs = self.run.outputs() if self.run is not None else None
     faults = _Faults()
-    outputs = self._compare_outputs(ours, in_float32, theirs, expected, interface, faults)
+    outputs = self._compare_outputs(ours, in_float32, theirs, expected, interface, padding_free, faults)
     if random != self._source.config.has_dropout:
       faults.add(
         f'training=True is {"" if random else "not "}random, but the config has {"no " if random else ""}dropout'
@@ -187,8 +197,13 @@ class Examination:
         differentiate()  # before the negative controls change the variables
     with step('run the negative controls'):
       wrong = negative_controls.run(exported, self.batch, expected.outputs)
+    masks: padding_free_check.Comparison | None = None
+    if padding_free:
+      with step('compare other masks'):
+        masks, controls = padding_free_check.run(exported, self._source.config, faults.add)
+      wrong |= controls
     with step('compare the gradient'):
-      gradient = self._compare_gradient(exported, interface, differentiate, expected, outputs, faults)
+      gradient = self._compare_gradient(exported, interface, differentiate, expected, outputs, padding_free, faults)
     faults.check(_ADVICE)
     self._finished()
     bounds = {
@@ -196,10 +211,10 @@ class Examination:
       'gradient': parity.GRADIENT_BOUND,
       'controls': parity.CONTROL_FACTOR * parity.OUTPUT_BOUND,
     }
-    return Certificate('reference' if self.run is None else 'graph', bounds, outputs, gradient, random, wrong)
+    return Certificate('reference' if self.run is None else 'graph', bounds, outputs, gradient, random, wrong, masks)
 
   def _in_float32(
-    self, path: pathlib.Path, interface: str, preprocessor: pathlib.Path | None
+    self, path: pathlib.Path, interface: str, preprocessor: pathlib.Path | None, calls: Sequence[str]
   ) -> tuple[dict[str, np.ndarray], bool]:
     """Runs the published float32 artifact, and frees it.
 
@@ -207,14 +222,14 @@ class Examination:
       The outputs, and whether two calls in training mode differ.
     """
     exported = exported_encoder.Exported(path, interface)
-    outputs = exported.outputs(self.batch, [*self.signatures, 'serving_default'])
+    outputs = exported.outputs(self.batch, calls)
     if preprocessor is not None:
       self._run_together(preprocessor, exported)
     random = False
     if not exported.modes_are_one('tokens'):
       rows = self.batch.first(2)
-      calls = (exported.outputs(rows, ['tokens'], training=True)['tokens/sequence_output'] for _ in range(2))
-      first, second = (measures.packed(value, rows.input_mask, 'sequence_output') for value in calls)
+      runs = (exported.outputs(rows, ['tokens'], training=True)['tokens/sequence_output'] for _ in range(2))
+      first, second = (measures.packed(value, rows.input_mask, 'sequence_output') for value in runs)
       # Without dropout, calls differ only where a kernel changes its order of summation.
       random = not measures.relative(second, first).rms < _SAME
     del exported
@@ -248,18 +263,20 @@ class Examination:
     theirs: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]] | None,
     expected: reference_outputs.Expected,
     interface: str,
+    padding_free: bool,
     faults: '_Faults',
   ) -> dict[str, parity.Output]:
     mask = self.batch.input_mask
     float32_of_source, float64_of_source = theirs or ({}, {})
-    wanted = {'pooled_output', 'sequence_output'}
-    wanted |= {head for signature in self.signatures for head in source_graph.SIGNATURES[signature][1]}
+    wanted = {name for signature in self.signatures for name in self._names(signature)}
     wanted |= {name for name in expected.outputs if name.startswith('layer_')} if interface == 'dict' else set()
     calls = {name: [call for call in ours if call.rpartition('/')[2] == name] for name in sorted(wanted, key=_order)}
     required = [call for signature in self.signatures for call in self._calls(signature, interface)]
-    required += [f'serving_default/{name}' for name in ('pooled_output', 'sequence_output')] + [
-      'default/serving_default/pooled_output'
-    ]
+    required += self._calls(interface_lib.PADDING_FREE, interface) if padding_free else []
+    for served, call in interface_lib.SERVING.items():
+      if call == 'tokens' or padding_free:
+        required += [f'{served}/{name}' for name in self._names('tokens')]
+        required += [f'default/{served}/pooled_output'] if self._source.config.pooler else []
     for call in (call for call in required if call not in ours or call not in in_float32):
       faults.add(f'{call} is missing in the export')
     for name in sorted({call.rpartition('/')[2] for call in ours} - wanted, key=_order):
@@ -283,7 +300,7 @@ class Examination:
           [(call, distance.rms) for call, distance in distances if not distance.rms <= parity.OUTPUT_BOUND],
           f'from {witness} in float64, more than {parity.OUTPUT_BOUND:.0e}',
         )
-      allowed = expected.float32[name].times(parity.FLOAT32_FACTOR)
+      allowed = expected.float32[name].times(reference_outputs.FLOAT32_FACTOR)
       faults.add_worst(
         [(call, distance.largest) for call, distance in of_export if not distance.within(allowed)],
         f'from float64 in float32, at most, more than {allowed}',
@@ -313,6 +330,7 @@ class Examination:
     differentiate: Callable[[], tuple[dict[str, Any], dict[str, np.ndarray]]],
     expected: reference_outputs.Expected,
     outputs: dict[str, parity.Output],
+    padding_free: bool,
     faults: '_Faults',
   ) -> dict[str, parity.Derivative]:
     config = self._source.config
@@ -322,7 +340,7 @@ class Examination:
       _check_random_gradient(exported.gradient(dataclasses.replace(self.scalar, training=True))[0])
     ours, differentiated = differentiate()
     self._compare_training_outputs(
-      exported, interface, differentiated if self.scalar.training else {}, expected, outputs, faults
+      exported, interface, differentiated if self.scalar.training else {}, expected, outputs, padding_free, faults
     )
     rows = weight_map.rows(config, self._parts)
     missing = [row.tf_models for row in rows if row.tf_models not in ours]
@@ -358,15 +376,19 @@ class Examination:
       result[name] = derivative
     return result
 
+  def _names(self, signature: str) -> list[str]:
+    """Returns the names of the outputs of a call without layers."""
+    return list(interface_lib.outputs(signature, self._source.config.pooler))
+
   def _calls(self, signature: str, interface: str) -> list[str]:
-    """Returns the names of the outputs that a call of 'tokens', 'mlm' or 'sop' must have."""
-    names = [f'{signature}/{name}' for name in source_graph.SIGNATURES[signature][1]]
+    """Returns the names of the outputs that a call of 'tokens', 'padding_free', 'mlm' or 'sop' must have."""
+    names = [f'{signature}/{name}' for name in self._names(signature)]
     if interface == 'list':
       return names
     return [
       *names,
       *(f'{signature}/layer_{n}' for n in range(len(self._source.config.block_of_layer))),
-      f'default/{signature}/pooled_output',
+      *([f'default/{signature}/pooled_output'] if self._source.config.pooler else []),
     ]
 
   def _compare_training_outputs(
@@ -376,6 +398,7 @@ class Examination:
     differentiated: Mapping[str, np.ndarray],
     expected: reference_outputs.Expected,
     outputs: dict[str, parity.Output],
+    padding_free: bool,
     faults: '_Faults',
   ) -> None:
     """Compares the training mode with the source's training graph, or with the reference if there is no graph.
@@ -384,7 +407,8 @@ class Examination:
     in several ways.
     """
     batch, dropout = self.scalar.batch, self._source.config.has_dropout
-    apart = [signature for signature in self.signatures if not exported.modes_are_one(signature)]
+    calls = [*self.signatures, *([interface_lib.PADDING_FREE] if padding_free else [])]
+    apart = [call for call in calls if not exported.modes_are_one(call)]
     ours = {
       **differentiated,
       **exported.outputs(batch, [s for s in apart if s != self.scalar.signature or not differentiated], training=True),
@@ -452,7 +476,7 @@ class _Faults:
 def _order(name: str) -> tuple[int, int, str]:
   """Returns a sort key: outputs first, then layers by number."""
   number = int(name.removeprefix('layer_')) if name.startswith('layer_') else -1
-  fixed = ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs')
+  fixed = interface_lib.OUTPUT_NAMES
   return (number >= 0, number if number >= 0 else fixed.index(name) if name in fixed else len(fixed), name)
 
 
@@ -468,7 +492,7 @@ def given(
   return (
     proof_inputs.make(source.config),
     proof_inputs.make_scalar(source.config, parts),
-    source_graph.signatures(parts),
+    interface_lib.signatures(parts),
   )
 
 

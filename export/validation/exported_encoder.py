@@ -13,15 +13,12 @@ from typing import Any
 import numpy as np
 
 from converters import errors
+from converters import interface as interface_lib
+from converters.reference import inputs as proof_inputs
 from export.graphs import functions as graph_functions
 from export.graphs import graph_defs
 from export.graphs import op_allow_list
 from export.graphs import widen
-from export.reference import inputs as proof_inputs
-
-_INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
-_HEADS = ('mlm', 'sop')
-_OUTPUTS = ('pooled_output', 'sequence_output', 'mlm_logits', 'sop_log_probs')
 
 
 class Exported:
@@ -30,7 +27,7 @@ class Exported:
   Attributes:
     loaded: the loaded SavedModel.
     variables: variables of the encoder, by name.
-    functions: functions of 'tokens', 'mlm' and 'sop', by name and training mode.
+    functions: functions of 'tokens', 'padding_free', 'mlm' and 'sop', by name and training mode.
   """
 
   def __init__(self, path: pathlib.Path, interface: str, widened: bool = False):
@@ -55,10 +52,17 @@ class Exported:
     self.variables = {_name(v): v for v in self.loaded.variables}
     # Before any differentiation, which changes the functions' graphs.
     self.functions = _functions(
-      {name: self._piece(name) for name in ('tokens', *_HEADS) if name == 'tokens' or hasattr(self.loaded, name)}
+      {
+        name: self._piece(name)
+        for name in (*interface_lib.SIGNATURES, interface_lib.PADDING_FREE)
+        if name == 'tokens' or hasattr(self.loaded, name)
+      }
     )
-    served = self.loaded.signatures.get('serving_default')
-    self._signature = None if served is None else graph_functions.Function.of(served)
+    self._signatures = {
+      name: graph_functions.Function.of(self.loaded.signatures[name])
+      for name in interface_lib.SERVING
+      if name in self.loaded.signatures
+    }
     self._first_layer: Callable[[Mapping[str, Any]], list[Any]] | None = None
 
   def outputs(
@@ -68,35 +72,34 @@ class Exported:
 
     Args:
       batch: the inputs.
-      signatures: 'tokens' for the encoder, 'mlm' and 'sop' for its heads, and 'serving_default'.
-      training: whether to run the training mode, which 'serving_default' does not have.
+      signatures: 'tokens' for the encoder, 'padding_free' for its padding-free call, 'mlm' and 'sop' for its heads, and
+        'serving_default' and 'serving_padding_free'.
+      training: whether to run the training mode, which the serving signatures do not have.
 
     Returns:
       Outputs under the source's names: 'tokens/pooled_output' and so on, layers as 'tokens/layer_0' and so on. Outputs
-      of the signature are 'serving_default/pooled_output' and so on. The output `default` of a call is
+      of the signatures are 'serving_default/pooled_output' and so on. The output `default` of a call is
       'default/tokens/pooled_output' and so on. Missing outputs are left out.
 
     Raises:
       ParityError: an operation cannot be run in float64; names it.
     """
     result: dict[str, np.ndarray] = {}
-    encoded: Mapping[str, Any] | None = None
-    for signature in (s for s in signatures if s != 'serving_default'):
-      values = self._head(signature, batch, encoded) if encoded is not None else None
+    encoded = dict[str, Mapping[str, Any]]()
+    for signature in (s for s in signatures if s == 'tokens' or hasattr(self.loaded, s)):
+      values = self._head(signature, batch, encoded['tokens']) if 'tokens' in encoded else None
       if values is None:
         values = self.call(signature, batch, training)
-      if signature == 'tokens' and not training:
-        encoded = values
+      if not training:
+        encoded[signature] = values
       result |= self._named(signature, values)
-    if 'serving_default' in signatures:
-      served = self._served(batch, encoded)
+    for signature in (s for s in signatures if s in interface_lib.SERVING):
+      served = self._served(signature, batch, encoded.get(interface_lib.SERVING[signature]))
       result |= {
-        f'serving_default/{name}': served[name].numpy()
-        for name in ('pooled_output', 'sequence_output')
-        if name in served
+        f'{signature}/{name}': served[name].numpy() for name in interface_lib.ENCODER_OUTPUTS if name in served
       }
       if 'default' in served:
-        result['default/serving_default/pooled_output'] = served['default'].numpy()
+        result[f'default/{signature}/pooled_output'] = served['default'].numpy()
     return result
 
   def stopped_gradients(self) -> list[str]:
@@ -128,7 +131,7 @@ class Exported:
     return calm is not None and training is not None and _only_calls(training, calm)
 
   def _named(self, signature: str, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    result = {f'{signature}/{name}': values[name].numpy() for name in _OUTPUTS if name in values}
+    result = {f'{signature}/{name}': values[name].numpy() for name in interface_lib.OUTPUT_NAMES if name in values}
     result |= {f'{signature}/layer_{i}': value.numpy() for i, value in enumerate(values.get('encoder_outputs', ()))}
     if 'default' in values:
       result[f'default/{signature}/pooled_output'] = values['default'].numpy()
@@ -150,11 +153,14 @@ class Exported:
     with as_it_stands(), self._running():
       return {'tokens/layer_0': self._first_layer(encoder.values(_tensors(batch)))[0].numpy()}
 
-  def gradient(self, scalar: proof_inputs.Scalar) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  def gradient(
+    self, scalar: proof_inputs.Scalar, signature: str | None = None
+  ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Differentiates a scalar of the outputs.
 
     Args:
       scalar: the scalar and its inputs.
+      signature: the call that has the scalar's outputs; None for `scalar.signature`.
 
     Returns:
       The derivatives by variable name, as dense tensors with the variables' shapes; and the differentiated outputs
@@ -165,10 +171,11 @@ class Exported:
     """
     import tensorflow as tf
 
+    signature = signature or scalar.signature
     with as_it_stands(), self._running(), tf.GradientTape(watch_accessed_variables=False) as tape:
-      variables = self._piece(scalar.signature).trainable_variables
+      variables = self._piece(signature).trainable_variables
       tape.watch(variables)
-      outputs = self.call(scalar.signature, scalar.batch, scalar.training)
+      outputs = self.call(signature, scalar.batch, scalar.training)
       value = _scalar(outputs, {name: f for name, f in scalar.factors.items() if name != 'sop_log_probs'})
       derivatives = dict(zip(map(_name, variables), tape.gradient(value, variables), strict=True))
     if 'sop_log_probs' in scalar.factors:
@@ -177,9 +184,7 @@ class Exported:
     without = [name for name in derivatives if derivatives[name] is None]
     if without:
       raise errors.ParityError(f'encoder: no gradient by {", ".join(without)}; report this fault of the conversion')
-    return {name: tf.convert_to_tensor(value) for name, value in derivatives.items()}, self._named(
-      scalar.signature, outputs
-    )
+    return {name: tf.convert_to_tensor(value) for name, value in derivatives.items()}, self._named(signature, outputs)
 
   def _gradient_of_sop_head(self, scalar: proof_inputs.Scalar, variables: list[Any]) -> list[Any]:
     """Differentiates by the head's own variables, without a second backward pass through the encoder."""
@@ -207,14 +212,18 @@ class Exported:
     with as_it_stands(), self._running():
       return gradient()
 
-  def _served(self, batch: proof_inputs.Batch, encoded: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Runs the signature, or reuses the encoder's outputs of the batch if the signature only calls the encoder."""
+  def _served(self, signature: str, batch: proof_inputs.Batch, encoded: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Runs a serving signature, or reuses the outputs of the call that it only passes on."""
     import tensorflow as tf
 
-    served, encoder, given = self._signature, self.functions.get(('tokens', False)), _tensors(batch)
-    passed_on = graph_functions.passed_on(served, encoder) if served and encoder and encoded is not None else None
-    if served and encoder and passed_on is not None:
-      theirs, ours = (list(function.values(given).values()) for function in (served, encoder))
+    served, call, given = (
+      self._signatures.get(signature),
+      self.functions.get((interface_lib.SERVING[signature], False)),
+      _tensors(batch),
+    )
+    passed_on = graph_functions.passed_on(served, call) if served and call and encoded is not None else None
+    if served and call and passed_on is not None:
+      theirs, ours = (list(function.values(given).values()) for function in (served, call))
       if all(value is not None for value in (*theirs, *ours)) and [id(theirs[number]) for number in passed_on[0]] == [
         id(value) for value in ours
       ]:
@@ -223,7 +232,7 @@ class Exported:
     if served is None:
       return {}
     with as_it_stands(), self._running():
-      return self.loaded.signatures['serving_default'](**given)
+      return self.loaded.signatures[signature](**given)
 
   def _head(self, signature: str, batch: proof_inputs.Batch, encoded: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Runs a head on the encoder's outputs of the batch, if the head begins with a call of the encoder.
@@ -260,13 +269,15 @@ class Exported:
     return self.loaded if signature == 'tokens' else getattr(self.loaded, signature)
 
   def call(self, signature: str, batch: proof_inputs.Batch, training: bool) -> Mapping[str, Any]:
-    """Calls 'tokens', 'mlm' or 'sop' on a batch, and returns the outputs by name."""
+    """Calls 'tokens', 'padding_free', 'mlm' or 'sop' on a batch, and returns the outputs by name."""
     import tensorflow as tf
 
     inputs = _tensors(batch)
     with as_it_stands(), self._running():
       if self._interface == 'list':
-        return dict(zip(_OUTPUTS, self.loaded(list(inputs.values()), training=training), strict=False))
+        return dict(
+          zip(interface_lib.OUTPUT_NAMES, self.loaded(list(inputs.values()), training=training), strict=False)
+        )
       if signature == 'mlm':
         inputs['masked_lm_positions'] = tf.constant(batch.masked_lm_positions)
       return self._piece(signature)(inputs, training=training)
@@ -314,7 +325,7 @@ def _name(variable: Any) -> str:
 def _tensors(batch: proof_inputs.Batch) -> dict[str, Any]:
   import tensorflow as tf
 
-  return {name: tf.constant(getattr(batch, name)) for name in _INPUTS}
+  return {name: tf.constant(getattr(batch, name)) for name in interface_lib.ENCODER_INPUTS}
 
 
 def _scalar(outputs: Mapping[str, Any], factors: Mapping[str, np.ndarray]) -> Any:

@@ -16,12 +16,13 @@ import threadpoolctl
 
 from converters import albert_config
 from converters import errors
+from converters import interface
 from converters import source as source_lib
 from converters import tokenization
-from export import spec
-from export.reference import inputs as proof_inputs
-from export.reference import measures
-from export.reference import outputs as reference_outputs
+from converters.reference import inputs as proof_inputs
+from converters.reference import measures
+from converters.reference import outputs as reference_outputs
+from export import record as record_lib
 from export.source import policy as source_policy
 from export.source import process as source_process
 from export.validation import encoder_certificate
@@ -34,7 +35,8 @@ _SEED = 2
 BOUND = parity.OUTPUT_BOUND  # bound of relative distances in float64
 # Number of words whose logits are kept, spread over the vocabulary.
 _WORDS = 64
-_KEPT = (('tokens', 'pooled_output'), ('tokens', 'sequence_output'), ('mlm', 'mlm_logits'), ('sop', 'sop_log_probs'))
+# The first call that returns an output, by output.
+_CALLS = {tensor.name: f'{interface.name_of(tensor.part)}/{tensor.name}' for tensor in interface.OUTPUTS}
 _RECORD_AGAIN = 'record it again with python -m export.golden --record'
 
 
@@ -60,9 +62,7 @@ def of_source(source: source_lib.Source, trust: source_policy.Trust = source_pol
     expected = reference_outputs.Expected(source, parts, batch, scalar).outputs
   if source.graph is None:
     theirs = {
-      f'{signature}/{name}': expected[name].reshape(-1, expected[name].shape[-1])
-      for signature, name in _KEPT
-      if name in expected
+      call: expected[name].reshape(-1, expected[name].shape[-1]) for name, call in _CALLS.items() if name in expected
     }
   else:
     with source_process.start(source.path, batch, signatures, scalar, trust) as run:
@@ -159,7 +159,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   return golden
 
 
-def check(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, float] | int:
+def check(release: pathlib.Path, record: record_lib.Record, golden: Mapping[str, Any]) -> dict[str, float] | int:
   """Compares a published release with a golden file.
 
   Args:
@@ -174,28 +174,30 @@ def check(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str,
     GoldenError: the golden file is of another source or kind, or it is stale or invalid.
     ParityError: the release differs from the golden file.
   """
-  if record['kind'] == 'text':
+  if isinstance(record, record_lib.Text):
     raise errors.GoldenError(
       f'{release}: golden files do not cover text models; check its encoder and its preprocessor'
     )
-  if record['kind'] != golden['kind']:
+  if record.kind != golden['kind']:
     raise errors.GoldenError(
-      f'{release}: the golden file is of kind {golden["kind"]}, not {record["kind"]}; give the file of this model'
+      f'{release}: the golden file is of kind {golden["kind"]}, not {record.kind}; give the file of this model'
     )
-  digest = record['source']['digest'] if record['kind'] == 'encoder' else record['source']['sp_model']['digest']
+  digest = record.source.digest if isinstance(record, record_lib.Encoder) else record.source.sp_model.digest
   if digest != golden['source']:
     raise errors.GoldenError(
       f'{release}: made from {digest}, but the golden file is of {golden["source"]}; give the file of this model'
     )
   try:
-    return (_check_encoder if record['kind'] == 'encoder' else _check_preprocessor)(release, record, golden)
+    if isinstance(record, record_lib.Encoder):
+      return _check_encoder(release, record, golden)
+    return _check_preprocessor(release, record, golden)
   except (KeyError, TypeError, AttributeError) as e:
     raise errors.GoldenError(
       f'golden file of {golden["source"]}: invalid ({type(e).__name__}: {e}); {_RECORD_AGAIN}'
     ) from e
 
 
-def outputs(release: pathlib.Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def outputs(release: pathlib.Path, record: record_lib.Encoder) -> dict[str, np.ndarray]:
   """Runs a published encoder in float64 on the inputs of golden files.
 
   Args:
@@ -205,13 +207,13 @@ def outputs(release: pathlib.Path, record: Mapping[str, Any]) -> dict[str, np.nd
   Returns:
     Float64 tables by output name, without padding positions, and with the logits of some words.
   """
-  batch = _batch(albert_config.parse(record['config']))
-  exported = exported_encoder.Exported(release, record['interface'], widened=True)
-  return _kept(_tables(exported.outputs(batch, ['tokens', *record['heads']]), batch))
+  batch = _batch(record_lib.config(record))
+  exported = exported_encoder.Exported(release, record.interface, widened=True)
+  return _kept(_tables(exported.outputs(batch, ['tokens', *record.heads]), batch))
 
 
-def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> dict[str, float]:
-  if golden['inputs'] != _inputs(_batch(albert_config.parse(record['config']))):
+def _check_encoder(release: pathlib.Path, record: record_lib.Encoder, golden: Mapping[str, Any]) -> dict[str, float]:
+  if golden['inputs'] != _inputs(_batch(record_lib.config(record))):
     raise errors.GoldenError(f'golden file of {golden["source"]}: stale inputs; {_RECORD_AGAIN}')
   ours = outputs(release, record)
   faults, distances = [], {}
@@ -240,8 +242,8 @@ def _check_encoder(release: pathlib.Path, record: Mapping[str, Any], golden: Map
   return distances
 
 
-def _check_preprocessor(release: pathlib.Path, record: Mapping[str, Any], golden: Mapping[str, Any]) -> int:
-  version = int(record['release'].rpartition('/')[2])
+def _check_preprocessor(release: pathlib.Path, record: record_lib.Preprocessor, golden: Mapping[str, Any]) -> int:
+  version = record_lib.version(record)
   if version != golden['version']:
     raise errors.GoldenError(
       f'{release}: the golden file is of version {golden["version"]} of the contract, not {version}; give the file of '
@@ -254,7 +256,7 @@ def _check_preprocessor(release: pathlib.Path, record: Mapping[str, Any], golden
     preprocessor_certificate.Preprocessor(release),
     texts,
     golden['special_tokens'],
-    seq_length=record.get('seq_length', spec.SEQ_LENGTH),
+    seq_length=record.seq_length,
   )
   return sum(map(len, texts.values()))
 
@@ -293,10 +295,7 @@ def _batch(config: albert_config.AlbertConfig) -> proof_inputs.Batch:
 
 
 def _inputs(batch: proof_inputs.Batch) -> dict[str, list[list[int]]]:
-  return {
-    name: getattr(batch, name).tolist()
-    for name in ('input_word_ids', 'input_mask', 'input_type_ids', 'masked_lm_positions')
-  }
+  return {tensor.name: getattr(batch, tensor.name).tolist() for tensor in interface.INPUTS}
 
 
 def _tables(outputs: Mapping[str, np.ndarray], batch: proof_inputs.Batch) -> dict[str, np.ndarray]:
@@ -309,7 +308,7 @@ def _tables(outputs: Mapping[str, np.ndarray], batch: proof_inputs.Batch) -> dic
 
 def _kept(tables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns the tables of a golden file by output name: one call per output, no layers, logits of some words."""
-  kept = {name: tables[f'{signature}/{name}'] for signature, name in _KEPT if f'{signature}/{name}' in tables}
+  kept = {name: tables[call] for name, call in _CALLS.items() if call in tables}
   if 'mlm_logits' in kept:
     kept['mlm_logits'] = kept['mlm_logits'][:, :: max(1, kept['mlm_logits'].shape[-1] // _WORDS)]
   return kept

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from converters import errors
-from export.reference import inputs as proof_inputs
-from export.reference import measures
+from converters.reference import inputs as proof_inputs
+from converters.reference import measures
 from export.validation import exported_encoder
 from export.validation import parity
 

@@ -12,11 +12,12 @@ import numpy as np
 import sentencepiece as spm
 
 from converters import errors
+from converters import interface
 from converters import tokenization
 from converters.readers import sentencepiece_model
+from converters.reference import tokenizer as reference_tokenizer
 from export import spec
 from export.graphs import op_allow_list
-from export.reference import tokenizer as reference_tokenizer
 
 _ORIGINAL = 4  # first version with the tokenization that the weights were trained with
 
@@ -230,11 +231,8 @@ def compare(
       raise differs('ids', actual, right, text)
     kept = [special['start_of_sequence_id'], *actual[: seq_length - 2], special['end_of_segment_id']]
     padding = [special['padding_id']] * (seq_length - len(kept))
-    for name, row in (
-      ('input_word_ids', kept + padding),
-      ('input_mask', [1] * len(kept) + [0] * len(padding)),
-      ('input_type_ids', [0] * seq_length),
-    ):
+    rows = (kept + padding, [1] * len(kept) + [0] * len(padding), [0] * seq_length)
+    for name, row in zip(interface.ENCODER_INPUTS, rows, strict=True):
       if packed[name][number].tolist() != row:
         raise differs(name, packed[name][number].tolist(), row, text)
 
