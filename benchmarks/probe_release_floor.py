@@ -24,7 +24,7 @@ import threadpoolctl
 from converters import cli
 from converters import source as source_lib
 from converters import weight_map
-from export.reference import outputs as reference_outputs
+from converters.reference import outputs as reference_outputs
 from export.source import process as source_process
 from export.validation import encoder_certificate
 from export.validation import exported_encoder

@@ -6,6 +6,7 @@ import shutil
 
 from benchmarks import measure
 from converters import albert_config
+from converters import errors
 from converters.readers import encoder_yaml
 
 # Users of tf-models and of hub.KerasLayer set these, since both need Keras 2.
@@ -130,8 +131,18 @@ def size_of(directory: pathlib.Path) -> int:
   return sum(path.stat().st_size for path in directory.rglob('*') if path.is_file())
 
 
+_SCRATCH = '.scratch'  # file in the directories that `clear` makes
+
+
 def clear(root: pathlib.Path) -> None:
-  """Makes an empty directory, and deletes existing content."""
+  """Makes an empty scratch directory, and deletes the one of an earlier run.
+
+  Raises:
+    UsageError: the directory was not made by this function; it may hold published releases.
+  """
   if root.exists():
+    if not (root / _SCRATCH).exists():
+      raise errors.UsageError(f'{root}: not a scratch directory, and is not deleted; give another --work_dir')
     shutil.rmtree(root)
   root.mkdir(parents=True)
+  (root / _SCRATCH).touch()

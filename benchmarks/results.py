@@ -21,13 +21,13 @@ Times are in seconds, sizes and memory in bytes.
 """
 
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import measure
 from converters import errors
+from converters.io import atomic_write
 
 NAME = 'results.json'
 _FORMAT = 2
@@ -111,8 +111,6 @@ class Results:
   def write(self) -> None:
     """Writes results.json atomically."""
     self._path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = self._path.with_name(f'.{self._path.name}')
     # Paths of this machine must not appear in published results.
     text = json.dumps(self.values, indent=1).replace(f'{measure.ROOT}/', '')
-    unfinished.write_text(text + '\n', encoding='utf-8')
-    os.replace(unfinished, self._path)
+    atomic_write.write(self._path, f'{text}\n'.encode())

@@ -20,6 +20,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import measure
+from benchmarks import releases
 from converters import cli
 from converters import errors
 from export.ui import console as console_lib
@@ -98,8 +99,8 @@ def main() -> None:
     )
   work = pathlib.Path(_WORK_DIR.value).absolute()
   console = console_lib.Console()
-  shutil.rmtree(work / 'modules', ignore_errors=True)
-  shutil.rmtree(work / 'dist', ignore_errors=True)
+  for name in ('modules', 'dist'):
+    releases.clear(work / name)
   sp_model, texts = _prepare(work)
   found = {}
   for number, name in enumerate(names):

@@ -31,13 +31,13 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from converters import albert_config
 from converters import errors
+from converters import interface
 from converters import source as source_lib
 from converters import weight_map
+from converters.reference import inputs as proof_inputs
+from converters.reference import outputs as reference_outputs
 from export.demo import tf1_module
 from export.demo import vocabulary
-from export.reference import inputs as proof_inputs
-from export.reference import outputs as reference_outputs
-from export.source import graph as source_graph
 from export.source import policy as source_policy
 from export.source import process as source_process
 from export.validation import encoder_certificate
@@ -52,6 +52,8 @@ def pytest_addoption(parser):
   parser.addoption('--kills', type=int, default=5, help='how many exports to kill at random moments')
   parser.addoption('--fuzz_seconds', type=float, default=0, help='how long to fuzz each reader with new inputs')
   parser.addoption('--interop_python', help='Python of an environment with PyTorch, Transformers and KerasHub')
+  parser.addoption('--optimum_python', help='Python of an environment with Optimum and LiteRT')
+  parser.addoption('--node_modules', help='directory with transformers.js')
   parser.addoption('--seed', type=int, default=1, help='for what is random')
 
 
@@ -187,8 +189,8 @@ def batch(config):
 def start_run(config, batch):
   """A function that starts a run of a module's signatures."""
 
-  def run(module, signatures=tuple(source_graph.SIGNATURES), batch=batch, trust=source_policy.Trust()):
-    parts = {part for part in weight_map.Part if source_graph.signatures([part])[0] in signatures}
+  def run(module, signatures=tuple(interface.SIGNATURES), batch=batch, trust=source_policy.Trust()):
+    parts = {part for part in weight_map.Part if interface.signatures([part])[0] in signatures}
     return source_process.start(module, batch, signatures, proof_inputs.make_scalar(config, parts), trust)
 
   return run
@@ -291,6 +293,24 @@ def history(tmp_path_factory, module, keys, source_results) -> pathlib.Path:
 @pytest.fixture
 def export(tmp_path):
   return functools.partial(commands.run_export, cwd=tmp_path)
+
+
+@pytest.fixture
+def convert(python_module, tmp_path):
+  """A function that runs `python -m converters`, with an additional directory of modules if `path` is given."""
+
+  def run(*flags, path=None):
+    paths = [str(commands.ROOT)] if path is None else [path, str(commands.ROOT)]
+    return subprocess.run(
+      python_module('converters', *flags),
+      cwd=tmp_path,
+      env=os.environ | {'PYTHONPATH': os.pathsep.join(paths)},
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+
+  return run
 
 
 @dataclasses.dataclass

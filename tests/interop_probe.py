@@ -13,11 +13,9 @@ import numpy as np
 def load(directory, class_name, inputs, outputs):
   """Loads a model with a class of Transformers, saves its outputs, and returns the keys that did not match."""
   import torch
-  import transformers
 
-  model, loading_info = getattr(transformers, class_name).from_pretrained(
-    directory, output_loading_info=True, local_files_only=True
-  )
+  made, options = _class(class_name)
+  model, loading_info = made.from_pretrained(directory, output_loading_info=True, local_files_only=True, **options)
   _save(model, inputs, outputs)
   return {kind: sorted(map(str, names)) for kind, names in loading_info.items()} | {
     'dtype': str(next(model.parameters()).dtype),
@@ -31,13 +29,22 @@ def save(directory, class_name, config, inputs, outputs, max_shard_size):
   import transformers
 
   torch.manual_seed(1)
-  model = getattr(transformers, class_name)(transformers.AlbertConfig(**config))
+  made, options = _class(class_name)
+  model = made(transformers.AlbertConfig(**config), **options)
   with torch.no_grad():
     for parameter in model.parameters():
       parameter.copy_(torch.randn_like(parameter) * 0.2)
   _save(model, inputs, outputs)
   model.save_pretrained(directory, max_shard_size=max_shard_size)
   return sorted(os.listdir(directory))
+
+
+def _class(name):
+  """Returns a class of Transformers and the arguments of its constructor; the name may end in ' without pooler'."""
+  import transformers
+
+  without = name.endswith(' without pooler')
+  return getattr(transformers, name.partition(' ')[0]), {'add_pooling_layer': False} if without else {}
 
 
 def _save(model, inputs, outputs):
@@ -54,7 +61,10 @@ def _save(model, inputs, outputs):
   values = {'sequence_output': result.hidden_states[-1]}
   if encoded.pooler_output is not None:
     values['pooled_output'] = encoded.pooler_output
-  for name, field in (('mlm_logits', 'prediction_logits'), ('mlm_logits', 'logits'), ('sop_logits', 'sop_logits')):
+  fields = [('mlm_logits', 'prediction_logits'), ('sop_logits', 'sop_logits')]
+  if type(model).__name__ == 'AlbertForMaskedLM':
+    fields.append(('mlm_logits', 'logits'))
+  for name, field in fields:
     if getattr(result, field, None) is not None:
       values[name] = getattr(result, field)
   np.savez(outputs, **{name: value.numpy() for name, value in values.items()})

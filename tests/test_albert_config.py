@@ -49,6 +49,7 @@ def read(tmp_path):
     ('gelu', Act.GELU_TANH, Act.GELU_EXACT),
     ('gelu_new', Act.GELU_TANH, Act.GELU_TANH),
     ('gelu_pytorch_tanh', Act.GELU_TANH, Act.GELU_TANH),
+    ('gelu_python_tanh', Act.GELU_TANH, Act.GELU_TANH),
     ('gelu_fast', Act.GELU_TANH, Act.GELU_TANH),
     ('relu', Act.RELU, Act.RELU),
     ('swish', Act.SILU, Act.SILU),
@@ -152,3 +153,11 @@ def test_a_yaml_with_aliases_is_refused(tmp_path):
     errors.ConfigError, match=r'encoder.yaml: not the config of an AlbertEncoder \(YAMLError: aliases '
   ):
     encoder_yaml.read(path)
+
+
+@pytest.mark.parametrize('name', ['GELU', 'ReLU', 'Swish'])
+def test_the_authors_read_a_name_in_any_case(read, name):
+  found = read(albert_config.read, AUTHORS | {'hidden_act': name})
+  assert found == read(albert_config.read, AUTHORS | {'hidden_act': name.lower()})
+  with pytest.raises(errors.ConfigError, match=f"hidden_act is '{name}', not one of"):
+    read(albert_config.read_hugging_face, HUGGING_FACE | {'hidden_act': name})

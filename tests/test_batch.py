@@ -7,7 +7,7 @@ import pytest
 
 from converters import albert_config
 from converters import weight_map
-from export.reference import inputs as proof_inputs
+from converters.reference import inputs as proof_inputs
 
 
 def _config(**changes):

@@ -27,6 +27,7 @@ from benchmarks import sizes
 from benchmarks import timing
 from benchmarks import unit as unit_lib
 from converters import albert_config
+from converters import errors
 from export.ui import console as console_lib
 
 # The measured processes start as users start them.
@@ -735,3 +736,14 @@ def test_directories_that_are_none(tmp_path, flag, said):
   assert process.stderr.startswith('error: ') and re.search(said, process.stderr)
   assert (tmp_path / 'pages/README.md').read_text() == 'somebody else\'s'
   assert {path.name for path in tmp_path.iterdir()} == {'file', 'pages'}
+
+
+def test_only_scratch_directories_are_deleted(tmp_path):
+  releases.clear(tmp_path / 'new')
+  (tmp_path / 'new/saved_model.pb').touch()
+  releases.clear(tmp_path / 'new')
+  assert not (tmp_path / 'new/saved_model.pb').exists()
+  (tmp_path / 'dist').mkdir()
+  with pytest.raises(errors.UsageError, match='dist: not a scratch directory, and is not deleted'):
+    releases.clear(tmp_path / 'dist')
+  assert (tmp_path / 'dist').exists()

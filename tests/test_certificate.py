@@ -15,8 +15,8 @@ from support import trees
 from converters import errors
 from converters import source as source_lib
 from converters import weight_map
+from converters.reference import measures
 from export.model import encoder as encoder_lib
-from export.reference import measures
 from export.validation import encoder_certificate
 from export.validation import exported_encoder
 from export.validation import negative_controls
@@ -111,7 +111,7 @@ def test_another_default_of_the_encoder_is_refused(prove, module, monkeypatch, t
     return dict(outputs, default=outputs['sequence_output'][:, 0]) if training or not in_training else outputs
 
   def changed(*args):
-    root, _ = exportable(*args)
+    root, signatures = exportable(*args)
     inputs = ('input_word_ids', 'input_mask', 'input_type_ids')
 
     @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32, name=name) for name in inputs])
@@ -121,7 +121,7 @@ def test_another_default_of_the_encoder_is_refused(prove, module, monkeypatch, t
         'default': outputs['pooled_output']
       }
 
-    return root, {'serving_default': serving_default}
+    return root, dict(signatures, serving_default=serving_default)
 
   monkeypatch.setattr(encoder_lib.Outlined, 'encode', wrong)
   monkeypatch.setattr(encoder_lib, 'exportable', changed)
@@ -148,7 +148,7 @@ def test_a_signature_that_computes_something_else_is_refused(prove, module, monk
   exportable = encoder_lib.exportable
 
   def changed(*args):
-    root, _ = exportable(*args)
+    root, signatures = exportable(*args)
     encode = encoder_lib.traces(root, False)
 
     def call(*inputs):
@@ -163,7 +163,7 @@ def test_a_signature_that_computes_something_else_is_refused(prove, module, monk
     def serving_default(input_word_ids, input_mask, input_type_ids):
       return wrong(call, input_word_ids, input_mask, input_type_ids)
 
-    return root, {'serving_default': serving_default}
+    return root, dict(signatures, serving_default=serving_default)
 
   monkeypatch.setattr(encoder_lib, 'exportable', changed)
   with pytest.raises(errors.ParityError, match='no parity with its source .(default|serving_default)/'):
@@ -226,7 +226,7 @@ def test_record_has_the_certificate_of_every_output_and_layer(released):
     assert (
       1e-9 < float32['export']['rms'] <= float32['allowed']['rms'] < 1e-5 and 1e-9 < float32['source']['rms'] < 1e-5
     )
-  assert len(record['controls']) == 4 and record['dropout'] is False
+  assert len(record['controls']) == 6 and record['dropout'] is False
   assert len(record['gradient']) == 32
   for check in record['gradient'].values():
     assert check['values'] and 0 <= check['source'] < 1e-13 and 0 <= check['reference'] < 1e-13

@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -14,9 +16,11 @@ from support import craft
 from support import modules
 from support import trees
 
+import export as export_package
+from export import command_line
+from export import spec
 from export.release import catalog as catalog_lib
 from export.store import digests
-from export.store import publish
 
 
 def test_what_it_prints_and_records(export, module, tmp_path):
@@ -46,6 +50,7 @@ def test_what_it_prints_and_records(export, module, tmp_path):
     packed = digests.of_directory(root / model)[f'{version}.tar.gz']
     assert (record['archive']['size'], record['archive']['sha256']) == (packed.size, packed.sha256)
     assert record['libraries']['tensorflow-text']
+    assert record['libraries']['python'] == platform.python_version()
   assert record['release'] == 'tensorflow/albert_en_tiny_preprocess/3'
 
   # A second export of the same version is refused. Another encoder keeps the preprocessor.
@@ -212,7 +217,7 @@ def test_plans_of_a_preprocessor_and_of_text(of_demo, tmp_path, keys):
   assert plan.returncode == 0 and plan.stderr == ''
   planned = [line.strip() for line in plan.stdout.splitlines() if line.startswith('  dist/')]
   assert sorted(planned) == sorted(
-    f'dist/tensorflow/albert_en_demo_preprocess/4{suffix}' for suffix in (*publish.COMPANIONS, '/')
+    f'dist/tensorflow/albert_en_demo_preprocess/4{suffix}' for suffix in (*spec.COMPANIONS, '/')
   )
   for word in (
     'pieces in 30k-clean.model',
@@ -398,8 +403,124 @@ def test_missing_source_is_found_before_anything_is_imported(export):
   commands.fails(export('--source=nothing'), 1, 'nothing: no such file or directory')
 
 
+def console(*words, path=commands.ROOT, missing='tensorflow', **environment) -> subprocess.CompletedProcess:
+  """Runs `albert-hub-export` as an installed script does, without a package: importing it fails."""
+  code = f"""
+import sys
+sys.modules[{missing!r}] = None
+from export import command_line
+sys.argv[:] = ['albert-hub-export', *sys.argv[1:]]
+command_line.main()
+"""
+  return commands.run([commands.PYTHON, '-c', code, *map(str, words)], path, PYTHONPATH=str(path), **environment)
+
+
+def test_the_console_command_answers_at_once():
+  for words in (['--help'], ['-h'], ['--version']):
+    process = console(*words)
+    assert process.returncode == 0 and process.stderr == '', process.stderr
+  assert process.stdout == f'albert-hub-export {export_package.__version__}\n'
+  commands.fails(console(), 2, 'command: missing')
+  commands.fails(console('exprot'), 2, "'exprot': not a command", ', '.join(command_line.COMMANDS))
+
+
+@pytest.mark.parametrize('name', command_line.COMMANDS)
+def test_each_command_groups_its_flags_in_help(name):
+  module = command_line.COMMANDS[name][0]
+  short, long = console(name, '-h'), console(name, '--help')
+  assert long.returncode == short.returncode == 0 and long.stderr == '' and long.stdout == short.stdout, long.stderr
+  assert f'albert-hub-export {name} --' in long.stdout and f'python -m {module} --' not in long.stdout
+  titles = re.findall(r'^(\S.*)\n  --', long.stdout, re.M)
+  assert titles[0] in ('Most exports need', 'Most need', 'One of three actions', 'Where'), titles
+  assert titles[-1] == 'Output' and 'Other flags' not in titles, titles
+  direct = commands.run([commands.PYTHON, '-m', module, '--help'])
+  assert direct.returncode == 0 and f'python -m {module} --' in direct.stdout
+  assert ('  --[no]json\n' in direct.stdout) == (name in ('export', 'verify', 'convert'))
+
+
+def test_json_is_all_that_is_printed(export, python_module, released, module, tmp_path):
+  source = f'--source={module}'
+  plan = json.loads(export(source, '--dry_run', '--json').stdout)
+  assert plan['release'] == 'tensorflow/albert_en_tiny/1' and 'dist/tensorflow/albert_en_tiny/1.md' in plan['planned']
+  done = export(source, '--json', '--export_root=here')
+  result = json.loads(done.stdout)
+  assert done.returncode == 0 and done.stderr == '' and result['kept'] == result['breaking'] == []
+  assert result['published'] == ['tensorflow/albert_en_tiny_preprocess/3', 'tensorflow/albert_en_tiny/1']
+  assert (tmp_path / result['record']).is_file() and result['seconds'] > 0
+  failed = export(source, '--json', '--export_root=here', '--version=1')
+  commands.fails(failed, 1, 'already exists')
+  assert failed.stderr == f'error: {json.loads(failed.stdout)["error"]}\n'
+
+  release = released.root / 'tensorflow/albert_en_tiny/2'
+  checked = commands.run(python_module('export.verify', f'--release={release}', '--json'))
+  assert json.loads(checked.stdout) == {
+    'release': 'tensorflow/albert_en_tiny/2',
+    'files': len(json.loads(release.with_name('2.release.json').read_text())['files']),
+    'weights': 32,
+    'signed': False,
+    'source': None,
+  }
+  output = tmp_path / 'converted'
+  converted = json.loads(
+    commands.run(python_module('converters', source, '--to=huggingface', f'--output={output}', '--json')).stdout
+  )
+  assert converted['output'] == str(output) and converted['format'] == 'TF1 Hub module' and converted['lacks'] == []
+
+
+def test_quiet_prints_errors_alone(export, module):
+  process = export(f'--source={module}', '--dry_run', '--quiet')
+  assert process.returncode == 0 and process.stdout == process.stderr == ''
+  process = export('--source=nothing', '--quiet')
+  assert process.stdout == ''
+  commands.fails(process, 1, 'nothing: no such file')
+
+
+def test_bump_writes_nothing_into_an_installed_package(tmp_path):
+  root = pathlib.Path(commands.ROOT)
+  for source, target in (('export', 'export'), ('converters', 'converters'), ('assets', 'export/assets')):
+    shutil.copytree(root / source, tmp_path / target, ignore=shutil.ignore_patterns('__pycache__'))
+  catalog, own = tmp_path / 'export/assets/catalog.yaml', tmp_path / 'catalog.yaml'
+  shutil.copy(catalog, own)
+  bump = ('bump', '--model=albert_en_large', '--change=More.')
+  before = catalog.read_bytes()
+  for given in ((), (f'--catalog={catalog}',)):
+    commands.fails(console(*bump, *given, path=tmp_path), 2, '--catalog', str(catalog), 'copy it')
+  assert console(*bump, f'--catalog={own}', path=tmp_path).returncode == 0
+  assert catalog.read_bytes() == before != own.read_bytes()
+
+
+def test_faults_of_sources_are_told_before_tensorflow_is_imported(own_module, tmp_path):
+  (tmp_path / 'empty').mkdir()
+  (tmp_path / 'text.tar.gz').write_text('ALBERT')
+  shutil.rmtree(own_module / 'variables')
+  for source, word in (
+    (tmp_path / 'nothing', 'no such file or directory'),
+    (tmp_path / 'empty', 'no TF1 Hub module, checkpoint, release or model'),
+    (tmp_path / 'text.tar.gz', 'not a .tar.gz'),
+    (own_module, 'no variables; fetch the module again'),
+    ('foo://albert', 'not the address of a .tar.gz'),
+    ('https://nohost.invalid/google/albert_large/3', 'https://nohost.invalid: host not found, or no connection'),
+  ):
+    for words in (
+      ('export', '--model=albert_en_tiny'),
+      ('convert', '--to=huggingface', f'--output={tmp_path / "out"}'),
+      ('golden', '--record', f'--golden={tmp_path / "golden.json"}'),
+    ):
+      process = console(*words, f'--source={source}', TFHUB_CACHE_DIR=str(tmp_path / 'empty'))
+      commands.fails(process, 1, str(source).partition('/google')[0], word)
+
+
+def test_a_missing_tf_models_is_told_with_the_command_that_installs_it(module, tmp_path):
+  for words in (('export', '--model=albert_en_tiny'), ('convert', '--to=checkpoint', f'--output={tmp_path / "out"}')):
+    process = console(*words, f'--source={module}', missing='official')
+    commands.fails(
+      process, 2, 'tf-models-official: not installed; run pip install --no-deps tf-models-official==2.20.0'
+    )
+
+
 def test_help_names_every_flag(export):
   process = export('--help')
+  assert process.returncode == 0
   for flag in (
     'source',
     'model',
@@ -469,10 +590,12 @@ def test_the_demo_is_exported_again_and_nothing_published_is_removed(tmp_path):
 
   first = commands.run(make, cwd=root)
   assert first.returncode == 0 and 'Published and proven in ' in first.stdout, first.stderr
+  assert f' s. Try it: make serve EXPORT_ROOT={tmp_path}/dist; card: {tmp_path}/dist/tensorflow/' in first.stdout
   before = state()
   for flags in ('--dryrun', f'--report={tmp_path}/none/x.html', '--version=1'):
     refused = commands.run([*make, f'FLAGS={flags}'], cwd=root)
     assert refused.returncode == 2 and refused.stderr.startswith('error: '), refused
+    assert re.search(r'^make(\[\d+\])?: .* Error [12]$', refused.stderr, re.M)  # the command's own status
     assert state() == before
   second = commands.run(make, cwd=root)
   assert second.returncode == 0 and 'Proven; the same bytes are published already in ' in second.stdout, second.stderr
@@ -484,3 +607,46 @@ def test_a_tilde_after_a_flag_is_the_home_directory(tmp_path):
   assert process.returncode == 1 and process.stderr.startswith(f'error: {tmp_path}/nothing: no such file'), (
     process.stderr
   )
+
+
+def test_no_command_writes_into_a_published_version(module, tmp_path):
+  release = tmp_path / 'dist/tensorflow/albert_en_demo/2'
+  release.mkdir(parents=True)
+  for name in ('2.release.json', '2.md', '2/saved_model.pb'):
+    (release.parent / name).touch()
+  export = ('export', '--model=albert_en_tiny', f'--source={module}')
+  for words, output in (
+    (export, f'--report={release}.md'),
+    (export, f'--profile={release}.release.json'),
+    (export, f'--report={release}/saved_model.pb'),
+    (('golden', '--record', f'--source={module}'), f'--golden={release}.release.json'),
+    (('golden', '--corpus=x.txt', f'--source={module}', f'--release={release}'), f'--output={release}'),
+    (('convert', f'--source={module}', '--to=huggingface'), f'--output={release}/hf'),
+    (('demo',), f'--output={release}/demo'),
+  ):
+    commands.fails(console(*words, output), 2, f'{output}: belongs to a published version')
+  assert set(trees.leftovers(release.parent)) == {'2', '2.md', '2.release.json', '2/saved_model.pb'}
+
+
+def test_no_target_of_make_deletes_what_it_did_not_make(tmp_path):
+  shutil.copy(pathlib.Path(commands.ROOT) / 'Makefile', tmp_path)
+  release = tmp_path / 'build/dist/tensorflow/albert_en_demo/2/saved_model.pb'
+  corpus = tmp_path / 'assets/demo/corpus.txt'
+  for path in (release, tmp_path / 'build/demo/module/tfhub_module.pb', tmp_path / 'venv/pyvenv.cfg', corpus):
+    path.parent.mkdir(parents=True)
+    path.touch()
+  os.utime(release.parent, (0, 0))
+
+  def make(*words):
+    return commands.run(['make', '--no-print-directory', 'PY=false', *words], cwd=tmp_path)
+
+  # An environment or a demo module in the place of a release.
+  place = 'build/dist/tensorflow/albert_en_demo/2'
+  assert make('clean', f'VENV={place}').returncode == 0 and release.exists()
+  made = make(f'PYTHON={commands.PYTHON}', f'VENV={place}', f'{place}/.runtime')
+  assert made.returncode == 2 and release.exists()
+  made = make('-o', '.venv/.runtime', f'DEMO={place}', place)
+  assert made.returncode == 2 and f'error: {place}: not a demo module' in made.stderr and release.exists()
+  assert make('clean', 'VENV=venv').returncode == 0
+  assert release.exists() and sorted(os.listdir(tmp_path)) == ['Makefile', 'assets', 'build']
+  assert os.listdir(tmp_path / 'build') == ['dist']

@@ -23,8 +23,8 @@ def _record(path):
 
 def test_interface_of_an_encoder(history):
   one, three = (compatibility.describe(history / ENCODER / version) for version in '13')
-  assert list(three.calls) == ['', 'mlm', 'sop'] and list(one.calls) == ['']
-  assert three.trainable == {'': 25, 'mlm': 30, 'sop': 27}
+  assert list(three.calls) == ['', 'padding_free', 'mlm', 'sop'] and list(one.calls) == ['']
+  assert three.trainable == {'': 25, 'padding_free': 25, 'mlm': 30, 'sop': 27}
   assert three.assets['sp_model_file'][0] == '30k-clean.model'
   inputs = dict.fromkeys(('input_word_ids', 'input_mask', 'input_type_ids'), 'int32 [?, ?]')
   for trace, training in zip(three.calls['mlm'], ('False', 'True'), strict=True):

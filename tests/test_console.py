@@ -1,4 +1,6 @@
-"""The terminal shows sizes in human-readable units."""
+"""The terminal shows sizes in human-readable units, and steps that take time."""
+
+import time
 
 import pytest
 
@@ -18,3 +20,19 @@ from export.ui import console
 )
 def test_sizes(count, shown):
   assert console.size(count) == shown
+
+
+@pytest.mark.parametrize(
+  'seconds, note, shown',
+  [
+    (0.01, '', ''),
+    (0.01, 'of 3 pieces', '  open the source                                 0.0 s   of 3 pieces\n'),
+    (0.14, '', '  open the source                                 0.1 s\n'),
+  ],
+)
+def test_a_step_without_time_and_note_is_not_listed(capsys, monkeypatch, seconds, note, shown):
+  start = time.monotonic()
+  monkeypatch.setattr(console.time, 'monotonic', lambda: start)
+  with console.Console().step('open the source', detail=lambda: note):
+    monkeypatch.setattr(console.time, 'monotonic', lambda: start + seconds)
+  assert capsys.readouterr().out == shown

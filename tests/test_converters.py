@@ -2,34 +2,17 @@
 
 import dataclasses
 import os
-import subprocess
 
 import pytest
 import tensorflow as tf
 import yaml
 from official.nlp.configs import encoders
-from support import commands
 
 from converters import build_encoder
 from converters import source as source_lib
 from converters import weight_map
 from converters.readers import encoder_yaml
 from converters.writers import tokenizer_json
-
-
-@pytest.fixture
-def convert(python_module, tmp_path):
-  def run(*flags):
-    return subprocess.run(
-      python_module('converters', *flags),
-      cwd=tmp_path,
-      env=os.environ | {'PYTHONPATH': commands.ROOT},
-      capture_output=True,
-      text=True,
-      timeout=300,
-    )
-
-  return run
 
 
 def test_to_hugging_face(convert, module, tmp_path):
@@ -80,9 +63,13 @@ def test_small_numbers_are_numbers_in_yaml(config):
   [
     (['--to=huggingface', '--output=there'], 2, '--source'),
     (['--source={module}', '--output=there'], 2, '--to'),
-    (['--source={module}', '--to=onnx', '--output=there'], 2, '--to'),
+    (['--source={module}', '--to=pickle', '--output=there'], 2, '--to'),
     (['--source={module}', '--to=huggingface', '--output='], 2, '--output'),
     (['--source={module}', '--to=checkpoint', '--architecture=AlbertModel', '--output=there'], 2, '--architecture'),
+    (['--source={module}', '--to=huggingface', '--with_mlm', '--output=there'], 2, '--with_mlm'),
+    (['--source={module}', '--to=checkpoint', '--nopadding_free', '--output=there'], 2, '--padding_free'),
+    (['--source={module}', '--to=onnx', '--corpus=texts.txt', '--output=there'], 2, '--corpus'),
+    (['--source={module}', '--to=onnx', '--quantize=int8', '--corpus=texts.txt', '--output=there'], 1, 'texts.txt'),
     (['--source=nowhere', '--to=huggingface', '--output=there'], 1, 'nowhere'),
     (['--source={module}', '--to=huggingface', '--output={module}'], 1, 'exists'),
     (['--source={module}', '--to=checkpoint', '--output={module}/saved_model.pb/x'], 2, '--output'),

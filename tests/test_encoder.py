@@ -159,7 +159,8 @@ def deep(make_module, tmp_path_factory):
 
 
 def test_graph_of_24_layers_with_both_heads_is_small(deep):
-  assert (deep / 'saved_model.pb').stat().st_size < 185_000  # 3,290,000 with Keras' saving, without the heads
+  # With the plain and the padding-free call. Keras' saving gives 3,290,000 with one call and no heads.
+  assert (deep / 'saved_model.pb').stat().st_size < 275_000
 
 
 @pytest.mark.parametrize('modes', [1, 2])
@@ -169,10 +170,11 @@ def test_transformer_block_is_in_the_graph_once_per_mode_that_differs(encoder_pa
     saved_model_pb2.SavedModel.FromString((pathlib.Path(path) / 'saved_model.pb').read_bytes()).meta_graphs[0].graph_def
   )
   with_softmax = [f for f in graph.library.function if any(n.op == 'Softmax' for n in f.node_def)]
-  assert [sum(n.op == 'Softmax' for n in f.node_def) for f in with_softmax] == [1] * modes
+  # The plain block and that of rows without padding.
+  assert [sum(n.op == 'Softmax' for n in f.node_def) for f in with_softmax] == [1, 1] * modes
   names = {f.signature.name for f in with_softmax}
   calls = [f.signature.name for f in graph.library.function for n in f.node_def if n.attr['f'].func.name in names]
-  assert len(calls) == modes * 3 and len(set(calls)) == modes  # three layers each
+  assert len(calls) == 2 * modes * 3 and len(set(calls)) == 2 * modes  # three layers each
 
 
 def test_the_block_is_computed_in_matrix_products(encoder_path):

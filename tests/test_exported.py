@@ -8,8 +8,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import errors
+from converters.reference import measures
 from export.graphs import widen
-from export.reference import measures
 from export.validation import exported_encoder
 
 

@@ -1,5 +1,6 @@
 """A fleet release equals single releases, isolates failures, and leaves no partial release."""
 
+import collections
 import json
 import os
 import pathlib
@@ -15,11 +16,13 @@ from support import trees
 
 from converters import errors
 from export.beam import runner as beam_runner
+from export.fleet import __main__ as fleet_main
 from export.fleet import own_process
 from export.fleet import pipeline
 from export.fleet import plan as plan_lib
 from export.release import catalog as catalog_lib
 from export.store import tree as tree_lib
+from export.ui import console as console_lib
 
 _HEAD = '''publisher: acme
 collection: {name: small, title: Small models., language: en}
@@ -336,6 +339,24 @@ def test_it_is_what_the_single_commands_give(fleet, python_module, module, own_m
     )
     assert single.returncode == 0, single.stderr
   assert trees.tree_bytes(tmp_path / 'single') == after
+
+
+def test_a_missing_connection_is_told_once(fleet, tmp_path, monkeypatch):
+  (tmp_path / 'cache').mkdir()
+  monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'cache'))
+  models = {f'model_{number}': (f'https://nohost.invalid/model/{number}', [1, 1]) for number in range(3)}
+  process = fleet(f'--catalog={_write(tmp_path / "catalog.yaml", models)}')
+  commands.fails(process, 1, 'https://nohost.invalid: host not found, or no connection')
+  assert process.stdout == '' and not (tmp_path / 'dist').exists()
+
+
+def test_a_cause_is_told_once_for_all_releases_that_it_stops(capsys):
+  task = collections.namedtuple('Task', 'path')
+  outcomes = [pipeline.Outcome(f'acme/{name}/1', False, 1.0, 1, why) for name, why in ('ax', 'by', 'cx')]
+  with pytest.raises(errors.PublishError, match=r'3 of 3 releases: not published \(acme/a/1, acme/b/1, acme/c/1\)'):
+    fleet_main._report(console_lib.Console(), [task(outcome.path) for outcome in outcomes], outcomes)
+  told = [line.split() for line in capsys.readouterr().out.partition('Not published')[2].splitlines()]
+  assert told == [[], ['acme/a/1,', 'acme/c/1', 'x'], ['acme/b/1', 'y']]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from converters.reference import inputs as proof_inputs
 from export.graphs import functions as graph_functions
-from export.reference import inputs as proof_inputs
 from export.validation import exported_encoder
 
 SPEC = tf.TensorSpec([None], tf.float32)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export.release import integrity
+from export import record as record_lib
 from genuine import comparison
 
 FIXTURES = pathlib.Path(__file__).parent / 'genuine'
@@ -69,7 +69,7 @@ def test_release_computes_what_tensorflow_1_computed(exported):
     'tokens/pooled_output',
     'tokens/sequence_output',
   ]
-  assert integrity.read_record(exported.encoder)['certificate']['against'] == 'graph'
+  assert record_lib.read(exported.encoder).certificate['against'] == 'graph'
 
 
 def test_comparison_sees_other_outputs_and_other_ids(exported, tmp_path):

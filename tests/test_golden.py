@@ -13,8 +13,8 @@ from support import shared
 
 from converters import errors
 from converters import source as source_lib
+from export import record as record_lib
 from export import spec
-from export.release import integrity
 from export.validation import golden_file
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
@@ -23,7 +23,7 @@ MODULES = {1: dict(seed=1, mlm=False, sop=False), 2: dict(seed=2, sop=False), 3:
 
 
 def _check(path, golden):
-  return golden_file.check(path, integrity.read_record(path), golden)
+  return golden_file.check(path, record_lib.read(path), golden)
 
 
 @pytest.mark.parametrize('version', [*(pytest.param(version, marks=pytest.mark.slow) for version in (1, 2)), 3])
@@ -253,7 +253,7 @@ def test_a_model_from_text_to_vectors_has_none(text_path, golden):
 
 def test_other_ids_fail(preprocessor_path, sp_model):
   path = pathlib.Path(preprocessor_path)
-  digest = integrity.read_record(path)['source']['sp_model']['digest']
+  digest = record_lib.read(path).source.sp_model.digest
   golden = golden_file.of_sp_model(sp_model, digest, 3)
   assert _check(path, golden) > 10_000
   golden['texts'][0]['ids'][0] += 1

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from converters import errors
+from export import record as record_lib
 from export.ui import html_report
 from export.ui import proof_text
 
@@ -20,6 +21,14 @@ _VOID = {'meta', 'br', 'line', 'circle', 'polyline', 'i/'}
 @pytest.fixture(scope='module')
 def record(released):
   return json.loads((released.root / 'tensorflow/albert_en_tiny/2.release.json').read_text())
+
+
+def _parsed(record):
+  return record_lib.parse(json.dumps(record), 'a record')
+
+
+def _html(record):
+  return html_report.page(_parsed(record))
 
 
 class _Page(html.parser.HTMLParser):
@@ -48,7 +57,7 @@ class _Page(html.parser.HTMLParser):
 
 
 def test_page_shows_what_the_record_holds(record):
-  page = _Page(html_report.page(record))
+  page = _Page(_html(record))
   text = ' '.join(' '.join(page.text).split())
   certificate = record['certificate']
   for name in (
@@ -84,7 +93,7 @@ def test_page_shows_what_the_record_holds(record):
 
 
 def test_plot_has_every_layer_inside_the_picture(record):
-  page = _Page(html_report.page(record))
+  page = _Page(_html(record))
   _, _, width, height = map(float, next(e for tag, e in page.elements if tag == 'svg')['viewbox'].split())
   lines = [e['points'] for tag, e in page.elements if tag == 'polyline']
   assert len(lines) == 3
@@ -105,7 +114,7 @@ def test_plot_has_every_layer_inside_the_picture(record):
 
 
 def test_nothing_is_fetched_and_nothing_is_run(record):
-  page = html_report.page(record)
+  page = _html(record)
   assert not re.search(r'https?:|src=|href=|url\(|@import|<script', page)
 
 
@@ -113,28 +122,26 @@ def test_text_of_a_record_is_text(record):
   hostile = json.loads(json.dumps(record))
   hostile['release'] = hostile['weights'][0]['source'] = '<script>alert(1)</script>'
   hostile['libraries']['"><img src=x>'] = '<b>'
-  page = html_report.page(hostile)
+  page = _html(hostile)
   assert '<script' not in page and '<img' not in page and '&lt;script&gt;' in page
 
 
 def test_list_interface_and_preprocessor_have_their_pages(released, release, module, record):
   path, _ = release(module, version=1, interface='list')
-  page = html_report.page(json.loads(path.with_name('1.release.json').read_text()))
+  page = _html(json.loads(path.with_name('1.release.json').read_text()))
   assert '<svg' not in page and 'sequence_output' in page
   preprocessor = json.loads((released.root / 'tensorflow/albert_en_tiny_preprocess/3.release.json').read_text())
-  assert f'{preprocessor["certificate"]["tokens"]["values"]:,} tokens' in ' '.join(
-    _Page(html_report.page(preprocessor)).text
-  )
+  assert f'{preprocessor["certificate"]["tokens"]["values"]:,} tokens' in ' '.join(_Page(_html(preprocessor)).text)
   one = json.loads(json.dumps(record))
   one['certificate']['outputs'] = {
     n: c for n, c in one['certificate']['outputs'].items() if n not in ('layer_1', 'layer_2')
   }
-  assert _Page(html_report.page(one))  # a model of a single layer
+  assert _Page(_html(one))  # a model of a single layer
 
 
 def test_text_has_its_page(text_path):
   record = json.loads(pathlib.Path(f'{text_path}.release.json').read_text())
-  page = _Page(html_report.page(record))
+  page = _Page(_html(record))
   text = ' '.join(' '.join(page.text).split())
   certificate = record['certificate']
   for word in (
@@ -151,7 +158,7 @@ def test_text_has_its_page(text_path):
   assert {e['id'] for _, e in page.elements if 'id' in e} == {'texts', 'ledger', 'environment'}
   del certificate['outputs']['layer_0']['control']
   with pytest.raises(errors.IntegrityError, match='incomplete or invalid'):
-    html_report.page(record)
+    _html(record)
 
 
 def test_commands_write_it(encoder_path, tmp_path, python_module, record):
@@ -161,7 +168,7 @@ def test_commands_write_it(encoder_path, tmp_path, python_module, record):
     )
 
   done = verify(f'--report={tmp_path / "report.html"}')
-  assert done.returncode == 0 and (tmp_path / 'report.html').read_text() == html_report.page(record)
+  assert done.returncode == 0 and (tmp_path / 'report.html').read_text() == _html(record)
   for path in ('', tmp_path, tmp_path / 'missing/report.html'):
     refused = verify(f'--report={path}')
     assert refused.returncode == 2 and refused.stderr.startswith(f'error: --report={path}: '), refused.stderr
@@ -174,7 +181,7 @@ def test_a_record_without_its_certificate_is_refused(record, tmp_path, key):
   if key == 'outputs':
     broken['certificate']['outputs'] = {'layer_0': {}}
   with pytest.raises(errors.IntegrityError, match='record of tensorflow/albert_en_tiny/2: incomplete or invalid'):
-    html_report.write(broken, tmp_path / 'report.html')
+    html_report.write(_parsed(broken), tmp_path / 'report.html')
   assert not list(tmp_path.iterdir())
 
 
@@ -185,7 +192,7 @@ BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', '
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_a_browser_draws_it(record, tmp_path, scheme):
   page, picture = tmp_path / 'report.html', tmp_path / 'report.png'
-  html_report.write(record, page)
+  html_report.write(_parsed(record), page)
   flags = ['--force-dark-mode', '--blink-settings=preferredColorScheme=0'] if scheme == 'dark' else []
   subprocess.run(
     [

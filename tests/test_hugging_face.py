@@ -12,6 +12,7 @@ from safetensors import numpy as safetensors_numpy
 
 from converters import errors
 from converters import source as source_lib
+from converters import tokenization
 from converters import weight_map
 from converters.writers import hugging_face as hugging_face_writer
 
@@ -152,6 +153,15 @@ def test_card(model, source):
   assert '{{' not in card and '{%' not in card
 
 
+def test_card_states_the_setting_and_no_english_facts(module, tmp_path):
+  with source_lib.open_source(str(module)) as source:
+    source.tokenization = tokenization.Tokenization(False, True, '--nolower_case, --keep_accents')
+    hugging_face_writer.write(source, tmp_path)
+  card = (tmp_path / 'README.md').read_text()
+  assert 'letter case kept, accents kept. This setting is\nfrom: --nolower_case, --keep_accents.' in card
+  assert 'NFKD' not in card and 'sigma' not in card and '["1 + 1 = 2", "2 + 2 = 4"]' in card
+
+
 def test_layout_of_the_published_models(own, module):
   """albert-base-v2 and the like: AlbertForMaskedLM, saved when that class still had a pooler."""
 
@@ -284,20 +294,32 @@ def _repeat_in_both_shards(path):
       'model.safetensors: not a regular file',
     ),
     (lambda path: (path / 'spiece.model').unlink(), 'own: no spiece.model .tokenizer.json cannot replace it., .*copy'),
+    (
+      lambda path: (path / 'model.safetensors').rename(path / 'model-00001-of-00002.safetensors'),
+      'no model.safetensors or model.safetensors.index.json, which names the shards; save',
+    ),
+    (
+      lambda path: (
+        (path / 'spiece.model').unlink(),
+        (path / 'tokenizer.json').unlink(),
+        (path / 'vocab.txt').write_text('[PAD]'),
+      ),
+      'own: no spiece.model .vocab.txt is a WordPiece vocabulary., from which',
+    ),
     (lambda path: (path / 'model.safetensors').write_bytes(b'\xff' * 99), 'model.safetensors: not a safetensors file'),
     (
       lambda path: (path / 'model.safetensors').write_text('<!DOCTYPE html><html></html>'),
-      'model.safetensors: not a safetensors file, this is a web page',
+      'model.safetensors: this is a web page, not the file; download it again',
     ),
     (
       lambda path: (path / 'model.safetensors').write_text('version https://git-lfs.github.com/spec/v1\noid x'),
-      'model.safetensors: this is a Git LFS pointer, not the weights; run `git lfs pull`',
+      'model.safetensors: this is a Git LFS pointer, not the file; run `git lfs pull`',
     ),
     (
       lambda path: (path / 'model.safetensors').write_bytes((path / 'model.safetensors').read_bytes()[:-9]),
       'model.safetensors: not a safetensors file',
     ),
-    (_tensor(_POOLER, lambda value: None), 'no albert.pooler.weight, .*the model is AlbertForMaskedLM'),
+    (_tensor(_POOLER, lambda value: None), '1 weight does not fit .missing albert.pooler.weight'),
     (_tensor('albert.pooler.bias', lambda value: None), 'missing albert.pooler.bias'),
     (_tensor(_POOLER, lambda value: value[1:]), r'albert.pooler.weight has shape \[15, 16\], not \[16, 16\]'),
     (_tensor(_POOLER, lambda value: value.astype(np.float64)), 'albert.pooler.weight is F64, not float32'),
@@ -378,22 +400,6 @@ def test_the_head_of_a_task_is_left_out_and_named(module, tmp_path, architecture
     assert other.notes == [f'left out, a head for a task: {head}.bias, {head}.weight']
     right = _bits(one)
     assert all(right[name] == value for name, value in _bits(other).items())
-
-
-@pytest.mark.parametrize(
-  'head, named',
-  [
-    ('qa_outputs', 'AlbertForQuestionAnswering'),
-    ('classifier', 'AlbertForTokenClassification'),
-    ('sequence_summary', 'a class without a pooler'),
-  ],
-)
-def test_a_class_without_pooler_is_named(module, tmp_path, refused, head, named):
-  own, _ = write(module, tmp_path / 'own', 'AlbertModel')
-  tensors = safetensors_numpy.load_file(own / 'model.safetensors')
-  tensors = {f'albert.{name}': value for name, value in tensors.items() if not name.startswith('pooler.')}
-  safetensors_numpy.save_file(tensors | {f'{head}.weight': np.zeros((2, 16), np.float32)}, own / 'model.safetensors')
-  refused(own, rf'no albert.pooler.weight, so no pooled output \(the model is {named}\); give one of AlbertModel')
 
 
 def test_what_the_tokenizer_states_is_taken(module, tmp_path):

@@ -9,10 +9,10 @@ from support import trees
 
 from converters import build_encoder
 from converters import errors
+from converters import interface
 from converters import weight_map
+from converters.reference import measures
 from export.model import saved_model
-from export.reference import measures
-from export.source import graph as source_graph
 from export.validation import parity
 
 MASK = np.array([[1, 1, 1], [1, 0, 0]])
@@ -192,7 +192,7 @@ def test_head_without_a_signature_is_refused_or_left_out(own_module, release, pr
   assert 'mlm_logits' in prove(own_module, sop=False)[1].outputs
 
 
-@pytest.mark.parametrize('signature', source_graph.SIGNATURES)
+@pytest.mark.parametrize('signature', interface.SIGNATURES)
 def test_every_signature_is_compared(own_module, prove, signature):
   def edit(graph):
     output = graph.signature_def[signature].outputs['pooled_output']
@@ -204,4 +204,4 @@ def test_every_signature_is_compared(own_module, prove, signature):
     errors.ParityError, match=rf"{signature}/pooled_output is [^;]* from the source's graph in float64"
   ) as caught:
     prove(own_module)
-  assert not [other for other in source_graph.SIGNATURES if other != signature and f'; {other}/' in str(caught.value)]
+  assert not [other for other in interface.SIGNATURES if other != signature and f'; {other}/' in str(caught.value)]

@@ -16,11 +16,11 @@ import sentencepiece as spm
 import tensorflow as tf
 
 from converters import errors
+from converters.reference import tokenizer as reference_tokenizer
 from export.demo import vocabulary
 from export.model import preprocessor as preprocessor_model
 from export.model import pretraining_tokenization
 from export.model import saved_model
-from export.reference import tokenizer as reference_tokenizer
 from export.validation import preprocessor_certificate
 
 # Without private-use characters, which are all alike.

@@ -10,6 +10,7 @@ import pytest
 from support import trees
 
 from converters import errors
+from export import spec
 from export.store import publish
 
 ENCODER, COMPANION = 'tensorflow/albert/2', 'tensorflow/albert_preprocess/1'
@@ -20,7 +21,7 @@ def _stage(staged: pathlib.Path, **content: str) -> None:
     (staged / release).mkdir(parents=True)
     text = content.get(release.split('/')[1], release)
     (staged / release / 'saved_model.pb').write_text(text)
-    for suffix in publish.COMPANIONS:
+    for suffix in spec.COMPANIONS:
       (staged / (release + suffix)).write_text(text)
 
 
@@ -34,7 +35,7 @@ def test_both_models_appear_with_all_their_files(tmp_path):
   assert _publish(tmp_path) == [COMPANION, ENCODER]
   files = [p for p in trees.leftovers(tmp_path) if (tmp_path / p).is_file()]
   assert files == sorted(
-    f'{release}{suffix}' for release in (COMPANION, ENCODER) for suffix in ('/saved_model.pb', *publish.COMPANIONS)
+    f'{release}{suffix}' for release in (COMPANION, ENCODER) for suffix in ('/saved_model.pb', *spec.COMPANIONS)
   )
 
 
@@ -164,7 +165,7 @@ def test_the_encoders_directory_comes_last(tmp_path, monkeypatch):
     pathlib.Path, 'replace', lambda self, target: (order.append(target.name), replace(self, target))[1]
   )
   _publish(tmp_path)
-  assert order == [f'{version}{suffix}' for version in (1, 2) for suffix in (*publish.COMPANIONS, '')]
+  assert order == [f'{version}{suffix}' for version in (1, 2) for suffix in (*spec.COMPANIONS, '')]
 
 
 def test_a_failed_export_leaves_no_root_that_was_not_there(tmp_path):

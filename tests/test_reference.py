@@ -6,10 +6,10 @@ import tensorflow as tf
 
 from converters import source as source_lib
 from converters import weight_map
-from export.reference import albert as reference_albert
-from export.reference import inputs as proof_inputs
-from export.reference import measures
-from export.reference import outputs as reference_outputs
+from converters.reference import albert as reference_albert
+from converters.reference import inputs as proof_inputs
+from converters.reference import measures
+from converters.reference import outputs as reference_outputs
 
 
 def _reference(source, batch):

@@ -9,6 +9,7 @@ from support import commands
 
 from converters import errors
 from converters.readers import tf1_hub
+from export import record as record_lib
 from export.release import artifacts
 from export.release import integrity
 from export.release import signature
@@ -26,7 +27,7 @@ def test_nothing_that_an_encoder_needs_is_touched(release, module, monkeypatch):
   monkeypatch.setattr(subprocess, 'Popen', refuse)
   path, outcome = release.preprocessor(module, 3)
   assert (outcome.published, outcome.kept, len(outcome.pieces)) == ([f'{NAME}/3'], [], 1)
-  assert integrity.check(path, integrity.read_record(path)) == 0
+  assert integrity.check(path, record_lib.read(path)) == 0
 
 
 def test_a_process_that_makes_one_starts_no_other_and_imports_no_tf_models(module, python_module, tmp_path):
@@ -61,8 +62,8 @@ def test_a_preprocessor_is_no_longer_than_its_encoder(release, make_module):
     make_module(max_position_embeddings=20), 'albert_short', version=1, preprocessor='albert_short_pre/4'
   )
   tree = path.parents[1]
-  record = integrity.read_record(tree / 'albert_short_pre/4')
-  assert record['seq_length'] == 20
+  record = record_lib.read(tree / 'albert_short_pre/4')
+  assert record.seq_length == 20
   preprocessor, encoder = (tf.saved_model.load(str(p)) for p in (tree / 'albert_short_pre/4', path))
   outputs = encoder(preprocessor(tf.constant(['the ferry was late, and nobody minded ' * 9])))
   assert outputs['sequence_output'].shape == (1, 20, 16)

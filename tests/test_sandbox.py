@@ -1,9 +1,10 @@
 """The subprocess that runs an untrusted graph has limited access to the machine."""
 
-import os
+import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -23,7 +24,7 @@ def _python(code, *, limits=True, writable=None):
     sandbox.command([sys.executable, '-c', code], writable) if writable else [sys.executable, '-c', code],
     capture_output=True,
     text=True,
-    env=sandbox.environment() | {'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)},
+    env=sandbox.environment(writable or pathlib.Path(tempfile.gettempdir())),
   )
 
 
@@ -67,10 +68,13 @@ def test_a_source_that_needs_more_is_refused(module, start_run, trust):
     run.gradient()  # the outputs of a tiny module may take less than a second
 
 
-def test_credentials_are_not_handed_on(monkeypatch):
+def test_credentials_are_not_handed_on(monkeypatch, tmp_path):
   monkeypatch.setenv('AWS_SECRET_ACCESS_KEY', 'x')
   monkeypatch.setenv('TF_NUM_INTEROP_THREADS', '4')
-  assert 'AWS_SECRET_ACCESS_KEY' not in sandbox.environment() and sandbox.environment()['TF_NUM_INTEROP_THREADS'] == '4'
+  for apart in (True, False):
+    environment = sandbox.environment(tmp_path, apart)
+    assert ('AWS_SECRET_ACCESS_KEY' not in environment) == apart
+    assert environment['TF_NUM_INTEROP_THREADS'] == '4' and environment['TMPDIR'] == str(tmp_path)
 
 
 @pytest.mark.parametrize('means', ['bubblewrap', 'namespaces', 'none'])

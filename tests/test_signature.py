@@ -12,6 +12,7 @@ from support import commands
 from support import releases
 
 from converters import errors
+from export import record as record_lib
 from export.release import integrity
 from export.release import signature
 
@@ -36,7 +37,7 @@ def signed(history, tmp_path):
 def _check(release, public):
   """Verifies a release like export.verify --public_key."""
   signature.verify(release, public)
-  return integrity.check(release, integrity.read_record(release))
+  return integrity.check(release, record_lib.read(release))
 
 
 def test_both_models_are_signed(signed, keys):

@@ -1,5 +1,6 @@
 """A module is read from a directory, an archive or a hub handle; an invalid one is refused with one line."""
 
+import errno
 import http.server
 import os
 import shutil
@@ -176,6 +177,20 @@ def test_a_plain_tar_is_read(module, tmp_path):
 
 
 @pytest.mark.parametrize(
+  'name, message',
+  [
+    ('pytorch_model.bin', 'a file of PyTorch, which cannot be read; give the directory of save_pretrained'),
+    ('model.keras', 'a file of Keras, which cannot be read; give a SavedModel'),
+    ('model.onnx', 'a file of another format, which cannot be read; give the model that it was made from'),
+    ('model-00001-of-00002.safetensors', 'a file of a model, not a model; give its directory'),
+  ],
+)
+def test_a_single_file_of_another_tool_is_named(tmp_path, refused, name, message):
+  (tmp_path / name).write_bytes(b'PK\x03\x04')
+  refused(tmp_path / name, f'{name}: {message}')
+
+
+@pytest.mark.parametrize(
   'content, message',
   [
     (b'PK\3\4', 'module.tar.gz: this is a zip archive, not a .tar.gz; unpack it'),
@@ -259,3 +274,72 @@ def test_a_checkpoint_beside_a_model_of_hugging_face_is_refused(module, tmp_path
     source_lib.open_source(str(tmp_path)),
   ):
     pass
+
+
+@pytest.mark.parametrize(
+  'handle, message',
+  [
+    ('google/albert_base/3', 'may be a hub handle; give https://tfhub.dev/google/albert_base/3$'),
+    ('tfhub.dev/google/albert_base/3', 'may be a hub handle; give https://tfhub.dev/google/albert_base/3$'),
+    ('google/albert/tensorFlow2/base', 'Kaggle sends models to signed-in users only'),
+    ('google/albert/TensorFlow1/base/3', 'Kaggle sends models to signed-in users only'),
+    ('kaggle://google/albert/tensorFlow1/base', 'Kaggle sends models to signed-in users only'),
+    ('albert/albert-base-v2@main', 'run `hf download albert/albert-base-v2 --local-dir albert-base-v2`'),
+  ],
+)
+def test_a_handle_of_a_host_is_recognized(handle, message):
+  with pytest.raises(errors.SourceError, match=message):
+    source_lib.check_handle(handle)
+
+
+@pytest.mark.parametrize(
+  'content, message',
+  [
+    (
+      'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n',
+      'this is a Git LFS pointer, not the file; run',
+    ),
+    ('<!DOCTYPE html><html></html>', 'this is a web page, not the file; download it again'),
+  ],
+)
+@pytest.mark.parametrize('name', ['saved_model.pb', 'variables/variables.index', 'assets/30k-clean.model'])
+def test_a_file_that_was_not_downloaded_is_named(own_module, refused, name, content, message):
+  (own_module / name).write_text(content)
+  refused(own_module, f'own_module/{name}: {message}')
+
+
+@pytest.mark.parametrize('name', ['saved_model.pb', 'assets/30k-clean.model'])
+def test_a_file_of_a_model_is_not_the_model(module, refused, name):
+  path = module / name
+  refused(path, f'{path}: a file of a model, not a model; give its directory, {path.parent}')
+
+
+@pytest.mark.parametrize(
+  'content, message',
+  [
+    (b'\x28\xb5\x2f\xfd', 'a Zstandard archive'),
+    (b'\x04\x22\x4d\x18', 'an LZ4 archive'),
+    (b'\x89HDF\r\n', 'an HDF5 file'),
+    (b'404: Not Found', 'not a .tar.gz or .tar .it begins with b.404: Not Found'),
+  ],
+)
+def test_another_format_is_named(tmp_path, refused, content, message):
+  path = tmp_path / 'module.tar.gz'
+  path.write_bytes(content + b'x' * 2000)
+  refused(path, f'module.tar.gz: (this is )?{message}', errors.ArchiveError)
+
+
+def test_a_full_disk_is_named(module, tmp_path, refused, monkeypatch):
+  def full(*args):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(archive_lib.shutil, 'copyfileobj', full)
+  path = craft.archive(module, tmp_path / 'module.tar.gz')
+  refused(path, 'module.tar.gz: no space left to unpack it in .*; free some, or set TMPDIR', errors.ArchiveError)
+
+
+def test_the_digest_is_checked_before_a_file_is_parsed(own_module, refused):
+  (own_module / 'saved_model.pb').write_bytes(b'x')
+  (own_module / 'assets/albert_config.json').write_text('{')
+  wrong = source_lib.Reading(sha256='0' * 64)
+  refused(own_module, 'own_module: SHA-256 is .*, but --source_sha256 is 0000', errors.DigestError, reading=wrong)

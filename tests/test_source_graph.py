@@ -5,9 +5,10 @@ from support import modules
 from tensorflow.core.framework import variable_pb2
 
 from converters import errors
+from converters import interface
 from export.source import graph as source_graph
 
-ALL = tuple(source_graph.SIGNATURES)
+ALL = tuple(interface.SIGNATURES)
 
 
 @pytest.mark.parametrize('tags', [(), ('train',)])

@@ -10,12 +10,12 @@ import tensorflow as tf
 from support import modules
 
 from converters import errors
+from converters import interface
 from converters import weight_map
-from export.reference import inputs as proof_inputs
-from export.source import graph as source_graph
+from converters.reference import inputs as proof_inputs
 from export.source import process as source_process
 
-ALL = tuple(source_graph.SIGNATURES)
+ALL = tuple(interface.SIGNATURES)
 
 
 def test_gives_the_outputs_of_all_signatures(module, batch, start_run):

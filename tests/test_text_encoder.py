@@ -13,8 +13,8 @@ from support import trees
 from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import errors
+from export import spec
 from export.graphs import checkpoint_keys
-from export.model import preprocessor as preprocessor_model
 from export.release import compatibility
 from export.validation import exported_encoder
 from export.validation import preprocessor_certificate
@@ -57,10 +57,10 @@ def test_what_it_offers(text_path):
 def test_gives_what_the_two_give_one_after_the_other(loaded, parts, training):
   sentences = tf.constant([*SENTENCES, *preprocessor_certificate.TEXTS])
   with exported_encoder.as_it_stands():
-    ours, theirs = loaded(sentences, training=training), parts[1](parts[0](sentences), training=training)
+    ours, theirs = loaded(sentences, training=training), parts[1].padding_free(parts[0](sentences), training=training)
   assert ours.keys() == theirs.keys() and isinstance(ours['encoder_outputs'], list)
   tf.nest.map_structure(np.testing.assert_array_equal, ours, theirs)
-  assert ours['sequence_output'].shape == (27, preprocessor_model.DEFAULT_SEQ_LENGTH, 16)
+  assert ours['sequence_output'].shape == (27, spec.SEQ_LENGTH, 16)
 
 
 def test_training_defaults_to_false_and_may_be_positional(with_dropout):
@@ -78,7 +78,7 @@ def test_signature_takes_sentences(loaded):
 
 def test_gradient_is_that_of_the_two(loaded, parts):
   gradients = []
-  for model, inputs in ((loaded, tf.constant(SENTENCES)), (parts[1], parts[0](tf.constant(SENTENCES)))):
+  for model, inputs in ((loaded, tf.constant(SENTENCES)), (parts[1].padding_free, parts[0](tf.constant(SENTENCES)))):
     with tf.GradientTape() as tape:
       outputs = model(inputs, training=True)
       loss = tf.reduce_sum(outputs['pooled_output'] ** 2) + tf.reduce_sum(outputs['sequence_output'] ** 3)

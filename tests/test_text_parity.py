@@ -15,11 +15,11 @@ from converters import build_encoder
 from converters import errors
 from converters import source as source_lib
 from converters import weight_map
+from export import record as record_lib
 from export.model import encoder as encoder_lib
 from export.model import preprocessor as preprocessor_model
 from export.model import saved_model
 from export.model import text_encoder
-from export.release import integrity
 from export.validation import preprocessor_certificate
 from export.validation import text_certificate
 
@@ -60,8 +60,8 @@ def test_the_certificate_of_what_is_published(paths, config):
     assert check.apart.largest == 0 and check.passes, name  # the same graph on the same numbers
     assert check.control.rms > 1000 * check.allowed.rms
     assert check.values == certificate.texts * 16 * (1 if name.endswith(('default', 'pooled_output')) else 128)
-  record = integrity.read_record(paths[0])
-  assert record['certificate'] == json.loads(json.dumps(certificate.as_json()))
+  record = record_lib.read(paths[0])
+  assert record.certificate == json.loads(json.dumps(certificate.as_json()))
 
 
 def test_right_ones_pass(paths, make, config):
@@ -88,7 +88,7 @@ WRONG = {
 
 def _without(encoder, name):
   """Removes an output of an encoder, or adds a layer."""
-  whole = encoder.__call__
+  whole = encoder.padding_free.__call__
   specs = encoder_lib.traces(encoder, False).specs
 
   def call(inputs, training):
@@ -98,7 +98,7 @@ def _without(encoder, name):
     del outputs[name]
     return outputs
 
-  encoder.__call__ = encoder_lib.traced(call, specs, True).function
+  encoder.padding_free.__call__ = encoder_lib.traced(call, specs, True).function
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_mode_that_does_not_fit_the_config_fails(paths, config, with_dropout):
     with_dropout / 'tensorflow' / model
     for model in ('albert_en_tiny_text/2', 'albert_en_tiny_preprocess/3', 'albert_en_tiny/2')
   ]
-  assert integrity.read_record(made[0])['certificate']['dropout']
+  assert record_lib.read(made[0]).certificate['dropout']
   with pytest.raises(
     errors.ParityError, match='training=True differs from training=False, but the config has no dropout'
   ):

@@ -191,7 +191,7 @@ def test_the_checkpoint_file_or_the_path_decides(checkpoint, module, make_module
   assert _same_tensors(own, module)
   (own / 'checkpoint').write_text(state.format('7'))
   assert _same_tensors(own, other)
-  for name in ('model.ckpt-best', 'model.ckpt-best.index'):
+  for name in ('model.ckpt-best', *(f'model.ckpt-best.{end}' for end in ('index', 'meta', 'data-00000-of-00001'))):
     assert _same_tensors(own / name, module)
   digests = []
   for path in (own, own / 'model.ckpt-best'):

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from converters import errors
 from converters import tokenization
+from converters.reference import tokenizer as reference_tokenizer
 from converters.writers import tokenizer_json
 from export.model import preprocessor as preprocessor_model
 from export.model import saved_model
-from export.reference import tokenizer as reference_tokenizer
 from export.validation import preprocessor_certificate
 
 NOTHING = {'lower_case': None, 'keep_accents': None}
@@ -37,10 +37,14 @@ def _vocabulary(lines, size=90):
   return model.getvalue()
 
 
+def mixed_vocabulary():
+  """Returns a SentencePiece model with capitals, composed accents, combining marks, Hangul and Bengali."""
+  return _vocabulary(['The Café was late, 1,200 Σίσυφος İstanbul', 'यहाँ मैं हूँ', 'Straße ﬁne ½ 한국어 কো'] * 50)
+
+
 @pytest.fixture(scope='module')
 def mixed():
-  """A vocabulary with capitals, composed accents and combining marks."""
-  return _vocabulary(['The Café was late, 1,200 Σίσυφος İstanbul', 'यहाँ मैं हूँ', 'Straße ﬁne ½ 한국어'] * 50)
+  return mixed_vocabulary()
 
 
 def test_a_source_comes_before_the_default():
@@ -96,6 +100,7 @@ def test_each_setting_does_what_its_name_says():
 def test_the_tokenizer_of_hugging_face_has_the_steps_of_the_setting(mixed, setting):
   steps = [step['type'] for step in tokenizer_json.of(mixed, setting)['normalizer']['normalizers']]
   assert ('Lowercase' in steps) == setting.lower_case and ('NFKD' in steps) != setting.keep_accents
+  assert steps[-2:] == ['NFC', 'Precompiled'] or setting.keep_accents
 
 
 def test_another_default_length(sp_model, tmp_path):

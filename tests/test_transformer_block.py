@@ -48,6 +48,7 @@ def _outlined(encoder):
     embedding_size=sizes['embedding_width'],
     max_position_embeddings=sizes['max_sequence_length'],
     block_of_layer=[0] * sizes['num_layers'],
+    pooler=True,
   )
   blocks = [encoder.get_layer('transformer')]
   return encoder_lib.Outlined(types.SimpleNamespace(encoder=encoder, blocks=blocks, config=config))

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from converters import errors
+from export import record as record_lib
 from export.release import catalog
 from export.release import collection
 from export.release import integrity
@@ -57,7 +58,7 @@ def test_an_export_to_it(root, module, release):
   ones = tf.ones([1, 3], tf.int32)
   assert [output.shape for output in loaded([ones, ones, ones * 0])] == [(1, 16), (1, 3, 16)]
   with tree_lib.release_at(f'{root}/{ENCODER}/1') as local:
-    assert integrity.check(local, integrity.read_record(local)) == 25
+    assert integrity.check(local, record_lib.read(local)) == 25
   # The next version is compared with it in that tree.
   with pytest.raises(errors.CompatibilityError, match='albert_en_demo/2: breaks users of tensorflow/albert_en_demo/1 '):
     release(module, name='albert_en_demo', version=2, preprocessor='albert_en_demo_preprocess/2')
@@ -144,7 +145,7 @@ def test_what_a_killed_copy_left_is_no_version_and_is_replaced(root, history):
   _stage(tree, history, '2')
   assert not [name for name in _files(root) if name.endswith(('old', '2.sig'))]
   with tree_lib.release_at(f'{root}/{ENCODER}/2') as local:
-    assert integrity.check(local, integrity.read_record(local)) == 32
+    assert integrity.check(local, record_lib.read(local)) == 32
 
 
 def test_a_file_system_that_is_none(history):
@@ -159,7 +160,7 @@ def test_another_release_of_the_same_tree(root, history, monkeypatch):
   monkeypatch.chdir(history / ENCODER)
   for path in (f'{root}/{ENCODER}/2', str(history / ENCODER / '2'), f'file://{history}/{ENCODER}/2', '2'):
     with tree_lib.release_at(tree_lib.beside(path, f'{PREPROCESSOR}/2')) as local:
-      assert integrity.check(local, integrity.read_record(local)) == 0 and local.parts[-2:] == (
+      assert integrity.check(local, record_lib.read(local)) == 0 and local.parts[-2:] == (
         'albert_en_demo_preprocess',
         '2',
       )

@@ -11,9 +11,9 @@ import tensorflow_text  # noqa: F401  (registers the preprocessor's operations)
 from tensorflow_serving.apis import prediction_log_pb2
 
 from converters import albert_config
-from export.model import preprocessor as preprocessor_model
+from export import record as record_lib
+from export import spec
 from export.model import serving_warmup
-from export.release import integrity
 from export.store import digests
 
 
@@ -55,15 +55,15 @@ def test_every_signature_has_a_request_that_it_takes(history, model):
     assert {len(output) for output in outputs.values()} == {1}
     assert all(np.all(np.isfinite(output)) for output in outputs.values())
     assert {value.shape for value in given.values()} == (
-      {(1,)}
-      if model.partition('/')[0].endswith(('_preprocess', '_text'))
-      else {(1, preprocessor_model.DEFAULT_SEQ_LENGTH)}
+      {(1,)} if model.partition('/')[0].endswith(('_preprocess', '_text')) else {(1, spec.SEQ_LENGTH)}
     )
 
 
 def test_a_model_of_short_sequences_gets_a_short_request(config):
   short = albert_config.parse(vars(config) | {'max_position_embeddings': 16})
-  inputs = serving_warmup.of_encoder(short)['serving_default']
+  requests = serving_warmup.of_encoder(short, padding_free=True)
+  inputs = requests['serving_default']
+  assert requests.keys() == {'serving_default', 'serving_padding_free'}
   assert inputs['input_word_ids'].shape == (1, 16) and inputs['input_word_ids'].max() < 5
 
 
@@ -84,7 +84,7 @@ def test_the_same_requests_give_the_same_bytes(tmp_path):
 def test_it_is_in_archive_record_and_card(encoder_path, preprocessor_path):
   for path in map(pathlib.Path, (encoder_path, preprocessor_path)):
     digest = digests.of_file(path / serving_warmup.FILE)
-    assert integrity.read_record(path)['files'][serving_warmup.FILE] == vars(digest)
+    assert record_lib.read(path).files[serving_warmup.FILE] == digest
     with tarfile.open(f'{path}.tar.gz') as tar:
       assert tar.extractfile(serving_warmup.FILE).read() == (path / serving_warmup.FILE).read_bytes()
     assert digest.sha256 in pathlib.Path(f'{path}.md').read_text()

@@ -127,5 +127,5 @@ def test_every_fault_of_a_model_is_listed_at_once():
 
 
 def test_parts_are_what_the_variables_tell():
-  assert weight_map.parts_in(['bert/pooler/dense/bias']) == {weight_map.Part.ENCODER}
-  assert weight_map.parts_in(['cls/predictions/output_bias']) == {weight_map.Part.ENCODER, weight_map.Part.MLM}
+  assert weight_map.parts_in(LARGE, ['bert/pooler/dense/bias']) == {weight_map.Part.ENCODER}
+  assert weight_map.parts_in(LARGE, ['cls/predictions/output_bias']) == {weight_map.Part.ENCODER, weight_map.Part.MLM}

@@ -90,13 +90,13 @@ def _change_blocks(change: Callable[..., Any]) -> Any:
 
 def _change_product(name: str, change: Callable[[Any, Any], Any]) -> Any:
   """Changes the output of one dense layer of the block, given the layer and the output as rows."""
-  product = transformer_block._product
+  product = transformer_block.product
 
   def wrong(layer: Any, *args: Any, **kwargs: Any) -> Any:
     rows = product(layer, *args, **kwargs)
     return change(layer, rows) if layer.name == name else rows
 
-  return mock.patch.object(transformer_block, '_product', wrong)
+  return mock.patch.object(transformer_block, 'product', wrong)
 
 
 def _change_config(**changes: Callable[[Any], Any]) -> Any:

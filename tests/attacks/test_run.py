@@ -19,6 +19,8 @@ from support import modules
 from support import trees
 
 from converters import errors
+from export import record as record_lib
+from export import spec
 from export.release import integrity
 from export.source import policy as source_policy
 from export.store import publish
@@ -33,7 +35,7 @@ def _whole(root: pathlib.Path) -> list[str]:
   """Checks that every version in a tree is complete, and returns them."""
   found = [path for path in sorted(root.glob('*/*/[0-9]*')) if path.is_dir()]
   for path in found:
-    integrity.check(path, integrity.read_record(path))
+    integrity.check(path, record_lib.read(path))
   return [str(path.relative_to(root)) for path in found]
 
 
@@ -192,24 +194,24 @@ def _publish_stand_ins(root):
     for release in releases:
       (staged / release).mkdir(parents=True)
       (staged / release / 'saved_model.pb').write_text(release)
-      for suffix in publish.COMPANIONS:
+      for suffix in spec.COMPANIONS:
         (staged / (release + suffix)).write_text(release)
     publish.publish(root, staged, releases)
 
 
-@pytest.mark.parametrize('number', range(2 * (len(publish.COMPANIONS) + 1) + 1))
+@pytest.mark.parametrize('number', range(2 * (len(spec.COMPANIONS) + 1) + 1))
 def test_41_killed_between_two_renames(tmp_path, number):
   root = tmp_path / 'dist'
   process = multiprocessing.get_context('fork').Process(target=_publish_until_killed, args=(root, number))
   process.start()
   process.join()
-  steps = len(publish.COMPANIONS) + 1
+  steps = len(spec.COMPANIONS) + 1
   published = [path.parent.name for path in root.glob('*/*/[0-9]*') if path.is_dir()]
   assert sorted(published) == [[], ['albert_preprocess'], ['albert', 'albert_preprocess']][number // steps]
   assert process.exitcode == (-signal.SIGKILL if number < 2 * steps else 0)
   for name in published:  # whole
     release = next((root / 'tensorflow' / name).glob('[23]'))
-    assert (release / 'saved_model.pb').exists() and len(publish.companions(release)) == len(publish.COMPANIONS)
+    assert (release / 'saved_model.pb').exists() and len(publish.companions(release)) == len(spec.COMPANIONS)
   if number < 2 * steps:
     _publish_stand_ins(root)
   assert len(trees.tree_bytes(root)) == 2 * steps and not list(root.glob('.*'))
@@ -276,9 +278,7 @@ def test_44_empty_and_foreign_goldens(encoder_path, tmp_path):
   for change, message in (({'outputs': {}}, 'no values to compare with'), ({}, 'the golden file is of sha256:')):
     path.write_text(json.dumps(foreign | change))
     with pytest.raises(errors.GoldenError, match=message):
-      golden_file.check(
-        pathlib.Path(encoder_path), integrity.read_record(pathlib.Path(encoder_path)), golden_file.read(path)
-      )
+      golden_file.check(pathlib.Path(encoder_path), record_lib.read(pathlib.Path(encoder_path)), golden_file.read(path))
   path.write_text('')
   with pytest.raises(errors.GoldenError, match='not a golden file'):
     golden_file.read(path)

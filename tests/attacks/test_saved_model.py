@@ -16,10 +16,11 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from converters import errors
+from converters import interface
 from export.source import graph as source_graph
 from export.source import policy as source_policy
 
-ALL = tuple(source_graph.SIGNATURES)
+ALL = tuple(interface.SIGNATURES)
 GRAPHS = pytest.mark.parametrize('tags', [(), ('train',)], ids=['plain', 'train'])
 LOWER_CASE = 'Const'  # the node behind the output do_lower_case
 TRUSTED = source_policy.Trust(graph=True)

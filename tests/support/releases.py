@@ -90,6 +90,7 @@ def save_encoder(
   mlm=None,
   sop=None,
   version=2,
+  reading=source_lib.Reading(),
   **options,
 ):
   """Saves the encoder of a module in a directory, without preprocessor, record or archive.
@@ -99,7 +100,7 @@ def save_encoder(
     directory: an existing directory.
     child: subprocess for the module's graph; None to start one if `prove` is true.
     prove: whether to compare the encoder with its source.
-    mlm, sop, version: arguments of `Release`.
+    mlm, sop, version, reading: arguments of `Release`.
     **options: attributes of the catalog's entry.
 
   Returns:
@@ -108,9 +109,9 @@ def save_encoder(
   release = catalog_lib.Catalog().encoder(
     'albert_en_tiny', version, **{'preprocessor': 'albert_en_tiny_preprocess/3', **options}
   )
-  request = request_lib.Request(release, str(module), directory, mlm=mlm, sop=sop)
+  request = request_lib.Request(release, str(module), directory, reading, mlm=mlm, sop=sop)
   with contextlib.ExitStack() as stack:
-    source = stack.enter_context(source_lib.open_source(str(module)))
+    source = stack.enter_context(source_lib.open_source(str(module), reading))
     parts = request_lib.parts(request, source)
     examination = stack.enter_context(encoder_certificate.examine(source, parts, child=child)) if prove else None
     encoder = encoder_artifacts.Encoder(release, str(module), source, parts, examination, console_lib.Console())

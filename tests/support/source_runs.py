@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from export.reference import inputs as proof_inputs
+from converters.reference import inputs as proof_inputs
 from export.source import graph as source_graph
 from export.source import policy as source_policy
 from export.source import process as source_process
