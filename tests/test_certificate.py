@@ -100,7 +100,7 @@ def test_weights_that_float32_cannot_tell_apart_are_told_apart_in_float64(encode
   'in_training, fault',
   [
     (False, r'no parity with its source .default/tokens/pooled_output is '),
-    (True, 'default/tokens/pooled_output with training=True is '),
+    pytest.param(True, 'default/tokens/pooled_output with training=True is ', marks=pytest.mark.slow),
   ],
 )
 def test_another_default_of_the_encoder_is_refused(prove, module, monkeypatch, two_modes, in_training, fault):
@@ -174,10 +174,10 @@ def test_a_signature_that_computes_something_else_is_refused(prove, module, monk
   'output',
   [
     'serving_default/pooled_output',
-    'serving_default/sequence_output',
+    pytest.param('serving_default/sequence_output', marks=pytest.mark.slow),
     'default/tokens/pooled_output',
-    'default/mlm/pooled_output',
-    'sop/layer_1',
+    pytest.param('default/mlm/pooled_output', marks=pytest.mark.slow),
+    pytest.param('sop/layer_1', marks=pytest.mark.slow),
   ],
 )
 def test_signature_and_default_are_compared(encoder_path, examination, monkeypatch, output):
@@ -266,6 +266,7 @@ def two_modes(monkeypatch):
   monkeypatch.setattr(encoder_lib, 'traced', lambda call, specs, modes_differ: traced(call, specs, True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dropout', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_variable_that_is_frozen_in_training_alone_is_refused(prove, make_module, monkeypatch, two_modes, dropout):
   encode = encoder_lib.Outlined.encode
@@ -293,7 +294,9 @@ def test_an_output_that_does_not_train_the_encoder_is_refused(prove, module, wro
 @pytest.mark.parametrize(
   'form', [pytest.param('graph', marks=pytest.mark.slow), 'weights']
 )  # graphs: test_trials has one case in every run
-@pytest.mark.parametrize('wrong', [None, 'half of each layer in training', 'dropout rates of 0.5'])
+@pytest.mark.parametrize(
+  'wrong', [None, 'half of each layer in training', pytest.param('dropout rates of 0.5', marks=pytest.mark.slow)]
+)
 def test_another_training_mode_is_refused_with_dropout(prove, make_module, monkeypatch, wrong, form):
   module, open_source = make_module(**DROPOUT), source_lib.open_source
 
@@ -383,6 +386,7 @@ def test_dropout_that_is_not_the_configs_is_refused(prove, make_module, monkeypa
     prove(make_module(**changes))
 
 
+@pytest.mark.slow
 def test_a_large_model_is_examined_one_side_after_the_other(encoder_path, examination, monkeypatch):
   monkeypatch.setattr(encoder_certificate, '_SMALL', 0)
   steps = []
@@ -393,7 +397,10 @@ def test_a_large_model_is_examined_one_side_after_the_other(encoder_path, examin
   assert 'wait for the gradient' not in steps and len(result.gradient) == 32
 
 
-@pytest.mark.parametrize('call', ['mlm/pooled_output', 'sop/sequence_output', 'mlm/mlm_logits'])
+@pytest.mark.parametrize(
+  'call',
+  ['sop/sequence_output', *(pytest.param(c, marks=pytest.mark.slow) for c in ('mlm/pooled_output', 'mlm/mlm_logits'))],
+)
 def test_an_output_that_one_call_lacks_is_refused(encoder_path, examination, monkeypatch, call):
   outputs = exported_encoder.Exported.outputs
   monkeypatch.setattr(

@@ -67,6 +67,7 @@ def test_workflow_installs_from_the_lock(workflow, steps, clone):
   )
 
 
+@pytest.mark.slow
 def test_commands_of_the_workflow_release_the_demo(workflow, steps, clone):
   (clone / '.venv/.runtime').touch()
   for step in steps:

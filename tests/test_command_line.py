@@ -341,6 +341,7 @@ def test_broken_module_is_one_line_and_nothing_is_left(export, own_module, tmp_p
   assert trees.leftovers(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_no_parity_is_one_line_and_nothing_is_left(export, own_module, tmp_path):
   # The graph is changed: the conversion is right, but the source's outputs differ.
   from tensorflow.core.protobuf import saved_model_pb2
@@ -363,9 +364,10 @@ def test_no_parity_is_one_line_and_nothing_is_left(export, own_module, tmp_path)
   assert trees.leftovers(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'number',
-  [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGHUP))],
+  [signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
 )
 @pytest.mark.real_processes
 def test_interrupted_export_leaves_nothing(python_module, module, tmp_path, number):
@@ -385,6 +387,7 @@ def test_interrupted_export_leaves_nothing(python_module, module, tmp_path, numb
   assert trees.leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_reader_that_goes_away_does_not_change_the_outcome(export, module, python_module, tmp_path):
   process = subprocess.Popen(
     python_module('export', f'--source={module}', '--model=albert_en_tiny', '--export_root=dist'),
@@ -578,6 +581,7 @@ def test_a_command_imports_no_tensorflow_before_its_flags_are_read(name):
   assert subprocess.run([commands.PYTHON, '-c', code], cwd=commands.ROOT, check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.real_processes
 def test_the_demo_is_exported_again_and_nothing_published_is_removed(tmp_path):
   """`make export` with a prepared environment: twice the same, and mistyped flags between."""

@@ -205,6 +205,7 @@ def test_a_head_that_is_gone(first, module, release):
   assert sorted(release.root.rglob('*')) == before
 
 
+@pytest.mark.slow
 def test_other_outputs(first, make_module):
   with pytest.raises(
     errors.CompatibilityError,

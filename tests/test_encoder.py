@@ -53,7 +53,9 @@ def test_training_defaults_to_false_and_may_be_positional(loaded, inputs):
 
 
 @pytest.mark.parametrize(
-  'dropout', [dict(hidden_dropout=0.3), dict(attention_dropout=0.5)], ids=['hidden', 'attention']
+  'dropout',
+  [dict(hidden_dropout=0.3), pytest.param(dict(attention_dropout=0.5), marks=pytest.mark.slow)],
+  ids=['hidden', 'attention'],
 )
 def test_dropout_is_applied_in_training_only(make_module, prove, inputs, dropout):
   path, _ = prove(make_module(**dropout))  # the proof sees a rate in the wrong place

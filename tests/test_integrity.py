@@ -364,6 +364,7 @@ def test_a_record_of_text_that_is_none_is_refused(text, case):
     _check(text)
 
 
+@pytest.mark.slow
 def test_text_is_held_against_its_parts_and_the_source(text, module, make_module):
   done = _verify(f'--release={text}')
   assert done.returncode == 0 and '25 weights are as recorded' in done.stdout
@@ -407,7 +408,11 @@ def test_an_encoder_cannot_pass_for_a_preprocessor(published):
 @pytest.mark.parametrize(
   'change, fault',
   [
-    (lambda record: record['config'].update(hidden_dropout_prob=0.5), 'the recorded config differs from that of'),
+    pytest.param(
+      lambda record: record['config'].update(hidden_dropout_prob=0.5),
+      'the recorded config differs from that of',
+      marks=pytest.mark.slow,
+    ),
     (
       lambda record: record['certificate']['outputs']['pooled_output'].update(scale=0.5),
       'outputs of the recorded certificate differ from the recomputed ones',
@@ -449,6 +454,7 @@ def test_command_line_without_a_source_imports_no_tensorflow(encoder_path):
   assert '32 weights are as recorded' in process.stdout
 
 
+@pytest.mark.slow
 def test_command_line_with_the_source(encoder_path, preprocessor_path, module, make_module):
   process = _verify(f'--release={encoder_path}', f'--source={module}')
   assert process.returncode == 0, process.stderr

@@ -258,7 +258,9 @@ def test_pooling_needs_the_mask(encoder_path, masked):
   assert np.allclose(one, other, atol=1e-5) == masked
 
 
-@pytest.mark.parametrize('policy', ['float32', 'mixed_float16', 'mixed_bfloat16'])
+@pytest.mark.parametrize(
+  'policy', ['float32', *(pytest.param(name, marks=pytest.mark.slow) for name in ('mixed_float16', 'mixed_bfloat16'))]
+)
 def test_it_trains_in_keras(encoder_path, policy):
   import tensorflow_hub as hub
 

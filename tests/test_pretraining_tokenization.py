@@ -313,6 +313,7 @@ def test_the_same_model_gives_the_same_table(monkeypatch):
   assert one.starts[-1] == len(one.values) and (np.diff(one.starts) >= 0).all() and one.row.min() == 0
 
 
+@pytest.mark.slow
 def test_it_works_in_a_process_without_this_project(path, processor, tmp_path):
   program = (
     'import json, sys\nimport tensorflow as tf\nimport tensorflow_text\nloaded = tf.saved_model.load(sys.argv[1])\n'

@@ -57,6 +57,7 @@ def test_it_is_signed_said_to_break_and_listed(release, module, keys):
     release.preprocessor(module, 2)
 
 
+@pytest.mark.slow
 def test_a_preprocessor_is_no_longer_than_its_encoder(release, make_module):
   path, _ = release(
     make_module(max_position_embeddings=20), 'albert_short', version=1, preprocessor='albert_short_pre/4'

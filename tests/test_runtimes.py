@@ -119,7 +119,9 @@ HELD = {
 
 
 @pytest.mark.parametrize(
-  'names', [['input_type_ids'], [name for name in HELD if name != 'input_type_ids']], ids=['inputs', 'the others']
+  'names',
+  [pytest.param(['input_type_ids'], marks=pytest.mark.slow), [name for name in HELD if name != 'input_type_ids']],
+  ids=['inputs', 'the others'],
 )
 def test_what_differs_is_named(history, recorded, names):
   other = dict(recorded)
@@ -150,6 +152,7 @@ def test_no_model_is_a_fault(history, recorded, tmp_path):
   assert list(ledger.checks) == ['load'] and str(tmp_path) in ledger.faults[0]
 
 
+@pytest.mark.slow
 def test_derivatives_that_are_none_or_no_numbers_are_named(history, recorded, monkeypatch):
   real = probe.derivatives
   damage = {
@@ -227,6 +230,7 @@ def test_cells():
   ] == ['-', 'passed', 'same', '2.5e-07', 'FAILED']
 
 
+@pytest.mark.slow
 def test_an_environment_that_fails_is_told_and_is_no_pass(tmp_path):
   answer = runtimes.probe_environment(sys.executable, ['--nothing'], tmp_path / 'log')
   with pytest.raises(

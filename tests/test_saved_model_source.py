@@ -67,6 +67,7 @@ def test_a_fine_tuned_release_is_a_source(module, tuned, tmp_path):
   assert all(np.array_equal(value, after[name]) for name, value in _tensors(tmp_path)[3].items())
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_release_is_exported(tuned, release):
   path, outcome = release(tuned, 'albert_tuned', version=1)
   assert outcome.pieces[1].certificate.against == 'reference'

@@ -155,6 +155,7 @@ def test_what_cannot_verify_is_a_wrong_flag(wrong_keys, name):
     signature.check_public_key(wrong_keys / name)
 
 
+@pytest.mark.slow
 def test_verify_on_the_command_line(signed, keys, tmp_path, python_module):
   def run(*flags):
     return subprocess.run(python_module('export.verify', f'--release={signed}', *flags), capture_output=True, text=True)

@@ -82,7 +82,8 @@ print(json.dumps(result))
 """
 
 
-@pytest.mark.parametrize('version', [3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('version', [3, 4])
 def test_every_subobject_is_saved_and_reloaded_in_a_new_process(module, release, tmp_path, version):
   path, _ = release(module, with_text=True, preprocessor=f'albert_en_tiny_preprocess/{version}')
   models = [path.parents[1] / f'albert_en_tiny_preprocess/{version}', path, path.parents[1] / 'albert_en_tiny_text/2']

@@ -67,8 +67,6 @@ _QUICK = {
   'erf GELU',
   'layer norm epsilon 1e-7',
   'half the gradient of keys',
-  'dropout rates of 0.5',
-  'layers doubled in the heads',
   'rounded to bfloat16',
 }
 

@@ -142,6 +142,7 @@ def test_mlm_is_trained(encoder_path):
   assert not np.array_equal(word_embedding, encoder.trainable_variables[0].numpy())  # shared, not copied
 
 
+@pytest.mark.slow
 def test_version_3_with_a_persistent_tape(history):
   encoder = hub.KerasLayer(f'{history}/tensorflow/albert_en_demo/3', trainable=True)
   ones = tf.ones([2, 5], tf.int32)

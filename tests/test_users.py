@@ -93,6 +93,7 @@ def _keras_3(pages, page):
   return program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('page', [ENCODER, pytest.param(TEXT, marks=pytest.mark.slow)])
 def test_keras_3_trains_saves_and_reloads_every_weight(pages, work, page):
   assert users.run_page(ENVIRONMENT, page, [_keras_3(pages, page)], work) == []

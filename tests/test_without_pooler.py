@@ -197,6 +197,7 @@ def test_slots_of_the_pooler_go_with_it(module, tmp_path, slots):
     assert source.notes[0].startswith('left out, the pooler and its head: bert/pooler') and len(source.notes) == 1
 
 
+@pytest.mark.slow
 def test_groups_and_dropout_without_pooler(module, tmp_path, release):
   own = grouped(module, tmp_path / 'own', 3, 1)
   config = json.loads((own / 'config.json').read_text()) | {'hidden_dropout_prob': 0.1}

@@ -39,6 +39,7 @@ TF_TEXT = {'CaseFoldUTF8', 'NormalizeUTF8', 'SentencepieceOp', 'SentencepieceTok
 _modelscan = pytest.mark.skipif(sys.version_info >= (3, 13), reason='modelscan has no release for it')
 
 
+@pytest.mark.slow
 @_modelscan
 def test_modelscan_reports_nothing(history, tmp_path):
   issues, scanned = _scan(history, tmp_path / 'report.json')
@@ -47,6 +48,7 @@ def test_modelscan_reports_nothing(history, tmp_path):
   assert {model for model, _ in issues} == {('albert_en_demo_preprocess',), ('albert_en_demo_text',)}
 
 
+@pytest.mark.slow
 @_modelscan
 def test_modelscan_would_report_something(own_module, tmp_path):
   modules.edit_graph(own_module, lambda m: m.graph_def.node.add(name='hidden', op='WriteFile'))

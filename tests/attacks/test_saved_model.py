@@ -215,6 +215,7 @@ def _through(op, **attributes):
   return edit
 
 
+@pytest.mark.slow
 def test_18_operation_of_a_source_that_is_trusted(release, own_module):
   modules.edit_graph(own_module, _through('CheckNumerics', message=attr_value_pb2.AttrValue(s=b'no number')))
   with pytest.raises(errors.UntrustedGraphError, match='CheckNumerics at node'):
