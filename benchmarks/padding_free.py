@@ -2,18 +2,21 @@
 
   TF_USE_LEGACY_KERAS=1 python -m benchmarks.padding_free --release=DIR... [--text=DIR --preprocessor=DIR] --output=FILE
 
-All calls take turns in one process. A figure is the median ratio of processor time to the plain call in the same turn.
-Peak memory is measured in a subprocess for each call.
+All calls take turns in one process; those of Transformers (--huggingface_python) in a second one, which idles in the
+turns of the others. A figure is the median ratio of processor time to the plain call in the same turn. Peak memory is
+measured in a subprocess for each call.
 """
 
 import argparse
 import collections
 import functools
+import json
 import multiprocessing
 import os
 import pathlib
 import resource
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -35,6 +38,8 @@ _STEPS = ((8, 25), (8, LENGTH))
 # Lengths of texts, in tokens with [CLS] and [SEP]: a log-normal distribution, whose median is 0.9 of the mean, as in
 # corpora of sentences; between 5 and 128.
 _SIGMA = 0.46
+_COLUMNS = ('padding-free', 'trimmed', 'tf-models', 'Transformers', 'Transformers, trimmed')
+_NONE = ' - |' * (len(_COLUMNS) - 1)
 
 
 def lengths(batch: int, mean: int, seed: int = 0) -> np.ndarray:
@@ -97,17 +102,45 @@ def training_step(call: Callable[..., Any], variables: Sequence[Any]) -> Callabl
   return step
 
 
+class Transformers:
+  """AlbertModel of Transformers in a process of another environment."""
+
+  def __init__(self, python: pathlib.Path, config: pathlib.Path):
+    """Starts the process; `config` is an albert_config.json."""
+    self._process = subprocess.Popen(
+      [python, '-m', 'benchmarks.probe_padding_huggingface', config],
+      cwd=measure.ROOT,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+
+  def __call__(self, rows: np.ndarray, length: int, training: bool) -> float:
+    """Runs one call, and returns its processor seconds."""
+    assert self._process.stdin is not None and self._process.stdout is not None
+    self._process.stdin.write(json.dumps({'rows': rows.tolist(), 'length': length, 'training': training}) + '\n')
+    self._process.stdin.flush()
+    return float(self._process.stdout.readline())
+
+  def close(self) -> None:
+    """Ends the process."""
+    self._process.communicate()
+
+
 def ratios(calls: dict[str, Callable[[], Any]], turns: int) -> dict[str, tuple[float, float]]:
-  """Returns the median processor seconds of each call, and of its ratio to the first call of the same turn."""
+  """Returns the median processor seconds of each call, and of its ratio to the first call of the same turn.
+
+  A call that returns a number has measured its processor seconds itself.
+  """
   seconds = collections.defaultdict[str, list[float]](list)
   for call in calls.values():
-    call()
-    call()
+    for _ in range(min(2, turns)):
+      call()
   for turn in range(turns):
     for name in reversed(calls) if turn % 2 else calls:
       start = time.process_time()
-      calls[name]()
-      seconds[name].append(time.process_time() - start)
+      result = calls[name]()
+      seconds[name].append(result if isinstance(result, float) else time.process_time() - start)
   first = seconds[next(iter(calls))]
   return {
     name: (statistics.median(taken), statistics.median(one / base for one, base in zip(taken, first, strict=True)))
@@ -143,19 +176,24 @@ def main() -> None:
   parser.add_argument('--release', type=pathlib.Path, nargs='+', required=True, help='directories of encoders')
   parser.add_argument('--text', type=pathlib.Path, help='directory of the text model of the first encoder')
   parser.add_argument('--preprocessor', type=pathlib.Path, help='directory of its preprocessor')
+  parser.add_argument('--huggingface_python', type=pathlib.Path, help='Python with PyTorch and Transformers')
   parser.add_argument('--turns', type=int, default=7)
   parser.add_argument('--most_rows', type=int, default=128, help='largest batch')
+  parser.add_argument('--only_inference', action='store_true', help='no training steps')
   parser.add_argument('--output', type=pathlib.Path, required=True, help='file of the table')
   arguments = parser.parse_args()
   lines = [
-    '| model | work | batch | tokens | plain, s | padding-free | trimmed | tf-models |',
-    '|---|---|---|---|---|---|---|---|',
+    f'| model | work | batch | tokens | plain, s | {" | ".join(_COLUMNS)} |',
+    '|---|---|---|---|---|' + '---|' * len(_COLUMNS),
   ]
   for path in arguments.release:
     loaded = tf.saved_model.load(os.fspath(path))
     config = albert_config.read(path / 'assets/albert_config.json')
     peer = tf_models(config)
-    for work, shapes in (('inference', _SHAPES), ('training step', _STEPS)):
+    other = arguments.huggingface_python and Transformers(
+      arguments.huggingface_python, path.resolve() / 'assets/albert_config.json'
+    )
+    for work, shapes in (('inference', _SHAPES), ('training step', () if arguments.only_inference else _STEPS)):
       wanted = {'plain': loaded, 'padding-free': loaded.padding_free, 'trimmed': trimmed(loaded), 'tf-models': peer}
       if work == 'training step':
         del wanted['trimmed']
@@ -164,21 +202,28 @@ def main() -> None:
           for name, call in wanted.items()
         }
       for rows, mean in shapes:
-        if rows > (arguments.most_rows if config.hidden_size <= 1024 else 8):
+        if rows > arguments.most_rows:
           continue
         batch = make_batch(config.vocab_size, rows, mean)
         calls: dict[str, Callable[[], Any]] = {name: functools.partial(call, batch) for name, call in wanted.items()}
+        if other:
+          texts, training = lengths(rows, mean), work == 'training step'
+          calls['Transformers'] = functools.partial(other, texts, LENGTH, training)
+          calls['Transformers, trimmed'] = functools.partial(other, texts, int(texts.max()), training)
         found = ratios(calls, arguments.turns)
-        cells = [f'{found[name][1]:.2f}' if name in found else '-' for name in ('padding-free', 'trimmed', 'tf-models')]
+        cells = [f'{found[name][1]:.2f}' if name in found else '-' for name in _COLUMNS]
         name = f'{path.parent.name}, {config.hidden_size} x {config.num_hidden_layers}'
         line = [name, work, str(rows), str(mean), f'{found["plain"][0]:.2f}', *cells]
         lines.append(f'| {" | ".join(line)} |')
         print(lines[-1], flush=True)
-    plain, ours = peak(path, '', 25), peak(path, 'padding_free', 25)
-    lines.append(f'| {name} | peak memory of the step | 8 | 25 | {plain / 1e6:.0f} MB | {ours / plain:.2f} | - | - |')
-    print(lines[-1], flush=True)
+    if other:
+      other.close()
+    if not arguments.only_inference:
+      plain, ours = peak(path, '', 25), peak(path, 'padding_free', 25)
+      lines.append(f'| {name} | peak memory of the step | 8 | 25 | {plain / 1e6:.0f} MB | {ours / plain:.2f} |{_NONE}')
+      print(lines[-1], flush=True)
     graph = (path / 'saved_model.pb').stat().st_size
-    lines.append(f'| {name} | `saved_model.pb` | - | - | {graph / 1e3:.0f} kB | - | - | - |')
+    lines.append(f'| {name} | `saved_model.pb` | - | - | {graph / 1e3:.0f} kB | - |{_NONE}')
   if arguments.text is not None:
     import tensorflow_text  # noqa: F401  (registers the operations)
 
@@ -190,7 +235,7 @@ def main() -> None:
     tokens = int(tf.reduce_sum(preprocessor(sentences)['input_mask'])) // sentences.shape[0]
     lines.append(
       f'| text model | from text to vectors | {sentences.shape[0]} | {tokens} | {found["both"][0]:.2f} | '
-      f'{found["text"][1]:.2f} | - | - |'
+      f'{found["text"][1]:.2f} |{_NONE}'
     )
   arguments.output.write_text('\n'.join([*lines, '', machine.describe(machine.facts()), '']))
 
