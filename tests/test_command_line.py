@@ -430,8 +430,8 @@ def test_the_console_command_answers_at_once():
 @pytest.mark.parametrize('name', command_line.COMMANDS)
 def test_each_command_groups_its_flags_in_help(name):
   module = command_line.COMMANDS[name][0]
-  short, long = console(name, '-h'), console(name, '--help')
-  assert long.returncode == short.returncode == 0 and long.stderr == '' and long.stdout == short.stdout, long.stderr
+  long = console(name, '--help')
+  assert long.returncode == 0 and long.stderr == '', long.stderr
   assert f'albert-hub-export {name} --' in long.stdout and f'python -m {module} --' not in long.stdout
   titles = re.findall(r'^(\S.*)\n  --', long.stdout, re.M)
   assert titles[0] in ('Most exports need', 'Most need', 'One of three actions', 'Where'), titles
@@ -504,11 +504,11 @@ def test_faults_of_sources_are_told_before_tensorflow_is_imported(own_module, tm
     ('foo://albert', 'not the address of a .tar.gz'),
     ('https://nohost.invalid/google/albert_large/3', 'https://nohost.invalid: host not found, or no connection'),
   ):
-    for words in (
-      ('export', '--model=albert_en_tiny'),
+    others = (
       ('convert', '--to=huggingface', f'--output={tmp_path / "out"}'),
       ('golden', '--record', f'--golden={tmp_path / "golden.json"}'),
-    ):
+    )
+    for words in (('export', '--model=albert_en_tiny'), *(others if source == own_module else ())):
       process = console(*words, f'--source={source}', TFHUB_CACHE_DIR=str(tmp_path / 'empty'))
       commands.fails(process, 1, str(source).partition('/google')[0], word)
 

@@ -215,6 +215,7 @@ def test_other_outputs(first, make_module):
     first(make_module(seed=9), preprocessor='albert_en_other_preprocess/3')
 
 
+@pytest.mark.slow
 def test_other_sizes_and_another_vocabulary(first, make_module):
   module = make_module(vocab_size=210)
   with pytest.raises(

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import pathlib
+import pickle
 import subprocess
 import tarfile
 
 import numpy as np
 import pytest
+from support import shared
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import record as record_lib
@@ -29,9 +31,17 @@ class Exported:
   preprocessor: pathlib.Path
 
 
-@pytest.fixture(scope='module', params=KINDS)
-def exported(request, tmp_path_factory, python_module):
-  kind, root = request.param, tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope='session', params=KINDS)
+def exported(request, tmp_path_factory, python_module) -> Exported:
+  kind = request.param
+
+  def make(path):
+    (path / 'exported.pickle').write_bytes(pickle.dumps(_export(kind, path, python_module)))
+
+  return pickle.loads((shared.directory(tmp_path_factory, f'genuine_{kind}', make) / 'exported.pickle').read_bytes())
+
+
+def _export(kind, root, python_module) -> Exported:
   module = FIXTURES / f'{kind}.tar.gz'
   # Like early modules, the partitioned one has no albert_config.json among its assets.
   flags = [

@@ -55,7 +55,7 @@ def _run(encode, inputs, variables, training):
 
 
 @pytest.mark.parametrize('mask', MASKS.values(), ids=MASKS)
-@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('training', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_outputs_and_derivatives_are_those_of_the_plain_call(mask, training):
   encoder, inputs = _encoder(dropout_rate=0.1, attention_dropout_rate=0.1), _batch(mask)
   outlined = _outlined(encoder)

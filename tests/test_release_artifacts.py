@@ -30,6 +30,7 @@ def test_nothing_that_an_encoder_needs_is_touched(release, module, monkeypatch):
   assert integrity.check(path, record_lib.read(path)) == 0
 
 
+@pytest.mark.slow
 def test_a_process_that_makes_one_starts_no_other_and_imports_no_tf_models(module, python_module, tmp_path):
   code = (
     'from export.source import process; process.prepare = None; import sys; import runpy\n'
@@ -42,6 +43,7 @@ def test_a_process_that_makes_one_starts_no_other_and_imports_no_tf_models(modul
   assert (tmp_path / 'dist' / NAME / '3').is_dir()
 
 
+@pytest.mark.slow
 def test_it_is_signed_said_to_break_and_listed(release, module, keys):
   release.preprocessor(module, 3, sign_key=keys[0])
   with pytest.raises(errors.CompatibilityError, match='preprocess/4: breaks users of .*preprocess/3 .the ids of '):

@@ -66,6 +66,7 @@ def _probed_text(history, version, expected, text):
   return ledger
 
 
+@pytest.mark.slow
 def test_text_passes_and_computes_the_same(history, recorded):
   ledger = _probed_text(history, 3, recorded, 3)
   before = CHECKS.index('training mode')
@@ -172,6 +173,7 @@ def test_derivatives_that_are_none_or_no_numbers_are_named(history, recorded, mo
     assert [fault for fault in faults if name in fault and word in fault]
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_descend_is_named(history, recorded, monkeypatch):
   real = probe.derivatives
   monkeypatch.setattr(

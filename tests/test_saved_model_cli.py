@@ -42,6 +42,7 @@ def test_show(history, interface):
     assert f"outputs['{name}'] tensor_info:\n      dtype: DT_FLOAT\n      shape: {shape}\n" in outputs
 
 
+@pytest.mark.slow
 def test_run_gives_what_the_loaded_encoder_gives(encoder_path, tmp_path):
   inputs = {
     'input_word_ids': np.array([[2, 17, 60, 3], [2, 5, 3, 0]], np.int32),

@@ -112,6 +112,7 @@ def test_every_artifact_has_the_same_contract(published, module, released):
   assert np.array_equal(ours['sequence_output'], right['sequence_output'])
 
 
+@pytest.mark.slow
 def test_the_text_model_has_it_too(published):
   path, outcome = published
   text = path.parents[1] / 'albert_np_text/1'
