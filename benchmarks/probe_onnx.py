@@ -7,6 +7,7 @@ Every ratio is of processor time to that of the first, all threads together: the
 steady calls, and each has processes of its own for the cold start. Needs TF_USE_LEGACY_KERAS=1.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -31,6 +32,7 @@ _SHAPES = {
   f'1 x 128, mean {_MEAN}': (1, 128, _MEAN),
   f'8 x 128, mean {_MEAN}': (8, 128, _MEAN),
 }
+_HUGGING_FACE = {'input_ids': 'input_word_ids', 'attention_mask': 'input_mask', 'token_type_ids': 'input_type_ids'}
 _Call = Callable[[Mapping[str, np.ndarray]], Any]
 
 
@@ -79,7 +81,7 @@ def _load(path: str) -> _Call:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     session = onnxruntime.InferenceSession(path, options)
-    return lambda inputs: session.run(['pooled_output', 'sequence_output'], dict(inputs))
+    return functools.partial(_run, session, [value.name for value in session.get_inputs()])
   if path.endswith('.tflite'):
     import tensorflow as tf
 
@@ -89,6 +91,13 @@ def _load(path: str) -> _Call:
 
   encoder = tf.saved_model.load(path)
   return lambda inputs: encoder({name: tf.constant(value) for name, value in inputs.items()})['pooled_output'].numpy()
+
+
+def _run(session: Any, names: list[str], inputs: Mapping[str, np.ndarray]) -> Any:
+  """Runs an ONNX file with the encoder's names, or with those of Hugging Face."""
+  if 'input_ids' in names:
+    inputs = {other: inputs[name].astype(np.int64) for other, name in _HUGGING_FACE.items()}
+  return session.run(None, dict(inputs))
 
 
 def _inputs(batch: int, length: int, mean: int | None) -> dict[str, np.ndarray]:
