@@ -27,6 +27,7 @@ from absl import flags
 from absl import logging
 
 from converters import errors
+from converters import options
 
 # Names and versions in published paths.
 NAME = re.compile(r'[a-z0-9][a-z0-9_-]{0,99}')
@@ -262,6 +263,7 @@ def finish() -> None:
 
 
 def _fail(status: int, message: str) -> NoReturn:
+  message = options.as_flags(message)
   # A name in a hostile file can contain terminal escapes, or invalid text.
   line = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in ' '.join(message.split()))
   line = line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + ' ...'

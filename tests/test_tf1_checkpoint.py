@@ -204,7 +204,9 @@ def test_a_checkpoint_file_of_another_directory_is_named(checkpoint, tmp_path, r
   own = shutil.copytree(checkpoint, tmp_path / 'own')
   _copy_checkpoint(own, 'model.ckpt-7')
   (own / 'checkpoint').write_text('model_checkpoint_path: "model.ckpt-9"\n')
-  refused(own, 'checkpoint: names model.ckpt-9, which does not exist; give the path of one, as --source=.*model.ckpt-7')
+  refused(
+    own, 'checkpoint: names model.ckpt-9, which does not exist; give the path of one, as option source=.*model.ckpt-7'
+  )
 
 
 @pytest.mark.parametrize(
