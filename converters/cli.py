@@ -106,7 +106,10 @@ def _help_of_flag(flag: flags.Flag) -> str:
   if flag.default is not None and flag.default is not False and 'Default:' not in text:
     text += ' Default: ' + str(flag.default_as_str).strip("'") + '.'
   width = min(_LONGEST_HELP_LINE, shutil.get_terminal_size().columns)
-  lines = textwrap.wrap(text, width, initial_indent=' ' * 6, subsequent_indent=' ' * 6, break_on_hyphens=False)
+  indent = ' ' * 6
+  lines = textwrap.wrap(
+    text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+  )
   return '\n'.join([f'  --[no]{flag.name}' if flag.boolean else f'  --{flag.name}={value}', *lines])
 
 
