@@ -202,7 +202,7 @@ def test_wrong_weights_and_wrong_ids_are_noticed(texts, module, history, tmp_pat
   results = json.loads((tmp_path / 'out/results.json').read_text())
   assert not results['passed'] and 0 < results['different'] < results['lines'] and len(results['unlike']) == 5
   assert results['unlike'][0]['right'] != results['unlike'][0]['actual']
-  assert 'Other ids than they should be' in (tmp_path / 'out/index.html').read_text()
+  assert 'Mismatched token ids' in (tmp_path / 'out/index.html').read_text()
 
 
 def _add_to_a_weight(prefix, what):

@@ -268,4 +268,4 @@ def test_release_is_the_modules(checkpoint, module, released, release):
     check.source is None and check.reference < 1e-13 for check in outcome.pieces[1].certificate.gradient.values()
   )
   card = path.with_name(f'{path.name}.md').read_text()
-  assert 'has weights and no graph that could be run' in card and 'the weights of a TensorFlow checkpoint' in card
+  assert 'has weights, but no graph to run' in card and 'the weights of a TensorFlow checkpoint' in card
