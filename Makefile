@@ -13,6 +13,7 @@
 # make runtimes       run exports under the oldest and the newest TensorFlow
 # make users          run the Python of README, docs and cards in environments made by their install line
 # make proof-trials   count the verdicts of the proof on right and wrong conversions
+# make docs           write the tables of flags in docs/export.md
 # make genuine        export modules by TensorFlow 1.15 and compare them with it
 #
 # Each target makes the environment that it needs in .venv, from the hash-locked files in requirements/.
@@ -46,7 +47,7 @@ DEMO := build/demo/albert_en_demo
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help export release bump serve test test-slow mutants interop faults fuzz bench runtimes users genuine proof-trials lint golden golden-corpus lock clean
+.PHONY: help export release bump serve test test-slow mutants interop faults fuzz bench runtimes users genuine proof-trials lint golden golden-corpus docs lock clean
 
 # The lines at the top of this file.
 help:
@@ -246,6 +247,10 @@ golden: $(VENV)/.runtime $(DEMO)
 	@$(call GOLDEN_MODULE,interface_3,--seed=3)
 	@for version in 1 2 3 4; do $(PY) -m export.golden --record --source=$(DEMO) --preprocessor=$$version \
 		--golden=$(GOLDEN)/preprocessor_$$version.json || exit 1; done
+
+# A test compares the tables with --help.
+docs: $(VENV)/.runtime
+	@$(PY) -m docs.flags
 
 # Without SOURCE and RELEASE, the demo's, which is made if it is not there. CORPUS may be several globs, with commas.
 CORPUS ?= assets/demo/corpus.txt

@@ -14,7 +14,8 @@ from converters.io import safe_read
 class Activation(enum.Enum):
   """The activation of the feed-forward layers and of the masked language model head.
 
-  Values are the names that `--activation` and records use. Frameworks give the same names to different functions.
+  Values are the names that the option `activation` and records use. Frameworks give the same names to different
+  functions.
   """
 
   GELU_TANH = 'gelu_tanh'  # GELU by its approximation with tanh
@@ -242,12 +243,12 @@ def _load(path: str | os.PathLike[str]) -> Any:
   try:
     return json.loads(safe_read.read(path, _LARGEST_FILE).decode(), object_pairs_hook=unique)
   except safe_read.TooLarge as e:
-    raise errors.ConfigError(f'{path}: {e}; restore the file, or give another with --albert_config') from e
+    raise errors.ConfigError(f'{path}: {e}; restore the file, or give another with option albert_config') from e
   except OSError as e:
-    raise errors.ConfigError(f'{path}: no config ({e.strerror}); give one with --albert_config=FILE') from e
+    raise errors.ConfigError(f'{path}: no config ({e.strerror}); give one with option albert_config=FILE') from e
   except (ValueError, RecursionError) as e:
     raise errors.ConfigError(
-      f'{path}: invalid JSON ({str(e)[:100]}); restore the file, or give another with --albert_config'
+      f'{path}: invalid JSON ({str(e)[:100]}); restore the file, or give another with option albert_config'
     ) from e
 
 
@@ -276,7 +277,7 @@ def _parse(
     if not isinstance(values['hidden_act'], str) or values['hidden_act'] not in activations:
       raise fault(
         f'hidden_act is {repr(values["hidden_act"])[:40]}, not one of {", ".join(sorted(activations))}',
-        'give --activation if the model computes one of these',
+        'give option activation if the model computes one of these',
       )
     activation = activations[values['hidden_act']]
   checked: dict[str, Any] = {}

@@ -27,6 +27,7 @@ from absl import flags
 from absl import logging
 
 from converters import errors
+from converters import options
 
 # Names and versions in published paths.
 NAME = re.compile(r'[a-z0-9][a-z0-9_-]{0,99}')
@@ -105,7 +106,10 @@ def _help_of_flag(flag: flags.Flag) -> str:
   if flag.default is not None and flag.default is not False and 'Default:' not in text:
     text += ' Default: ' + str(flag.default_as_str).strip("'") + '.'
   width = min(_LONGEST_HELP_LINE, shutil.get_terminal_size().columns)
-  lines = textwrap.wrap(text, width, initial_indent=' ' * 6, subsequent_indent=' ' * 6, break_on_hyphens=False)
+  indent = ' ' * 6
+  lines = textwrap.wrap(
+    text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+  )
   return '\n'.join([f'  --[no]{flag.name}' if flag.boolean else f'  --{flag.name}={value}', *lines])
 
 
@@ -262,6 +266,7 @@ def finish() -> None:
 
 
 def _fail(status: int, message: str) -> NoReturn:
+  message = options.as_flags(message)
   # A name in a hostile file can contain terminal escapes, or invalid text.
   line = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in ' '.join(message.split()))
   line = line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + ' ...'

@@ -34,5 +34,5 @@ class Reading:
     return config if self.pooler else dataclasses.replace(config, pooler=False)
 
   def tokenization(self, stated: dict[str, bool], where: str) -> tokenization_lib.Tokenization:
-    """Combines the flags with what a source states; see `tokenization.decide`."""
+    """Combines the options with what a source states; see `tokenization.decide`."""
     return tokenization_lib.decide(stated, where, {'lower_case': self.lower_case, 'keep_accents': self.keep_accents})

@@ -146,7 +146,7 @@ def _check_host(handle: str) -> None:
   except OSError as e:
     raise errors.SourceError(
       f'{address.scheme}://{address.hostname}: host not found, or no connection; check the connection, or give a '
-      'directory or .tar.gz with --source'
+      'directory or .tar.gz with option source'
     ) from e
 
 

@@ -46,23 +46,23 @@ DEFAULT = Tokenization()
 
 
 def decide(stated: Mapping[str, bool], where: str, asked: Mapping[str, bool | None]) -> Tokenization:
-  """Combines the settings of a source with those of the flags.
+  """Combines the settings of a source with the given options.
 
   Args:
     stated: the values that the source states, by attribute name.
     where: the file that states them.
-    asked: the values of the flags by attribute name; None for a flag that is not given.
+    asked: the values of the options by attribute name; None for an option that is not given.
 
   Raises:
-    VocabularyError: a flag contradicts the source.
+    VocabularyError: an option contradicts the source.
   """
   given = {name: value for name, value in asked.items() if value is not None}
   for name, value in given.items():
     if stated.get(name, value) != value:
-      flag = _flag(name, value)
-      raise errors.VocabularyError(f'{where}: {name} is {stated[name]}, but {flag} is given; leave {flag} out')
+      option = _option(name, value)
+      raise errors.VocabularyError(f'{where}: {name} is {stated[name]}, but {option} is given; leave {option} out')
   origins = [where] if stated else []
-  origins += [_flag(name, value) for name, value in given.items() if name not in stated]
+  origins += [_option(name, value) for name, value in given.items() if name not in stated]
   values = _DEFAULTS | dict(stated) | given
   return Tokenization(
     values['lower_case'],
@@ -86,7 +86,7 @@ def check_vocabulary(sp_model: bytes, setting: Tokenization, name: str) -> list[
     Notes for people and the record.
 
   Raises:
-    VocabularyError: the setting is a default or comes from a flag, and pieces have upper-case letters or combining
+    VocabularyError: the setting is a default or comes from an option, and pieces have upper-case letters or combining
       marks that the normalization removes.
   """
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
@@ -98,17 +98,17 @@ def check_vocabulary(sp_model: bytes, setting: Tokenization, name: str) -> list[
   upper = [piece for piece in pieces if piece.lower() != piece] if setting.lower_case else []
   # SentencePiece's normalizer composes letters and accents: a mark on its own belongs to a script that keeps it.
   marks = [] if setting.keep_accents else [piece for piece in pieces if _has_marks(piece)]
-  faults, flags = [], []
-  for unreachable, what, done, flag in (
-    (upper, 'upper-case letters', 'put into lower case', '--nolower_case'),
-    (marks, 'combining marks', 'stripped of them', '--keep_accents'),
+  faults, options = [], []
+  for unreachable, what, done, option in (
+    (upper, 'upper-case letters', 'put into lower case', _option('lower_case', False)),
+    (marks, 'combining marks', 'stripped of them', _option('keep_accents', True)),
   ):
     if unreachable:
       faults.append(f'{len(unreachable)} pieces have {what}, as {unreachable[0]!r}, but text is {done}')
-      flags.append(flag)
+      options.append(option)
   if faults and not setting.stated:
     raise errors.VocabularyError(
-      f'{name}: {"; ".join(faults)} ({setting.origin}); give {" ".join(flags)}, or the vocabulary that the weights '
+      f'{name}: {"; ".join(faults)} ({setting.origin}); give {" ".join(options)}, or the vocabulary that the weights '
       'were trained with'
     )
   return [f'{name}: {fault} ({setting.origin})' for fault in faults]
@@ -118,5 +118,5 @@ def _has_marks(piece: str) -> bool:
   return not piece.isascii() and any(unicodedata.combining(c) or unicodedata.category(c) == 'Mn' for c in piece)
 
 
-def _flag(name: str, value: bool) -> str:
-  return f'--{"" if value else "no"}{name}'
+def _option(name: str, value: bool) -> str:
+  return f'option {name}={value}'

@@ -360,7 +360,7 @@ def check_model(
 
 
 # The action for a source without pooler.
-WITHOUT_POOLER = 'give --nopooler for an encoder without pooled output'
+WITHOUT_POOLER = 'give option pooler=False for an encoder without pooled output'
 # An ALBERT has 32 tensors, and 96 with an optimizer's slots; a message that names more is unreadable.
 _MOST_NAMED = 40
 

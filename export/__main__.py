@@ -73,7 +73,9 @@ _IO = flags.DEFINE_enum(
   'dict.',
 )
 _PREPROCESSOR = flags.DEFINE_string(
-  'preprocessor', None, 'NAME/VERSION of the encoder\'s preprocessor. Default: the catalog\'s.'
+  'preprocessor',
+  None,
+  'NAME/VERSION of the encoder\'s preprocessor, version 1 to 4. Default: the catalog\'s, else MODEL_preprocess/4.',
 )
 _CHANGE = flags.DEFINE_multi_string(
   'change',

@@ -2,17 +2,17 @@
 
   python -m export.golden --record --source=build/demo/albert_en_demo --golden=tests/golden/albert_en_demo.json
   python -m export.golden --record --source=build/demo/albert_en_demo --preprocessor=4
-  --golden=tests/golden/preprocessor_4.json
+      --golden=tests/golden/preprocessor_4.json
   python -m export.golden --check --release=dist/tensorflow/albert_en_demo/2 --golden=tests/golden/albert_en_demo.json
   python -m export.golden --corpus='texts/*.txt.gz' --source=albert_large.tar.gz
-  --release=dist/tensorflow/albert_en_large/4 --output=results
+      --release=dist/tensorflow/albert_en_large/4 --output=results
 
 A golden file has outputs of a source and its digest. A release fails if it was made from another source, or if its
 outputs differ by more than the tolerance. Recording over a file prints the changes.
 
-A corpus is tokenized by the authors' rule and by the exported preprocessor, and encoded by the source's graph and by
-the exported encoder, on Apache Beam. With --corpus, flags that --help does not list go to Beam. Exit status 1 if ids or
-outputs differ by more than the tolerance; the results are written in both cases.
+With --corpus, every line is tokenized by the reference and by the exported preprocessor. Then the source's graph and
+the exported encoder compute its outputs. This runs on Apache Beam: flags that --help does not list go to Beam. Exit
+status 1 if ids or outputs differ by more than the tolerance; the results are written in both cases.
 """
 
 import pathlib

@@ -59,8 +59,8 @@ def main() -> dict[str, Any]:
   """Runs the command; see the module.
 
   Returns:
-    For --json: `release` (path in the tree), `files` and `weights` (numbers of them), `signed` (the signature was
-    checked) and `source` (handle that it was compared with, or null).
+    For --json: `release` (path in the tree), `files` and `weights` (their numbers), `signed` (whether the signature was
+    checked) and `source` (handle of the compared source, or null).
   """
   if not _RELEASE.value:
     raise errors.UsageError('--release: missing or empty; give the directory of a published version')

@@ -169,7 +169,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     'converters/weight_map.py',
     'and (config.pooler or not _is_pooled(row))',
     'and (config.pooler or row.part is not Part.SOP)',
-    'tests/test_without_pooler.py::test_a_checkpoint_without_pooler_names_the_flag',
+    'tests/test_without_pooler.py::test_a_checkpoint_without_pooler_names_the_option',
   ),
   Mutation(
     'pooler_left_out',
@@ -282,6 +282,13 @@ MUTATIONS: tuple[Mutation, ...] = (
     'socket.setdefaulttimeout(before)',
     'pass',
     'tests/test_source.py::test_a_host_that_says_nothing_is_given_up',
+  ),
+  Mutation(
+    'option_false',
+    'converters/options.py',
+    '"" if value == "True" else "no"',
+    '"no" if value == "True" else ""',
+    'tests/test_options.py::test_options_become_flags',
   ),
   Mutation(
     'command_line_escape',

@@ -67,7 +67,7 @@ def test_a_name_means_what_the_format_computes(read, name, authors, hugging_face
 def test_the_flag_replaces_the_activation(read):
   values = HUGGING_FACE | {'hidden_act': 'gelu_10'}
   with pytest.raises(
-    errors.ConfigError, match=r"config.json: hidden_act is 'gelu_10', not one of .*; give --activation"
+    errors.ConfigError, match=r"config.json: hidden_act is 'gelu_10', not one of .*; give option activation"
   ):
     read(albert_config.read_hugging_face, values)
   assert read(albert_config.read_hugging_face, values, activation=Act.RELU).activation is Act.RELU

@@ -62,11 +62,14 @@ def test_a_model_that_the_catalog_lacks(catalog):
 
 
 def test_a_version_is_in_the_catalog_or_the_next(catalog):
-  with pytest.raises(errors.UsageError, match='--version=5: not a version of albert_en_large in the catalog.*--change'):
+  with pytest.raises(
+    errors.UsageError, match='option version=5: not a version of albert_en_large in the catalog.*option change'
+  ):
     catalog.encoder('albert_en_large', 5)
   assert catalog.encoder('albert_en_large', 5, changes=['Retrained.']).changes[5] == ['Retrained.']
   with pytest.raises(
-    errors.UsageError, match='--version=6: neither .*the newest version of albert_en_large is 4.; give --version=5'
+    errors.UsageError,
+    match='option version=6: neither .*the newest version of albert_en_large is 4.; give option version=5',
   ):
     catalog.encoder('albert_en_large', 6, changes=['Retrained.'])
 
@@ -163,8 +166,8 @@ def test_what_is_no_catalog_is_one_line(tmp_path, content):
     catalog_lib.Catalog(path)
 
 
-def test_a_missing_catalog_names_the_flag(tmp_path):
-  with pytest.raises(errors.CatalogError, match='cannot be read .*--catalog'):
+def test_a_missing_catalog_names_the_option(tmp_path):
+  with pytest.raises(errors.CatalogError, match='cannot be read .*option catalog'):
     catalog_lib.Catalog(tmp_path)
 
 
@@ -258,7 +261,7 @@ def test_a_preprocessor_on_its_own_is_what_its_encoder_names(catalog):
     changed.path == 'acme/albert_en_preprocess/3' and changed.changes[3] == ['Other.'] and len(changed.changes) == 3
   )
   with pytest.raises(
-    errors.UsageError, match='--version=9: not in the catalog; give a version of albert_en_preprocess .1, 2, 3, 4.'
+    errors.UsageError, match='option version=9: not in the catalog; give a version of albert_en_preprocess .1, 2, 3, 4.'
   ):
     catalog.preprocessor('albert_en_preprocess', 9)
 
@@ -278,7 +281,7 @@ def test_text_has_the_history_of_its_two_parts(catalog):
 def test_text_under_a_name_that_the_catalog_has(tmp_path):
   path = tmp_path / 'catalog.yaml'
   path.write_text(TEXT.replace('albert_en_large:', 'albert_en_base_text:', 1))
-  with pytest.raises(errors.UsageError, match='--with_text: the catalog has another model albert_en_base_text'):
+  with pytest.raises(errors.UsageError, match='option with_text: the catalog has another model albert_en_base_text'):
     edited = catalog_lib.Catalog(path)
     edited.text(edited.encoder('albert_en_base', 4))
 
@@ -292,5 +295,7 @@ def test_a_model_that_the_catalog_lacks_has_no_language(catalog):
   named = catalog.encoder('albert_en_tiny', 1)
   assert (named.language, named.preprocessor.name) == ('en', 'albert_en_preprocess')
   assert catalog.encoder('albert_any', 1, language='en').preprocessor.name == 'albert_en_preprocess'
-  with pytest.raises(errors.UsageError, match='--language=fr: the language of albert_en_large is en in the catalog'):
+  with pytest.raises(
+    errors.UsageError, match='option language=fr: the language of albert_en_large is en in the catalog'
+  ):
     catalog.encoder('albert_en_large', 2, language='fr')

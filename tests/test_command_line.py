@@ -95,7 +95,9 @@ def test_what_it_prints_and_records(export, module, tmp_path):
 
 def test_what_a_terminal_would_obey_is_shown_and_not_sent(export, own_module):
   modules.edit_graph(own_module, lambda m: m.graph_def.node.add(name='x', op='NoOp\x1b[2J\x07'))
-  commands.fails(export(f'--source={own_module}'), 1, r'operation NoOp\x1b[2J\x07 at node')
+  commands.fails(
+    export(f'--source={own_module}'), 1, r'operation NoOp\x1b[2J\x07 at node', '; give --trust_source if you know'
+  )
   path = own_module / 'variables/variables.index'
   pairs = craft.index_pairs(path)
   path.write_bytes(
@@ -451,7 +453,7 @@ def test_json_is_all_that_is_printed(export, python_module, released, module, tm
   assert result['published'] == ['tensorflow/albert_en_tiny_preprocess/3', 'tensorflow/albert_en_tiny/1']
   assert (tmp_path / result['record']).is_file() and result['seconds'] > 0
   failed = export(source, '--json', '--export_root=here', '--version=1')
-  commands.fails(failed, 1, 'already exists')
+  commands.fails(failed, 1, 'already exists', 'give the next one with --version')
   assert failed.stderr == f'error: {json.loads(failed.stdout)["error"]}\n'
 
   release = released.root / 'tensorflow/albert_en_tiny/2'

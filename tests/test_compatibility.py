@@ -199,7 +199,7 @@ def test_a_head_that_is_gone(first, module, release):
   with pytest.raises(
     errors.CompatibilityError,
     match=r'^tensorflow/albert_en_demo/4: breaks users of tensorflow/albert_en_demo/3 '
-    r'\(mlm is gone\); give --breaking',
+    r'\(mlm is gone\); give option breaking=True',
   ):
     first(module, mlm=False)
   assert sorted(release.root.rglob('*')) == before
@@ -244,7 +244,7 @@ def test_a_preprocessor_with_other_ids(make_module, release):
 def test_the_preprocessor_that_tokenizes_as_for_the_weights_is_announced(first, module, release):
   with pytest.raises(
     errors.CompatibilityError,
-    match=r'_preprocess/4: breaks users of .*_preprocess/3 .the ids of .*; give --breaking',
+    match=r'_preprocess/4: breaks users of .*_preprocess/3 .the ids of .*; give option breaking=True',
   ):
     release.preprocessor(module, 4)
 

@@ -202,7 +202,7 @@ def test_wrong_weights_and_wrong_ids_are_noticed(texts, module, history, tmp_pat
   results = json.loads((tmp_path / 'out/results.json').read_text())
   assert not results['passed'] and 0 < results['different'] < results['lines'] and len(results['unlike']) == 5
   assert results['unlike'][0]['right'] != results['unlike'][0]['actual']
-  assert 'Other ids than they should be' in (tmp_path / 'out/index.html').read_text()
+  assert 'Mismatched token ids' in (tmp_path / 'out/index.html').read_text()
 
 
 def _add_to_a_weight(prefix, what):
@@ -221,7 +221,7 @@ def _add_to_a_weight(prefix, what):
 @pytest.mark.parametrize(
   'changes, error, message',
   [
-    ({'corpus': ('',)}, errors.UsageError, r'--corpus=: empty'),
+    ({'corpus': ('',)}, errors.UsageError, r'option corpus=: empty'),
     ({'corpus': ('/nowhere/*.txt',)}, errors.SourceError, r'/nowhere/\*\.txt: no file matches; give'),
     ({'corpus': ('assets',)}, errors.SourceError, r'assets: no file matches; give'),
     (
@@ -230,7 +230,7 @@ def _add_to_a_weight(prefix, what):
       r'nowhere://a/\*\.txt: cannot be matched \(.*\); check the path',
     ),
     ({'source': '/nowhere'}, errors.SourceError, '/nowhere: no such file or directory'),
-    ({'seq_length': 512}, errors.UsageError, '--seq_length=512: too large .the model has 128 positions'),
+    ({'seq_length': 512}, errors.UsageError, 'option seq_length=512: too large .the model has 128 positions'),
     (
       {'release': 'PREPROCESSOR'},
       errors.GoldenError,
@@ -812,7 +812,7 @@ def test_a_process_is_started_once_and_again_when_it_dies(recipe, tmp_path, apar
 @pytest.mark.parametrize(
   'what, seconds, message',
   [
-    (2, 1.0, 'no answer within 1 s, the value of --max_run_seconds'),
+    (2, 1.0, 'no answer within 1 s, the value of option max_run_seconds'),
     (3, 30, 'invalid answer: invalid mark or header length'),
     (4, 30, r'invalid answer: x is float64 \[2, 3\] instead of int32'),
   ],
@@ -838,7 +838,7 @@ def test_no_answer_is_waited_for_for_ever_and_none_is_believed(recipe, what, sec
     (
       'starved',
       errors.SourceError,
-      r'starved: cannot be loaded \(MemoryError: 5 GiB\); .*, or raise --max_run_gib above 8$',
+      r'starved: cannot be loaded \(MemoryError: 5 GiB\); .*, or raise option max_run_gib above 8$',
     ),
   ],
 )

@@ -139,7 +139,9 @@ def test_default_is_the_largest_class_that_the_source_fills(module, tmp_path, pa
 
 
 def test_class_that_the_source_does_not_fill(module, tmp_path):
-  with pytest.raises(errors.SourceError, match='no masked language model head, but AlbertForMaskedLM .*--architecture'):
+  with pytest.raises(
+    errors.SourceError, match='no masked language model head, but AlbertForMaskedLM .*option architecture'
+  ):
     write(module, tmp_path / 'albert', 'AlbertForMaskedLM', [weight_map.Part.ENCODER])
 
 
@@ -155,10 +157,12 @@ def test_card(model, source):
 
 def test_card_states_the_setting_and_no_english_facts(module, tmp_path):
   with source_lib.open_source(str(module)) as source:
-    source.tokenization = tokenization.Tokenization(False, True, '--nolower_case, --keep_accents')
+    source.tokenization = tokenization.Tokenization(False, True, 'option lower_case=False, option keep_accents=True')
     hugging_face_writer.write(source, tmp_path)
   card = (tmp_path / 'README.md').read_text()
-  assert 'letter case kept, accents kept. This setting is\nfrom: --nolower_case, --keep_accents.' in card
+  assert (
+    'letter case kept, accents kept. This setting is\nfrom: option lower_case=False, option keep_accents=True.' in card
+  )
   assert 'NFKD' not in card and 'sigma' not in card and '["1 + 1 = 2", "2 + 2 = 4"]' in card
 
 
@@ -261,7 +265,7 @@ def _repeat_in_both_shards(path):
   'break_it, message',
   [
     (_edit_config(model_type='bert'), "config.json: model_type is 'bert'"),
-    (_edit_config(hidden_act='gelu_10'), "hidden_act is 'gelu_10', not one of gelu, .*; give --activation"),
+    (_edit_config(hidden_act='gelu_10'), "hidden_act is 'gelu_10', not one of gelu, .*; give option activation"),
     (_edit_config(layer_norm_eps=1e-5), 'layer_norm_eps is 1e-05'),
     (_edit_config(num_hidden_groups=3), 'missing albert.encoder.albert_layer_groups.1.albert_layers.0.'),
     (_edit_config(hidden_size=None), 'missing hidden_size'),
@@ -409,7 +413,7 @@ def test_what_the_tokenizer_states_is_taken(module, tmp_path):
     assert (source.tokenization.lower_case, source.tokenization.keep_accents) == (False, True)
     assert source.tokenization.origin == 'tokenizer_config.json'
   with (
-    pytest.raises(errors.VocabularyError, match='lower_case is False, .*; leave --lower_case out'),
+    pytest.raises(errors.VocabularyError, match='lower_case is False, .*; leave option lower_case=True out'),
     source_lib.open_source(str(own), source_lib.Reading(lower_case=True)),
   ):
     pass
@@ -466,7 +470,7 @@ def test_embeddings_that_are_projected_though_as_wide_as_the_layers(make_module,
 def test_config_for_a_format_that_has_its_own(own, module, refused):
   refused(
     own,
-    'leave --albert_config out',
+    'leave option albert_config out',
     reading=source_lib.Reading(albert_config=str(module / 'assets/albert_config.json')),
   )
 

@@ -284,7 +284,7 @@ def test_only_the_encoder_by_default(module, tmp_path):
 
 
 def test_missing_head(make_module, tmp_path):
-  with pytest.raises(errors.SourceError, match='no masked language model head; leave --with_mlm out'):
+  with pytest.raises(errors.SourceError, match='no masked language model head; leave option with_mlm out'):
     write(make_module(mlm=False), tmp_path / 'albert')
 
 

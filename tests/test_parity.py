@@ -187,7 +187,7 @@ def test_head_without_a_signature_is_refused_or_left_out(own_module, release, pr
   for meta_graph in saved.meta_graphs:
     del meta_graph.signature_def['sop']
   path.write_bytes(saved.SerializeToString())
-  with pytest.raises(errors.SourceError, match='no signature to compare the sop weights with.*--nosop'):
+  with pytest.raises(errors.SourceError, match='no signature to compare the sop weights with.*option sop=False'):
     release(own_module)
   assert 'mlm_logits' in prove(own_module, sop=False)[1].outputs
 

@@ -274,7 +274,7 @@ def test_a_vocabulary_without_such_pieces(sp_model, tmp_path):
 
 def test_a_vocabulary_without_comma_is_refused():
   lines = [line.replace(',', '') for line in vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()]
-  with pytest.raises(errors.VocabularyError, match="no piece ',' .*; give --preprocessor=NAME/3"):
+  with pytest.raises(errors.VocabularyError, match="no piece ',' .*; give option preprocessor=NAME/3"):
     preprocessor_model.exportable(vocabulary.train(lines, 150), 4)
 
 

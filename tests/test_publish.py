@@ -55,7 +55,7 @@ def test_a_lower_version_is_refused(tmp_path):
   _publish(tmp_path)
   with publish.staging(tmp_path) as staged:
     (staged / 'tensorflow/albert/1').mkdir(parents=True)
-    with pytest.raises(errors.UsageError, match='--version=1: too low .tensorflow/albert/2 exists in'):
+    with pytest.raises(errors.UsageError, match='option version=1: too low .tensorflow/albert/2 exists in'):
       publish.publish(tmp_path, staged, ['tensorflow/albert/1'])
 
 
@@ -75,7 +75,7 @@ def test_a_third_model_may_follow_later(tmp_path):
     with pytest.raises(
       errors.PublishError,
       match='tensorflow/albert/2: already exists in .* with other bytes .*or if it is the encoder, '
-      'the next one with --version',
+      'the next one with option version',
     ):
       publish.publish(tmp_path, staged, [COMPANION, ENCODER, TEXT])
   assert not (tmp_path / TEXT).exists()
@@ -93,7 +93,7 @@ def test_an_encoder_that_is_too_late_is_refused_with_a_third_model_too(tmp_path)
   (tmp_path / ENCODER).rename(tmp_path / 'tensorflow/albert/3')
   with publish.staging(tmp_path) as staged:
     _stage_three(staged)
-    with pytest.raises(errors.UsageError, match='--version=2: too low .tensorflow/albert/3 exists in'):
+    with pytest.raises(errors.UsageError, match='option version=2: too low .tensorflow/albert/3 exists in'):
       publish.publish(tmp_path, staged, [COMPANION, ENCODER, TEXT])
   assert not (tmp_path / TEXT).exists()
 
@@ -110,7 +110,9 @@ def test_modes_do_not_depend_on_the_umask(tmp_path):
 
 def test_a_version_is_refused_and_stays_as_it_is(tmp_path):
   _publish(tmp_path)
-  with pytest.raises(errors.PublishError, match='tensorflow/albert/2: already exists in .*never changed.*--version'):
+  with pytest.raises(
+    errors.PublishError, match='tensorflow/albert/2: already exists in .*never changed.*option version'
+  ):
     _publish(tmp_path, albert='other')
   assert (tmp_path / ENCODER / 'saved_model.pb').read_text() == ENCODER
   assert not list(tmp_path.glob('.staging-*'))
@@ -136,7 +138,7 @@ def test_a_companion_with_other_bytes_is_refused(tmp_path):
   _publish(tmp_path)
   before = trees.leftovers(tmp_path)
   with pytest.raises(
-    errors.PublishError, match='albert_preprocess/1: already exists in .* with other bytes.*--preprocessor'
+    errors.PublishError, match='albert_preprocess/1: already exists in .* with other bytes.*option preprocessor'
   ):
     _another_encoder(tmp_path, 'other')
   assert trees.leftovers(tmp_path) == before
@@ -198,7 +200,7 @@ def test_what_a_killed_export_left_beside_a_version_is_replaced(tmp_path):
 def test_a_root_that_cannot_be_written_is_refused(tmp_path):
   (tmp_path / 'file').write_text('')
   with (
-    pytest.raises(errors.PublishError, match='file/dist: cannot be written .*--export_root'),
+    pytest.raises(errors.PublishError, match='file/dist: cannot be written .*option export_root'),
     publish.staging(tmp_path / 'file' / 'dist'),
   ):
     pass

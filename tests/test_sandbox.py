@@ -60,7 +60,7 @@ def test_a_source_that_needs_more_is_refused(module, start_run, trust):
     start_run(module, trust=trust) as run,
     pytest.raises(
       errors.SourceError,
-      match='running saved_model.pb failed .*raise --max_run_gib or --max_run_seconds'
+      match='running saved_model.pb failed .*raise option max_run_gib or option max_run_seconds'
       + ('|not a SavedModel' if trust.memory_gib == 1 else ''),
     ),
   ):

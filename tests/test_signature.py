@@ -145,13 +145,13 @@ def wrong_keys(tmp_path, keys):
 
 @pytest.mark.parametrize('name', ['rsa', 'rsa_public', 'locked', 'empty', 'text', 'public', 'missing'])
 def test_what_cannot_sign_is_a_wrong_flag(wrong_keys, name):
-  with pytest.raises(errors.UsageError, match=f'--sign_key=.*{name}: not an elliptic curve private key'):
+  with pytest.raises(errors.UsageError, match=f'option sign_key=.*{name}: not an elliptic curve private key'):
     signature.check_private_key(wrong_keys / name)
 
 
 @pytest.mark.parametrize('name', ['rsa', 'rsa_public', 'empty', 'text', 'private', 'missing'])
 def test_what_cannot_verify_is_a_wrong_flag(wrong_keys, name):
-  with pytest.raises(errors.UsageError, match=f'--public_key=.*{name}: not an elliptic curve public key'):
+  with pytest.raises(errors.UsageError, match=f'option public_key=.*{name}: not an elliptic curve public key'):
     signature.check_public_key(wrong_keys / name)
 
 

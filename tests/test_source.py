@@ -102,9 +102,9 @@ def test_what_a_host_sends_is_unpacked_like_any_other_archive(own_module, tmp_pa
   with pytest.raises(errors.ArchiveError, match=f'{handle}: this is a web page, not an archive; download'):
     _facts(handle)
   craft.archive(own_module, tmp_path / 'served.tar.gz')
-  with pytest.raises(errors.ArchiveError, match=f'{handle}: more than 1000 bytes .*--max_source_bytes'):
+  with pytest.raises(errors.ArchiveError, match=f'{handle}: more than 1000 bytes .*option max_source_bytes'):
     _facts(handle, caps=archive_lib.Caps(total_bytes=1000))
-  with pytest.raises(errors.DigestError, match=f'{handle}: SHA-256 is .*--source_sha256'):
+  with pytest.raises(errors.DigestError, match=f'{handle}: SHA-256 is .*option source_sha256'):
     _facts(handle, sha256='0' * 64)
   assert [path for path in cache.rglob('*') if path.is_file()] == []
   assert not list(tmp_path.glob('albert_*'))
@@ -132,7 +132,7 @@ def test_a_host_that_says_nothing_is_given_up(tmp_path, monkeypatch):
 
 def test_config_can_be_given(own_module, tmp_path):
   config = (own_module / 'assets/albert_config.json').rename(tmp_path / 'config.json')
-  with pytest.raises(errors.ConfigError, match='albert_config.json: no config .*--albert_config'):
+  with pytest.raises(errors.ConfigError, match='albert_config.json: no config .*option albert_config'):
     _facts(own_module)
   assert _facts(own_module, albert_config=str(config))[2].hidden_size == 16
 
@@ -231,7 +231,7 @@ def test_a_cased_module_keeps_its_case(own_module):
   with source_lib.open_source(str(own_module)) as source:
     assert not source.tokenization.lower_case and not source.tokenization.keep_accents
     assert source.tokenization.origin == 'tokenization_info of the module'
-  with pytest.raises(errors.VocabularyError, match='--lower_case'):
+  with pytest.raises(errors.VocabularyError, match='option lower_case=True'):
     _facts(own_module, lower_case=True)
 
 
@@ -342,4 +342,4 @@ def test_the_digest_is_checked_before_a_file_is_parsed(own_module, refused):
   (own_module / 'saved_model.pb').write_bytes(b'x')
   (own_module / 'assets/albert_config.json').write_text('{')
   wrong = source_lib.Reading(sha256='0' * 64)
-  refused(own_module, 'own_module: SHA-256 is .*, but --source_sha256 is 0000', errors.DigestError, reading=wrong)
+  refused(own_module, 'own_module: SHA-256 is .*, but option source_sha256 is 0000', errors.DigestError, reading=wrong)

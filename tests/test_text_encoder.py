@@ -151,9 +151,9 @@ def test_it_holds_the_encoders_weights_and_no_heads(text_path):
 
 
 def test_lists_are_refused(release, module):
-  with pytest.raises(errors.UsageError, match='--with_text: not available with the list interface'):
+  with pytest.raises(errors.UsageError, match='option with_text: not available with the list interface'):
     release(module, version=1, interface='list', with_text=True)
-  with pytest.raises(errors.UsageError, match='albert_en_tiny_text is the name of the model of --with_text'):
+  with pytest.raises(errors.UsageError, match='albert_en_tiny_text is the name of the model of option with_text'):
     release(module, preprocessor='albert_en_tiny_text/3', with_text=True)
 
 
@@ -200,7 +200,7 @@ def test_an_encoder_that_is_published_gets_one_with_its_own_preprocessor(release
   with pytest.raises(
     errors.PublishError,
     match='albert_en_tiny/2 in .*: its preprocessor is tensorflow/albert_en_tiny_preprocess/3, .*; '
-    'give --preprocessor=albert_en_tiny_preprocess/3',
+    'give option preprocessor=albert_en_tiny_preprocess/3',
   ):
     release(module, preprocessor='albert_en_tiny_preprocess/2', with_text=True)
   assert trees.tree_bytes(release.root) == before

@@ -204,7 +204,9 @@ def test_a_checkpoint_file_of_another_directory_is_named(checkpoint, tmp_path, r
   own = shutil.copytree(checkpoint, tmp_path / 'own')
   _copy_checkpoint(own, 'model.ckpt-7')
   (own / 'checkpoint').write_text('model_checkpoint_path: "model.ckpt-9"\n')
-  refused(own, 'checkpoint: names model.ckpt-9, which does not exist; give the path of one, as --source=.*model.ckpt-7')
+  refused(
+    own, 'checkpoint: names model.ckpt-9, which does not exist; give the path of one, as option source=.*model.ckpt-7'
+  )
 
 
 @pytest.mark.parametrize(
@@ -266,4 +268,4 @@ def test_release_is_the_modules(checkpoint, module, released, release):
     check.source is None and check.reference < 1e-13 for check in outcome.pieces[1].certificate.gradient.values()
   )
   card = path.with_name(f'{path.name}.md').read_text()
-  assert 'has weights and no graph that could be run' in card and 'the weights of a TensorFlow checkpoint' in card
+  assert 'has weights, but no graph to run' in card and 'the weights of a TensorFlow checkpoint' in card

@@ -57,19 +57,20 @@ def test_a_source_comes_before_the_default():
 
 def test_a_flag_fills_in_what_a_source_does_not_state():
   found = tokenization.decide({'lower_case': True}, 'config', {'lower_case': None, 'keep_accents': True})
-  assert found.keep_accents and found.origin == 'config, --keep_accents'
-  with pytest.raises(errors.VocabularyError, match='config: lower_case is True, .*; leave --nolower_case out'):
+  assert found.keep_accents and found.origin == 'config, option keep_accents=True'
+  with pytest.raises(errors.VocabularyError, match='config: lower_case is True, .*; leave option lower_case=False out'):
     tokenization.decide({'lower_case': True}, 'config', {'lower_case': False, 'keep_accents': None})
 
 
-def test_a_vocabulary_that_contradicts_the_setting_names_the_flags(mixed):
+def test_a_vocabulary_that_contradicts_the_setting_names_the_options(mixed):
   with pytest.raises(
     errors.VocabularyError,
-    match=r'x.model: \d+ pieces have upper-case letters, .*combining marks, .*; give --nolower_case --keep_accents',
+    match=r'x.model: \d+ pieces have upper-case letters, .*combining marks, .*; '
+    'give option lower_case=False option keep_accents=True',
   ):
     tokenization.check_vocabulary(mixed, tokenization.DEFAULT, 'x.model')
-  for lower, keep, flag in ((False, False, '--keep_accents'), (True, True, '--nolower_case')):
-    with pytest.raises(errors.VocabularyError, match=f'; give {flag}, or'):
+  for lower, keep, option in ((False, False, 'option keep_accents=True'), (True, True, 'option lower_case=False')):
+    with pytest.raises(errors.VocabularyError, match=f'; give {option}, or'):
       tokenization.check_vocabulary(mixed, tokenization.Tokenization(lower, keep), 'x.model')
   assert tokenization.check_vocabulary(mixed, tokenization.Tokenization(False, True), 'x.model') == []
 

@@ -102,7 +102,7 @@ def test_a_version_is_refused_and_a_companion_kept(root, history):
   before = _files(root)
   with pytest.raises(errors.PublishError, match=f'{ENCODER}/2: already exists in {root}'):
     _stage(tree, history, '2')
-  with pytest.raises(errors.UsageError, match='--version=1: .*albert_en_demo/2 exists in'):
+  with pytest.raises(errors.UsageError, match='option version=1: .*albert_en_demo/2 exists in'):
     _stage(tree, history, '1')
   assert _files(root) == before
   _unpublish(root, f'{ENCODER}/2')
@@ -151,7 +151,7 @@ def test_what_a_killed_copy_left_is_no_version_and_is_replaced(root, history):
 def test_a_file_system_that_is_none(history):
   with pytest.raises(errors.PublishError, match='nothing://x/models: cannot be read .*nothing.* not implemented'):
     _stage(tree_lib.at('nothing://x/models'), history, '2')
-  with pytest.raises(errors.UsageError, match='--export_root=ram://: no bucket or path'):
+  with pytest.raises(errors.UsageError, match='option export_root=ram://: no bucket or path'):
     tree_lib.at('ram://')
 
 

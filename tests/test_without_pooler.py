@@ -65,7 +65,7 @@ def test_a_class_without_pooler_is_named_and_opened_with_the_flag(module, tmp_pa
     tensors = safetensors_numpy.load_file(own / 'model.safetensors')
     tensors = {name if name.startswith(head) else f'albert.{name}': value for name, value in tensors.items()}
     safetensors_numpy.save_file(tensors, own / 'model.safetensors')
-  refused(own, rf'no albert.pooler.weight, so no pooled output \(the model is {named}\); give --nopooler')
+  refused(own, rf'no albert.pooler.weight, so no pooled output \(the model is {named}\); give option pooler=False')
   with source_lib.open_source(str(own), NONE) as source, source_lib.open_source(str(module)) as original:
     assert source.parts == ({_E, _M} if architecture == 'AlbertForMaskedLM' else {_E})
     assert 'no pooler, so no pooled output' in source.notes
@@ -74,9 +74,9 @@ def test_a_class_without_pooler_is_named_and_opened_with_the_flag(module, tmp_pa
     assert all(np.array_equal(source.tensor(row), original.tensor(row)) for row in rows)
 
 
-def test_a_checkpoint_without_pooler_names_the_flag(module, tmp_path, refused):
+def test_a_checkpoint_without_pooler_names_the_option(module, tmp_path, refused):
   made = write_checkpoint(tmp_path / 'made', module, without=POOLER)
-  refused(made, 'no pooler, so no pooled output; give --nopooler')
+  refused(made, 'no pooler, so no pooled output; give option pooler=False')
   with source_lib.open_source(str(made), NONE) as source:
     assert source.parts == {_E, _M} and source_lib.missing_heads(source) == []
 
@@ -209,11 +209,13 @@ def test_groups_and_dropout_without_pooler(module, tmp_path, release):
 
 
 def test_the_list_interface_has_a_pooled_output(module, published, refused, release):
-  with pytest.raises(errors.UsageError, match='--nopooler: not available with the list interface; give --io=dict'):
+  with pytest.raises(
+    errors.UsageError, match='option pooler=False: not available with the list interface; give option io=dict'
+  ):
     release(module, reading=NONE, interface='list')
-  with pytest.raises(errors.UsageError, match='--nopooler and --sop: the head reads the pooled output'):
+  with pytest.raises(errors.UsageError, match='option pooler=False and option sop: the head reads the pooled output'):
     release(module, reading=NONE, sop=True)
-  refused(published[0], 'no pooled output, which the list interface has; give --io=dict', interface='list')
+  refused(published[0], 'no pooled output, which the list interface has; give option io=dict', interface='list')
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from converters import errors
 
 @dataclasses.dataclass(frozen=True)
 class Caps:
-  """Limits of an archive; an error names the flag that raises the exceeded limit.
+  """Limits of an archive; an error names the option that raises the exceeded limit.
 
   The largest published module, albert_xxlarge, has 9 files and 0.9 GB of weights that hardly compress.
   """
@@ -60,22 +60,22 @@ def unpack(
     handle: name of the archive in messages; by default its path.
 
   Raises:
-    ArchiveError: the file is of another format, the archive is broken or exceeds a limit, or a member is a link, a
-      device, a duplicate or outside of the directory. The files unpacked so far stay in `directory`.
+    ArchiveError: the file has another format, or the archive is invalid or exceeds a limit. Also if a member is a link,
+      a device, a duplicate or outside of the directory. The files unpacked so far stay in `directory`.
   """
   archive = os.fspath(path) if handle is None else handle
   limit = min(caps.total_bytes, caps.ratio * os.path.getsize(path) + _PIECE)
-  flag = '--max_source_bytes' if limit == caps.total_bytes else '--max_source_ratio'
+  option = 'max_source_bytes' if limit == caps.total_bytes else 'max_source_ratio'
   names = _Names(archive)
   files, skipped = 0, list[str]()
   open_it = opener(path, archive)
   try:
     with contextlib.ExitStack() as stack:
-      capped: Any = _Capped(stack.enter_context(open_it(path, 'rb')), limit, flag, archive)
+      capped: Any = _Capped(stack.enter_context(open_it(path, 'rb')), limit, option, archive)
       tar = stack.enter_context(tarfile.open(fileobj=capped, mode='r|', bufsize=_PIECE, tarinfo=_Member))
       for count, member in enumerate(tar, start=1):
         if count > caps.members:
-          raise over(f'{archive}: more than {caps.members} members', '--max_source_members')
+          raise over(f'{archive}: more than {caps.members} members', 'max_source_members')
         if member.size < 0:  # extended attributes can set it
           raise errors.ArchiveError(
             f'{archive}: member {member.name!r} has a size of {member.size} bytes; fetch the archive again'
@@ -86,9 +86,7 @@ def unpack(
           target.mkdir(parents=True, exist_ok=True)
           continue
         if member.size > caps.file_bytes:
-          raise over(
-            f'{archive}: more than {caps.file_bytes} bytes in member {member.name!r}', '--max_source_file_bytes'
-          )
+          raise over(f'{archive}: more than {caps.file_bytes} bytes in member {member.name!r}', 'max_source_file_bytes')
         if not belongs(name.as_posix()):
           skipped.append(name.as_posix())
           continue
@@ -175,9 +173,9 @@ def is_web_page(head: bytes) -> bool:
   return text.startswith((b'<!doctype', b'<html', b'<?xml', b'<head', b'<!--', b'<body'))
 
 
-def over(what: str, flag: str) -> errors.ArchiveError:
-  """Returns the error for an exceeded limit, which `flag` raises."""
-  return errors.ArchiveError(f'{what} (no published ALBERT is so large); raise {flag} if this one is')
+def over(what: str, option: str) -> errors.ArchiveError:
+  """Returns the error for an exceeded limit, which `option` raises."""
+  return errors.ArchiveError(f'{what} (no published ALBERT is so large); raise option {option} if this one is')
 
 
 class _Member(_private.Member):
@@ -192,10 +190,10 @@ class _Member(_private.Member):
 class _Capped:
   """Reads a stream, up to a limit in bytes."""
 
-  def __init__(self, source: Any, limit: int, flag: str, archive: str):
+  def __init__(self, source: Any, limit: int, option: str, archive: str):
     self._source = source
     self._limit = limit
-    self._flag = flag
+    self._option = option
     self._left = limit
     self._archive = archive
 
@@ -203,7 +201,7 @@ class _Capped:
     data = self._source.read(size)
     self._left -= len(data)
     if self._left < 0:
-      raise over(f'{self._archive}: more than {self._limit} bytes unpacked', self._flag)
+      raise over(f'{self._archive}: more than {self._limit} bytes unpacked', self._option)
     return data
 
 

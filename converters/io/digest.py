@@ -125,4 +125,6 @@ def check(handle: str, found: str, wanted: str) -> None:
     DigestError: the digests differ.
   """
   if found != bare(wanted):
-    raise errors.DigestError(f'{handle}: SHA-256 is {found}, but --source_sha256 is {wanted}; fetch the source again')
+    raise errors.DigestError(
+      f'{handle}: SHA-256 is {found}, but option source_sha256 is {wanted}; fetch the source again'
+    )

@@ -94,5 +94,5 @@ def _copy(source: Any, target: Any, caps: archive.Caps, handle: str) -> None:
   while piece := source.read(_PIECE):
     left -= len(piece)
     if left < 0:
-      raise archive.over(f'{handle}: more than {caps.total_bytes} bytes', '--max_source_bytes')
+      raise archive.over(f'{handle}: more than {caps.total_bytes} bytes', 'max_source_bytes')
     target.write(piece)

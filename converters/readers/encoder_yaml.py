@@ -70,7 +70,7 @@ def read(
     fields['hidden_act'] = inner.get('hidden_activation', 'gelu')
   except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError) as e:
     raise errors.ConfigError(
-      f'{path}: not the config of an AlbertEncoder ({type(e).__name__}: {str(e)[:100]}); give --albert_config=FILE'
+      f'{path}: not the config of an AlbertEncoder ({type(e).__name__}: {str(e)[:100]}); give option albert_config=FILE'
     ) from e
   return albert_config.parse(fields, pathlib.Path(path), activation)
 

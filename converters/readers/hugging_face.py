@@ -74,7 +74,7 @@ def open_in(handle: str, path: pathlib.Path, reading: reading_lib.Reading) -> 'M
     SourceError: also if `reading` has a config, which would contradict the model's own.
   """
   if reading.albert_config is not None:
-    raise errors.SourceError(f'{handle}: it has a config.json of Hugging Face; leave --albert_config out')
+    raise errors.SourceError(f'{handle}: it has a config.json of Hugging Face; leave option albert_config out')
   return Model(handle, path, reading)
 
 

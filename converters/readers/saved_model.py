@@ -61,7 +61,7 @@ class Encoder(without_graph.Files):
       raise errors.SourceError(f'{path}: no {", no ".join(missing)}; fetch the model again')
     record = _record(path)
     if record.get('kind') in ('preprocessor', 'text'):
-      raise errors.SourceError(f'{path}: this is a {record["kind"]} model; give the encoder with --source')
+      raise errors.SourceError(f'{path}: this is a {record["kind"]} model; give the encoder with option source')
     if not sorted((path / 'assets').glob('*.model')):
       raise errors.SourceError(
         f'{path}: no SentencePiece model in assets/; give a TF1 Hub module, an encoder of this toolchain, a '
@@ -86,7 +86,7 @@ class Encoder(without_graph.Files):
       return albert_config.read(reading.albert_config or asset, reading.activation)
     if 'config' in record:
       return albert_config.parse(record['config'], self.path.with_name(self.path.name + _RECORD), reading.activation)
-    raise errors.ConfigError(f'{self.path}: no assets/{CONFIG}; give the config with --albert_config=FILE')
+    raise errors.ConfigError(f'{self.path}: no assets/{CONFIG}; give the config with option albert_config=FILE')
 
   def belongs(self, name: str) -> bool:
     """Returns whether a file, by its path relative to the SavedModel, is part of the source."""

@@ -1,4 +1,4 @@
-"""Reads checkpoints of TensorFlow: the authors' (model.ckpt-best.*), fine-tuned ones, and those of `--to=checkpoint`.
+"""Reads checkpoints of TensorFlow: the authors' (model.ckpt-best.*), fine-tuned ones, and those of tf2_checkpoint.
 
 A directory has the checkpoint, the config (albert_config.json or encoder.yaml) and the SentencePiece model. There is
 no graph to run, so an export is compared with the float64 reference alone.
@@ -129,7 +129,7 @@ def _select(directory: pathlib.Path, name: str | None) -> pathlib.Path:
     match = (
       _NEWEST.search(source_files.read(state, _LARGEST_STATE).decode(errors='replace')) if state.exists() else None
     )
-    choice = f'give the path of one, as --source={directory / found[0]}'
+    choice = f'give the path of one, as option source={directory / found[0]}'
     if match is None:
       raise errors.SourceError(
         f'{directory}: {len(found)} checkpoints ({", ".join(found[:10])}), and no `{_STATE}` file names one; {choice}'

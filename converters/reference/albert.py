@@ -4,8 +4,8 @@ It is written from the paper (arxiv.org/abs/1909.11942) and the canonical weight
 AlbertEncoder, the converters, or the TF1 graphs of test modules. Graphs have float32 constants: GELU's two, the layer
 norms' epsilon, the scale of attention. The reference uses the same rounded values.
 
-Each step returns its result and a backward function. The backward function turns the derivative by the result into the
-derivative by the step's input, and adds the derivatives by the step's weights to a `Gradient`.
+Each step returns its result and a backward function. The backward function takes the derivative by the result, and
+returns the derivative by the step's input. It adds the derivatives by the step's weights to a `Gradient`.
 """
 
 import collections

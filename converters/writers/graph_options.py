@@ -38,14 +38,14 @@ class Options:
       SourceError: it lacks the pooler or a head, or is too large.
     """
     if not source.config.pooler:
-      raise errors.SourceError(f'{source.handle}: no pooler, whose output the file has; give --to=huggingface')
+      raise errors.SourceError(f'{source.handle}: no pooler, whose output the file has; give option to=huggingface')
     for part in weight_map.Part:
       if part in self.parts - source.parts:
-        raise errors.SourceError(f'{source.handle}: no {part.title} head; leave --with_{part.value} out')
+        raise errors.SourceError(f'{source.handle}: no {part.title} head; leave option with_{part.value} out')
     size = 4 * weight_map.parameters(source.config, self.parts)
     if size > _LARGEST:
       raise errors.SourceError(
-        f'{source.handle}: {size} bytes of weights, but a file has less than 2 GiB; give another --to'
+        f'{source.handle}: {size} bytes of weights, but a file has less than 2 GiB; give another option to'
       )
 
   def left_out(self, source: source_lib.Source) -> list[str]:

@@ -71,7 +71,7 @@ def write(
   kept = _PARTS[architecture]
   if missing := [part for part in weight_map.Part if part in kept - source.parts]:
     raise errors.SourceError(
-      f'{source.handle}: no {missing[0].title} head, but {architecture} has one; give another --architecture'
+      f'{source.handle}: no {missing[0].title} head, but {architecture} has one; give another option architecture'
     )
   left = [f'the {part.title} head' for part in weight_map.Part if part in source.parts - kept]
   left += ['the pooler'] if architecture == _WITHOUT_POOLER and source.config.pooler else []

@@ -42,9 +42,9 @@ def batches(
     content = corpus.read_bytes()
     lines = [line for line in content.decode().splitlines() if line.strip()][:_LINES]
   except (OSError, UnicodeDecodeError) as e:
-    raise errors.SourceError(f'{corpus}: not a readable text file ({e}); give another --corpus') from e
+    raise errors.SourceError(f'{corpus}: not a readable text file ({e}); give another option corpus') from e
   if not lines:
-    raise errors.SourceError(f'{corpus}: no text; give another --corpus')
+    raise errors.SourceError(f'{corpus}: no text; give another option corpus')
   processor = spm.SentencePieceProcessor(model_proto=source.sp_model)
   ids = [[_CLS, *tokenizer.ids(processor, line, source.tokenization)[: longest - 2], _SEP] for line in lines]
   described = {'texts': corpus.name, 'sha256': hashlib.sha256(content).hexdigest(), 'count': len(lines)}
@@ -105,7 +105,9 @@ def certificate(
     value = np.concatenate(values)
     record['cosine'][name] = {'mean': round(float(value.mean()), 4), 'least': round(float(value.min()), 4)}
     if not np.isfinite(value).all():
-      raise errors.ParityError(f'--quantize=int8: {name} has values that are not finite; leave --quantize out')
+      raise errors.ParityError(
+        f'option quantize=int8: {name} has values that are not finite; leave option quantize out'
+      )
   if same:
     record['mlm_top_1'] = round(float(np.concatenate(same).mean()), 4)
   return record

@@ -31,7 +31,7 @@ def build(
 
   Its signature `serving_default` takes int32 [batch, seq] `input_word_ids`, `input_mask` and `input_type_ids`, and with
   `mlm` int32 [batch, P] `masked_lm_positions`. It returns float32 `pooled_output` [batch, H] and `sequence_output`
-  [batch, seq, H], and on request `encoder_outputs_0` and so on, `mlm_logits` [batch, P, V] and `sop_log_probs`
+  [batch, seq, H]. Optional outputs are `encoder_outputs_0` and so on, `mlm_logits` [batch, P, V] and `sop_log_probs`
   [batch, 2].
 
   Args:

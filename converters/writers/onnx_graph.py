@@ -55,7 +55,7 @@ def build(
 
   With `Names.ENCODER` the inputs are int32 [batch, seq] `input_word_ids`, `input_mask` and `input_type_ids`, and with
   `mlm` int32 [batch, P] `masked_lm_positions`. The outputs are float32 `pooled_output` [batch, H] and `sequence_output`
-  [batch, seq, H], and on request `encoder_outputs_0` and so on, `mlm_logits` [batch, P, V] and `sop_log_probs`
+  [batch, seq, H]. Optional outputs are `encoder_outputs_0` and so on, `mlm_logits` [batch, P, V] and `sop_log_probs`
   [batch, 2].
 
   With `Names.HUGGING_FACE` the inputs are int64 [batch, seq] `input_ids`, `attention_mask` and `token_type_ids`. The

@@ -35,7 +35,7 @@ def write(
   if source.config.num_hidden_groups > 1 or source.config.inner_group_num > 1:
     raise errors.SourceError(
       f'{source.handle}: {source.config.num_hidden_groups} groups of {source.config.inner_group_num} blocks, but '
-      'AlbertEncoder has one block; give another --to'
+      'AlbertEncoder has one block; give another option to'
     )
   albert = build_encoder.build(source, [weight_map.Part.ENCODER], progress)
   try:

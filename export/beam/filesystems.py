@@ -37,7 +37,9 @@ def matched(pattern: str) -> list[tuple[str, int]]:
     else:
       found = [(path, _gfile().stat(path).length) for path in _glob(pattern) if not _gfile().isdir(path)]
   if not found:
-    raise errors.SourceError(f'{pattern}: no file matches; give existing files with --corpus, as \'texts/*.txt.gz\'')
+    raise errors.SourceError(
+      f'{pattern}: no file matches; give existing files with option corpus, as \'texts/*.txt.gz\''
+    )
   return sorted(found)
 
 

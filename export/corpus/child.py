@@ -126,7 +126,7 @@ class Child:
         if not rest:
           # Only the sandboxed subprocess has a memory limit.
           limit = self._recipe.limits.memory >> 30
-          more = f', or raise --max_run_gib above {limit}' if self._recipe.apart else ''
+          more = f', or raise option max_run_gib above {limit}' if self._recipe.apart else ''
           raise errors.SourceError(
             f'{self._recipe.job["model"]}: cannot be loaded ({e}); check it with python -m export.verify{more}'
           ) from e
@@ -186,7 +186,9 @@ class Child:
       watch.cancel()
     raise self._died(
       process,
-      f'no answer within {self._recipe.seconds:.0f} s, the value of --max_run_seconds' if late.is_set() else garbled,
+      f'no answer within {self._recipe.seconds:.0f} s, the value of option max_run_seconds'
+      if late.is_set()
+      else garbled,
     )
 
   def _died(self, process: subprocess.Popen[bytes], why: str) -> Exception:

@@ -1,7 +1,7 @@
 """Exchanges named arrays and integers with a subprocess through pipes, without pickle.
 
-A message has eight bytes (a mark, and the length of the header as little-endian uint32), a header in JSON, and the
-bytes of the arrays in order. The reader specifies the arrays that it expects, and rejects any other message.
+A message begins with eight bytes: a mark, and the length of the header as little-endian uint32. A header in JSON and
+the bytes of the arrays in order follow. The reader specifies the arrays that it expects, and rejects any other message.
 """
 
 import json

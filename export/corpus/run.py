@@ -1,4 +1,4 @@
-"""Compares source and export on a text corpus, from flags to results."""
+"""Compares source and export on a text corpus, from options to results."""
 
 import contextlib
 import dataclasses
@@ -29,7 +29,7 @@ class Request:
   """Parameters of a run.
 
   Attributes:
-    corpus: values of --corpus.
+    corpus: globs of text files, separated by commas.
     source: path or handle of the source.
     reading: options for reading the source.
     trust: trust in the source.
@@ -59,7 +59,7 @@ def run(request: Request, console: console_lib.Console) -> None:
   """Compares source and export, writes the results, and prints them.
 
   Raises:
-    UsageError: a flag is invalid, or Apache Beam is not installed.
+    UsageError: an option is invalid, or Apache Beam is not installed.
     GoldenError: source, release and preprocessor do not belong together, or the source has no graph.
     ParityError: source and export differ by more than the tolerance, or a line was not compared; the results are
       written before.
@@ -75,11 +75,11 @@ def run(request: Request, console: console_lib.Console) -> None:
     from export.corpus import verdict
   except ImportError as e:
     raise errors.UsageError(
-      f'--corpus: a package is not installed ({e}); run pip install "albert-hub-export[beam]"'
+      f'option corpus: a package is not installed ({e}); run pip install "albert-hub-export[beam]"'
     ) from e
   patterns = tuple(part for text in request.corpus for part in text.split(',') if part)
   if not patterns:
-    raise errors.UsageError('--corpus=: empty; give files, as \'texts/*.txt.gz\'')
+    raise errors.UsageError('option corpus=: empty; give files, as \'texts/*.txt.gz\'')
   pieces = pipeline.count(patterns)  # fails early if no file matches
   source_lib.check_handle(request.source)
   with console.step('open source and release'):
@@ -159,7 +159,7 @@ def _job(request: Request, options: Any) -> tuple[Any, record_lib.Encoder, str]:
     positions = source.config.max_position_embeddings
     if request.seq_length > positions:
       raise errors.UsageError(
-        f'--seq_length={request.seq_length}: too large (the model has {positions} positions); give a smaller one'
+        f'option seq_length={request.seq_length}: too large (the model has {positions} positions); give a smaller one'
       )
     preprocessor = request.preprocessor_release or tree.beside(request.release, record.preprocessor)
     with tree.release_at(preprocessor) as path:
@@ -167,7 +167,7 @@ def _job(request: Request, options: Any) -> tuple[Any, record_lib.Encoder, str]:
     if not isinstance(companion, record_lib.Preprocessor) or companion.source.sp_model.digest != source.sp_model_digest:
       raise errors.GoldenError(
         f'{preprocessor}: not made from the SentencePiece model of {request.source}; give its preprocessor with '
-        '--preprocessor_release'
+        'option preprocessor_release'
       )
     workers = workers_of_a_process(options)
     job = models.Job(
@@ -219,7 +219,7 @@ def _absolute(path: str) -> str:
 
 
 def workers_of_a_run(options: Any) -> int:
-  """Returns the number of workers of a run by its options; 1 for a remote runner without --direct_num_workers."""
+  """Returns the number of workers of a run by its options; 1 for a remote runner without Beam's direct_num_workers."""
   from apache_beam.options import pipeline_options
 
   given = options.view_as(pipeline_options.DirectOptions)

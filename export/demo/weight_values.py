@@ -1,7 +1,7 @@
 """Weights for demo modules: plain random ones, and ones with the statistics of trained transformers.
 
-Weights of trained models have heavy tails, layer norm gains far above one, attention that is nearly one-hot, and a few
-hidden dimensions with values in the hundreds. Each of these costs float32 digits. Each regime has one of these
+Weights of trained models have heavy tails, layer norm gains far above one, and attention that is nearly one-hot. A few
+hidden dimensions have values in the hundreds. Each of these costs float32 digits. Each regime has one of these
 statistics, and the regime `trained` has all of them, moderately.
 """
 

@@ -37,14 +37,15 @@ def exportable(
   Returns:
     The root object, and its signatures by name.
 
-    root(inputs, training=False), where `inputs` is a dict of int32 [batch, seq] `input_word_ids`, `input_mask` and
-    `input_type_ids`, returns a dict of float32 `pooled_output` [batch, H], `sequence_output` [batch, seq, H],
-    `encoder_outputs`, a list of one [batch, seq, H] a layer, and `default`, the pooled output. A model without pooler
-    has neither `pooled_output` nor `default`.
-    root.padding_free(inputs, training=False) takes and returns the same, with zeros at padding. It computes only the
-    positions that the mask keeps, and agrees with the root there. It exists with the 'dict' interface.
-    root.mlm(inputs, training=False) takes `masked_lm_positions` int32 [batch, P] too, and returns `mlm_logits`
-    [batch, P, V] too. root.sop returns `sop_log_probs` [batch, 2] too. Both exist only if `albert` has the head.
+    root(inputs, training=False) takes a dict of int32 [batch, seq]: `input_word_ids`, `input_mask`, `input_type_ids`.
+    It returns a dict of float32: `pooled_output` [batch, H], `sequence_output` [batch, seq, H], `encoder_outputs` (a
+    list with one [batch, seq, H] for each layer) and `default` (the pooled output). A model without pooler has neither
+    `pooled_output` nor `default`.
+    root.padding_free(inputs, training=False) has the same inputs and outputs, with zeros at padding. It computes only
+    positions where the mask is 1, and agrees with the root there. It exists with the 'dict' interface.
+    root.mlm(inputs, training=False) has the additional input `masked_lm_positions` int32 [batch, P] and the additional
+    output `mlm_logits` [batch, P, V]. root.sop has the additional output `sop_log_probs` [batch, 2]. Both exist only if
+    `albert` has the head.
     root.sp_model_file and root.albert_config are the assets.
   """
   outlined = Outlined(albert)

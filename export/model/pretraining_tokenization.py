@@ -134,7 +134,7 @@ def commas(sp_model: bytes) -> Commas:
   if comma == processor.unk_id():
     raise errors.VocabularyError(
       "the SentencePiece model: no piece ',' (version 4 of the preprocessor splits it from numbers); "
-      'give --preprocessor=NAME/3'
+      'give option preprocessor=NAME/3'
     )
   ids, rows = [], []
   for number in range(len(processor)):

@@ -25,9 +25,9 @@ def exportable(preprocessor: Any, encoder: Any, modes_differ: bool) -> tuple[Any
     The root object, and its signatures by name.
 
     root(sentences, training=False), string [batch], returns the outputs of the encoder's padding-free call for the
-    preprocessor's ids: a dict of float32 `pooled_output` [batch, H], `sequence_output` [batch, 128, H],
-    `encoder_outputs`, a list of one [batch, 128, H] a layer, and `default`, the pooled output. Padding is zero in all
-    but the pooled output. As the encoder, it may be without the pooled output.
+    preprocessor's ids. They are a dict of float32: `pooled_output` [batch, H], `sequence_output` [batch, 128, H],
+    `encoder_outputs` (a list with one [batch, 128, H] for each layer) and `default` (the pooled output). All but the
+    pooled output are zero at padding. Without pooler, `pooled_output` and `default` are missing.
   """
   encode = encoder_lib.traces(encoder.padding_free, modes_differ)
   spec = tf.TensorSpec([None], tf.string, name='sentences')

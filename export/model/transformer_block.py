@@ -1,7 +1,7 @@
 """ALBERT's transformer block, computed in matrix products.
 
-tf-models and Keras write the products of the block as einsums. TensorFlow's kernel for einsums takes up to half as long
-again as the one for matrix products, and graph rewriting fuses bias, activation and residual into matrix products only.
+tf-models and Keras write the products of the block as einsums. TensorFlow's kernel for einsums takes up to 1.5 times as
+long as the kernel for matrix products. Graph rewriting fuses bias, activation and residual into matrix products only.
 The results differ by rounding.
 """
 

@@ -36,8 +36,8 @@ class Catalog:
       path: a local file, or a read-only tf.io.gfile path ('gs://bucket/catalog.yaml').
 
     Raises:
-      CatalogError: the file is not YAML, violates assets/catalog.schema.json, or has a duplicate key, a gap in a
-        model's versions, one name for two models, or an unknown preprocessor. The message has file and line.
+      CatalogError: the file is not YAML, or violates assets/catalog.schema.json. Also if it has a duplicate key, a gap
+        in a model's versions, one name for two models, or an unknown preprocessor. The message has file and line.
     """
     self._path = path
     self.yaml = _read(path)
@@ -130,19 +130,19 @@ class Catalog:
     versions = model['versions']
     if language and model.get('language', language) != language:
       raise errors.UsageError(
-        f'--language={language}: the language of {name} is {model["language"]} in the catalog; leave the flag out'
+        f'option language={language}: the language of {name} is {model["language"]} in the catalog; leave the flag out'
       )
     language = language or model.get('language') or self._language_in_name(name)
     if versions and version not in versions:
       if version != max(versions) + 1:
         raise errors.UsageError(
-          f'--version={version}: neither in the catalog nor the next one (the newest version of {name} is '
-          f'{max(versions)}); give --version={max(versions) + 1}, or one that is in the catalog'
+          f'option version={version}: neither in the catalog nor the next one (the newest version of {name} is '
+          f'{max(versions)}); give option version={max(versions) + 1}, or one that is in the catalog'
         )
       if not changes:
         raise errors.UsageError(
-          f'--version={version}: not a version of {name} in the catalog; describe it with --change, or add it with '
-          '`python -m export.bump`'
+          f'option version={version}: not a version of {name} in the catalog; describe it with option change, or add '
+          'it with `python -m export.bump`'
         )
     entry = versions.get(version, {})
     companion = preprocessor or entry.get('preprocessor') or self._usual_preprocessor(name, versions, language)
@@ -178,7 +178,7 @@ class Catalog:
     versions = self._content['preprocessors'][name]['versions']
     if version not in versions:
       raise errors.UsageError(
-        f'--version={version}: not in the catalog; give a version of {name} ({", ".join(map(str, versions))})'
+        f'option version={version}: not in the catalog; give a version of {name} ({", ".join(map(str, versions))})'
       )
     release = self._preprocessor(publisher or self.publisher, name, version)
     return dataclasses.replace(release, changes=release.changes | {version: changes}) if changes else release
@@ -195,7 +195,7 @@ class Catalog:
     name = f'{encoder.name}_text'
     if any(name in self._content[kind] for kind in ('encoders', 'preprocessors')):
       raise errors.UsageError(
-        f'--with_text: the catalog has another model {name}; leave the flag out, or give another --model'
+        f'option with_text: the catalog has another model {name}; leave the flag out, or give another option model'
       )
 
     def of(path: str, companion: str) -> list[str]:
@@ -316,7 +316,7 @@ class Catalog:
     try:
       atomic_write.write(path, text.encode(), path.stat().st_mode & 0o777)
     except OSError as e:
-      raise errors.CatalogError(f'{self._path}: cannot be written ({e.strerror}); give another --catalog') from e
+      raise errors.CatalogError(f'{self._path}: cannot be written ({e.strerror}); give another option catalog') from e
 
 
 def _breaking(versions: Mapping[int, Any], newest: int) -> frozenset[int]:
@@ -328,14 +328,14 @@ def _read(path: str | os.PathLike[str]) -> str:
     try:
       return pathlib.Path(path).read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as e:
-      raise errors.CatalogError(f'{path}: cannot be read ({e}); give a catalog with --catalog') from e
+      raise errors.CatalogError(f'{path}: cannot be read ({e}); give a catalog with option catalog') from e
   import tensorflow as tf  # the import takes seconds, and local paths do not need it
 
   try:
     with tf.io.gfile.GFile(path, 'rb') as file:
       return file.read().decode()
   except (tf.errors.OpError, UnicodeDecodeError) as e:
-    raise errors.CatalogError(f'{path}: cannot be read ({e}); give a catalog with --catalog') from e
+    raise errors.CatalogError(f'{path}: cannot be read ({e}); give a catalog with option catalog') from e
 
 
 def _checked(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def _check_kept_encoder(tree: tree_lib.Tree, request: request_lib.Request) -> No
   if companion != request.preprocessor.path:
     raise errors.PublishError(
       f'{request.text.encoder.path} in {tree.root}: its preprocessor is {companion}, not {request.preprocessor.path}; '
-      f'give --preprocessor={companion.partition("/")[2]}'
+      f'give option preprocessor={companion.partition("/")[2]}'
     )
 
 

@@ -1,4 +1,4 @@
-"""Defines a release request: flags and catalog entries together, checked before any work is done."""
+"""Defines a release request: options and catalog entries together, checked before any work is done."""
 
 import dataclasses
 import os
@@ -51,26 +51,33 @@ class Request:
     companion = self.preprocessor
     if companion.version not in spec.PREPROCESSOR_VERSIONS:
       raise errors.UsageError(
-        f'--preprocessor={companion.name}/{companion.version}: unknown version {companion.version}; give one of '
+        f'option preprocessor={companion.name}/{companion.version}: unknown version {companion.version}; give one of '
         f'{", ".join(map(str, spec.PREPROCESSOR_VERSIONS))}'
       )
     if self.encoder is None:
       return
     if companion.name == self.encoder.name:
-      raise errors.UsageError(f'--model and --preprocessor: both are {companion.name}; give them different names')
+      raise errors.UsageError(
+        f'option model and option preprocessor: both are {companion.name}; give them different names'
+      )
     if self.encoder.interface == 'list' and (self.mlm or self.sop):
-      raise errors.UsageError('--mlm or --sop: not available with the list interface; give --io=dict, which has heads')
+      raise errors.UsageError(
+        'option mlm or option sop: not available with the list interface; give option io=dict, which has heads'
+      )
     if not self.reading.pooler and self.sop:
-      raise errors.UsageError('--nopooler and --sop: the head reads the pooled output; leave one of the two out')
+      raise errors.UsageError(
+        'option pooler=False and option sop: the head reads the pooled output; leave one of the two out'
+      )
     if not self.reading.pooler and self.encoder.interface == 'list':
-      raise errors.UsageError('--nopooler: not available with the list interface; give --io=dict')
+      raise errors.UsageError('option pooler=False: not available with the list interface; give option io=dict')
     if self.text is not None and self.encoder.interface == 'list':
       raise errors.UsageError(
-        '--with_text: not available with the list interface; give --io=dict, which takes the preprocessor\'s outputs'
+        'option with_text: not available with the list interface; give option io=dict, which takes the '
+        'preprocessor\'s outputs'
       )
     if self.text is not None and companion.name == self.text.name:
       raise errors.UsageError(
-        f'--preprocessor: {companion.name} is the name of the model of --with_text; give another name'
+        f'option preprocessor: {companion.name} is the name of the model of option with_text; give another name'
       )
 
   @property
@@ -90,25 +97,25 @@ class Request:
 
 
 def parts(request: Request, source: source_lib.Source) -> frozenset[weight_map.Part]:
-  """Returns the parts of an encoder to export: those of the source, without those that the flags leave out.
+  """Returns the parts of an encoder to export: those of the source, without those that the options leave out.
 
   Raises:
     SourceError: it lacks a requested part, or has no signature to compare a part with.
   """
   assert request.encoder is not None
   if request.encoder.interface == 'list' and not source.config.pooler:
-    raise errors.SourceError(f'{source.handle}: no pooled output, which the list interface has; give --io=dict')
+    raise errors.SourceError(f'{source.handle}: no pooled output, which the list interface has; give option io=dict')
   wanted = {weight_map.Part.ENCODER}
-  for part, flag in ((weight_map.Part.MLM, request.mlm), (weight_map.Part.SOP, request.sop)):
-    if flag and part not in source.parts:
+  for part, asked in ((weight_map.Part.MLM, request.mlm), (weight_map.Part.SOP, request.sop)):
+    if asked and part not in source.parts:
       raise errors.SourceError(
-        f'{source.handle}: no {part.value} weights, which --{part.value} requires; leave the flag out'
+        f'{source.handle}: no {part.value} weights, which option {part.value} requires; leave the flag out'
       )
-    if flag is not False and part in source.parts and request.encoder.interface == 'dict':
+    if asked is not False and part in source.parts and request.encoder.interface == 'dict':
       if part not in source.provable:
         raise errors.SourceError(
           f'{source.handle}: no signature to compare the {part.value} weights with; leave the head out with '
-          f'--no{part.value}'
+          f'option {part.value}=False'
         )
       wanted.add(part)
   return frozenset(wanted)

@@ -15,22 +15,22 @@ from export import spec
 
 def check_private_key(path: pathlib.Path) -> None:
   """Raises UsageError if the file is not an elliptic curve private key."""
-  _key('--sign_key', path, lambda: _signing().use_elliptic_key_signer(private_key=path))
+  _key('sign_key', path, lambda: _signing().use_elliptic_key_signer(private_key=path))
 
 
 def check_public_key(path: pathlib.Path) -> None:
   """Raises UsageError if the file is not an elliptic curve public key."""
-  _key('--public_key', path, lambda: _verifying().use_elliptic_key_verifier(public_key=path))
+  _key('public_key', path, lambda: _verifying().use_elliptic_key_verifier(public_key=path))
 
 
-def _key(flag: str, path: pathlib.Path, use: Callable[[], Any]) -> None:
-  kind = 'private' if flag == '--sign_key' else 'public'
+def _key(option: str, path: pathlib.Path, use: Callable[[], Any]) -> None:
+  kind = 'private' if option == 'sign_key' else 'public'
   try:
     use()
   except Exception as e:  # cryptography and model_signing raise errors of many types
     raise errors.UsageError(
-      f'{flag}={path}: not an elliptic curve {kind} key in PEM without a password ({e}); make one with openssl '
-      'ecparam -name prime256v1 -genkey, and its public key with openssl ec -pubout'
+      f'option {option}={path}: not an elliptic curve {kind} key in PEM without a password ({e}); make one with '
+      'openssl ecparam -name prime256v1 -genkey, and its public key with openssl ec -pubout'
     ) from e
 
 
@@ -48,7 +48,7 @@ def sign(release: pathlib.Path, private_key: pathlib.Path) -> None:
     try:
       _signing().use_elliptic_key_signer(private_key=private_key).sign(model, signature)
     except Exception as e:
-      raise errors.PublishError(f'{release}: cannot be signed with {private_key} ({e}); check --sign_key') from e
+      raise errors.PublishError(f'{release}: cannot be signed with {private_key} ({e}); check option sign_key') from e
 
 
 def verify(release: pathlib.Path, public_key: pathlib.Path) -> None:

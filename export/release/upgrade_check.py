@@ -74,8 +74,8 @@ class Succession:
     self.breaking += differences
     if differences and not self._allowed:
       raise errors.CompatibilityError(
-        f'{self._new.path}: breaks users of {self.old} ({"; ".join(differences)}); give --breaking if this is '
-        'intended, which the card will state'
+        f'{self._new.path}: breaks users of {self.old} ({"; ".join(differences)}); give option breaking=True if this '
+        'is intended, which the card will state'
       )
 
 

@@ -90,7 +90,7 @@ _LEFT_OUT = frozenset(
 )
 ALLOWED = _COMPUTING | _LEFT_OUT
 
-_ADVICE = 'give --trust_source if you know what the graph does and who made it'
+_ADVICE = 'give option trust_source=True if you know what the graph does and who made it'
 
 
 @dataclasses.dataclass(frozen=True)

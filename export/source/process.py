@@ -112,8 +112,8 @@ class Run:
     number = sandbox.signal_of(status)
     cause = f'signal {number}' if number else lines[-1]
     raise errors.SourceError(
-      f'{self._module}: running saved_model.pb failed ({cause}); fetch the module again, or raise --max_run_gib or '
-      f'--max_run_seconds if it needs more than {self._limits.memory >> 30} GiB or {self._limits.cpu_seconds} s'
+      f'{self._module}: running saved_model.pb failed ({cause}); fetch the module again, or raise option max_run_gib '
+      f'or option max_run_seconds if it needs more than {self._limits.memory >> 30} GiB or {self._limits.cpu_seconds} s'
     )
 
 

@@ -68,11 +68,11 @@ def check_next(root: str | pathlib.Path, release: str, versions: list[int]) -> N
   model, _, version = release.rpartition('/')
   if int(version) in versions:
     raise errors.PublishError(
-      f'{release}: already exists in {root} (a version is never changed); give the next one with --version'
+      f'{release}: already exists in {root} (a version is never changed); give the next one with option version'
     )
   if versions and int(version) < max(versions):
     raise errors.UsageError(
-      f'--version={version}: too low ({model}/{max(versions)} exists in {root}); give a higher one'
+      f'option version={version}: too low ({model}/{max(versions)} exists in {root}); give a higher one'
     )
 
 
@@ -103,7 +103,7 @@ def staging(root: pathlib.Path) -> Iterator[pathlib.Path]:
       _make(root)
       path = stack.enter_context(temp_dirs.directory(_STAGING, root))
     except OSError as e:
-      raise errors.PublishError(f'{root}: cannot be written ({e.strerror}); give another --export_root') from e
+      raise errors.PublishError(f'{root}: cannot be written ({e.strerror}); give another option export_root') from e
     yield path
 
 
@@ -219,7 +219,7 @@ def check_same(release: str, root: str | pathlib.Path, published: pathlib.Path, 
   if digests.of_directory(published) != digests.of_directory(staged):
     raise errors.PublishError(
       f'{release}: already exists in {root} with other bytes than this export makes; give another one with '
-      '--preprocessor, or if it is the encoder, the next one with --version'
+      'option preprocessor, or if it is the encoder, the next one with option version'
     )
 
 
@@ -241,7 +241,7 @@ def replace(root: pathlib.Path, name: str, text: Callable[[], str]) -> None:
       _make(path.parent)
       atomic_write.write(path, content.encode(), 0o644)
     except OSError as e:
-      raise errors.PublishError(f'{path}: cannot be written ({e.strerror}); give another --export_root') from e
+      raise errors.PublishError(f'{path}: cannot be written ({e.strerror}); give another option export_root') from e
 
 
 def _lock(directory: pathlib.Path) -> int:

@@ -78,7 +78,7 @@ def at(root: str | os.PathLike[str]) -> Tree:
   if '://' not in text:
     return _Local(text)
   if not text.partition('://')[2].strip('/'):
-    raise errors.UsageError(f'--export_root={text}: no bucket or path; give one, as gs://bucket/models')
+    raise errors.UsageError(f'option export_root={text}: no bucket or path; give one, as gs://bucket/models')
   return _Remote(text.rstrip('/'))
 
 
@@ -290,6 +290,6 @@ class _Remote:
       yield
     except self._errors as e:
       raise errors.PublishError(
-        f'{self.root}: cannot be {participle} ({e.message or type(e).__name__}); check --export_root and its '
+        f'{self.root}: cannot be {participle} ({e.message or type(e).__name__}); check option export_root and its '
         'permissions'
       ) from e

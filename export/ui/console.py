@@ -16,6 +16,7 @@ import rich.console
 import rich.progress
 import rich.table
 
+from converters import options
 from export.ui import proof_text
 from export.ui import trace
 
@@ -49,8 +50,8 @@ class Console:
     self._console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
 
   def line(self, text: str) -> None:
-    """Prints a line of plain text."""
-    self._console.print(text, markup=False)
+    """Prints a line of plain text, with flags in place of options."""
+    self._console.print(options.as_flags(text), markup=False)
 
   @contextlib.contextmanager
   def step(self, name: str, total: int | None = None, detail: Callable[[], str] = lambda: '') -> Iterator[Advance]:

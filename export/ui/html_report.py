@@ -53,7 +53,7 @@ def prepared(record: record_lib.Record, path: pathlib.Path) -> Iterator[Callable
     try:
       put = stack.enter_context(atomic_write.prepared(path, content))
     except OSError as e:
-      raise errors.PublishError(f'{path}: report cannot be written ({e.strerror}); give another --report') from e
+      raise errors.PublishError(f'{path}: report cannot be written ({e.strerror}); give another option report') from e
     yield put
 
 

@@ -243,7 +243,7 @@ class Examination:
 
     packed = preprocessor_certificate.Preprocessor(preprocessor).packed([_TEXT])
     batch = proof_inputs.Batch(**packed, masked_lm_positions=np.zeros((1, 1), np.int32))
-    advice = 'give another --preprocessor, whose length and vocabulary are the encoder\'s'
+    advice = 'give another option preprocessor, whose length and vocabulary are the encoder\'s'
     try:
       outputs = exported.outputs(batch, ['tokens'])
     except (ValueError, tf.errors.OpError) as e:

@@ -88,22 +88,22 @@ def test_04_bomb(refused, tmp_path, path):
     f.truncate(1 << 27)
   craft.archive(zeros, path, 'saved_model.pb')
   zeros.unlink()
-  refused(path, 'bytes unpacked .no published ALBERT is so large.; raise --max_source_ratio', errors.ArchiveError)
+  refused(path, 'bytes unpacked .no published ALBERT is so large.; raise option max_source_ratio', errors.ArchiveError)
 
 
 @pytest.mark.parametrize(
-  'flag, caps',
+  'option, caps',
   [
-    ('--max_source_members', dict(members=9)),
-    ('--max_source_file_bytes', dict(file_bytes=40_000)),
-    ('--max_source_bytes', dict(total_bytes=90_000)),
+    ('option max_source_members', dict(members=9)),
+    ('option max_source_file_bytes', dict(file_bytes=40_000)),
+    ('option max_source_bytes', dict(total_bytes=90_000)),
   ],
 )
-def test_04_cap(refused, module, path, flag, caps):
+def test_04_cap(refused, module, path, option, caps):
   craft.archive(module, path)
   refused(
     path,
-    f'more than {next(iter(caps.values()))} .*{flag}',
+    f'more than {next(iter(caps.values()))} .*{option}',
     errors.ArchiveError,
     reading=source_lib.Reading(caps=archive_lib.Caps(**caps)),
   )
@@ -113,7 +113,7 @@ def test_04_cap(refused, module, path, flag, caps):
 
 def test_04_member_that_claims_too_much(refused, path):
   craft.raw_archive(path, (craft.header(name='saved_model.pb', size=9 << 30), b''))
-  refused(path, "bytes in member 'saved_model.pb' .*--max_source_file_bytes", errors.ArchiveError)
+  refused(path, "bytes in member 'saved_model.pb' .*option max_source_file_bytes", errors.ArchiveError)
 
 
 @pytest.mark.parametrize('keep', [0, 1, 10, 0.5, 0.99])
@@ -281,11 +281,13 @@ def test_12_another_digest(refused, module, path, tmp_path):
   path.write_bytes(b'what nobody should try to unpack')
   wanted = hashlib.sha256(b'something else').hexdigest()
   message = (
-    f'module.tar.gz: SHA-256 is {hashlib.sha256(path.read_bytes()).hexdigest()}, but --source_sha256 is {wanted}'
+    f'module.tar.gz: SHA-256 is {hashlib.sha256(path.read_bytes()).hexdigest()}, but option source_sha256 is {wanted}'
   )
   refused(path, message, errors.DigestError, reading=source_lib.Reading(sha256=wanted))
   wrong = source_lib.Reading(sha256='sha256:' + '0' * 64)
-  refused(module, 'albert_tiny: SHA-256 is .*, but --source_sha256 is sha256:0000', errors.DigestError, reading=wrong)
+  refused(
+    module, 'albert_tiny: SHA-256 is .*, but option source_sha256 is sha256:0000', errors.DigestError, reading=wrong
+  )
   craft.archive(module, path)
   for handle, found in ((path, digest.of_file(path)), (module, digest.of_tree(module))):
     for wanted in (found, found.upper(), f'sha256:{found}'):

@@ -182,7 +182,7 @@ def test_18_operation_off_the_list(refused, own_module, edit, tags):
     refused,
     own_module,
     edit,
-    "saved_model.pb: operation .* at node 'hidden/here' is not on the allow-list; .*--trust_source",
+    "saved_model.pb: operation .* at node 'hidden/here' is not on the allow-list; .*option trust_source=True",
     errors.UntrustedGraphError,
     tags,
   )
