@@ -186,6 +186,8 @@ def _renamed_on_success(output: pathlib.Path) -> Iterator[pathlib.Path]:
       made = place / 'model'
       made.mkdir()
       yield made
+      for path in (made, *made.rglob('*')):  # some libraries write files that only their owner can read
+        os.chmod(path, 0o755 if path.is_dir() else 0o644)
       cli.finish()  # an interrupt cannot undo the rename
       made.rename(output)
   except OSError as e:

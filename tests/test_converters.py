@@ -28,6 +28,9 @@ def test_to_hugging_face(convert, module, tmp_path):
     'tokenizer_config.json',
   ]
   assert os.listdir(tmp_path) == ['albert']
+  # Everybody may read it, whatever the libraries' defaults are.
+  modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / 'albert', *(tmp_path / 'albert').iterdir())}
+  assert modes.pop('albert') == 0o755 and set(modes.values()) == {0o644}, modes
 
 
 def test_the_same_source_gives_the_same_bytes(convert, module, tmp_path):
