@@ -9,6 +9,7 @@ measured in a subprocess for each call.
 
 import argparse
 import collections
+import dataclasses
 import functools
 import json
 import multiprocessing
@@ -24,13 +25,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from official.modeling import activations
-from official.nlp.modeling import networks
 
 from benchmarks import encoders
 from benchmarks import machine
 from benchmarks import measure
 from converters import albert_config
+from converters import build_encoder
 
 LENGTH = 128
 _SHAPES = ((1, 25), (8, 25), (32, 25), (128, 25), (1, LENGTH), (8, LENGTH))
@@ -71,18 +71,8 @@ def trimmed(call: Callable[..., Any]) -> Callable[..., Any]:
 
 def tf_models(config: albert_config.AlbertConfig) -> Callable[..., Any]:
   """Returns tf-models' AlbertEncoder as its users call it, with random weights."""
-  encoder = networks.AlbertEncoder(
-    vocab_size=config.vocab_size,
-    embedding_width=config.embedding_size,
-    hidden_size=config.hidden_size,
-    num_layers=config.num_hidden_layers,
-    num_attention_heads=config.num_attention_heads,
-    max_sequence_length=config.max_position_embeddings,
-    intermediate_size=config.intermediate_size,
-    activation=activations.gelu,
-    dropout_rate=0.0,
-    attention_dropout_rate=0.0,
-    dict_outputs=True,
+  encoder = build_encoder.new_encoder(
+    dataclasses.replace(config, hidden_dropout_prob=0, attention_probs_dropout_prob=0)
   )
   run = tf.function(lambda batch, training=False: encoder(batch, training=training))
   run.trainable_variables = encoder.trainable_variables

@@ -132,21 +132,7 @@ def build(
     return variable
 
   with tf.variable_creator_scope(load_on_creation):
-    encoder = networks.AlbertEncoder(
-      vocab_size=config.vocab_size,
-      embedding_width=config.embedding_size,
-      hidden_size=config.hidden_size,
-      num_layers=config.num_hidden_layers,
-      num_attention_heads=config.num_attention_heads,
-      max_sequence_length=config.max_position_embeddings,
-      type_vocab_size=config.type_vocab_size,
-      intermediate_size=config.intermediate_size,
-      activation=ACTIVATIONS[config.activation],
-      dropout_rate=config.hidden_dropout_prob,
-      attention_dropout_rate=config.attention_probs_dropout_prob,
-      initializer=tf_keras.initializers.Zeros(),  # never used
-      dict_outputs=True,
-    )
+    encoder = new_encoder(config, initializer=tf_keras.initializers.Zeros())  # never used
     blocks = [encoder.get_layer('transformer'), *_more_blocks(config)]
     mlm_head = _mlm_head(encoder, config) if weight_map.Part.MLM in parts else None
     sop_head = build_sop_head(config) if weight_map.Part.SOP in parts else None
@@ -155,6 +141,30 @@ def build(
     outputs = {name: encoder.output[name] for name in ('sequence_output', 'encoder_outputs')}
     encoder = tf_keras.Model(encoder.inputs, outputs, name=encoder.name)
   return Albert(config, encoder, blocks, mlm_head, sop_head, [weights[row.name] for row in table.values()])
+
+
+def new_encoder(config: albert_config.AlbertConfig, **options: Any) -> networks.AlbertEncoder:
+  """Returns tf-models' encoder of the architecture, with new weights and dict outputs.
+
+  Args:
+    config: the architecture. The encoder has one block, whatever the number of groups.
+    **options: other options of AlbertEncoder.
+  """
+  return networks.AlbertEncoder(
+    vocab_size=config.vocab_size,
+    embedding_width=config.embedding_size,
+    hidden_size=config.hidden_size,
+    num_layers=config.num_hidden_layers,
+    num_attention_heads=config.num_attention_heads,
+    max_sequence_length=config.max_position_embeddings,
+    type_vocab_size=config.type_vocab_size,
+    intermediate_size=config.intermediate_size,
+    activation=ACTIVATIONS[config.activation],
+    dropout_rate=config.hidden_dropout_prob,
+    attention_dropout_rate=config.attention_probs_dropout_prob,
+    dict_outputs=True,
+    **options,
+  )
 
 
 def _more_blocks(config: albert_config.AlbertConfig) -> list[Any]:
