@@ -199,7 +199,7 @@ $(VENV)/.beam: $(VENV)/.runtime requirements/beam.txt
 
 # What reads and runs ONNX files.
 $(VENV)/.onnx: $(VENV)/.runtime requirements/onnx.txt
-	@$(PY) $(LOCKED) "ONNX, 4 packages, 0.1 GB" requirements/onnx.txt
+	@$(PY) $(LOCKED) "ONNX, 5 packages, 0.1 GB" requirements/onnx.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.beam $(VENV)/.onnx requirements/dev.txt

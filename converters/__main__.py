@@ -55,6 +55,11 @@ _WITH_MLM = flags.DEFINE_bool(
 _WITH_SOP = flags.DEFINE_bool(
   'with_sop', False, 'For --to=onnx and litert: whether the sentence order head is written.'
 )
+_WITH_TEXT = flags.DEFINE_bool(
+  'with_text',
+  False,
+  'For --to=onnx: whether text.onnx is written too, from texts to vectors. It needs onnxruntime-extensions.',
+)
 _PADDING_FREE = flags.DEFINE_bool(
   'padding_free',
   True,
@@ -81,6 +86,7 @@ _ONLY_FOR = {
   'with_layers': ('onnx', 'litert'),
   'with_mlm': ('onnx', 'litert'),
   'with_sop': ('onnx', 'litert'),
+  'with_text': ('onnx',),
   'padding_free': ('onnx',),
   'quantize': ('onnx', 'litert'),
   'corpus': ('onnx', 'litert'),
@@ -95,6 +101,7 @@ _GROUPS = {
     'with_layers',
     'with_mlm',
     'with_sop',
+    'with_text',
     'padding_free',
     'quantize',
     'corpus',
@@ -175,7 +182,7 @@ def _writer() -> Callable[[source_lib.Source, pathlib.Path], list[str]]:
     raise errors.PackageError(
       f'--to=onnx: the package {e.name} is missing ({e}); run `pip install onnx onnxruntime`'
     ) from e
-  return functools.partial(onnx_model.write, options=options, int8=int8, corpus=corpus)
+  return functools.partial(onnx_model.write, options=options, int8=int8, corpus=corpus, text=_WITH_TEXT.value)
 
 
 @contextlib.contextmanager

@@ -1238,6 +1238,27 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   # ONNX and LiteRT.
   Mutation(
+    'onnx_text_sigma',
+    'converters/writers/onnx_text.py',
+    'for _ in range(2):',
+    'for _ in range(1):',
+    'tests/test_onnx_text.py::test_words_that_end_in_a_sigma',
+  ),
+  Mutation(
+    'onnx_text_marks',
+    'converters/writers/onnx_text.py',
+    'if rules.dropped:',
+    'if False:',
+    'tests/test_onnx_text.py::test_letters_that_compose',
+  ),
+  Mutation(
+    'onnx_text_commas',
+    'converters/writers/onnx_text.py',
+    "offset = self('Sub', places, self('Gather', begins, piece))",
+    "offset = self('Sub', places, places)",
+    'tests/test_onnx_text.py::test_ids_of_the_token_goldens',
+  ),
+  Mutation(
     'onnx_mask',
     'converters/writers/onnx_graph.py',
     'none = self.constant([_FAR_BELOW, 0.0], np.float32)',

@@ -1,4 +1,4 @@
-"""Reads protocol buffers without their definitions (protobuf.dev/programming-guides/encoding)."""
+"""Reads and edits protocol buffers without their definitions (protobuf.dev/programming-guides/encoding)."""
 
 from collections.abc import Iterator
 
@@ -28,12 +28,37 @@ def submessage(message: bytes, number: int) -> bytes:
   return next((value for found, value in fields(message) if found == number and isinstance(value, bytes)), b'')
 
 
+def with_submessage(message: bytes, number: int, content: bytes) -> bytes:
+  """Returns a message with one bytes field of a number, in place of all its fields of this number.
+
+  Raises:
+    ValueError, IndexError: the message is invalid.
+  """
+  kept, start = [], 0
+  for found, _, end in _spans(message):
+    if found != number:
+      kept.append(message[start:end])
+    start = end
+  return b''.join([*kept, _varint_of(number << 3 | 2), _varint_of(len(content)), content])
+
+
+def _varint_of(value: int) -> bytes:
+  groups = [value >> shift & 127 for shift in range(0, max(value.bit_length(), 1), 7)]
+  return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
+
+
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
   """Yields the fields of a protocol buffer by number: varints as int, all other types as bytes.
 
   Raises:
     ValueError, IndexError: the message is invalid.
   """
+  for number, value, _ in _spans(message):
+    yield number, value
+
+
+def _spans(message: bytes) -> Iterator[tuple[int, int | bytes, int]]:
+  """Yields number, value and end of each field."""
   position = 0
   while position < len(message):
     tag, position = varint(message, position)
@@ -50,4 +75,4 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
       position += length
       if position > len(message):
         raise ValueError('truncated field')
-    yield tag >> 3, value
+    yield tag >> 3, value, position

@@ -4,6 +4,7 @@ It follows ALBERT's authors statement by statement (`preprocess_text` and `encod
 github.com/google-research/albert). It shares no code with the tables of the exported graph.
 """
 
+import math
 import unicodedata
 from collections.abc import Iterable
 
@@ -55,3 +56,13 @@ def ids(
 ) -> list[int]:
   """Returns the ids of a text."""
   return cut(processor, processor.encode(normalized(sentence, setting), out_type=str))
+
+
+def equally_likely(processor: spm.SentencePieceProcessor, one: list[int], other: list[int]) -> bool:
+  """Returns whether two lists of ids are segmentations of the same text with equal SentencePiece scores.
+
+  For '000', versions of SentencePiece choose '0' and '00', or '00' and '0'.
+  """
+  pieces = [''.join(map(processor.id_to_piece, tokens)) for tokens in (one, other)]
+  scores = [sum(map(processor.get_score, tokens)) for tokens in (one, other)]
+  return pieces[0] == pieces[1] and math.isclose(*scores, rel_tol=1e-6)

@@ -113,14 +113,25 @@ def _tensor(name: str, value: np.ndarray) -> onnx.TensorProto:
   return numpy_helper.from_array(np.ascontiguousarray(value, '<f4'), name)
 
 
-class _Nodes:
-  """A list of nodes; calling it adds one and returns the name of its output."""
+class Nodes:
+  """A list of nodes; calling it adds one and returns the name of its output.
 
-  def __init__(self) -> None:
+  Attributes:
+    nodes: the nodes.
+  """
+
+  def __init__(self, prefix: str = '') -> None:
+    """Begins an empty list.
+
+    Args:
+      prefix: prefix of the outputs' names.
+    """
     self.nodes: list[onnx.NodeProto] = []
+    self._prefix = prefix
 
   def __call__(self, operation: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-    output = output or f'{operation.lower()}_{len(self.nodes)}'
+    """Adds a node, and returns the name of its output."""
+    output = output or f'{self._prefix}{operation.lower()}_{len(self.nodes)}'
     self.nodes.append(helper.make_node(operation, list(inputs), [output], **attributes))
     return output
 
@@ -156,7 +167,7 @@ def _block_function(config: albert_config.AlbertConfig, padding_free: bool) -> o
   Without `padding_free`, its input and output are [batch, seq, H]. With it they are [tokens, H], and the arguments
   `token_of` int64 [batch, longest] and `place_of` int64 [tokens] pad the tokens for attention, and undo that.
   """
-  nodes = _Nodes()
+  nodes = Nodes()
   heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
   split = nodes.constant([0, 0, heads, size])
 
@@ -188,7 +199,7 @@ def _block_function(config: albert_config.AlbertConfig, padding_free: bool) -> o
   )
 
 
-class _Graph(_Nodes):
+class _Graph(Nodes):
   """The graph around the blocks.
 
   Attributes:
@@ -312,7 +323,7 @@ class _Packing:
     place_of: int64 [tokens], place of each token in the flat padded rows.
   """
 
-  def __init__(self, nodes: _Nodes, unmasked: str, sizes: str, positions: str):
+  def __init__(self, nodes: Nodes, unmasked: str, sizes: str, positions: str):
     """Adds the nodes that compute the indices.
 
     Args:

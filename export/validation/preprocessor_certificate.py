@@ -1,6 +1,5 @@
 """Compares an exported preprocessor with a plain-Python implementation of its version's rule."""
 
-import math
 import operator
 import pathlib
 import unicodedata
@@ -20,6 +19,8 @@ from export import spec
 from export.graphs import op_allow_list
 
 _ORIGINAL = 4  # first version with the tokenization that the weights were trained with
+
+equally_likely = reference_tokenizer.equally_likely
 
 # Every kind of text that the published normalization treats specially, and texts that often break tokenizers.
 TEXTS = (
@@ -111,16 +112,6 @@ def ids(
 def finished(processor: spm.SentencePieceProcessor, tokens: list[int], version: int) -> list[int]:
   """Returns the ids by the rule of a version, from SentencePiece's ids of the normalized text."""
   return reference_tokenizer.cut(processor, map(processor.id_to_piece, tokens)) if version >= _ORIGINAL else tokens
-
-
-def equally_likely(processor: spm.SentencePieceProcessor, one: list[int], other: list[int]) -> bool:
-  """Returns whether two lists of ids are segmentations of the same text with equal SentencePiece scores.
-
-  For '000', versions of SentencePiece choose '0' and '00', or '00' and '0'.
-  """
-  pieces = [''.join(map(processor.id_to_piece, tokens)) for tokens in (one, other)]
-  scores = [sum(map(processor.get_score, tokens)) for tokens in (one, other)]
-  return pieces[0] == pieces[1] and math.isclose(*scores, rel_tol=1e-6)
 
 
 def special_tokens(version: int, vocab_size: int) -> dict[str, int]:
