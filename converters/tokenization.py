@@ -8,6 +8,7 @@ from typing import Any
 import sentencepiece as spm
 
 from converters import errors
+from converters.readers import sentencepiece_model
 
 # Default values of AlbertTokenizer in Transformers and of the authors' FullTokenizer.
 _DEFAULTS = {'lower_case': True, 'keep_accents': False}
@@ -95,6 +96,8 @@ def check_vocabulary(sp_model: bytes, setting: Tokenization, name: str) -> list[
     for number in range(len(processor))
     if not (processor.is_control(number) or processor.is_unknown(number))
   ]
+  # Some vocabularies define these as pieces of text.
+  pieces = [piece for piece in pieces if piece.removeprefix('▁') not in sentencepiece_model.SPECIAL_TOKENS]
   upper = [piece for piece in pieces if piece.lower() != piece] if setting.lower_case else []
   # SentencePiece's normalizer composes letters and accents: a mark on its own belongs to a script that keeps it.
   marks = [] if setting.keep_accents else [piece for piece in pieces if _has_marks(piece)]
@@ -104,7 +107,9 @@ def check_vocabulary(sp_model: bytes, setting: Tokenization, name: str) -> list[
     (marks, 'combining marks', 'stripped of them', _option('keep_accents', True)),
   ):
     if unreachable:
-      faults.append(f'{len(unreachable)} pieces have {what}, as {unreachable[0]!r}, but text is {done}')
+      count = len(unreachable)
+      have = '1 piece has' if count == 1 else f'{count} pieces have'
+      faults.append(f'{have} {what}, as {unreachable[0]!r}, but text is {done}')
       options.append(option)
   if faults and not setting.stated:
     raise errors.VocabularyError(

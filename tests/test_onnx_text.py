@@ -28,7 +28,6 @@ GOLDEN = pathlib.Path(__file__).parent / 'golden/preprocessor_4.json'
 SETTINGS = [tokenization.Tokenization(*values) for values in itertools.product((True, False), repeat=2)]
 _PLAIN = graph_options.Options()
 # Pieces that show a difference between the rules: commas after digits, letters that compose, both kinds of sigma.
-# Without capital letters, '[CLS]' in a text is one unknown piece, which the reference takes for the special token.
 PIECES = [
   '▁1,',
   '00,',

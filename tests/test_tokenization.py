@@ -18,11 +18,9 @@ NOTHING = {'lower_case': None, 'keep_accents': None}
 SETTINGS = [tokenization.Tokenization(lower, keep) for lower in (True, False) for keep in (True, False)]
 
 
-def _vocabulary(lines, size=90):
+def _vocabulary(lines, size=90, **changes):
   model = io.BytesIO()
-  spm.SentencePieceTrainer.train(
-    sentence_iterator=iter(lines),
-    model_writer=model,
+  options = dict(
     vocab_size=size,
     hard_vocab_limit=False,
     character_coverage=1.0,
@@ -34,6 +32,7 @@ def _vocabulary(lines, size=90):
     user_defined_symbols=[','],
     minloglevel=2,
   )
+  spm.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=model, **options | changes)
   return model.getvalue()
 
 
@@ -89,6 +88,25 @@ def test_graph_and_rule_agree_for_every_setting(mixed, tmp_path, setting, versio
   other = tokenization.Tokenization(not setting.lower_case, setting.keep_accents)
   with pytest.raises(errors.ParityError):
     preprocessor_certificate.check(tmp_path / 'model', mixed, version, other)
+
+
+@pytest.mark.parametrize('setting', SETTINGS[::3], ids=lambda setting: setting.title)
+def test_the_name_of_a_special_token_is_an_unknown_piece_of_text(tmp_path, setting):
+  # The vocabulary has no piece with a character of '[CLS]' or '<pad>', so each is one unknown run.
+  model = _vocabulary(['यहाँ मैं हूँ, 1,200'] * 50, 40)
+  processor = spm.SentencePieceProcessor(model_proto=model)
+  ids = reference_tokenizer.ids(processor, '[CLS] <pad> 12', setting)
+  assert ids.count(processor.unk_id()) == 2 and not {0, 2} & set(ids), ids
+  saved_model.write(*preprocessor_model.exportable(model, 4, setting), tmp_path / 'model')
+  assert preprocessor_certificate.check(tmp_path / 'model', model, 4, setting) > 4000
+
+
+def test_special_tokens_have_no_letter_case():
+  model = _vocabulary(['यहाँ मैं हूँ, 1,200'] * 50, 40, user_defined_symbols=[',', '[MASK]'], control_symbols=['[CLS]'])
+  assert tokenization.check_vocabulary(model, tokenization.Tokenization(True, True), 'x.model') == []
+  model = _vocabulary(['यहाँ मैं हूँ, 1,200'] * 50, 40, user_defined_symbols=[',', 'É'])
+  with pytest.raises(errors.VocabularyError, match="x.model: 1 piece has upper-case letters, as 'É'"):
+    tokenization.check_vocabulary(model, tokenization.Tokenization(True, True), 'x.model')
 
 
 def test_each_setting_does_what_its_name_says():

@@ -35,7 +35,10 @@ def normalized(sentence: str, setting: tokenization.Tokenization = tokenization.
 
 
 def cut(processor: spm.SentencePieceProcessor, pieces: Iterable[str]) -> list[int]:
-  """Returns the ids of pieces, after splitting pieces that end in a digit and a comma."""
+  """Returns the ids of pieces, after splitting pieces that end in a digit and a comma.
+
+  A special token's name is an unknown piece.
+  """
   result = []
   for piece in pieces:
     if len(piece) > 1 and piece[-1] == ',' and piece[-2].isdigit():
@@ -48,7 +51,14 @@ def cut(processor: spm.SentencePieceProcessor, pieces: Iterable[str]) -> list[in
       result += [*again, ',']
     else:
       result.append(piece)
-  return [processor.piece_to_id(piece) for piece in result]
+  return [_id(processor, piece) for piece in result]
+
+
+def _id(processor: spm.SentencePieceProcessor, piece: str) -> int:
+  number = processor.piece_to_id(piece)
+  # The authors' code looks up an unknown run of characters by its text too. So a text that spells a special token, in
+  # characters that no piece has, becomes that token there. In the exported graph, SentencePiece never makes one of text.
+  return processor.unk_id() if processor.is_control(number) or processor.is_unused(number) else number
 
 
 def ids(
