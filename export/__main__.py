@@ -226,7 +226,7 @@ def _request(catalog: catalog_lib.Catalog) -> request_lib.Request:
     release = catalog.preprocessor(model, version, publisher=publisher, changes=changes)
   else:
     cli.check_preprocessor(_PREPROCESSOR.value)
-    if _LANGUAGE.value is not None and not re.fullmatch('[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*', _LANGUAGE.value):
+    if _LANGUAGE.value is not None and not re.fullmatch('[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*', _LANGUAGE.value):
       raise errors.UsageError(f'--language={_LANGUAGE.value[:40]}: not a BCP 47 tag; give one as hi or pt-BR')
     release = encoder = catalog.encoder(
       model,

@@ -136,6 +136,7 @@ USAGE = {
     '--preprocessor: albert_en_tiny_text is the name',
   ),
   'no flag': (['module'], "'module': not a flag"),
+  'the name of a language': (['--language=english'], '--language=english: not a BCP 47 tag'),
 }
 
 

@@ -59,6 +59,12 @@ def test_it_is_signed_said_to_break_and_listed(release, module, keys):
     release.preprocessor(module, 2)
 
 
+def test_too_few_positions_for_text_are_named(refused, make_module):
+  refused(
+    make_module(max_position_embeddings=2), '2 positions, but a text needs 3 .*; give a model with more positions'
+  )
+
+
 @pytest.mark.slow
 def test_a_preprocessor_is_no_longer_than_its_encoder(release, make_module):
   path, _ = release(

@@ -64,8 +64,8 @@ class Encoder(without_graph.Files):
       raise errors.SourceError(f'{path}: this is a {record["kind"]} model; give the encoder with option source')
     if not sorted((path / 'assets').glob('*.model')):
       raise errors.SourceError(
-        f'{path}: no SentencePiece model in assets/; give a TF1 Hub module, an encoder of this toolchain, a '
-        'checkpoint or a model of Hugging Face'
+        f'{path}: no SentencePiece model in assets/ (text models and preprocessors have none there); give a TF1 Hub '
+        'module, an encoder of this toolchain, a checkpoint or a model of Hugging Face'
       )
     self.config = reading.architecture(self._read_config(record, reading))
     self.tokenization = reading.tokenization(self.config.tokenizer, f'assets/{CONFIG}')

@@ -57,7 +57,7 @@ def cut(processor: spm.SentencePieceProcessor, pieces: Iterable[str]) -> list[in
 def _id(processor: spm.SentencePieceProcessor, piece: str) -> int:
   number = processor.piece_to_id(piece)
   # The authors' code looks up an unknown run of characters by its text too. So a text that spells a special token, in
-  # characters that no piece has, becomes that token there. In the exported graph, SentencePiece never makes one of text.
+  # characters that no piece has, becomes that token there. The graph's SentencePiece never makes one of text.
   return processor.unk_id() if processor.is_control(number) or processor.is_unused(number) else number
 
 

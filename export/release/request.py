@@ -96,13 +96,21 @@ class Request:
     return [release for release in (self.preprocessor, self.encoder, self.text) if release is not None]
 
 
+_FEWEST_POSITIONS = 3
+
+
 def parts(request: Request, source: source_lib.Source) -> frozenset[weight_map.Part]:
   """Returns the parts of an encoder to export: those of the source, without those that the options leave out.
 
   Raises:
-    SourceError: it lacks a requested part, or has no signature to compare a part with.
+    SourceError: it lacks a requested part, has no signature to compare a part with, or has too few positions for text.
   """
   assert request.encoder is not None
+  if source.config.max_position_embeddings < _FEWEST_POSITIONS:
+    raise errors.SourceError(
+      f'{source.handle}: {source.config.max_position_embeddings} positions, but a text needs {_FEWEST_POSITIONS} '
+      '([CLS], a piece and [SEP]); give a model with more positions'
+    )
   if request.encoder.interface == 'list' and not source.config.pooler:
     raise errors.SourceError(f'{source.handle}: no pooled output, which the list interface has; give option io=dict')
   wanted = {weight_map.Part.ENCODER}
