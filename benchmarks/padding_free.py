@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import resource
 import statistics
 import subprocess
 import time
@@ -144,11 +143,16 @@ def _peak(path: str, call: str, mean: int, result: Any) -> None:
   """Puts the growth of peak memory by three training steps, in bytes, into the queue."""
   loaded = tf.saved_model.load(path)
   batch = make_batch(loaded.variables[0].shape[0], 8, mean)
-  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  before = _peak_memory()
   step = training_step(getattr(loaded, call) if call else loaded, loaded.trainable_variables)
   for _ in range(3):
     step(batch)
-  result.put(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+  result.put(_peak_memory() - before)
+
+
+def _peak_memory() -> int:
+  """Returns the peak memory of this process in bytes. `ru_maxrss` begins with that of the parent process."""
+  return int(pathlib.Path('/proc/self/status').read_text(encoding='ascii').split('VmHWM:')[1].split()[0]) << 10
 
 
 def peak(path: pathlib.Path, call: str, mean: int) -> int:
