@@ -74,6 +74,8 @@ def test_a_card_says_what_its_record_says(history, path):
   digest = record['source']['sp_model' if record['kind'] == 'preprocessor' else 'digest']
   assert (digest if isinstance(digest, str) else digest['digest']).removeprefix('sha256:') in card
   version = path.rpartition('/')[2]
+  if record['kind'] == 'encoder' and record['interface'] == 'dict':
+    assert '--to=litert' in card and 'TFLiteConverter' in card
   changes = [f'### Version {v}' for v in range(int(version), 1 if record['kind'] == 'text' else 0, -1)]
   assert re.findall(r'^### Version \d+', card, re.MULTILINE) == changes
   for change in record['changes']:
