@@ -517,6 +517,7 @@ class _Fake:
     piece_to_id = staticmethod(len)
     id_to_piece = staticmethod(str)
     get_score = staticmethod(float)
+    is_control = is_unused = staticmethod(lambda number: False)
 
   def ask(self, arrays, figures, expected, tries):
     if 'text' not in arrays:

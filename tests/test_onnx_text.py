@@ -263,7 +263,7 @@ def test_other_outputs_are_refused(module, tmp_path, monkeypatch):
 
 def test_a_symbol_that_the_normalization_changes_is_refused(sp_model):
   symbol = b'\x0a\x0b\x0a\x02\xc3\x89\x15\x00\x00\x00\x00\x18\x04'  # É, of type 4
-  with pytest.raises(errors.VocabularyError, match="symbol 'É' is changed .*; leave --with_text out"):
+  with pytest.raises(errors.VocabularyError, match="symbol 'É' is changed .*; leave option with_text out"):
     text_charsmap.rules(sp_model + symbol, tokenization.DEFAULT)
 
 

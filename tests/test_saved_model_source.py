@@ -67,17 +67,6 @@ def test_a_fine_tuned_release_is_a_source(module, tuned, tmp_path):
   assert all(np.array_equal(value, after[name]) for name, value in _tensors(tmp_path)[3].items())
 
 
-@pytest.mark.parametrize('part', ['padding_free', 'mlm', 'sop'])
-def test_a_saved_part_of_an_encoder_is_a_source(module, released, tmp_path, part):
-  holder = tf.Module()
-  holder.part = getattr(tf.saved_model.load(str(released.root / 'tensorflow/albert_en_tiny/2')), part)
-  tf.saved_model.save(holder, str(tmp_path / 'saved'))
-  config, _, _, right = _tensors(module)
-  again, parts, _, found = _tensors(tmp_path / 'saved')
-  assert again == config and parts >= {weight_map.Part.ENCODER}
-  assert all(np.array_equal(right[name], value) for name, value in found.items()) and len(found) >= 25
-
-
 @pytest.mark.slow
 def test_a_fine_tuned_release_is_exported(tuned, release):
   path, outcome = release(tuned, 'albert_tuned', version=1)

@@ -123,7 +123,7 @@ def _import_text() -> types.ModuleType:
     from converters.writers import onnx_text
   except ImportError as e:
     raise errors.PackageError(
-      f'--with_text: the package {e.name} is missing ({e}); run `pip install onnxruntime-extensions`'
+      f'option with_text: the package {e.name} is missing ({e}); run `pip install onnxruntime-extensions`'
     ) from e
   return onnx_text
 

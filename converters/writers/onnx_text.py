@@ -297,7 +297,7 @@ def check(
     if not same or [actual[0], actual[-1]] != [_CLS, _SEP]:
       raise errors.ParityError(
         f'{path.name}: no parity for {text[:60]!r} (ids {actual[:20]} instead of {[_CLS, *right, _SEP][:20]}); leave '
-        '--with_text out, and report the conversion with its source'
+        'option with_text out, and report the conversion with its source'
       )
   figures = _distances(load(path), load(encoder), texts[:_SHORT])
   for name, distance in figures.items():
@@ -305,7 +305,7 @@ def check(
     if not distance.within(limit):
       raise errors.ParityError(
         f'{path.name}: {name} differs from that of {encoder.name} by {distance} of its root mean square (allowed: '
-        f'{limit}); leave --with_text out, and report the conversion with its source'
+        f'{limit}); leave option with_text out, and report the conversion with its source'
       )
   return {
     'texts': len(texts),

@@ -78,7 +78,7 @@ def rules(sp_model: bytes, setting: tokenization.Tokenization) -> dict[str, str]
   if changed := sorted(symbol for symbol in symbols if ''.join(_normalized(c, setting) for c in symbol) != symbol):
     raise errors.VocabularyError(
       f'the SentencePiece model: its symbol {changed[0]!r} is changed by the normalization ({setting.title}), which no '
-      'charsmap can do; leave --with_text out'
+      'charsmap can do; leave option with_text out'
     )
   own = _Own(symbols, dict(_normalizer(model_proto=sp_model).Decompile()))
   images = {c: _normalized(c, setting) for c in _characters() | own.characters}
@@ -93,7 +93,7 @@ def rules(sp_model: bytes, setting: tokenization.Tokenization) -> dict[str, str]
     string, image = waiting.pop()
     if len(string) == _LONGEST:
       raise errors.VocabularyError(
-        'the SentencePiece model: its rules chain without end, which no charsmap can do; leave --with_text out'
+        'the SentencePiece model: its rules chain without end, which no charsmap can do; leave option with_text out'
       )
     for first in own.next(own.pending(image)):
       for c in beginning.get(first, ()):
@@ -189,7 +189,8 @@ def _normalizer(**how: Any) -> spm.SentencePieceNormalizer:
     return spm.SentencePieceNormalizer(**how)
   except (AttributeError, TypeError) as e:
     raise errors.PackageError(
-      f'--with_text: sentencepiece {spm.__version__} cannot compile rules; run `pip install "sentencepiece>=0.2.2"`'
+      f'option with_text: sentencepiece {spm.__version__} cannot compile rules; '
+      'run `pip install "sentencepiece>=0.2.2"`'
     ) from e
 
 

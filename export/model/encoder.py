@@ -46,7 +46,7 @@ def exportable(
     root.mlm(inputs, training=False) has the additional input `masked_lm_positions` int32 [batch, P] and the additional
     output `mlm_logits` [batch, P, V]. root.sop has the additional output `sop_log_probs` [batch, 2]. Both exist only if
     `albert` has the head.
-    root.sp_model_file and root.albert_config are the assets; each subobject has them too.
+    root.sp_model_file and root.albert_config are the assets.
   """
   outlined = Outlined(albert)
   specs = _specs()
@@ -97,11 +97,6 @@ def exportable(
       traced(sop, specs, encode.modes_differ), _distinct(outlined.variables + sop_head.variables)
     )
 
-  # A Keras model of a subobject alone then has the assets when it is saved, which make it a source of this toolchain.
-  for part in [getattr(root, name) for name in ('padding_free', 'mlm', 'sop') if hasattr(root, name)]:
-    part.sp_model_file = root.sp_model_file
-    if config_file is not None:
-      part.albert_config = root.albert_config
   return root, signatures
 
 
