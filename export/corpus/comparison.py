@@ -270,7 +270,7 @@ class _Batch:
     unlike = []
     for number, row in enumerate(self._rows):
       is_right = actual[number] == row.ids
-      if not is_right and preprocessor_certificate.equally_likely(self._pair.processor, actual[number], row.ids):
+      if not is_right and reference_tokenizer.equally_likely(self._pair.processor, actual[number], row.ids):
         result.equally_likely += 1
         is_right = True
       packing = all(

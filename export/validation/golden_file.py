@@ -22,6 +22,7 @@ from converters import tokenization
 from converters.reference import inputs as proof_inputs
 from converters.reference import measures
 from converters.reference import outputs as reference_outputs
+from converters.reference import tokenizer as reference_tokenizer
 from export import record as record_lib
 from export.source import policy as source_policy
 from export.source import process as source_process
@@ -107,7 +108,7 @@ def of_sp_model(
   texts = []
   for text, tokens in zip(edge_cases, chosen, strict=True):
     ids = preprocessor_certificate.finished(processor, tokens, version)
-    if not preprocessor_certificate.equally_likely(
+    if not reference_tokenizer.equally_likely(
       processor, ids, preprocessor_certificate.ids(processor, text, version, setting)
     ):
       raise errors.ParityError(

@@ -20,7 +20,6 @@ from export.graphs import op_allow_list
 
 _ORIGINAL = 4  # first version with the tokenization that the weights were trained with
 
-equally_likely = reference_tokenizer.equally_likely
 
 # Every kind of text that the published normalization treats specially, and texts that often break tokenizers.
 TEXTS = (
@@ -180,7 +179,7 @@ def check(
     Preprocessor(path),
     expected,
     special_tokens(version, processor.vocab_size()),
-    lambda one, other: equally_likely(processor, one, other),
+    lambda one, other: reference_tokenizer.equally_likely(processor, one, other),
     seq_length,
   )
   return sum(map(len, expected.values()))
