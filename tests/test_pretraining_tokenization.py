@@ -165,7 +165,7 @@ def test_long_texts_of_every_kind(loaded, processor, normalize, number):
   text = ''.join(parts)
   assert normalize([text]) == [reference_tokenizer.normalized(text)]
   actual, expected = loaded.tokenize(tf.constant([text, 'a'])).to_list()[0], reference_tokenizer.ids(processor, text)
-  assert actual == expected or preprocessor_certificate.equally_likely(processor, actual, expected)
+  assert actual == expected or reference_tokenizer.equally_likely(processor, actual, expected)
 
 
 def test_a_sigma_ends_a_word_or_does_not(normalize):
@@ -260,7 +260,7 @@ def test_a_comma_after_a_digit_is_a_piece_of_its_own(loaded, processor):
   ]
   for text, ids in zip(texts, loaded.tokenize(tf.constant(texts)).to_list(), strict=True):
     expected = reference_tokenizer.ids(processor, text)
-    assert ids == expected or preprocessor_certificate.equally_likely(processor, ids, expected), text
+    assert ids == expected or reference_tokenizer.equally_likely(processor, ids, expected), text
 
 
 def test_a_vocabulary_without_such_pieces(sp_model, tmp_path):
@@ -329,7 +329,7 @@ def test_it_works_in_a_process_without_this_project(path, processor, tmp_path):
   )
   for text, ids in zip(texts, json.loads(run.stdout.splitlines()[-1]), strict=True):
     expected = reference_tokenizer.ids(processor, text)
-    assert ids == expected or preprocessor_certificate.equally_likely(processor, ids, expected), text
+    assert ids == expected or reference_tokenizer.equally_likely(processor, ids, expected), text
 
 
 def test_in_an_input_pipeline(loaded):
