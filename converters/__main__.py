@@ -25,6 +25,7 @@ from converters import cli
 from converters import errors
 from converters import source as source_lib
 from converters import source_flags
+from converters.io import disk_faults
 from converters.io import temp_dirs
 from converters.writers import hugging_face as hugging_face_writer
 
@@ -192,7 +193,8 @@ def _renamed_on_success(output: pathlib.Path) -> Iterator[pathlib.Path]:
     with temp_dirs.directory(f'.{output.name}.', output.parent) as place:
       made = place / 'model'
       made.mkdir()
-      yield made
+      with disk_faults.named(str(output), 'output'):
+        yield made
       for path in (made, *made.rglob('*')):  # some libraries write files that only their owner can read
         os.chmod(path, 0o755 if path.is_dir() else 0o644)
       cli.finish()  # an interrupt cannot undo the rename

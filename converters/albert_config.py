@@ -180,6 +180,12 @@ def read_hugging_face(path: str | os.PathLike[str], activation: Activation | Non
       raise errors.ConfigError(
         f'{path}: model_type is {repr(values.get("model_type"))[:40]}, not \'albert\'; give an ALBERT model'
       )
+    own = values.get('auto_map')
+    if isinstance(own, dict) and 'AutoModel' in own:
+      raise errors.ConfigError(
+        f'{path}: auto_map replaces AlbertModel by code of the model ({repr(own["AutoModel"])[:80]}), which is not '
+        'run; remove the key if that code computes as AlbertModel does'
+      )
     values = _HUGGING_FACE_DEFAULTS | {key: value for key, value in values.items() if key != 'pooler'}
   return _parse(values, path, _HUGGING_FACE_ACTIVATIONS, activation)
 
@@ -241,7 +247,7 @@ def as_hugging_face(config: AlbertConfig) -> dict[str, Any]:
 
 def _load(path: str | os.PathLike[str]) -> Any:
   try:
-    return json.loads(safe_read.read(path, _LARGEST_FILE).decode(), object_pairs_hook=unique)
+    return json.loads(safe_read.read(path, _LARGEST_FILE).decode('utf-8-sig'), object_pairs_hook=unique)
   except safe_read.TooLarge as e:
     raise errors.ConfigError(f'{path}: {e}; restore the file, or give another with option albert_config') from e
   except OSError as e:

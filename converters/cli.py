@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import textwrap
 import traceback
 import types
@@ -28,6 +29,7 @@ from absl import logging
 
 from converters import errors
 from converters import options
+from converters.io import disk_faults
 
 # Names and versions in published paths.
 NAME = re.compile(r'[a-z0-9][a-z0-9_-]{0,99}')
@@ -170,6 +172,9 @@ def _guarded(main: Callable[[], Mapping[str, Any] | None]) -> int:
   except Exception as e:  # a bug or an unexpected fault: also one line and status 1
     if verbose:
       traceback.print_exc()
+    if (fault := disk_faults.cause(e)) is not None:
+      place = getattr(e, 'filename', None) or 'disk'
+      _fail(1, f'{place}: {fault}; check the disks of the output and of TMPDIR ({tempfile.gettempdir()})')
     _fail(1, f'{type(e).__name__}: {e}; run again with --verbosity=1 for the traceback')
 
 

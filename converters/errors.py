@@ -23,7 +23,7 @@ class DigestError(SourceError):
 
 
 class CheckpointError(SourceError):
-  """The index of a checkpoint is invalid, or does not match the data files."""
+  """A checkpoint is damaged: its index is invalid, does not match the data files, or a tensor cannot be read."""
 
 
 class ConfigError(SourceError):

@@ -92,16 +92,31 @@ def check_handle(handle: str) -> None:
   Raises:
     SourceError: the path does not exist or has no model, or the host is unknown or not supported.
   """
-  _check_place(handle)
-  if os.path.isdir(handle):
-    _find(handle, pathlib.Path(handle))
-  elif os.path.isfile(handle) and _checkpoint_name(handle) is None:
-    _check_not_of_a_model(handle)
-    archive.opener(handle, handle)
+  place = _local(handle)
+  _check_place(handle, place)
+  if os.path.isdir(place):
+    _find(handle, pathlib.Path(place))
+  elif os.path.isfile(place) and _checkpoint_name(place) is None:
+    _check_not_of_a_model(place)
+    archive.opener(place, handle)
 
 
-def _check_place(handle: str) -> None:
-  """Checks that a path exists, or that the host of a handle does."""
+def _local(handle: str) -> str:
+  """Returns the path of 'file:///path'; another handle as it is."""
+  return urllib.parse.unquote(urllib.parse.urlsplit(handle).path) if handle.startswith('file://') else handle
+
+
+def _check_place(handle: str, place: str) -> None:
+  """Checks that a path exists, or that the host of a handle does.
+
+  Args:
+    handle: the source as the user wrote it.
+    place: its path, if it is a local one.
+  """
+  if not place:
+    raise errors.UsageError(
+      'option source: empty; give the directory or archive of a model, a checkpoint or a hub handle'
+    )
   for prefix in _HUGGING_FACE_PREFIXES:
     if handle.startswith(prefix):
       raise _of_hugging_face(handle, handle.removeprefix(prefix))
@@ -109,10 +124,10 @@ def _check_place(handle: str) -> None:
     raise errors.SourceError(
       f'{handle}: Kaggle sends models to signed-in users only; download the .tar.gz there, and give its path'
     )
-  if '://' in handle:
+  if '://' in place:
     _check_host(handle)
     return
-  if os.path.exists(handle) or _checkpoint_name(handle) is not None:
+  if os.path.exists(place) or _checkpoint_name(place) is not None:
     return
   if _TFHUB_NAME.fullmatch(handle) and not os.path.isdir(handle.partition('/')[0]):
     raise errors.SourceError(
@@ -225,40 +240,67 @@ def open_source(handle: str, reading: Reading = _AS_IT_IS) -> Iterator[Source]:
   Raises:
     SourceError: a file is missing or invalid; the message names the file and an action.
   """
-  _check_place(handle)  # the rest follows the check of the digest
-  name, fresh, sha256 = None, True, reading.sha256
+  place = _local(handle)
+  _check_place(handle, place)  # the rest follows the check of the digest
+  name, sha256 = None, reading.sha256
   with contextlib.ExitStack() as stack:
-    if '://' in handle:
-      from converters.io import hub_download  # imports TensorFlow
-
-      path, fresh = hub_download.resolve(handle, reading.caps, _belongs, sha256)
-      reading = dataclasses.replace(reading, sha256=None)  # that of the archive
-    elif os.path.isdir(handle):
-      path = pathlib.Path(handle)
-    elif (checkpoint := _checkpoint_name(handle)) is not None:
-      path, name = checkpoint
+    if '://' in place:
+      source = stack.enter_context(_from_host(handle, reading))
     else:
-      if not os.path.isfile(handle):
-        raise errors.SourceError(f'{handle}: not a regular file or a directory; give one of the two')
-      _check_not_of_a_model(handle)
-      if sha256 is not None:
-        digest.check(handle, digest.of_file(handle), sha256)
-        reading = dataclasses.replace(reading, sha256=None)
-      path = stack.enter_context(temp_dirs.directory('albert_source_'))
-      archive.unpack(handle, path, reading.caps, _belongs)
-    try:
-      source = _opened(handle, path, reading, name)
-    except errors.SourceError:
-      if fresh:
-        raise
-      # A cached directory can be incomplete: it is downloaded once more.
-      from converters.io import hub_download
-
-      path, _ = hub_download.resolve(handle, reading.caps, _belongs, sha256, again=True)
+      if os.path.isdir(place):
+        path = pathlib.Path(place)
+      elif (checkpoint := _checkpoint_name(place)) is not None:
+        path, name = checkpoint
+      else:
+        if not os.path.isfile(place):
+          raise errors.SourceError(f'{handle}: not a regular file or a directory; give one of the two')
+        _check_not_of_a_model(place)
+        if sha256 is not None:
+          digest.check(handle, digest.of_file(place), sha256)
+          reading = dataclasses.replace(reading, sha256=None)
+        path = stack.enter_context(temp_dirs.directory('albert_source_'))
+        archive.unpack(place, path, reading.caps, _belongs, handle)
+        stack.enter_context(_named(handle, path))
       source = _opened(handle, path, reading, name)
     unreachable = tokenization_lib.check_vocabulary(source.sp_model, source.tokenization, source.sp_model_name)
     source.notes = source.notes + unreachable
     yield source
+
+
+@contextlib.contextmanager
+def _from_host(handle: str, reading: Reading) -> Iterator[Source]:
+  """Opens a source of a host, through the cache; an incomplete or damaged directory there is downloaded anew."""
+  from converters.io import hub_download  # imports TensorFlow
+
+  path, fresh = hub_download.resolve(handle, reading.caps, _belongs, reading.sha256)
+  of_files = dataclasses.replace(reading, sha256=None)  # the digest is that of the archive
+  try:
+    source = _opened(handle, path, of_files, None)
+  except errors.SourceError:
+    if fresh:
+      raise
+    hub_download.forget(handle, reading.sha256)
+    path, fresh = hub_download.resolve(handle, reading.caps, _belongs, reading.sha256)
+    source = _opened(handle, path, of_files, None)
+  try:
+    yield source
+  except errors.CheckpointError as e:
+    if fresh:
+      raise
+    hub_download.forget(handle, reading.sha256)
+    problem = str(e).rpartition('; ')[0]
+    raise errors.CheckpointError(f'{problem}; run again, which downloads {handle} once more') from e
+
+
+@contextlib.contextmanager
+def _named(handle: str, unpacked: pathlib.Path) -> Iterator[None]:
+  """Names the archive in messages about files of the directory that it was unpacked to."""
+  try:
+    yield
+  except errors.SourceError as e:
+    if str(unpacked) not in str(e):
+      raise
+    raise type(e)(str(e).replace(str(unpacked), handle)) from e
 
 
 class _Reader(Protocol):
@@ -293,7 +335,7 @@ def _readers() -> tuple[_Reader, ...]:
 
 def _belongs(name: str) -> bool:
   """Returns whether a file of that name in an archive belongs to any format; others are not unpacked."""
-  return not digest.hidden(name) and any(reader.belongs(name) for reader in _readers())
+  return not source_files.hidden(name) and any(reader.belongs(name) for reader in _readers())
 
 
 def _opened(handle: str, path: pathlib.Path, reading: Reading, name: str | None) -> Source:
@@ -307,26 +349,46 @@ def _opened(handle: str, path: pathlib.Path, reading: Reading, name: str | None)
 
 
 def _find(handle: str, path: pathlib.Path) -> tuple[_Reader, pathlib.Path]:
-  """Returns the reader for the source in a directory or in the only directory in it, and that directory.
+  """Returns the reader for the source in a directory or in one directory in it, and that directory.
 
   Raises:
     SourceError: there is no source, or more than one.
   """
   from converters.readers import tf1_hub
 
-  readers = _readers()
-  for place in (path, *source_files.only_directory(path)):
-    found = [reader for reader in readers if reader.is_in(place)]
-    if len(found) > 1 and found[0] not in readers[:2]:
-      raise errors.SourceError(
-        f'{handle}: both a TensorFlow checkpoint and a model of Hugging Face; give one of the two in its own directory'
-      )
-    if found:
-      if found[0] is tf1_hub:
-        tf1_hub.check_files(handle, place)
-      return found[0], place
+  places = [path] if _readers_of(path) else [below for below in source_files.directories(path) if _readers_of(below)]
+  if len(places) > 1:
+    names = ', '.join(place.name for place in places[:5])
+    raise errors.SourceError(
+      f'{handle}: {len(places)} models ({names}{" and more" if len(places) > 5 else ""}); give one, as {places[-1]}'
+    )
+  if not places:
+    raise errors.SourceError(f'{handle}: {_without_source(path)}')
+  found = _readers_of(places[0])
+  if len(found) > 1 and found[0] not in _readers()[:2]:
+    raise errors.SourceError(
+      f'{handle}: both a TensorFlow checkpoint and a model of Hugging Face; give one of the two in its own directory'
+    )
+  if found[0] is tf1_hub:
+    tf1_hub.check_files(places[0])
+  return found[0], places[0]
+
+
+def _readers_of(directory: pathlib.Path) -> list[_Reader]:
+  return [reader for reader in _readers() if reader.is_in(directory)]
+
+
+def _without_source(path: pathlib.Path) -> str:
+  """Returns the problem and the action for a directory without a source."""
+  for below in source_files.directories(path):
+    for deeper in source_files.directories(below):
+      if _readers_of(deeper):
+        return f'a model lies deeper; give its directory, {deeper}'
   there = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
-  raise errors.SourceError(
-    f'{handle}: no TF1 Hub module, checkpoint, release or model of Hugging Face (there are '
+  for ends, name, action in _FILES:
+    if files := [file for file in there if file.endswith(ends)]:
+      return f'no model that can be read ({files[0]} is {name}); {action}'
+  return (
+    f'no TF1 Hub module, checkpoint, release or model of Hugging Face (there are '
     f'{", ".join(map(repr, there[:5])) or "no files"}); give the directory of one'
   )

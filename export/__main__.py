@@ -148,6 +148,7 @@ def main() -> dict[str, Any]:
   release = request.release
   tree = tree_lib.at(request.export_root)
   publish.check_new(tree.root, [r.path for r in request.releases], tree.versions, request.keep_existing)
+  tree.check_writable()
   if request.sign_key is not None:
     signature.check_private_key(request.sign_key)
   profile_path = cli.file_path('--profile', _PROFILE.value)

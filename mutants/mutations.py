@@ -265,7 +265,7 @@ MUTATIONS: tuple[Mutation, ...] = (
   Mutation(
     'files_hidden',
     'converters/io/source_files.py',
-    "directory.glob(pattern) if not path.name.startswith('.')",
+    "directory.glob(pattern) if not hidden(path.name)",
     'directory.glob(pattern)',
     'tests/test_tf1_checkpoint.py::test_files_that_macos_leaves',
   ),
@@ -880,8 +880,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   Mutation(
     'source_two_formats',
     'converters/source.py',
-    'if len(found) > 1 and found[0] not in readers[:2]:',
-    'if len(found) > 2 and found[0] not in readers[:2]:',
+    'if len(found) > 1 and found[0] not in _readers()[:2]:',
+    'if len(found) > 2 and found[0] not in _readers()[:2]:',
     'tests/test_source.py::test_a_checkpoint_beside_a_model_of_hugging_face_is_refused',
   ),
   Mutation(
@@ -1019,10 +1019,101 @@ MUTATIONS: tuple[Mutation, ...] = (
     'tests/test_catalog.py::test_a_model_that_the_catalog_lacks_has_no_language',
   ),
   Mutation(
+    'hub_cache_damaged',
+    'converters/source.py',
+    """      raise
+    hub_download.forget(handle, reading.sha256)
+    problem""",
+    """      raise
+    problem""",
+    'tests/test_source.py::test_damaged_bytes_in_the_cache_are_fetched_again',
+  ),
+  Mutation(
+    'source_file_address',
+    'converters/source.py',
+    "if handle.startswith('file://') else handle",
+    'if not handle else handle',
+    'tests/test_source.py::test_a_directory_of_macos_or_without_a_model_beside_it_is_no_obstacle',
+  ),
+  Mutation(
+    'source_several',
+    'converters/source.py',
+    'if len(places) > 1:',
+    'if len(places) > 9:',
+    'tests/test_source.py::test_several_models_in_a_directory_are_named_in_the_order_of_their_numbers',
+  ),
+  Mutation(
+    'source_deeper',
+    'converters/source.py',
+    'if _readers_of(deeper):',
+    'if False:',
+    'tests/test_source.py::test_a_model_that_lies_deeper_is_found_and_named',
+  ),
+  Mutation(
+    'source_named_by_archive',
+    'converters/source.py',
+    'str(e).replace(str(unpacked), handle)',
+    'str(e)',
+    'tests/test_source.py::test_a_file_in_an_archive_is_named_by_the_archive',
+  ),
+  Mutation(
+    'archive_names',
+    'converters/io/archive.py',
+    'target.touch()',
+    'pass',
+    'tests/test_source.py::test_an_archive_names_what_cannot_be_read_like_a_directory',
+  ),
+  Mutation(
+    'vocabulary_copies',
+    'converters/readers/sentencepiece_model.py',
+    'for path in found}) == 1',
+    'for path in found}) == 0',
+    'tests/test_source.py::test_equal_copies_of_the_vocabulary_count_as_one',
+  ),
+  Mutation(
+    'format_file_pointer',
+    'converters/readers/tf1_hub.py',
+    "  digest.check_start(path / 'tfhub_module.pb')\n",
+    '',
+    'tests/test_source.py::test_a_module_whose_format_file_was_not_downloaded_is_named',
+  ),
+  Mutation(
+    'byte_order_mark',
+    'converters/albert_config.py',
+    "decode('utf-8-sig')",
+    'decode()',
+    'tests/test_hugging_face.py::test_json_with_a_byte_order_mark_and_code_of_a_head_are_read',
+  ),
+  Mutation(
+    'auto_map',
+    'converters/albert_config.py',
+    "'AutoModel' in own",
+    "'Auto' in own",
+    'tests/test_hugging_face.py::test_what_does_not_fit_is_named',
+  ),
+  Mutation(
+    'disk_full',
+    'converters/io/disk_faults.py',
+    'if fault in str(e)',
+    'if False',
+    'tests/test_publish.py::test_a_full_disk_is_named_whoever_writes',
+  ),
+  Mutation(
+    'root_writable',
+    'export/store/publish.py',
+    'if not place.is_dir():',
+    'if False:',
+    'tests/test_publish.py::test_such_a_root_is_refused_before_any_work',
+  ),
+  Mutation(
     'hub_cache_heals',
     'converters/source.py',
-    'again=True',
-    'again=False',
+    """    if fresh:
+      raise
+    hub_download.forget(handle, reading.sha256)
+    path, fresh""",
+    """    raise
+    path, fresh""",
     'tests/test_source.py::test_a_directory_in_the_cache_that_lost_files_is_fetched_again',
   ),
   Mutation(
@@ -1162,7 +1253,7 @@ MUTATIONS: tuple[Mutation, ...] = (
   Mutation(
     'source_early',
     'converters/source.py',
-    '    _find(handle, pathlib.Path(handle))\n',
+    '    _find(handle, pathlib.Path(place))\n',
     '    pass\n',
     'tests/test_command_line.py::test_faults_of_sources_are_told_before_tensorflow_is_imported',
   ),

@@ -209,6 +209,14 @@ def test_archive(model, module, tmp_path):
   _assert_same(module, tmp_path / 'albert.tar.gz')
 
 
+def test_json_with_a_byte_order_mark_and_code_of_a_head_are_read(own, module):
+  _edit_config(auto_map={'AutoModelForSequenceClassification': 'modeling_own.Head'})(own)
+  _shard(own)
+  for name in ('config.json', 'tokenizer_config.json', 'model.safetensors.index.json'):
+    (own / name).write_bytes(b'\xef\xbb\xbf' + (own / name).read_bytes())
+  _assert_same(own, module)
+
+
 def test_what_other_versions_save_besides(own, module):
   def change(tensors):
     tensors['albert.embeddings.position_ids'] = np.arange(8)[np.newaxis]
@@ -252,6 +260,12 @@ def _shard_besides(path):
   whole = (path / 'model.safetensors').read_bytes()
   _shard(path)
   (path / 'model.safetensors').write_bytes(whole)
+
+
+def _lose_shards(path):
+  _shard(path)
+  for file in (*path.glob('model-*.safetensors'), path / 'spiece.model'):
+    file.unlink()
 
 
 def _repeat_in_both_shards(path):
@@ -348,7 +362,20 @@ def _repeat_in_both_shards(path):
     (_repeat_in_both_shards, f'{_POOLER} is in another file'),
     (
       _break_index(lambda places: places.update({_POOLER: 'model-00003-of-00003.safetensors'})),
-      'model-00003-of-00003.safetensors: not a regular file',
+      'own: no model-00003-of-00003.safetensors; save',
+    ),
+    (_lose_shards, 'own: no model-00001-of-00002.safetensors, no model-00002-of-00002.safetensors, no spiece.model'),
+    (
+      lambda path: (
+        (path / 'model.safetensors').unlink(),
+        (path / 'onnx').mkdir(),
+        (path / 'onnx/model.onnx').write_bytes(b'x'),
+      ),
+      'own: a model for ONNX Runtime alone .onnx/model.onnx., from which no weights are read; give the model',
+    ),
+    (
+      _edit_config(auto_map={'AutoModel': 'modeling_own.OwnAlbert', 'AutoConfig': 'x.Y'}),
+      "config.json: auto_map replaces AlbertModel by code of the model .'modeling_own.OwnAlbert'., which is not run",
     ),
   ],
   ids=lambda value: value if isinstance(value, str) else '',

@@ -7,6 +7,7 @@ import pathlib
 import signal
 
 import pytest
+import tensorflow as tf
 from support import trees
 
 from converters import errors
@@ -204,6 +205,32 @@ def test_a_root_that_cannot_be_written_is_refused(tmp_path):
     publish.staging(tmp_path / 'file' / 'dist'),
   ):
     pass
+
+
+@pytest.mark.parametrize('name', ['file', 'file/dist', 'link'])
+def test_such_a_root_is_refused_before_any_work(tmp_path, name):
+  (tmp_path / 'file').write_text('')
+  (tmp_path / 'link').symlink_to('nothing')
+  publish.check_writable(tmp_path / 'new/dist')
+  place = name.partition('/')[0]
+  message = f'{name}: cannot be written .*{place} is not a directory.; give another option export_root'
+  with pytest.raises(errors.PublishError, match=message):
+    publish.check_writable(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+  'error',
+  [
+    OSError(errno.ENOSPC, 'No space left on device', 'saved_model.pb'),
+    tf.errors.ResourceExhaustedError(None, None, 'a/saved_model.pb; No space left on device'),
+    RuntimeError('write failed: No space left on device'),
+  ],
+  ids=lambda error: type(error).__name__,
+)
+def test_a_full_disk_is_named_whoever_writes(tmp_path, error):
+  message = f'{tmp_path}/dist: cannot be written .No space left on device.; give another option export_root'
+  with pytest.raises(errors.PublishError, match=message), publish.staging(tmp_path / 'dist'):
+    raise error
 
 
 def test_what_a_killed_export_left_is_swept_and_what_a_running_one_has_is_not(tmp_path):

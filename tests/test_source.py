@@ -343,3 +343,103 @@ def test_the_digest_is_checked_before_a_file_is_parsed(own_module, refused):
   (own_module / 'assets/albert_config.json').write_text('{')
   wrong = source_lib.Reading(sha256='0' * 64)
   refused(own_module, 'own_module: SHA-256 is .*, but option source_sha256 is 0000', errors.DigestError, reading=wrong)
+
+
+def test_a_directory_of_macos_or_without_a_model_beside_it_is_no_obstacle(module, tmp_path):
+  around = tmp_path / 'around'
+  shutil.copytree(module, around / 'albert_tiny')
+  (around / '__MACOSX/albert_tiny').mkdir(parents=True)
+  (around / '__MACOSX/albert_tiny/._saved_model.pb').write_bytes(b'x')
+  (around / 'runs').mkdir()
+  (around / 'runs/events.out.tfevents.1').write_bytes(b'x')
+  craft.archive(around, tmp_path / 'around.tar.gz')
+  for path in (around, tmp_path / 'around.tar.gz', f'file://{around}', f'file://{tmp_path}/around.tar.gz'):
+    assert _facts(path)[0] == _facts(module)[0]
+
+
+def test_several_models_in_a_directory_are_named_in_the_order_of_their_numbers(module, tmp_path):
+  for number in (500, 1500, 1000):
+    shutil.copytree(module, tmp_path / f'checkpoint-{number}')
+  message = (
+    r': 3 models \(checkpoint-500, checkpoint-1000, checkpoint-1500\); give one, as '
+    rf'{tmp_path}/checkpoint-1500$'
+  )
+  with pytest.raises(errors.SourceError, match=message):
+    _facts(tmp_path)
+
+
+def test_a_model_that_lies_deeper_is_found_and_named(module, tmp_path):
+  shutil.copytree(module, tmp_path / 'snapshots/0123abc')
+  with pytest.raises(errors.SourceError, match=f'a model lies deeper; give its directory, {tmp_path}/snapshots/0123ab'):
+    _facts(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'name, message',
+  [
+    ('pytorch_model.bin', r'no model that can be read \(pytorch_model.bin is a file of PyTorch\); give'),
+    ('model.tflite', r'no model that can be read \(model.tflite is a file of another format\); give the model that'),
+  ],
+)
+def test_a_directory_with_a_model_of_another_tool_is_named(tmp_path, name, message):
+  (tmp_path / name).write_bytes(b'x')
+  with pytest.raises(errors.SourceError, match=message):
+    _facts(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'content, message', [(b'version https://git-lfs.github.com/spec/v1', 'a Git LFS'), (b'<html>', 'a web page')]
+)
+def test_a_module_whose_format_file_was_not_downloaded_is_named(own_module, content, message):
+  (own_module / 'tfhub_module.pb').write_bytes(content)
+  with pytest.raises(errors.SourceError, match=f'own_module/tfhub_module.pb: this is {message}'):
+    _facts(own_module)
+
+
+def test_a_file_in_an_archive_is_named_by_the_archive(own_module, tmp_path):
+  (own_module / 'assets/albert_config.json').write_text('{')
+  path = craft.archive(own_module, tmp_path / 'module.tar.gz')
+  with pytest.raises(errors.SourceError, match='^[^ ]*/module.tar.gz/assets/albert_config.json: invalid JSON'):
+    _facts(path)
+
+
+def test_an_archive_names_what_cannot_be_read_like_a_directory(tmp_path):
+  (tmp_path / 'model').mkdir()
+  (tmp_path / 'model/config.json').write_text('{}')
+  (tmp_path / 'model/pytorch_model.bin').write_bytes(b'x')
+  (tmp_path / 'model/tokenizer.json').write_bytes(b'{}')
+  craft.archive(tmp_path / 'model', tmp_path / 'model.tar.gz')
+  messages = []
+  for path in (tmp_path / 'model', tmp_path / 'model.tar.gz'):
+    with pytest.raises(errors.SourceError, match='pytorch_model.bin is not supported.*tokenizer.json cannot') as caught:
+      _facts(path)
+    messages.append(str(caught.value).partition(': ')[2])
+  assert messages[0] == messages[1]
+
+
+def test_equal_copies_of_the_vocabulary_count_as_one(own_module, module):
+  shutil.copy(own_module / 'assets/30k-clean.model', own_module / 'assets/spiece.model')
+  assert _facts(own_module)[1:3] == _facts(module)[1:3]
+  (own_module / 'assets/spiece.model').write_bytes(b'x')
+  with pytest.raises(errors.SourceError, match=r'2 SentencePiece models \(30k-clean.model, spiece.model\), not 1'):
+    _facts(own_module)
+
+
+def test_an_empty_source_is_named():
+  for check in (source_lib.check_handle, _facts):
+    with pytest.raises(errors.UsageError, match='option source: empty; give the directory or archive of a model'):
+      check('')
+
+
+def test_damaged_bytes_in_the_cache_are_fetched_again(module, tmp_path, host, monkeypatch):
+  url, asked = host
+  monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'cache'))
+  craft.archive(module, tmp_path / 'served.tar.gz')
+  handle = f'{url}/google/albert_tiny/3'
+  right = _facts(handle)
+  data = next((tmp_path / 'cache').glob('*/variables/*.data-*'))
+  craft.flip(data, data.stat().st_size // 2)
+  with pytest.raises(errors.SourceError, match=f'cannot be read .*; run again, which downloads {handle} once more'):
+    _facts(handle)
+  assert _same(_facts(handle), right)
+  assert len(asked) == 2

@@ -16,6 +16,7 @@ from isal import isal_zlib
 
 from converters import _private
 from converters import errors
+from converters.io import source_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ def unpack(
 ) -> None:
   """Unpacks a .tar.gz or a plain .tar into an existing empty directory, with default modes, times and owners.
 
-  Files that do not belong to a source are skipped, as in a directory.
+  Files that do not belong to a source become empty files, so that their names are known.
 
   Args:
     path: the archive.
@@ -89,6 +90,9 @@ def unpack(
           raise over(f'{archive}: more than {caps.file_bytes} bytes in member {member.name!r}', 'max_source_file_bytes')
         if not belongs(name.as_posix()):
           skipped.append(name.as_posix())
+          if not source_files.hidden(name.as_posix()):  # readers name what they cannot read
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.touch()
           continue
         files += 1
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from converters import errors
 from converters.io import archive
+from converters.io import source_files
 
 # More than any model has. Circular links exceed it.
 _MOST_FILES = 10_000
@@ -34,7 +35,7 @@ class OfFiles:
     self.path = path
     for file in (*path.glob('*'), *path.glob('*/*')):  # no format has files deeper
       if self._counts(file.relative_to(path).as_posix()) and file.is_file():
-        _check_start(file)
+        check_start(file)
     if sha256 is not None:
       check(handle, bare(self.digest), sha256)
 
@@ -43,7 +44,7 @@ class OfFiles:
     raise NotImplementedError
 
   def _counts(self, name: str) -> bool:
-    return not hidden(name) and self.belongs(name)
+    return not source_files.hidden(name) and self.belongs(name)
 
   @functools.cached_property
   def digest(self) -> str:
@@ -56,8 +57,12 @@ class OfFiles:
     return 'sha256:' + hashlib.sha256(self.sp_model).hexdigest()
 
 
-def _check_start(file: pathlib.Path) -> None:
-  """Refuses files that were not downloaded: Git LFS pointers, and web pages in place of a file."""
+def check_start(file: pathlib.Path) -> None:
+  """Refuses a file that was not downloaded: a Git LFS pointer, or a web page in its place.
+
+  Raises:
+    SourceError: it is one.
+  """
   try:
     with open(file, 'rb') as f:
       head = f.read(1024)
@@ -67,11 +72,6 @@ def _check_start(file: pathlib.Path) -> None:
     raise errors.SourceError(f'{file}: this is a Git LFS pointer, not the file; run `git lfs pull` there')
   if archive.is_web_page(head):
     raise errors.SourceError(f'{file}: this is a web page, not the file; download it again')
-
-
-def hidden(name: str) -> bool:
-  """Returns whether a file or a directory above it is hidden, as those that macOS adds ('._x', '.DS_Store')."""
-  return any(part.startswith('.') for part in pathlib.PurePosixPath(name).parts)
 
 
 def of_file(path: str | os.PathLike[str]) -> str:

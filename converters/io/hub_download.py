@@ -22,9 +22,7 @@ _SILENCE_SECONDS = 60  # without a byte from the host, until the download fails
 _LOCK_SECONDS = 60  # without progress, until the lock of another process's download is ignored
 
 
-def resolve(
-  handle: str, caps: archive.Caps, belongs: archive.Belongs, sha256: str | None, again: bool = False
-) -> tuple[pathlib.Path, bool]:
+def resolve(handle: str, caps: archive.Caps, belongs: archive.Belongs, sha256: str | None) -> tuple[pathlib.Path, bool]:
   """Returns the directory of a handle's archive in tensorflow_hub's cache, and whether it was downloaded by this call.
 
   Args:
@@ -32,17 +30,11 @@ def resolve(
     caps: limits of the download and of the archive.
     belongs: whether a file in the archive is unpacked, by its name.
     sha256: the archive's expected digest, or None. Each digest has its own place in the cache.
-    again: whether a directory that is in the cache is removed first, because it is incomplete.
 
   Raises:
     SourceError: the download fails, or the archive is invalid or has another digest.
   """
-  place = handle if sha256 is None else f'{handle} sha256:{digest.bare(sha256)}'
-  directory = _private.hub_directory(hashlib.sha1(place.encode()).hexdigest())
-
-  if again:
-    shutil.rmtree(directory, ignore_errors=True)
-    pathlib.Path(f'{directory}.descriptor.txt').unlink(missing_ok=True)
+  directory = _directory(handle, sha256)
   fresh = []
 
   def download(handle: str, target: str) -> None:
@@ -61,6 +53,18 @@ def resolve(
     raise
   except Exception as e:  # urllib, ssl, TensorFlow and tensorflow_hub each raise their own
     raise errors.SourceError(f'{handle}: {_cause(e)}; check the handle and the connection') from e
+
+
+def forget(handle: str, sha256: str | None) -> None:
+  """Removes a handle's directory from the cache, because it is incomplete or damaged; arguments as of `resolve`."""
+  directory = _directory(handle, sha256)
+  shutil.rmtree(directory, ignore_errors=True)
+  pathlib.Path(f'{directory}.descriptor.txt').unlink(missing_ok=True)
+
+
+def _directory(handle: str, sha256: str | None) -> str:
+  place = handle if sha256 is None else f'{handle} sha256:{digest.bare(sha256)}'
+  return _private.hub_directory(hashlib.sha1(place.encode()).hexdigest())
 
 
 def _cause(e: BaseException) -> str:

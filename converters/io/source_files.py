@@ -38,23 +38,34 @@ def only(directory: pathlib.Path, pattern: str, what: str) -> pathlib.Path:
   Raises:
     SourceError: there is none, or more than one.
   """
-  # macOS adds a hidden file to each file.
-  found = sorted(path for path in directory.glob(pattern) if not path.name.startswith('.'))
+  found = matching(directory, pattern)
   if len(found) != 1:
     names = ', '.join(path.name for path in found) or 'none'
     raise errors.SourceError(f'{directory}: {len(found)} {what} ({names}), not 1; keep one there')
   return found[0]
 
 
-def only_directory(directory: pathlib.Path) -> list[pathlib.Path]:
-  """Returns a list of the only subdirectory; empty if there are none or several."""
-  directories = [path for path in directory.iterdir() if path.is_dir() and not path.name.startswith('.')]
-  return directories if len(directories) == 1 else []
+def matching(directory: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+  """Returns the files of a directory whose names match a glob, without hidden ones, sorted by name."""
+  return sorted(path for path in directory.glob(pattern) if not hidden(path.name))
+
+
+def directories(directory: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the subdirectories that are not hidden, sorted so that 'checkpoint-900' comes before 'checkpoint-1000'."""
+  found = (
+    [path for path in directory.iterdir() if path.is_dir() and not hidden(path.name)] if directory.is_dir() else []
+  )
+  return sorted(found, key=lambda path: [part.zfill(9) for part in re.split('([0-9]+)', path.name)])
+
+
+def hidden(name: str) -> bool:
+  """Returns whether a file or a directory above it is hidden, or added by macOS ('._x', '.DS_Store', '__MACOSX')."""
+  return any(part.startswith('.') or part == '__MACOSX' for part in pathlib.PurePosixPath(name).parts)
 
 
 def any_named(directory: pathlib.Path, *patterns: str) -> bool:
   """Returns whether a directory has a file that matches one of the globs and is not hidden."""
-  return any(not path.name.startswith('.') for pattern in patterns for path in directory.glob(pattern))
+  return any(matching(directory, pattern) for pattern in patterns)
 
 
 def inside(name: str, allowed: re.Pattern[str]) -> bool:

@@ -215,7 +215,7 @@ class _Weights:
   def __init__(self, path: pathlib.Path):
     self._path = path
     if not path.is_file():  # opening a pipe would block
-      raise errors.SourceError(f'{path}: not a regular file; fetch it again')
+      raise errors.SourceError(f'{path}: not a regular file, or a broken link; fetch it again')
     try:
       self._file = safetensors.safe_open(path, 'numpy')
       slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118  (not a dict)
@@ -243,7 +243,14 @@ def _check_files(path: pathlib.Path) -> None:
   missing = []
   if not (path / CONFIG).exists():
     missing.append(f'no {CONFIG}')
-  if not (path / WEIGHTS).exists() and not (path / _INDEX).exists():
+  if not (path / WEIGHTS).exists() and (path / _INDEX).exists():
+    missing += [f'no {shard}' for shard in sorted(set(_places(path / _INDEX).values())) if not (path / shard).exists()]
+  elif not (path / WEIGHTS).exists():
+    if graphs := sorted(p.relative_to(path).as_posix() for p in (*path.glob('*.onnx'), *path.glob('onnx/*.onnx'))):
+      raise errors.SourceError(
+        f'{path}: a model for ONNX Runtime alone ({graphs[0]}), from which no weights are read; give the model that it '
+        'was made from'
+      )
     pickles = sorted(p.name for pattern in ('*.bin', '*.pt', '*.pth', '*.h5', '*.msgpack') for p in path.glob(pattern))
     there = f' ({pickles[0]} is not supported)' if pickles else ''
     there = f' or {_INDEX}, which names the shards' if source_files.any_named(path, 'model-*.safetensors') else there
@@ -280,13 +287,7 @@ def _weight_files(path: pathlib.Path) -> list[_Weights]:
       raise errors.SourceError(f'{path}: both {WEIGHTS} and {_INDEX}; remove one of the two')
     return [_Weights(path / WEIGHTS)]
   index = path / _INDEX
-  places = _json(index).get('weight_map')
-  if (
-    not isinstance(places, dict)
-    or not places
-    or not all(isinstance(name, str) and _SHARD.fullmatch(name) for name in places.values())
-  ):
-    raise errors.SourceError(f'{index}: no `weight_map` from tensors to files; fetch it again')
+  places = _places(index)
   shards = {name: _Weights(path / name) for name in sorted(set(places.values()))}
   there = {tensor: name for name, file in shards.items() for tensor in file.tensors}
   different = sorted(there.items() ^ places.items())
@@ -295,9 +296,23 @@ def _weight_files(path: pathlib.Path) -> list[_Weights]:
   return list(shards.values())
 
 
+def _places(index: pathlib.Path) -> dict[str, str]:
+  """Reads the file of each tensor from the index of shards."""
+  places = _json(index).get('weight_map')
+  if (
+    not isinstance(places, dict)
+    or not places
+    or not all(isinstance(name, str) and _SHARD.fullmatch(name) for name in places.values())
+  ):
+    raise errors.SourceError(f'{index}: no `weight_map` from tensors to files; fetch it again')
+  return places
+
+
 def _json(path: pathlib.Path) -> dict[str, Any]:
   try:
-    value = json.loads(source_files.read(path, _LARGEST_JSON).decode(), object_pairs_hook=albert_config.unique)
+    value = json.loads(
+      source_files.read(path, _LARGEST_JSON).decode('utf-8-sig'), object_pairs_hook=albert_config.unique
+    )
   except (ValueError, RecursionError) as e:
     raise errors.SourceError(f'{path}: invalid JSON ({str(e)[:100]}); fetch it again') from e
   if not isinstance(value, dict):

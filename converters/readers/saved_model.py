@@ -59,7 +59,7 @@ class Encoder(without_graph.Files):
     missing = [name for name in ('saved_model.pb', 'variables/variables.index') if not (path / name).exists()]
     if missing:
       raise errors.SourceError(f'{path}: no {", no ".join(missing)}; fetch the model again')
-    record = _record(path)
+    record = _record(handle, path)
     if record.get('kind') in ('preprocessor', 'text'):
       raise errors.SourceError(f'{path}: this is a {record["kind"]} model; give the encoder with option source')
     if not sorted((path / 'assets').glob('*.model')):
@@ -97,13 +97,15 @@ class Encoder(without_graph.Files):
     return self._variables.tensor(row)
 
 
-def _record(path: pathlib.Path) -> dict[str, Any]:
-  """Returns the record of a release in the same directory; empty if it is missing or invalid."""
-  record = path.absolute().with_name(path.absolute().name + _RECORD)
-  if not record.exists():
-    return {}
-  try:
-    values = json.loads(source_files.read(record, _LARGEST_RECORD).decode(), object_pairs_hook=albert_config.unique)
-  except (ValueError, RecursionError, errors.SourceError):
-    return {}
-  return values if isinstance(values, dict) else {}
+def _record(handle: str, path: pathlib.Path) -> dict[str, Any]:
+  """Returns the record of a release, beside its directory or its archive; empty if it is missing or invalid."""
+  archive = re.sub(r'\.(tar\.gz|tgz)$', '', handle)
+  for release in (path, *([pathlib.Path(archive)] if archive != handle else [])):
+    record = release.absolute().with_name(release.absolute().name + _RECORD)
+    try:
+      values = json.loads(source_files.read(record, _LARGEST_RECORD).decode(), object_pairs_hook=albert_config.unique)
+    except (ValueError, RecursionError, errors.SourceError):
+      continue
+    if isinstance(values, dict):
+      return values
+  return {}

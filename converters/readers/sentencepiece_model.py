@@ -46,10 +46,14 @@ def read(directory: pathlib.Path, pattern: str, vocab_size: int, shown: str = ''
     The name and the content of the model's file.
 
   Raises:
-    SourceError: there is none, or more than one.
+    SourceError: there is none, or there are different ones.
     VocabularyError: the model is invalid or does not match the weights.
   """
-  path = source_files.only(directory, pattern, 'SentencePiece models')
+  found = source_files.matching(directory, pattern)
+  if len(found) > 1 and len({source_files.read(path) for path in found}) == 1:
+    path = found[0]
+  else:
+    path = source_files.only(directory, pattern, 'SentencePiece models')
   model, text = source_files.read(path), path.with_suffix('.vocab')
   check(model, vocab_size, f'{shown}{path.name}', source_files.read(text) if text.exists() else None)
   return path.name, model

@@ -49,18 +49,19 @@ def open_in(handle: str, path: pathlib.Path, reading: reading_lib.Reading) -> 'M
   return Module(handle, path, reading)
 
 
-def check_files(handle: str, path: pathlib.Path) -> None:
+def check_files(path: pathlib.Path) -> None:
   """Checks that a module has its files, without TensorFlow.
 
   Raises:
-    SourceError: a file is missing, or the format is unknown.
+    SourceError: a file is missing or was not downloaded, or the format is unknown.
   """
+  digest.check_start(path / 'tfhub_module.pb')
   missing = [name for name in ('saved_model.pb', 'assets', 'variables') if not (path / name).exists()]
   if missing:
     raise errors.SourceError(f'{path}: no {", no ".join(missing)}; fetch the module again')
   if source_files.read(path / 'tfhub_module.pb', _LARGEST_FORMAT) != _TFHUB_MODULE_PB:
     raise errors.SourceError(
-      f'{handle}: unknown format in tfhub_module.pb (only format 3 was published); fetch the module again'
+      f'{path}: unknown format in tfhub_module.pb (only format 3 was published); fetch the module again'
     )
 
 
@@ -77,7 +78,7 @@ class Module(digest.OfFiles):
     """
     super().__init__(handle, path, reading.sha256)
     self.graph: pathlib.Path | None = path / 'saved_model.pb'
-    check_files(handle, path)
+    check_files(path)
     self.signatures, lower_case = _read_graph(path / 'saved_model.pb')
     self.config = reading.architecture(
       albert_config_lib.read(reading.albert_config or path / 'assets' / 'albert_config.json', reading.activation)

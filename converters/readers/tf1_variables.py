@@ -73,7 +73,7 @@ class Variables:
       with self._reading:
         return self._reader.get_tensor(name)
     except Exception as e:  # the native reader turns each status into another built-in exception
-      raise errors.SourceError(
+      raise errors.CheckpointError(
         f'{self._where}: {name} cannot be read ({_first_line(e)}); fetch the module again'
       ) from e
 

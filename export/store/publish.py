@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from converters import cli
 from converters import errors
 from converters.io import atomic_write
+from converters.io import disk_faults
 from converters.io import temp_dirs
 from export import spec
 from export.store import digests
@@ -89,12 +90,27 @@ def versions(directory: pathlib.Path) -> list[int]:
   return sorted(map(int, entries(directory, cli.VERSION)))
 
 
+def check_writable(root: pathlib.Path) -> None:
+  """Checks that the export root can be made or written.
+
+  Raises:
+    PublishError: it cannot.
+  """
+  place = next(path for path in (root.absolute(), *root.absolute().parents) if os.path.lexists(path))
+  if not place.is_dir():
+    raise errors.PublishError(
+      f'{root}: cannot be written ({place} is not a directory); give another option export_root'
+    )
+  if not os.access(place, os.W_OK | os.X_OK):
+    raise errors.PublishError(f'{root}: cannot be written (no permission in {place}); give another option export_root')
+
+
 @contextlib.contextmanager
 def staging(root: pathlib.Path) -> Iterator[pathlib.Path]:
   """Makes a staging directory in the export root, on the file system of the tree, and removes it at the end.
 
   Raises:
-    PublishError: the export root cannot be written.
+    PublishError: the export root cannot be written, or its disk is full before the context ends.
   """
   made = [p for p in (root, *root.parents) if not p.exists()]
   with contextlib.ExitStack() as stack:
@@ -104,7 +120,8 @@ def staging(root: pathlib.Path) -> Iterator[pathlib.Path]:
       path = stack.enter_context(temp_dirs.directory(_STAGING, root))
     except OSError as e:
       raise errors.PublishError(f'{root}: cannot be written ({e.strerror}); give another option export_root') from e
-    yield path
+    with disk_faults.named(os.fspath(root), 'export_root'):
+      yield path
 
 
 def publish(root: pathlib.Path, staged: pathlib.Path, releases: list[str], keep_existing: bool = False) -> list[str]:

@@ -56,6 +56,9 @@ class Tree(Protocol):
   def local(self, release: str) -> contextlib.AbstractContextManager[pathlib.Path]:
     """Yields a local directory with a release's content, next to its companion files."""
 
+  def check_writable(self) -> None:
+    """Checks that a local tree can be made or written; see `publish.check_writable`."""
+
   def staging(self) -> contextlib.AbstractContextManager[pathlib.Path]:
     """Makes a staging directory for releases, and removes it at the end."""
 
@@ -153,6 +156,9 @@ class _Local:
   def local(self, release: str) -> Iterator[pathlib.Path]:
     yield self._path / release
 
+  def check_writable(self) -> None:
+    publish.check_writable(self._path)
+
   def staging(self) -> contextlib.AbstractContextManager[pathlib.Path]:
     return publish.staging(self._path)
 
@@ -226,6 +232,9 @@ class _Remote:
         for name in self.beside(release):
           self._gfile.copy(self._at(name), os.fspath(temporary / name))
       yield target
+
+  def check_writable(self) -> None:
+    pass  # a host tells only when something is written
 
   @contextlib.contextmanager
   def staging(self) -> Iterator[pathlib.Path]:
