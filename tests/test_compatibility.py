@@ -41,7 +41,7 @@ def test_interface_of_a_preprocessor(history):
   one, three = (compatibility.describe(history / PREPROCESSOR / version) for version in '13')
   assert sorted(three.calls) == ['', 'bert_pack_inputs', 'tokenize', 'tokenize.get_special_tokens_dict']
   assert three.calls['tokenize'][0].outputs == {'': 'ragged int32 [?, ?] of ragged rank 1'}
-  assert len(three.calls['bert_pack_inputs']) == 4
+  assert len(three.calls['bert_pack_inputs']) == 6
   assert compatibility.breaking_differences(one, three) == []
   assert compatibility.breaking_differences(three, one) == [
     'tokenize.get_special_tokens_dict does not return vocab_size any more'

@@ -116,6 +116,8 @@ def test_segments_of_different_batches_are_refused(loaded):
 def test_seq_length_defaults_to_128_and_may_be_a_tensor(loaded):
   segment = tf.ragged.constant([[7, 8]])
   assert loaded.bert_pack_inputs([segment])['input_mask'].shape == (1, 128)
+  # Keras cannot reload a layer on a list of one.
+  assert loaded.bert_pack_inputs(segment, seq_length=tf.constant(9))['input_mask'].shape == (1, 9)
   assert loaded.bert_pack_inputs([segment], seq_length=tf.constant(9))['input_mask'].shape == (1, 9)
   assert loaded.bert_pack_inputs([segment], seq_length=2)['input_word_ids'].numpy().tolist() == [[2, 3]]
   assert loaded.bert_pack_inputs([segment], seq_length=1)['input_word_ids'].numpy().tolist() == [[2]]

@@ -67,6 +67,34 @@ def test_a_fine_tuned_release_is_a_source(module, tuned, tmp_path):
   assert all(np.array_equal(value, after[name]) for name, value in _tensors(tmp_path)[3].items())
 
 
+@pytest.mark.parametrize('part', ['padding_free', 'mlm', 'sop'])
+def test_a_saved_part_of_an_encoder_is_a_source(module, released, tmp_path, part):
+  holder = tf.Module()
+  holder.part = getattr(tf.saved_model.load(str(released.root / 'tensorflow/albert_en_tiny/2')), part)
+  tf.saved_model.save(holder, str(tmp_path / 'saved'))
+  config, _, _, right = _tensors(module)
+  again, parts, _, found = _tensors(tmp_path / 'saved')
+  assert again == config and parts >= {weight_map.Part.ENCODER}
+  assert all(np.array_equal(right[name], value) for name, value in found.items()) and len(found) >= 25
+
+
+@pytest.mark.parametrize('suffix', ['', '.tar.gz'])
+def test_a_text_model_is_a_source_also_when_saved_again(with_dropout, tmp_path, suffix):
+  config, _, _, right = _tensors(with_dropout / 'tensorflow/albert_en_tiny/2')
+  release = with_dropout / 'tensorflow/albert_en_tiny_text/2'
+  holder = tf.Module()
+  holder.text = tf.saved_model.load(str(release))
+  tf.saved_model.save(holder, str(tmp_path / 'saved'))
+  for path in (f'{release}{suffix}', tmp_path / 'saved'):
+    again, parts, _, found = _tensors(path)
+    assert again == config and parts == {weight_map.Part.ENCODER}
+    assert all(np.array_equal(right[name], value) for name, value in found.items()) and len(found) == 25
+
+
+def test_the_archive_of_another_kind_of_release_is_named(released, refused):
+  refused(released.root / 'tensorflow/albert_en_tiny_preprocess/3.tar.gz', 'this is a preprocessor; give the encoder')
+
+
 @pytest.mark.slow
 def test_a_fine_tuned_release_is_exported(tuned, release):
   path, outcome = release(tuned, 'albert_tuned', version=1)
@@ -89,12 +117,14 @@ def test_a_checkpoint_of_tf2_is_a_source(module, tmp_path, without):
 
 
 def test_another_kind_of_release_is_named(released, refused):
-  refused(released.root / 'tensorflow/albert_en_tiny_preprocess/3', 'this is a preprocessor model; give the encoder')
+  refused(released.root / 'tensorflow/albert_en_tiny_preprocess/3', 'this is a preprocessor; give the encoder')
 
 
 def test_a_saved_model_of_something_else_is_named(tmp_path, refused):
   tf.saved_model.save(tf.Module(), str(tmp_path / 'model'))
-  refused(tmp_path / 'model', 'no SentencePiece model in assets/ .text models and .*; give a TF1 Hub module, an')
+  refused(
+    tmp_path / 'model', 'no SentencePiece model in assets/ .a preprocessor has none .*; give a TF1 Hub module, an'
+  )
 
 
 def test_half_a_saved_model_is_named(released, tmp_path, refused):

@@ -49,6 +49,13 @@ x = [tf.constant(['the ferry was late', 'a']), tf.constant(['nobody minded', 'b 
 trained.fit(x, [np.ones([2, 2]), np.ones([2, 2])], verbose=0)
 model = tf_keras.Model([first, second], [scores, order, inputs['input_word_ids']])
 model.save(output + '/keras')
+# One segment without a list, and each part of the encoder without the encoder.
+one = pack(tokenize(first))
+parts = {name: hub.KerasLayer(getattr(enc, name), trainable=True) for name in ('padding_free', 'sop')}
+single = tf_keras.Model(first, [one, *(part(one)['pooled_output'] for part in parts.values())])
+single.save(output + '/one')
+sentences = tf.constant(['the ferry was late', 'a'])
+np.savez(output + '/right.npz', *single(sentences)[1:], *model([sentences, tf.constant(['nobody minded', 'b c'])])[:2])
 """
 _RUN = """
 import json, os, sys
@@ -74,9 +81,14 @@ for name, (value, right) in expected.items():
   result[name] = bool(np.allclose(loaded.run(value), right, atol=1e-6))
 model = tf_keras.models.load_model(f'{output}/keras')
 second = tf.constant(['nobody minded', 'b c'])
-found = model([sentences, second])[2].numpy()
+*outputs, found = model([sentences, second])
 right = pre.bert_pack_inputs([pre.tokenize(sentences), pre.tokenize(second)], seq_length=20)['input_word_ids'].numpy()
 result['keras'] = bool(np.array_equal(found, right))
+ids, *pooled = tf_keras.models.load_model(f'{output}/one')(sentences)
+right = pre.bert_pack_inputs([tokens], seq_length=20)
+result['one'] = bool(np.array_equal(ids['input_word_ids'], right['input_word_ids']))
+saved = np.load(f'{output}/right.npz').values()
+result['outputs'] = all(np.allclose(*pair, atol=1e-5) for pair in zip([*pooled, *outputs], saved, strict=True))
 result['trains'] = len(model.trainable_variables)
 print(json.dumps(result))
 """
@@ -93,4 +105,4 @@ def test_every_subobject_is_saved_and_reloaded_in_a_new_process(module, release,
     assert process.returncode == 0, process.stderr[-3000:]
   found = json.loads(process.stdout.splitlines()[-1])
   assert found.pop('trains') == 25 + 2 + 2
-  assert found == dict.fromkeys(found, True) and len(found) == 7
+  assert found == dict.fromkeys(found, True) and len(found) == 9

@@ -39,7 +39,8 @@ def parts(history):
 
 def test_what_it_offers(text_path):
   interface = compatibility.describe(pathlib.Path(text_path))
-  assert list(interface.calls) == [''] and interface.trainable == {'': 25} and interface.assets == {}
+  assert list(interface.calls) == [''] and interface.trainable == {'': 25}
+  assert set(interface.assets) == {'sp_model_file', 'albert_config'}
   assert [trace.inputs for trace in interface.calls['']] == [
     {'': 'string [?]', '(argument 1)': mode} for mode in ('False', 'True')
   ]

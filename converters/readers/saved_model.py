@@ -60,12 +60,12 @@ class Encoder(without_graph.Files):
     if missing:
       raise errors.SourceError(f'{path}: no {", no ".join(missing)}; fetch the model again')
     record = _record(handle, path)
-    if record.get('kind') in ('preprocessor', 'text'):
-      raise errors.SourceError(f'{path}: this is a {record["kind"]} model; give the encoder with option source')
+    if record.get('kind') == 'preprocessor':
+      raise errors.SourceError(f'{path}: this is a preprocessor; give the encoder with option source')
     if not sorted((path / 'assets').glob('*.model')):
       raise errors.SourceError(
-        f'{path}: no SentencePiece model in assets/ (text models and preprocessors have none there); give a TF1 Hub '
-        'module, an encoder of this toolchain, a checkpoint or a model of Hugging Face'
+        f'{path}: no SentencePiece model in assets/ (a preprocessor has none there); give a TF1 Hub module, an encoder '
+        'of this toolchain, a checkpoint or a model of Hugging Face'
       )
     self.config = reading.architecture(self._read_config(record, reading))
     self.tokenization = reading.tokenization(self.config.tokenizer, f'assets/{CONFIG}')

@@ -46,7 +46,7 @@ def exportable(
     root.mlm(inputs, training=False) has the additional input `masked_lm_positions` int32 [batch, P] and the additional
     output `mlm_logits` [batch, P, V]. root.sop has the additional output `sop_log_probs` [batch, 2]. Both exist only if
     `albert` has the head.
-    root.sp_model_file and root.albert_config are the assets.
+    root.sp_model_file and root.albert_config are the assets; each subobject has them too.
   """
   outlined = Outlined(albert)
   specs = _specs()
@@ -97,7 +97,19 @@ def exportable(
       traced(sop, specs, encode.modes_differ), _distinct(outlined.variables + sop_head.variables)
     )
 
+  for part in [getattr(root, name) for name in ('padding_free', 'mlm', 'sop') if hasattr(root, name)]:
+    share_assets(root, part)
   return root, signatures
+
+
+def share_assets(encoder: Any, other: Any) -> None:
+  """Gives an encoder's assets to another object of its weights.
+
+  A Keras model of that object alone is then saved with them, and so is a source of this toolchain.
+  """
+  for name in ('sp_model_file', 'albert_config'):
+    if hasattr(encoder, name):
+      setattr(other, name, getattr(encoder, name))
 
 
 def _serving(call: 'Traced') -> Any:

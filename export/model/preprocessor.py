@@ -40,8 +40,8 @@ def exportable(
 
     root(sentences), string [batch], returns a dict of int32 [batch, seq] `input_word_ids`, `input_mask` and
     `input_type_ids`. root.tokenize(sentences) returns an int32 RaggedTensor [batch, (tokens)].
-    root.tokenize.get_special_tokens_dict() returns int32 scalars. root.bert_pack_inputs(segments, seq_length) packs a
-    list of one or two int32 RaggedTensors of ragged rank 1 or 2.
+    root.tokenize.get_special_tokens_dict() returns int32 scalars. root.bert_pack_inputs(segments, seq_length) packs one
+    int32 RaggedTensor of ragged rank 1 or 2, or a list of one or two.
 
   Raises:
     VocabularyError: the SentencePiece model does not support version 4.
@@ -79,13 +79,14 @@ def exportable(
     return _pack([tokenize(sentences)], default_seq_length)
 
   def bert_pack_inputs(inputs, seq_length=default_seq_length):
-    return _pack(inputs, seq_length)
+    return _pack(inputs if isinstance(inputs, list | tuple) else [inputs], seq_length)
 
   pack = tf.function(bert_pack_inputs, autograph=False)
   for ragged_rank in (1, 2):
     segment = tf.RaggedTensorSpec([None] * (ragged_rank + 1), tf.int32, ragged_rank)
-    for segments in (1, 2):
-      pack.get_concrete_function([segment] * segments, seq_length=tf.TensorSpec([], tf.int32, name='seq_length'))
+    # Keras cannot reload a model that gives a layer a list of one tensor, so one segment may come without a list.
+    for segments in ([segment], [segment] * 2, segment):
+      pack.get_concrete_function(segments, seq_length=tf.TensorSpec([], tf.int32, name='seq_length'))
 
   root = _callable(preprocess)
   root.tokenize = _callable(tokenize)

@@ -1,8 +1,4 @@
-"""Joins an encoder and its preprocessor into one object to save: from text to vectors.
-
-The object has no sp_model_file. An encoder has one for code that tokenizes outside of the graph. Here it would be a
-third copy of the SentencePiece model, which is in the graph twice.
-"""
+"""Joins an encoder and its preprocessor into one object to save: from text to vectors."""
 
 from typing import Any
 
@@ -28,6 +24,7 @@ def exportable(preprocessor: Any, encoder: Any, modes_differ: bool) -> tuple[Any
     preprocessor's ids. They are a dict of float32: `pooled_output` [batch, H], `sequence_output` [batch, 128, H],
     `encoder_outputs` (a list with one [batch, 128, H] for each layer) and `default` (the pooled output). All but the
     pooled output are zero at padding. Without pooler, `pooled_output` and `default` are missing.
+    root.sp_model_file and root.albert_config are the encoder's assets, which make a fine-tuned model a source.
   """
   encode = encoder_lib.traces(encoder.padding_free, modes_differ)
   spec = tf.TensorSpec([None], tf.string, name='sentences')
@@ -44,4 +41,5 @@ def exportable(preprocessor: Any, encoder: Any, modes_differ: bool) -> tuple[Any
 
   root = encoder_lib.callable_object(call, encoder.variables)
   root.tokenizer = preprocessor.tokenizer  # the object that tracks a resource loads it
+  encoder_lib.share_assets(encoder, root)
   return root, {'serving_default': serving_default}
