@@ -1106,6 +1106,41 @@ MUTATIONS: tuple[Mutation, ...] = (
     'tests/test_publish.py::test_such_a_root_is_refused_before_any_work',
   ),
   Mutation(
+    'kept_preprocessor',
+    'export/release/pipeline.py',
+    '    if there != wanted\n',
+    '    if False\n',
+    'tests/test_release_artifacts.py::test_a_published_preprocessor_that_does_not_suit_the_source_is_named',
+  ),
+  Mutation(
+    'text_assets',
+    'export/model/text_encoder.py',
+    '  encoder_lib.share_assets(encoder, root)\n',
+    '',
+    'tests/test_saved_model_source.py::test_a_text_model_is_a_source_also_when_saved_again',
+  ),
+  Mutation(
+    'part_assets',
+    'export/model/encoder.py',
+    '    share_assets(root, part)\n',
+    '    pass\n',
+    'tests/test_saved_model_source.py::test_a_saved_part_of_an_encoder_is_a_source',
+  ),
+  Mutation(
+    'one_segment',
+    'export/model/preprocessor.py',
+    'for segments in ([segment], [segment] * 2, segment):',
+    'for segments in ([segment], [segment] * 2):',
+    'tests/test_preprocessing.py::test_seq_length_defaults_to_128_and_may_be_a_tensor',
+  ),
+  Mutation(
+    'archive_record',
+    'converters/readers/saved_model.py',
+    'if archive != handle else []',
+    'if False else []',
+    'tests/test_saved_model_source.py::test_the_archive_of_another_kind_of_release_is_named',
+  ),
+  Mutation(
     'hub_cache_heals',
     'converters/source.py',
     """    if fresh:

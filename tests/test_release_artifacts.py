@@ -1,11 +1,14 @@
 """A preprocessor exported alone equals the one of an encoder's export, and needs no steps of encoders."""
 
+import shutil
 import subprocess
 
 import pytest
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  (registers the ops)
 from support import commands
+from support import releases
+from support import trees
 
 from converters import errors
 from converters.readers import tf1_hub
@@ -90,3 +93,17 @@ def test_a_pair_that_does_not_fit_is_not_published(release, make_module, monkeyp
   with pytest.raises(errors.ParityError, match=r'encoder: it does not take what .*albert_short_pre/4 gives'):
     release(make_module(max_position_embeddings=20), 'albert_short', version=1, preprocessor='albert_short_pre/4')
   assert not (release.root / 'tensorflow').exists()
+
+
+def test_a_published_preprocessor_that_does_not_suit_the_source_is_named(released, make_module, tmp_path):
+  own = releases.Release(shutil.copytree(released.root, tmp_path / 'root'))
+  before = trees.tree_bytes(own.root)
+  message = (
+    r'albert_en_tiny_preprocess/3: already exists in .*, and does not suit this source \(default length 128 instead of '
+    r'20\); give another one with option preprocessor'
+  )
+  with pytest.raises(errors.PublishError, match=message):
+    own(make_module(max_position_embeddings=20), 'albert_short', version=1)
+  with pytest.raises(errors.PublishError, match=r'\(SentencePiece model sha256:\w+ instead of sha256:\w+\); give'):
+    own(make_module(vocab_size=210), 'albert_other', version=1)
+  assert trees.tree_bytes(own.root) == before

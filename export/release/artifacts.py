@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 from typing import Protocol
 
+from converters import albert_config
 from converters import source as source_lib
 from export import record
 from export import spec
@@ -62,6 +63,11 @@ class Piece(Protocol):
     """Prints a summary of the certificate."""
 
 
+def seq_length(config: albert_config.AlbertConfig) -> int:
+  """Returns the default length of a preprocessor: an encoder that knows fewer positions cannot take more ids."""
+  return min(spec.SEQ_LENGTH, config.max_position_embeddings)
+
+
 class Preprocessor:
   """The preprocessor of a release."""
 
@@ -71,8 +77,7 @@ class Preprocessor:
     self.certificate: dict[str, Any] = {}
     self._source = source
     self._console = console
-    # An encoder that knows fewer positions cannot take more ids.
-    self.seq_length = min(spec.SEQ_LENGTH, source.config.max_position_embeddings)
+    self.seq_length = seq_length(source.config)
 
   def save(self, staged: pathlib.Path) -> record.Preprocessor:
     """Saves the preprocessor; its record names no encoder, because encoders of four sizes share it."""
