@@ -1000,7 +1000,7 @@ MUTATIONS: tuple[Mutation, ...] = (
   Mutation(
     'preprocessor_length',
     'export/release/artifacts.py',
-    'min(spec.SEQ_LENGTH, source.config.max_position_embeddings)',
+    'min(spec.SEQ_LENGTH, config.max_position_embeddings)',
     'spec.SEQ_LENGTH',
     'tests/test_release_artifacts.py::test_a_preprocessor_is_no_longer_than_its_encoder',
   ),
