@@ -255,7 +255,7 @@ def test_groups_and_activations_are_computed_as_transformers_does(ask, saved, in
 def test_a_class_without_pooler(ask, saved, inputs, release, refused, tmp_path, class_name):
   directory, theirs = saved(class_name)
   named = class_name.replace(' without pooler', ' with add_pooling_layer=False')
-  refused(directory, rf'no albert.pooler.weight, .*\(the model is {named}\); give --nopooler')
+  refused(directory, rf'no albert.pooler.weight, .*\(the model is {named}\); give option pooler=False')
   reading = source_lib.Reading(pooler=False)
   path, _ = release(directory, 'albert_np', version=1, reading=reading)
   ours, mask = _ours(tf.saved_model.load(str(path)), inputs)
