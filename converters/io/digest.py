@@ -34,7 +34,7 @@ class OfFiles:
     self.handle = handle
     self.path = path
     for file in (*path.glob('*'), *path.glob('*/*')):  # no format has files deeper
-      if self._counts(file.relative_to(path).as_posix()) and file.is_file():
+      if self._counts(file.relative_to(path).as_posix()):
         check_start(file)
     if sha256 is not None:
       check(handle, bare(self.digest), sha256)
@@ -63,6 +63,8 @@ def check_start(file: pathlib.Path) -> None:
   Raises:
     SourceError: it is one.
   """
+  if not file.is_file():  # opening a pipe would wait for a writer
+    return
   try:
     with open(file, 'rb') as f:
       head = f.read(1024)
