@@ -259,7 +259,7 @@ def open_source(handle: str, reading: Reading = _AS_IT_IS) -> Iterator[Source]:
           digest.check(handle, digest.of_file(place), sha256)
           reading = dataclasses.replace(reading, sha256=None)
         path = stack.enter_context(temp_dirs.directory('albert_source_'))
-        archive.unpack(place, path, reading.caps, _belongs, handle)
+        archive.unpack(place, path, reading.caps, _belongs, handle, _is_foreign)
         stack.enter_context(_named(handle, path))
       source = _opened(handle, path, reading, name)
     unreachable = tokenization_lib.check_vocabulary(source.sp_model, source.tokenization, source.sp_model_name)
@@ -336,6 +336,14 @@ def _readers() -> tuple[_Reader, ...]:
 def _belongs(name: str) -> bool:
   """Returns whether a file of that name in an archive belongs to any format; others are not unpacked."""
   return not source_files.hidden(name) and any(reader.belongs(name) for reader in _readers())
+
+
+def _is_foreign(name: str) -> bool:
+  """Returns whether a file in an archive is one of another tool, which messages name."""
+  end = name.rpartition('/')[2]
+  return not source_files.hidden(name) and (
+    end == 'tokenizer.json' or end.endswith(tuple(e for f in _FILES for e in f[0]))
+  )
 
 
 def _opened(handle: str, path: pathlib.Path, reading: Reading, name: str | None) -> Source:

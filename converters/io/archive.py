@@ -16,7 +16,6 @@ from isal import isal_zlib
 
 from converters import _private
 from converters import errors
-from converters.io import source_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +47,11 @@ def unpack(
   caps: Caps = Caps(),
   belongs: Belongs = lambda name: True,
   handle: str | None = None,
+  foreign: Belongs = lambda name: False,
 ) -> None:
   """Unpacks a .tar.gz or a plain .tar into an existing empty directory, with default modes, times and owners.
 
-  Files that do not belong to a source become empty files, so that their names are known.
+  Files that do not belong to a source are skipped, as in a directory.
 
   Args:
     path: the archive.
@@ -59,6 +59,7 @@ def unpack(
     caps: limits.
     belongs: whether a file is unpacked, by its name relative to the archive's root.
     handle: name of the archive in messages; by default its path.
+    foreign: whether a file that is skipped becomes an empty one, so that messages can name it.
 
   Raises:
     ArchiveError: the file has another format, or the archive is invalid or exceeds a limit. Also if a member is a link,
@@ -90,7 +91,7 @@ def unpack(
           raise over(f'{archive}: more than {caps.file_bytes} bytes in member {member.name!r}', 'max_source_file_bytes')
         if not belongs(name.as_posix()):
           skipped.append(name.as_posix())
-          if not source_files.hidden(name.as_posix()):  # readers name what they cannot read
+          if foreign(name.as_posix()):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.touch()
           continue

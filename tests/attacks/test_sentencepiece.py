@@ -56,7 +56,7 @@ def test_36_no_model(refused, own_module):
 
 
 def test_36_two_models(refused, own_module):
-  (own_module / 'assets/x.model').write_bytes((own_module / MODEL).read_bytes())
+  (own_module / 'assets/x.model').write_bytes((own_module / MODEL).read_bytes() + b'\0')
   refused(own_module, r'2 SentencePiece models \(30k-clean.model, x.model\)')
 
 
