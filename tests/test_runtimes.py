@@ -124,6 +124,7 @@ HELD = {
   [pytest.param(['input_type_ids'], marks=pytest.mark.slow), [name for name in HELD if name != 'input_type_ids']],
   ids=['inputs', 'the others'],
 )
+@pytest.mark.slow
 def test_what_differs_is_named(history, recorded, names):
   other = dict(recorded)
   for name in names:
@@ -138,6 +139,7 @@ def test_what_differs_is_named(history, recorded, names):
     assert len(faults) == sum(len(HELD[name]) for name in names)
 
 
+@pytest.mark.slow
 def test_what_is_missing_or_new_is_named(history, recorded):
   other = {name: value for name, value in recorded.items() if name != 'layer_2'} | {'layer_3': recorded['layer_2']}
   assert _probed(_paths(history, 3), other).faults == [

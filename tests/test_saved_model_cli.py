@@ -86,6 +86,7 @@ def test_run_gives_what_the_loaded_preprocessor_gives(preprocessor_path, tmp_pat
     assert np.array_equal(np.load(tmp_path / f'{name}.npy'), expected[name])
 
 
+@pytest.mark.slow
 def test_run_takes_text_to_vectors(text_path, tmp_path):
   _output(
     WITH_TEXT,

@@ -158,6 +158,7 @@ def test_lists_are_refused(release, module):
     release(module, preprocessor='albert_en_tiny_text/3', with_text=True)
 
 
+@pytest.mark.slow
 def test_a_model_of_short_sequences_packs_to_its_own_length(make_module, release):
   path, _ = release(make_module(max_position_embeddings=100), with_text=True)
   text = path.parents[1] / 'albert_en_tiny_text/2'

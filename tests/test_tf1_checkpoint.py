@@ -255,6 +255,7 @@ def test_all_that_is_missing_is_named_at_once(checkpoint, tmp_path, refused):
   refused(own, r'own: no checkpoint \(\*.index\), no SentencePiece model \(\*.model\) \(vocab.txt is a WordPiece ')
 
 
+@pytest.mark.slow
 def test_release_is_the_modules(checkpoint, module, released, release):
   path, outcome = release(checkpoint)
   theirs = released.root / 'tensorflow/albert_en_tiny/2'

@@ -48,6 +48,7 @@ def _unpublish(root, release):
       tf.io.gfile.remove(f'{root}/{name}')
 
 
+@pytest.mark.slow
 def test_an_export_to_it(root, module, release):
   release.root = root
   release(module, name='albert_en_demo', version=1, interface='list', preprocessor='albert_en_demo_preprocess/1')

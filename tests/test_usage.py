@@ -157,6 +157,7 @@ def test_version_3_with_a_persistent_tape(history):
 @pytest.mark.parametrize(
   'strategy', [tf.distribute.MirroredStrategy, pytest.param(tf.distribute.OneDeviceStrategy, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_distribution_strategies(preprocessor_path, encoder_path, strategy):
   devices = [d.name for d in tf.config.list_logical_devices('CPU')]
   assert len(devices) == 2

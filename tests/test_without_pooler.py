@@ -170,6 +170,7 @@ def test_a_release_without_pooler_says_so_as_a_source(published, masked_lm, modu
         assert np.array_equal(source.tensor(row), original.tensor(row))
 
 
+@pytest.mark.slow
 def test_a_pooler_of_the_source_is_left_out_and_named(module, prove, source_results):
   with source_lib.open_source(str(module), NONE) as source:
     assert source.parts == {_E, _M} and source_lib.missing_heads(source) == []

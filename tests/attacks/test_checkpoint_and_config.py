@@ -380,6 +380,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.slow
 def test_35_activation_that_is_not_the_graphs(refused, own_module):
   path = own_module / 'assets/albert_config.json'
   path.write_text(json.dumps(json.loads(path.read_text()) | {'hidden_act': 'relu'}))

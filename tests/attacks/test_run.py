@@ -61,6 +61,7 @@ def test_40_version_exists(released):
   assert trees.tree_bytes(released.root) == before
 
 
+@pytest.mark.slow
 def test_40_version_that_appeared_meanwhile(released, module, release):
   shutil.copytree(released.root, release.root)
   before = trees.tree_bytes(release.root)
