@@ -176,7 +176,7 @@ def read_hugging_face(path: str | os.PathLike[str], activation: Activation | Non
   """Reads a config.json of Transformers' AlbertConfig; arguments and errors as of `read`."""
   values = _load(path)
   if isinstance(values, dict):
-    if values.get('model_type') != 'albert':
+    if values.get('model_type', 'albert' if _is_of_albert(values) else None) != 'albert':
       raise errors.ConfigError(
         f'{path}: model_type is {repr(values.get("model_type"))[:40]}, not \'albert\'; give an ALBERT model'
       )
@@ -188,6 +188,11 @@ def read_hugging_face(path: str | os.PathLike[str], activation: Activation | Non
       )
     values = _HUGGING_FACE_DEFAULTS | {key: value for key, value in values.items() if key != 'pooler'}
   return _parse(values, path, _HUGGING_FACE_ACTIVATIONS, activation)
+
+
+def _is_of_albert(values: dict[str, Any]) -> bool:
+  """Returns whether a config without `model_type`, as early versions wrote it, is of an ALBERT."""
+  return 'inner_group_num' in values or 'Albert' in str(values.get('architectures'))
 
 
 def parse(
@@ -276,9 +281,13 @@ def _parse(
     values = values | {'hidden_act': 'gelu'}  # as every config of the authors' English models
   if missing:
     raise fault(f'missing {", ".join(missing)}')
-  for name, only in _FIXED.items():
-    if values.get(name, only) != only or isinstance(values.get(name, only), bool) != isinstance(only, bool):
-      raise fault(f'{name} is {repr(values[name])[:40]}, not {only!r} (the only supported value)')
+  faults = [
+    f'{name} is {repr(values[name])[:40]}, not {only!r} (the only supported value)'
+    for name, only in _FIXED.items()
+    if values.get(name, only) != only or isinstance(values.get(name, only), bool) != isinstance(only, bool)
+  ]
+  if faults:
+    raise fault(', '.join(faults))
   if activation is None:
     if not isinstance(values['hidden_act'], str) or values['hidden_act'] not in activations:
       raise fault(

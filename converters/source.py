@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -78,12 +79,13 @@ class Source(Protocol):
     """
 
 
+_SENTENCE_TRANSFORMERS, _LARGEST_MODULES = 'modules.json', 1 << 20
 _HUB_NAME = re.compile(r'[\w.-]{1,96}/[\w.-]{1,96}')
 # 'google/albert_base/3', also behind the host's name.
 _TFHUB_NAME = re.compile(r'(tfhub\.dev/)?[\w.-]{1,96}/[\w.-]{1,96}/[0-9]{1,9}')
 # 'google/albert/tensorFlow2/base', also with a version.
 _KAGGLE_NAME = re.compile(r'[\w.-]{1,96}/[\w.-]{1,96}/(tensorflow[12]|tflite|pytorch|keras|jax)/[\w./-]{1,96}', re.I)
-_HUGGING_FACE_PREFIXES = ('hf://', 'https://huggingface.co/', 'https://hf.co/', 'huggingface.co/')
+_HUGGING_FACE_PREFIXES = ('hf://', 'https://huggingface.co/', 'https://hf.co/', 'huggingface.co/', 'hf.co/')
 
 
 def check_handle(handle: str) -> None:
@@ -168,7 +170,7 @@ def _check_host(handle: str) -> None:
 # What a single file is, and the action that helps, by the end of its name.
 _FILES = (
   (('.bin', '.pt', '.pth'), 'a file of PyTorch', 'give the directory of save_pretrained(safe_serialization=True)'),
-  (('.h5', '.hdf5', '.keras'), 'a file of Keras', 'give a SavedModel, which model.save writes to a directory'),
+  (('.h5', '.hdf5', '.keras'), 'a file of Keras', 'give a SavedModel, which tf.saved_model.save writes'),
   (('.onnx', '.tflite', '.pb', '.msgpack'), 'a file of another format', 'give the model that it was made from'),
 )
 
@@ -191,7 +193,7 @@ def _of_kaggle(handle: str) -> bool:
 def _of_hugging_face(handle: str, name: str) -> errors.SourceError:
   name = '/'.join(name.split('/')[:2])
   return errors.SourceError(
-    f'{handle}: no such file or directory, but it may be a model of Hugging Face; '
+    f'{handle}: no such file or directory, and it may be the name of a model of Hugging Face; '
     f'run `hf download {name} --local-dir {name.rpartition("/")[2]}`, and give that directory'
   )
 
@@ -298,9 +300,12 @@ def _named(handle: str, unpacked: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except errors.SourceError as e:
+    problem, _, action = str(e).rpartition('; ')
     if str(unpacked) not in str(e):
       raise
-    raise type(e)(str(e).replace(str(unpacked), handle)) from e
+    if str(unpacked) in action:  # such a path cannot be given
+      action = 'unpack the archive, and ' + re.sub(rf'{re.escape(str(unpacked))}/?', '', action)
+    raise type(e)(f'{problem.replace(str(unpacked), handle)}; {action}') from e
 
 
 class _Reader(Protocol):
@@ -335,14 +340,17 @@ def _readers() -> tuple[_Reader, ...]:
 
 def _belongs(name: str) -> bool:
   """Returns whether a file of that name in an archive belongs to any format; others are not unpacked."""
-  return not source_files.hidden(name) and any(reader.belongs(name) for reader in _readers())
+  end = name.rpartition('/')[2]
+  return not source_files.hidden(name) and (
+    end == _SENTENCE_TRANSFORMERS or any(reader.belongs(name) for reader in _readers())
+  )
 
 
 def _is_foreign(name: str) -> bool:
   """Returns whether a file in an archive is one of another tool, which messages name."""
   end = name.rpartition('/')[2]
   return not source_files.hidden(name) and (
-    end == 'tokenizer.json' or end.endswith(tuple(e for f in _FILES for e in f[0]))
+    end in ('tokenizer.json', 'adapter_config.json') or end.endswith(tuple(e for f in _FILES for e in f[0]))
   )
 
 
@@ -364,6 +372,9 @@ def _find(handle: str, path: pathlib.Path) -> tuple[_Reader, pathlib.Path]:
   """
   from converters.readers import tf1_hub
 
+  path = _transformer_of(path)
+  if path.name in ('variables', 'assets') and (path.parent / 'saved_model.pb').exists():
+    raise errors.SourceError(f'{handle}: a part of a SavedModel; give its directory, {path.parent}')
   places = [path] if _readers_of(path) else [below for below in source_files.directories(path) if _readers_of(below)]
   if len(places) > 1:
     names = ', '.join(place.name for place in places[:5])
@@ -373,13 +384,24 @@ def _find(handle: str, path: pathlib.Path) -> tuple[_Reader, pathlib.Path]:
   if not places:
     raise errors.SourceError(f'{handle}: {_without_source(path)}')
   found = _readers_of(places[0])
-  if len(found) > 1 and found[0] not in _readers()[:2]:
+  weights = source_files.any_named(places[0], '*.safetensors*')
+  if len(found) > 1 and found[0] not in _readers()[:2] and weights:
     raise errors.SourceError(
       f'{handle}: both a TensorFlow checkpoint and a model of Hugging Face; give one of the two in its own directory'
     )
   if found[0] is tf1_hub:
     tf1_hub.check_files(places[0])
   return found[0], places[0]
+
+
+def _transformer_of(path: pathlib.Path) -> pathlib.Path:
+  """Returns the directory of the transformer in a model of Sentence Transformers; another path as it is."""
+  try:
+    modules = json.loads(source_files.read(path / _SENTENCE_TRANSFORMERS, _LARGEST_MODULES))
+    names = [module['path'] for module in modules if module['type'].endswith('.Transformer')]
+    return next(path / name for name in names if re.fullmatch(r'\w*', name) and (path / name).is_dir())
+  except (errors.SourceError, ValueError, TypeError, KeyError, AttributeError, RecursionError, StopIteration):
+    return path
 
 
 def _readers_of(directory: pathlib.Path) -> list[_Reader]:

@@ -119,6 +119,23 @@ def check_vocabulary(sp_model: bytes, setting: Tokenization, name: str) -> list[
   return [f'{name}: {fault} ({setting.origin})' for fault in faults]
 
 
+def check_comma(sp_model: bytes, name: str, user: str, action: str) -> None:
+  """Checks that a comma is a piece, which the rules of the pretraining split from numbers.
+
+  Args:
+    sp_model: a serialized SentencePiece model.
+    name: the file, for the message.
+    user: what splits it, for the message.
+    action: the action that the message proposes.
+
+  Raises:
+    VocabularyError: it is none.
+  """
+  processor = spm.SentencePieceProcessor(model_proto=sp_model)
+  if processor.piece_to_id(',') == processor.unk_id():
+    raise errors.VocabularyError(f"{name}: no piece ',', which {user} splits from numbers; {action}")
+
+
 def _has_marks(piece: str) -> bool:
   return not piece.isascii() and any(unicodedata.combining(c) or unicodedata.category(c) == 'Mn' for c in piece)
 

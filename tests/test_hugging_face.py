@@ -217,6 +217,20 @@ def test_json_with_a_byte_order_mark_and_code_of_a_head_are_read(own, module):
   _assert_same(own, module)
 
 
+def test_an_adapter_that_is_not_merged_is_left_out_and_named(own, module):
+  _adapter(own)
+  source, _ = _assert_same(own, module)
+  assert 'left out, an adapter that is not merged: adapter_config.json' in source.notes
+
+
+@pytest.mark.parametrize('changes', [dict(model_type=None), dict(model_type=None, inner_group_num=None)])
+def test_a_config_without_model_type_is_known_by_its_other_keys(own, module, changes, refused):
+  _edit_config(**changes, architectures=['AlbertForPreTraining'])(own)
+  _assert_same(own, module)
+  _edit_config(inner_group_num=None, architectures=['BertModel'])(own)
+  refused(own, "config.json: model_type is None, not 'albert'; give an ALBERT model")
+
+
 def test_what_other_versions_save_besides(own, module):
   def change(tensors):
     tensors['albert.embeddings.position_ids'] = np.arange(8)[np.newaxis]
@@ -260,6 +274,10 @@ def _shard_besides(path):
   whole = (path / 'model.safetensors').read_bytes()
   _shard(path)
   (path / 'model.safetensors').write_bytes(whole)
+
+
+def _adapter(path):
+  (path / 'adapter_config.json').write_text('{}')
 
 
 def _lose_shards(path):
@@ -363,6 +381,25 @@ def _repeat_in_both_shards(path):
     (
       _break_index(lambda places: places.update({_POOLER: 'model-00003-of-00003.safetensors'})),
       'own: no model-00003-of-00003.safetensors; save',
+    ),
+    (
+      lambda path: (_adapter(path), (path / 'model.safetensors').unlink()),
+      'own: an adapter alone .adapter_config.json.; merge it into its base model with merge_and_unload',
+    ),
+    (
+      lambda path: ((path / 'spiece.model').unlink(), (path / 'spiece.model').symlink_to('../blobs/x')),
+      'own: spiece.model is a broken link; download the model again',
+    ),
+    (
+      _edit_config(layer_norm_eps=1e-5, position_embedding_type='relative_key'),
+      'layer_norm_eps is 1e-05, not 1e-12 .the only supported value., position_embedding_type is',
+    ),
+    (
+      lambda path: (
+        _edit_config(vocab_size=208)(path),
+        _tensor('albert.embeddings.word_embeddings.weight', lambda value: np.pad(value, [(0, 8), (0, 0)]))(path),
+      ),
+      r'200 pieces, but the embedding has 208 rows; .*, as resize_token_embeddings\(200\) of Transformers does',
     ),
     (_lose_shards, 'own: no model-00001-of-00002.safetensors, no model-00002-of-00002.safetensors, no spiece.model'),
     (

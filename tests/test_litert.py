@@ -59,6 +59,14 @@ def test_it_computes_the_published_encoder(written, released, config):
     _assert_published(run, released, config, names, length)
 
 
+def test_a_length_above_the_positions_is_refused(module, tmp_path):
+  with source_lib.open_source(str(module)) as source:
+    longest = source.config.max_position_embeddings
+  message = f'option seq_length={longest + 1}: more than the {longest} positions of .*; give at most {longest}'
+  with pytest.raises(errors.SourceError, match=message):
+    write(module, tmp_path / 'x', graph_options.Options(), seq_length=longest + 1)
+
+
 def test_one_length(module, released, config, tmp_path):
   write(module, tmp_path / 'albert', graph_options.Options(), seq_length=16)
   path = tmp_path / 'albert/model.tflite'

@@ -11,6 +11,7 @@ import tensorflow as tf
 from support import trees
 
 from converters import errors
+from converters.io import disk_faults
 from export import spec
 from export.store import publish
 
@@ -231,6 +232,16 @@ def test_a_full_disk_is_named_whoever_writes(tmp_path, error):
   message = f'{tmp_path}/dist: cannot be written .No space left on device.; give another option export_root'
   with pytest.raises(errors.PublishError, match=message), publish.staging(tmp_path / 'dist'):
     raise error
+
+
+def test_a_full_disk_of_temporary_files_is_named(tmp_path, monkeypatch):
+  monkeypatch.setattr('tempfile.tempdir', '/somewhere')
+  monkeypatch.setattr(disk_faults, '_free', lambda place: 0 if place == '/somewhere' else 1 << 30)
+  with (
+    pytest.raises(errors.PublishError, match='^/somewhere: No space left on device; free some, or set TMPDIR'),
+    disk_faults.named(str(tmp_path), 'export_root'),
+  ):
+    raise OSError(errno.ENOSPC, 'No space left on device')
 
 
 def test_what_a_killed_export_left_is_swept_and_what_a_running_one_has_is_not(tmp_path):

@@ -11,11 +11,19 @@ from support import releases
 from support import trees
 
 from converters import errors
+from converters import source as source_lib
 from converters.readers import tf1_hub
 from export import record as record_lib
+from export.demo import vocabulary
 from export.release import artifacts
+from export.release import catalog as catalog_lib
+from export.release import dry_run
 from export.release import integrity
+from export.release import preprocessor_check
+from export.release import request as request_lib
 from export.release import signature
+from export.store import tree as tree_lib
+from export.ui import console
 
 pytestmark = pytest.mark.real_processes
 
@@ -107,3 +115,28 @@ def test_a_published_preprocessor_that_does_not_suit_the_source_is_named(release
   with pytest.raises(errors.PublishError, match=r'\(SentencePiece model sha256:\w+ instead of sha256:\w+\); give'):
     own(make_module(vocab_size=210), 'albert_other', version=1)
   assert trees.tree_bytes(own.root) == before
+
+
+def test_a_dry_run_refuses_what_the_export_refuses(released, make_module):
+  request = request_lib.Request(
+    catalog_lib.Catalog().encoder('albert_short', 1, preprocessor='albert_en_tiny_preprocess/3'),
+    str(make_module(max_position_embeddings=20)),
+    str(released.root),
+  )
+  with pytest.raises(errors.PublishError, match='does not suit this source .default length 128 instead of 20'):
+    dry_run.show(request, tree_lib.at(released.root), console.Console())
+
+
+def test_a_vocabulary_without_a_comma_is_named_before_any_work(released, module):
+  lines = [line.replace(',', '') for line in vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()]
+  catalog = catalog_lib.Catalog()
+  for release, action in (
+    (catalog.encoder('albert_new', 1, preprocessor='albert_new_preprocess/4'), 'preprocessor=NAME/3'),
+    (catalog.preprocessor('albert_en_demo_preprocess', 4), 'version=3'),
+  ):
+    request = request_lib.Request(release, str(module), str(released.root))
+    with source_lib.open_source(str(module)) as source:
+      source.sp_model = vocabulary.train(lines, 150)
+      message = f"30k-clean.model: no piece ',', which version 4 of the preprocessor .*; give option {action}$"
+      with pytest.raises(errors.VocabularyError, match=message):
+        preprocessor_check.check(tree_lib.at(released.root), request, source)

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from support import commands
 
 from converters import errors
 from converters import source as source_lib
@@ -95,6 +96,34 @@ def test_the_archive_of_another_kind_of_release_is_named(released, refused):
   refused(released.root / 'tensorflow/albert_en_tiny_preprocess/3.tar.gz', 'this is a preprocessor; give the encoder')
 
 
+KERAS_3 = """
+import os, pathlib, re, sys
+os.environ.pop('TF_USE_LEGACY_KERAS', None)
+release, output, docs = sys.argv[1:]
+layer = re.search(r'import keras.*?(?=\\n\\n\\ntexts)', pathlib.Path(docs).read_text(encoding='utf-8'), re.DOTALL)
+exec(layer[0])
+import numpy as np
+names = ('input_word_ids', 'input_mask', 'input_type_ids')
+inputs = {name: keras.Input([None], dtype='int32', name=name) for name in names}
+model = keras.Model(inputs, keras.layers.Dense(2, name='classifier')(SavedModel(release)(inputs)['pooled_output']))
+model.compile('adam', 'mse')
+model.fit({name: np.ones([4, 8], np.int32) for name in inputs}, np.ones([4, 2]), verbose=0)
+tf.saved_model.save(model, output)
+"""
+
+
+@pytest.mark.slow
+def test_a_model_of_keras_3_is_a_source_when_tensorflow_saved_it(module, released, tmp_path):
+  release, docs = released.root / 'tensorflow/albert_en_tiny/2', f"{commands.ROOT}/docs/usage.md"
+  arguments = [sys.executable, '-c', KERAS_3, str(release), str(tmp_path / 'saved'), str(docs)]
+  process = subprocess.run(arguments, capture_output=True, text=True)
+  assert process.returncode == 0, process.stderr[-3000:]
+  config, _, _, before = _tensors(module)
+  again, parts, _, after = _tensors(tmp_path / 'saved')
+  assert again == config and parts >= {weight_map.Part.ENCODER} and after.keys() <= before.keys()
+  assert sum(not np.array_equal(before[name], value) for name, value in after.items()) > 20
+
+
 @pytest.mark.slow
 def test_a_fine_tuned_release_is_exported(tuned, release):
   path, outcome = release(tuned, 'albert_tuned', version=1)
@@ -123,7 +152,8 @@ def test_another_kind_of_release_is_named(released, refused):
 def test_a_saved_model_of_something_else_is_named(tmp_path, refused):
   tf.saved_model.save(tf.Module(), str(tmp_path / 'model'))
   refused(
-    tmp_path / 'model', 'no SentencePiece model in assets/ .a preprocessor has none .*; give a TF1 Hub module, an'
+    tmp_path / 'model',
+    'no SentencePiece model in assets/ .preprocessors and what Keras exports .*; give a TF1 Hub module',
   )
 
 

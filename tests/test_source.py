@@ -2,6 +2,7 @@
 
 import errno
 import http.server
+import json
 import os
 import shutil
 import socket
@@ -20,6 +21,7 @@ from converters import source as source_lib
 from converters import weight_map
 from converters.io import archive as archive_lib
 from converters.io import digest
+from converters.writers import tf2_checkpoint
 
 
 def _facts(handle, **reading):
@@ -443,3 +445,63 @@ def test_damaged_bytes_in_the_cache_are_fetched_again(module, tmp_path, host, mo
     _facts(handle)
   assert _same(_facts(handle), right)
   assert len(asked) == 2
+
+
+def test_a_path_inside_an_archive_is_not_advised(module, tmp_path):
+  for number in (500, 1000):
+    shutil.copytree(module, tmp_path / f'trainer/checkpoint-{number}')
+  shutil.copytree(module, tmp_path / 'deep/a/b')
+  for name, message in (
+    ('trainer', r'2 models \(checkpoint-500, checkpoint-1000\); unpack the archive, and give one, as checkpoint-1000$'),
+    ('deep', 'a model lies deeper; unpack the archive, and give its directory, a/b$'),
+  ):
+    path = craft.archive(tmp_path / name, tmp_path / f'{name}.tar.gz')
+    with pytest.raises(errors.SourceError, match=rf'^[^ ]*/{name}.tar.gz: {message}'):
+      _facts(path)
+
+
+@pytest.mark.parametrize('packed', [False, True])
+def test_the_transformer_of_sentence_transformers_is_read(module, tmp_path, packed):
+  model = tmp_path / 'model'
+  shutil.copytree(module, model / '0_Transformer')
+  for name in ('1_Pooling', '2_Dense'):
+    (model / name).mkdir()
+    (model / name / 'config.json').write_text('{}')
+    (model / name / 'model.safetensors').write_bytes(b'x')
+  (model / 'config.json').write_text('{"__version__": "2.0.0"}')
+  types = ('Transformer', 'Pooling', 'Dense')
+  names = ('0_Transformer', '1_Pooling', '2_Dense')
+  modules_json = [{'path': n, 'type': f'sentence_transformers.models.{t}'} for n, t in zip(names, types, strict=True)]
+  (model / 'modules.json').write_text(json.dumps(modules_json))
+  path = craft.archive(model, tmp_path / 'model.tar.gz') if packed else model
+  assert _facts(path)[0] == _facts(module)[0]
+
+
+def test_modules_of_sentence_transformers_outside_of_the_model_are_not_read(module, tmp_path):
+  (tmp_path / 'model').mkdir()
+  shutil.copytree(module, tmp_path / 'other')
+  (tmp_path / 'model/modules.json').write_text('[{"path": "../other", "type": "x.Transformer"}]')
+  with pytest.raises(errors.SourceError, match='no TF1 Hub module, checkpoint'):
+    _facts(tmp_path / 'model')
+
+
+@pytest.mark.parametrize('name', ['variables', 'assets'])
+def test_a_part_of_a_module_is_named(module, name):
+  with pytest.raises(errors.SourceError, match=f'{name}: a part of a SavedModel; give its directory, {module}$'):
+    source_lib.check_handle(str(module / name))
+
+
+def test_a_checkpoint_beside_a_config_alone_is_the_source(checkpoint_alone, tmp_path):
+  right = _facts(checkpoint_alone)
+  own = shutil.copytree(checkpoint_alone, tmp_path / 'own')
+  (own / 'config.json').write_text('{}')
+  assert _same(_facts(own), right)
+
+
+@pytest.fixture
+def checkpoint_alone(module, tmp_path):
+  """A TF2 checkpoint of the encoder, as `--to=checkpoint` writes it."""
+  (tmp_path / 'checkpoint').mkdir()
+  with source_lib.open_source(str(module)) as source:
+    tf2_checkpoint.write(source, tmp_path / 'checkpoint')
+  return tmp_path / 'checkpoint'

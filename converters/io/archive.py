@@ -244,6 +244,11 @@ class _Names:
       raise errors.ArchiveError(
         f'{self._archive}: member {member.name[:99]!r} has an invalid path; give another archive'
       )
+    if member.issym() or member.islnk():
+      raise errors.ArchiveError(
+        f'{self._archive}: member {member.name!r} is a link, not a regular file or directory; pack what it points to, '
+        'as `tar --dereference` does'
+      )
     if not (member.isreg() or member.isdir()) or member.issparse():
       raise errors.ArchiveError(
         f'{self._archive}: member {member.name!r} is not a regular file or directory; give another archive'

@@ -69,5 +69,6 @@ def any_named(directory: pathlib.Path, *patterns: str) -> bool:
 
 
 def inside(name: str, allowed: re.Pattern[str]) -> bool:
-  """Returns whether a name in an archive is an allowed one, in the root or in one directory."""
-  return bool(allowed.fullmatch(name) or allowed.fullmatch(name.partition('/')[2]))
+  """Returns whether a name in an archive is an allowed one, in the root or in up to three directories."""
+  parts = name.split('/')
+  return any(allowed.fullmatch('/'.join(parts[depth:])) for depth in range(min(len(parts), 4)))

@@ -28,6 +28,7 @@ CONFIG, WEIGHTS, SP_MODEL, TOKENIZER_CONFIG = (
   'tokenizer_config.json',
 )
 _INDEX = f'{WEIGHTS}.index.json'
+_ADAPTER = 'adapter_config.json'  # of PEFT
 _SHARD = re.compile(r'model-[0-9]{5}-of-[0-9]{5}\.safetensors')
 # Files that are unpacked from an archive: those that are read.
 _FILE = re.compile(rf'{CONFIG}|model\.safetensors(\.index\.json)?|{_SHARD.pattern}|{SP_MODEL}|{TOKENIZER_CONFIG}')
@@ -116,6 +117,8 @@ class Model(without_graph.Files):
       f'give an ALBERT with its own {CONFIG}',
     )
     self.notes = notes.left_out(heads) + notes.converted(widened)
+    if (path / _ADAPTER).exists():
+      self.notes.append(f'left out, an adapter that is not merged: {_ADAPTER}')
     if not self.config.pooler:
       self.notes += notes.without_pooler(weight_map.pooled(tensors, _FORMAT))
     self._check_shared(tensors)
@@ -240,7 +243,9 @@ def _check_files(path: pathlib.Path) -> None:
   Raises:
     SourceError: files are missing; the message names them.
   """
-  missing = []
+  missing = [f'{name} is a broken link' for name in (CONFIG, WEIGHTS, SP_MODEL) if _is_broken_link(path / name)]
+  if missing:
+    raise errors.SourceError(f'{path}: {", ".join(missing)}; download the model again')
   if not (path / CONFIG).exists():
     missing.append(f'no {CONFIG}')
   if not (path / WEIGHTS).exists() and (path / _INDEX).exists():
@@ -250,6 +255,10 @@ def _check_files(path: pathlib.Path) -> None:
       raise errors.SourceError(
         f'{path}: a model for ONNX Runtime alone ({graphs[0]}), from which no weights are read; give the model that it '
         'was made from'
+      )
+    if (path / _ADAPTER).exists():
+      raise errors.SourceError(
+        f'{path}: an adapter alone ({_ADAPTER}); merge it into its base model with merge_and_unload(), and save that'
       )
     pickles = sorted(p.name for pattern in ('*.bin', '*.pt', '*.pth', '*.h5', '*.msgpack') for p in path.glob(pattern))
     there = f' ({pickles[0]} is not supported)' if pickles else ''
@@ -262,6 +271,10 @@ def _check_files(path: pathlib.Path) -> None:
   if missing:
     advice = 'save the model with save_pretrained(safe_serialization=True), and copy spiece.model from its base model'
     raise errors.SourceError(f'{path}: {", ".join(missing)}; {advice}')
+
+
+def _is_broken_link(path: pathlib.Path) -> bool:
+  return path.is_symlink() and not path.exists()
 
 
 def _tokenizer_setting(path: pathlib.Path) -> dict[str, bool]:

@@ -64,8 +64,9 @@ class Encoder(without_graph.Files):
       raise errors.SourceError(f'{path}: this is a preprocessor; give the encoder with option source')
     if not sorted((path / 'assets').glob('*.model')):
       raise errors.SourceError(
-        f'{path}: no SentencePiece model in assets/ (a preprocessor has none there); give a TF1 Hub module, an encoder '
-        'of this toolchain, a checkpoint or a model of Hugging Face'
+        f'{path}: no SentencePiece model in assets/ (preprocessors and what Keras exports by model.export have none '
+        'there); give a TF1 Hub module, a checkpoint, a release of this toolchain, or a model of one that '
+        'tf.saved_model.save wrote'
       )
     self.config = reading.architecture(self._read_config(record, reading))
     self.tokenization = reading.tokenization(self.config.tokenizer, f'assets/{CONFIG}')

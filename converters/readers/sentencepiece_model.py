@@ -85,7 +85,12 @@ def check(model: bytes, vocab_size: int, name: str, text: bytes | None = None) -
 
 def _check(processor: spm.SentencePieceProcessor, vocab_size: int, name: str) -> None:
   size = len(processor)
-  if size != vocab_size:
+  if size < vocab_size:
+    raise errors.VocabularyError(
+      f'{name}: {size} pieces, but the embedding has {vocab_size} rows; give the model that the weights were trained '
+      f'with, or remove rows that were added, as resize_token_embeddings({size}) of Transformers does'
+    )
+  if size > vocab_size:
     raise errors.VocabularyError(
       f'{name}: {size} pieces, but the embedding has {vocab_size} rows; give the model that the weights were trained '
       'with'

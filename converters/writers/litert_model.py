@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from converters import errors
 from converters import source as source_lib
 from converters.reference import inputs as proof_inputs
 from converters.writers import graph_options
@@ -48,6 +49,11 @@ def write(
     SourceError: the source lacks a head, is too large for a file, or a tensor cannot be read.
   """
   options.check(source)
+  most = source.config.max_position_embeddings
+  if seq_length is not None and seq_length > most:
+    raise errors.SourceError(
+      f'option seq_length={seq_length}: more than the {most} positions of {source.handle}; give at most {most}'
+    )
   proof = proof_lib.Proof(source, options.parts)
   name = MODEL_INT8 if int8 else MODEL
   values: dict[str, Any] = {'format': 'litert', 'seq_length': seq_length, 'quantize': 'int8' if int8 else None}

@@ -7,13 +7,13 @@ import pathlib
 from typing import Any
 from typing import Protocol
 
-from converters import albert_config
 from converters import source as source_lib
 from export import record
 from export import spec
 from export.model import preprocessor as preprocessor_model
 from export.model import saved_model
 from export.model import serving_warmup
+from export.release import preprocessor_check
 from export.ui import console as console_lib
 from export.validation import preprocessor_certificate
 
@@ -63,11 +63,6 @@ class Piece(Protocol):
     """Prints a summary of the certificate."""
 
 
-def seq_length(config: albert_config.AlbertConfig) -> int:
-  """Returns the default length of a preprocessor: an encoder that knows fewer positions cannot take more ids."""
-  return min(spec.SEQ_LENGTH, config.max_position_embeddings)
-
-
 class Preprocessor:
   """The preprocessor of a release."""
 
@@ -77,7 +72,7 @@ class Preprocessor:
     self.certificate: dict[str, Any] = {}
     self._source = source
     self._console = console
-    self.seq_length = seq_length(source.config)
+    self.seq_length = preprocessor_check.seq_length(source.config)
 
   def save(self, staged: pathlib.Path) -> record.Preprocessor:
     """Saves the preprocessor; its record names no encoder, because encoders of four sizes share it."""

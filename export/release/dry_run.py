@@ -6,6 +6,7 @@ from converters import source as source_lib
 from converters import weight_map
 from export import spec
 from export.release import collection
+from export.release import preprocessor_check
 from export.release import request as request_lib
 from export.source import graph as source_graph
 from export.store import tree as tree_lib
@@ -32,7 +33,8 @@ def show(request: request_lib.Request, tree: tree_lib.Tree, console: console_lib
       if source.graph is not None:
         source_graph.check(source.graph, request.trust.graph)
       rows += _rows_of_encoder(request.encoder, source, request_lib.parts(request, source))
-    else:
+    preprocessor_check.check(tree, request, source)
+    if request.encoder is None:
       rows.append(['vocabulary', f'{source.config.vocab_size} pieces in {source.sp_model_name}'])
   for new in request.releases:
     old = tree_lib.predecessor(tree, new)

@@ -21,6 +21,7 @@ from export.release import artifacts
 from export.release import collection
 from export.release import integrity
 from export.release import model_card
+from export.release import preprocessor_check
 from export.release import request as request_lib
 from export.release import signature
 from export.release import upgrade_check
@@ -87,7 +88,7 @@ def run(
   with contextlib.ExitStack() as stack:
     with console.step('open the source'):
       source = stack.enter_context(source_lib.open_source(request.source, request.reading))
-    _check_kept_preprocessor(tree, request, source)
+    preprocessor_check.check(tree, request, source)
     made = _pieces(request, source, console, child, stack)
     staged = stack.enter_context(tree.staging())
     pack = stack.enter_context(_packer(staged, console))
@@ -168,31 +169,6 @@ def _check_kept_encoder(tree: tree_lib.Tree, request: request_lib.Request) -> No
     raise errors.PublishError(
       f'{request.text.encoder.path} in {tree.root}: its preprocessor is {companion}, not {request.preprocessor.path}; '
       f'give option preprocessor={companion.partition("/")[2]}'
-    )
-
-
-def _check_kept_preprocessor(tree: tree_lib.Tree, request: request_lib.Request, source: source_lib.Source) -> None:
-  """Raises PublishError if the preprocessor is already published, and differs from the one that the source needs."""
-  path = request.preprocessor.path
-  if not tree_lib.holds(tree, path):
-    return
-  old = collection.read_record(tree, path)
-  if not isinstance(old, record_lib.Preprocessor):
-    return
-  differences = [
-    f'{name} {there} instead of {wanted}'
-    for name, there, wanted in (
-      ('SentencePiece model', old.source.sp_model.digest, source.sp_model_digest),
-      ('default length', old.seq_length, artifacts.seq_length(source.config)),
-      ('lower_case', old.tokenization.lower_case, source.tokenization.lower_case),
-      ('keep_accents', old.tokenization.keep_accents, source.tokenization.keep_accents),
-    )
-    if there != wanted
-  ]
-  if differences:
-    raise errors.PublishError(
-      f'{path}: already exists in {tree.root}, and does not suit this source ({", ".join(differences)}); give another '
-      'one with option preprocessor'
     )
 
 

@@ -101,6 +101,8 @@ def check_writable(root: pathlib.Path) -> None:
     raise errors.PublishError(
       f'{root}: cannot be written ({place} is not a directory); give another option export_root'
     )
+  if os.statvfs(place).f_flag & os.ST_RDONLY:
+    raise errors.PublishError(f'{root}: cannot be written (Read-only file system); give another option export_root')
   if not os.access(place, os.W_OK | os.X_OK):
     raise errors.PublishError(f'{root}: cannot be written (no permission in {place}); give another option export_root')
 

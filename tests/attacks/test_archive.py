@@ -39,7 +39,7 @@ def test_02_link(refused, module, path, kind, target):
     refused,
     module,
     path,
-    "member 'assets/x' is not a regular file or directory",
+    "member 'assets/x' is a link, not a regular file or directory; pack what it points to",
     name='assets/x',
     type=kind,
     linkname=target,
