@@ -28,6 +28,7 @@ from converters import source_flags
 from converters.io import disk_faults
 from converters.io import temp_dirs
 from converters.writers import hugging_face as hugging_face_writer
+from converters.writers import int8_certificate
 
 flags.adopt_module_key_flags(source_flags)  # so that --help shows them
 _SOURCE = flags.DEFINE_string(
@@ -135,6 +136,10 @@ def main() -> dict[str, Any]:
       raise errors.UsageError(f'--{name}={flags.FLAGS[name].value}: not available with --to={_TO.value}; leave it out')
   if _CORPUS.value is not None and _QUANTIZE.value is None:
     raise errors.UsageError(f'--corpus={_CORPUS.value}: not used without --quantize; leave it out')
+  if _CORPUS.value is not None:
+    if not _CORPUS.value:
+      raise errors.UsageError('--corpus: empty; give a text file')
+    int8_certificate.read(pathlib.Path(_CORPUS.value))
   if _TO.value in ('checkpoint', 'litert'):
     cli.check_tf_models()
   write = _writer()

@@ -116,11 +116,13 @@ def _help_of_flag(flag: flags.Flag) -> str:
 
 
 def set_environment() -> None:
-  """Sets the environment variables that TensorFlow reads at import."""
+  """Sets the environment variables that TensorFlow and ONNX Runtime read at import."""
   os.environ['TF_USE_LEGACY_KERAS'] = '1'  # KerasLayer and tf-models are Keras 2
   # With one operation at a time, a derivative is summed and freed as soon as it is computed. This saves a gigabyte
   # for ALBERT-xxlarge and no time is lost: a single operation keeps all processors busy.
   os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
+  # ONNX Runtime's telemetry writes files to HOME and TMPDIR when it is imported.
+  os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
 
 
 def others_flags() -> list[str]:
@@ -217,7 +219,7 @@ def file_path(flag: str, value: str | None) -> pathlib.Path | None:
 
 
 def check_not_published(flag: str, value: str | os.PathLike[str]) -> None:
-  """Checks that an output is not a file of a published version, or inside of one, which never changes.
+  """Checks that an output is not a file of a published version, inside of one, or in the place of a later one.
 
   Raises:
     UsageError: it is.
@@ -227,6 +229,8 @@ def check_not_published(flag: str, value: str | os.PathLike[str]) -> None:
     version = place.name.partition('.')[0]
     if VERSION.fullmatch(version) and place.with_name(f'{version}.release.json').exists():
       raise errors.UsageError(f'{flag}={value}: belongs to a published version, which never changes; give another path')
+  if VERSION.fullmatch(path.name) and any(path.parent.glob('[1-9]*.release.json')):
+    raise errors.UsageError(f'{flag}={value}: the place of a version that is not published yet; give another path')
 
 
 def check_name(flag: str, value: str | None) -> str:

@@ -9,7 +9,10 @@ import export
 COMMANDS = {
   'export': ('export', 'converts a pretrained ALBERT, proves that the result computes the same, and publishes it'),
   'verify': ('export.verify', 'checks a published release against its record, its signature and its source'),
-  'convert': ('converters', 'writes the weights for Hugging Face Transformers or as a TF2 checkpoint'),
+  'convert': (
+    'converters',
+    'writes the weights for Hugging Face, ONNX Runtime or LiteRT, or as a TF2 checkpoint',
+  ),
   'serve': ('export.serve', 'serves the published models, for hub.load and browsers'),
   'bump': ('export.bump', 'adds the next version of a model to a catalog'),
   'release': ('export.fleet', 'publishes all versions of a catalog that are missing; needs Apache Beam'),

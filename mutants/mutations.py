@@ -1218,6 +1218,34 @@ MUTATIONS: tuple[Mutation, ...] = (
     'tests/test_release_artifacts.py::test_a_vocabulary_without_a_comma_is_named_before_any_work',
   ),
   Mutation(
+    'litert_packages',
+    'converters/writers/proof.py',
+    'except importlib.metadata.PackageNotFoundError:',
+    'except ZeroDivisionError:',
+    'tests/test_litert.py::test_one_length',
+  ),
+  Mutation(
+    'telemetry',
+    'converters/cli.py',
+    "  os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')\n",
+    '',
+    'tests/test_converters.py::test_onnx_runtime_leaves_no_files_of_its_telemetry',
+  ),
+  Mutation(
+    'corpus_early',
+    'converters/__main__.py',
+    '    if not _CORPUS.value:\n',
+    '    if False:\n',
+    'tests/test_converters.py::test_one_line_says_why_not',
+  ),
+  Mutation(
+    'later_version',
+    'converters/cli.py',
+    'if VERSION.fullmatch(path.name) and any(',
+    'if False and any(',
+    'tests/test_command_line.py::test_no_command_writes_into_a_published_version',
+  ),
+  Mutation(
     'hub_cache_heals',
     'converters/source.py',
     """    if fresh:

@@ -632,6 +632,9 @@ def test_no_command_writes_into_a_published_version(module, tmp_path):
     (('demo',), f'--output={release}/demo'),
   ):
     commands.fails(console(*words, output), 2, f'{output}: belongs to a published version')
+  later = f'--output={release.parent}/3'
+  process = console('convert', f'--source={module}', '--to=huggingface', later)
+  commands.fails(process, 2, f'{later}: the place of a version that is not published yet; give another path')
   assert set(trees.leftovers(release.parent)) == {'2', '2.md', '2.release.json', '2/saved_model.pb'}
 
 

@@ -2,11 +2,14 @@
 
 import dataclasses
 import os
+import subprocess
+import sys
 
 import pytest
 import tensorflow as tf
 import yaml
 from official.nlp.configs import encoders
+from support import commands
 
 from converters import build_encoder
 from converters import source as source_lib
@@ -73,6 +76,8 @@ def test_small_numbers_are_numbers_in_yaml(config):
     (['--source={module}', '--to=checkpoint', '--nopadding_free', '--output=there'], 2, '--padding_free'),
     (['--source={module}', '--to=onnx', '--corpus=texts.txt', '--output=there'], 2, '--corpus'),
     (['--source={module}', '--to=onnx', '--quantize=int8', '--corpus=texts.txt', '--output=there'], 1, 'texts.txt'),
+    (['--source={module}', '--to=onnx', '--quantize=int8', '--corpus=', '--output=there'], 2, '--corpus: empty'),
+    (['--source={module}', '--to=onnx', '--quantize=int8', '--corpus=.', '--output=there'], 1, 'Is a directory'),
     (['--source=nowhere', '--to=huggingface', '--output=there'], 1, 'nowhere'),
     (['--source={module}', '--to=huggingface', '--output={module}'], 1, 'exists'),
     (['--source={module}', '--to=checkpoint', '--output={module}/saved_model.pb/x'], 2, '--output'),
@@ -100,3 +105,13 @@ def test_the_second_segment_of_a_pair_has_the_other_type(sp_model):
     ('B', 1),
     ('[SEP]', 1),
   ]
+
+
+@pytest.mark.real_processes
+def test_onnx_runtime_leaves_no_files_of_its_telemetry(tmp_path):
+  pytest.importorskip('onnxruntime')
+  code = 'from converters import cli; cli.set_environment(); import onnxruntime; onnxruntime.get_available_providers()'
+  environment = os.environ | {'HOME': str(tmp_path), 'TMPDIR': str(tmp_path), 'PYTHONPATH': commands.ROOT}
+  environment.pop('ORT_DISABLE_TELEMETRY', None)
+  subprocess.run([sys.executable, '-c', code], env=environment, check=True)
+  assert os.listdir(tmp_path) == []

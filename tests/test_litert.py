@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import os
 
@@ -67,7 +68,12 @@ def test_a_length_above_the_positions_is_refused(module, tmp_path):
     write(module, tmp_path / 'x', graph_options.Options(), seq_length=longest + 1)
 
 
-def test_one_length(module, released, config, tmp_path):
+def test_one_length(module, released, config, tmp_path, monkeypatch):
+  # The distribution is called `tensorflow` on some platforms.
+  version = importlib.metadata.version
+  monkeypatch.setattr(
+    importlib.metadata, 'version', lambda name: version('no-such' if name == 'tensorflow-cpu' else name)
+  )
   write(module, tmp_path / 'albert', graph_options.Options(), seq_length=16)
   path = tmp_path / 'albert/model.tflite'
   details = tf.lite.Interpreter(model_path=str(path)).get_signature_runner('serving_default').get_input_details()
@@ -75,7 +81,8 @@ def test_one_length(module, released, config, tmp_path):
     name: [1, 16] for name in ('input_word_ids', 'input_mask', 'input_type_ids')
   }
   _assert_published(litert_model.runner(path, 16), released, config, {'pooled_output', 'sequence_output'})
-  assert json.loads((tmp_path / 'albert/record.json').read_text())['seq_length'] == 16
+  record = json.loads((tmp_path / 'albert/record.json').read_text())
+  assert record['seq_length'] == 16 and 'tensorflow-cpu' not in record['packages']
 
 
 def test_operations_are_builtin_and_weights_are_stored_once(written, module):

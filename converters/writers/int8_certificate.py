@@ -12,11 +12,13 @@ import sentencepiece as spm
 
 from converters import errors
 from converters import source as source_lib
+from converters.io import safe_read
 from converters.reference import inputs as proof_inputs
 from converters.reference import tokenizer
 from converters.writers import proof as proof_lib
 
 _LENGTH = 128  # tokens of a text
+_LARGEST_CORPUS = 1 << 30  # bytes
 _LINES, _ROWS = 256, 16  # texts of a corpus, and of one batch
 _CLS, _SEP = 2, 3
 
@@ -38,17 +40,28 @@ def batches(
   if corpus is None:
     made = [proof_inputs.make(source.config, longest, seed) for seed in range(4)]
     return [_at_all_positions(batch) for batch in made], {'texts': 'random ids', 'count': 16}
-  try:
-    content = corpus.read_bytes()
-    lines = [line for line in content.decode().splitlines() if line.strip()][:_LINES]
-  except (OSError, UnicodeDecodeError) as e:
-    raise errors.SourceError(f'{corpus}: not a readable text file ({e}); give another option corpus') from e
-  if not lines:
-    raise errors.SourceError(f'{corpus}: no text; give another option corpus')
+  content, lines = read(corpus)
   processor = spm.SentencePieceProcessor(model_proto=source.sp_model)
   ids = [[_CLS, *tokenizer.ids(processor, line, source.tokenization)[: longest - 2], _SEP] for line in lines]
   described = {'texts': corpus.name, 'sha256': hashlib.sha256(content).hexdigest(), 'count': len(lines)}
   return [_padded(ids[start : start + _ROWS]) for start in range(0, len(ids), _ROWS)], described
+
+
+def read(corpus: pathlib.Path) -> tuple[bytes, list[str]]:
+  """Returns the content of a corpus, and its first 256 lines with text.
+
+  Raises:
+    SourceError: it cannot be read or has no text.
+  """
+  try:
+    content = safe_read.read(corpus, _LARGEST_CORPUS)
+    lines = [line for line in content.decode('utf-8-sig').split('\n') if line.strip()][:_LINES]
+  except (OSError, safe_read.TooLarge, UnicodeDecodeError) as e:
+    cause = e.strerror if isinstance(e, OSError) else e
+    raise errors.SourceError(f'{corpus}: not a readable text file ({cause}); give another option corpus') from e
+  if not lines:
+    raise errors.SourceError(f'{corpus}: no text; give another option corpus')
+  return content, lines
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> proof_inputs.Batch:

@@ -78,7 +78,7 @@ def write(
   hugging_face.write_card(
     source, directory, 'litert.md', options=options, record=values, name=name, seq_length=seq_length
   )
-  proof_lib.write_record(source, directory, proof.weights, ('tensorflow-cpu',), values)
+  proof_lib.write_record(source, directory, proof.weights, ('tensorflow-cpu', 'tensorflow'), values)
   return options.left_out(source)
 
 

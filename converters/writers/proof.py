@@ -144,10 +144,18 @@ def write_record(
       }
       for name, value in weights.items()
     ],
-    'packages': {name: importlib.metadata.version(name) for name in packages},
+    'packages': {name: version for name in packages if (version := _version(name)) is not None},
   }
   text = json.dumps(_rounded(record), indent=1, sort_keys=True, ensure_ascii=False)
   (directory / RECORD).write_text(text + '\n', encoding='utf-8')
+
+
+def _version(package: str) -> str | None:
+  """Returns the version of a package; None if it is not installed. TensorFlow's name depends on the platform."""
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
 
 
 # What the source states, and cosines near 1, which say nothing with two digits.
