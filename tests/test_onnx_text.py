@@ -277,3 +277,12 @@ def test_with_text_on_the_command_line(convert, module, tmp_path):
   (tmp_path / 'hidden/onnxruntime_extensions.py').write_text('raise ModuleNotFoundError("No x", name="x")')
   done = convert(f'--source={module}', '--to=onnx', '--output=other', '--with_text', path='hidden')
   assert done.returncode == 1 and '--with_text: the package x is missing (No x); run `pip install' in done.stderr
+
+
+def test_a_vocabulary_without_a_comma_is_refused_before_any_work(module, tmp_path):
+  lines = [line.replace(',', '') for line in vocabulary.CORPUS.read_text(encoding='utf-8').splitlines()]
+  with source_lib.open_source(str(module)) as source:
+    source.sp_model = vocabulary.train(lines, 150)
+    with pytest.raises(errors.VocabularyError, match="no piece ',', which text.onnx .*; leave option with_text out"):
+      onnx_model.write(source, tmp_path, graph_options.Options(), text=True)
+  assert list(tmp_path.iterdir()) == []

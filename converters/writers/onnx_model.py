@@ -14,6 +14,7 @@ import onnxruntime
 
 from converters import errors
 from converters import source as source_lib
+from converters import tokenization
 from converters.reference import inputs as proof_inputs
 from converters.reference import measures
 from converters.writers import graph_options
@@ -61,10 +62,12 @@ def write(
     ParityError: a written float32 model differs from the float64 result, or a quantized one is not finite. The model
       from texts has other ids than the reference, or other outputs than the model from ids.
     SourceError: the source lacks a head, is too large for a file, or a tensor cannot be read.
+    VocabularyError: `text` is wanted, and the vocabulary has no comma.
   """
   options.check(source)
   if text:
     _import_text()
+    tokenization.check_comma(source.sp_model, source.sp_model_name, 'text.onnx', 'leave option with_text out')
   proof = proof_lib.Proof(source, options.parts)
   values: dict[str, Any] = {'format': 'onnx', 'opset': onnx_graph.OPSET, 'ir_version': onnx_graph.IR_VERSION}
   values |= {'options': vars(options), 'quantize': 'int8' if int8 else None}

@@ -23,7 +23,6 @@ from onnx import helper
 from converters import errors
 from converters import interface
 from converters import source as source_lib
-from converters import tokenization as tokenization_lib
 from converters.readers import sentencepiece_model
 from converters.reference import measures
 from converters.reference import tokenizer as reference_tokenizer
@@ -82,7 +81,6 @@ def with_text(model: onnx.ModelProto, source: source_lib.Source) -> onnx.ModelPr
     PackageError: the installed SentencePiece cannot compile rules.
     VocabularyError: the normalization of the SentencePiece model cannot be compiled.
   """
-  tokenization_lib.check_comma(source.sp_model, source.sp_model_name, 'text.onnx', 'leave option with_text out')
   tokenization = _Tokenization(source)
   tokenization.compute()
   ids = [helper.make_tensor_value_info(name, onnx.TensorProto.INT32, ['batch', 'seq']) for name in (_IDS, _MASK)]
