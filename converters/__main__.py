@@ -28,7 +28,6 @@ from converters import source_flags
 from converters.io import disk_faults
 from converters.io import temp_dirs
 from converters.writers import hugging_face as hugging_face_writer
-from converters.writers import int8_certificate
 
 flags.adopt_module_key_flags(source_flags)  # so that --help shows them
 _SOURCE = flags.DEFINE_string(
@@ -139,6 +138,8 @@ def main() -> dict[str, Any]:
   if _CORPUS.value is not None:
     if not _CORPUS.value:
       raise errors.UsageError('--corpus: empty; give a text file')
+    from converters.writers import int8_certificate  # imports SciPy, which takes 0.3 s
+
     int8_certificate.read(pathlib.Path(_CORPUS.value))
   if _TO.value in ('checkpoint', 'litert'):
     cli.check_tf_models()

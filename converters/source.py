@@ -10,6 +10,7 @@ import socket
 import tempfile
 import urllib.parse
 import urllib.request
+from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -244,7 +245,7 @@ def open_source(handle: str, reading: Reading = _AS_IT_IS) -> Iterator[Source]:
   """
   place = _local(handle)
   _check_place(handle, place)  # the rest follows the check of the digest
-  name, sha256 = None, reading.sha256
+  name = None
   with contextlib.ExitStack() as stack:
     if '://' in place:
       source = stack.enter_context(_from_host(handle, reading))
@@ -257,8 +258,8 @@ def open_source(handle: str, reading: Reading = _AS_IT_IS) -> Iterator[Source]:
         if not os.path.isfile(place):
           raise errors.SourceError(f'{handle}: not a regular file or a directory; give one of the two')
         _check_not_of_a_model(place)
-        if sha256 is not None:
-          digest.check(handle, digest.of_file(place), sha256)
+        if reading.sha256 is not None:
+          digest.check(handle, digest.of_file(place), reading.sha256)
           reading = dataclasses.replace(reading, sha256=None)
         path = stack.enter_context(temp_dirs.directory('albert_source_'))
         archive.unpack(place, path, reading.caps, _belongs, handle, _is_foreign)
@@ -300,11 +301,11 @@ def _named(handle: str, unpacked: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except errors.SourceError as e:
-    problem, _, action = str(e).rpartition('; ')
     if str(unpacked) not in str(e):
       raise
+    problem, _, action = str(e).rpartition('; ')
     if str(unpacked) in action:  # such a path cannot be given
-      action = 'unpack the archive, and ' + re.sub(rf'{re.escape(str(unpacked))}/?', '', action)
+      action = 'unpack the archive, and ' + action.replace(f'{unpacked}/', '')
     raise type(e)(f'{problem.replace(str(unpacked), handle)}; {action}') from e
 
 
@@ -375,23 +376,22 @@ def _find(handle: str, path: pathlib.Path) -> tuple[_Reader, pathlib.Path]:
   path = _transformer_of(path)
   if path.name in ('variables', 'assets') and (path.parent / 'saved_model.pb').exists():
     raise errors.SourceError(f'{handle}: a part of a SavedModel; give its directory, {path.parent}')
-  places = [path] if _readers_of(path) else [below for below in source_files.directories(path) if _readers_of(below)]
+  places = _readers_in([path]) or _readers_in(source_files.directories(path))
   if len(places) > 1:
-    names = ', '.join(place.name for place in places[:5])
+    names, last = ', '.join(place.name for place in [*places][:5]), [*places][-1]
     raise errors.SourceError(
-      f'{handle}: {len(places)} models ({names}{" and more" if len(places) > 5 else ""}); give one, as {places[-1]}'
+      f'{handle}: {len(places)} models ({names}{" and more" if len(places) > 5 else ""}); give one, as {last}'
     )
   if not places:
     raise errors.SourceError(f'{handle}: {_without_source(path)}')
-  found = _readers_of(places[0])
-  weights = source_files.any_named(places[0], '*.safetensors*')
-  if len(found) > 1 and found[0] not in _readers()[:2] and weights:
+  ((place, found),) = places.items()
+  if len(found) > 1 and found[0] not in _readers()[:2] and source_files.any_named(place, '*.safetensors*'):
     raise errors.SourceError(
       f'{handle}: both a TensorFlow checkpoint and a model of Hugging Face; give one of the two in its own directory'
     )
   if found[0] is tf1_hub:
-    tf1_hub.check_files(places[0])
-  return found[0], places[0]
+    tf1_hub.check_files(place)
+  return found[0], place
 
 
 def _transformer_of(path: pathlib.Path) -> pathlib.Path:
@@ -404,17 +404,18 @@ def _transformer_of(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _readers_of(directory: pathlib.Path) -> list[_Reader]:
-  return [reader for reader in _readers() if reader.is_in(directory)]
+def _readers_in(directories: Iterable[pathlib.Path]) -> dict[pathlib.Path, list[_Reader]]:
+  """Returns the directories that have a source, each with the readers for it, in their order."""
+  found = {place: [reader for reader in _readers() if reader.is_in(place)] for place in directories}
+  return {place: readers for place, readers in found.items() if readers}
 
 
 def _without_source(path: pathlib.Path) -> str:
   """Returns the problem and the action for a directory without a source."""
   for below in source_files.directories(path):
-    for deeper in source_files.directories(below):
-      if _readers_of(deeper):
-        return f'a model lies deeper; give its directory, {deeper}'
-  there = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+    for deeper in _readers_in(source_files.directories(below)):
+      return f'a model lies deeper; give its directory, {deeper}'
+  there = sorted(entry.name for entry in path.iterdir())
   for ends, name, action in _FILES:
     if files := [file for file in there if file.endswith(ends)]:
       return f'no model that can be read ({files[0]} is {name}); {action}'

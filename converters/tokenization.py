@@ -133,7 +133,7 @@ def check_comma(sp_model: bytes, name: str, user: str, action: str) -> None:
   """
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
   if processor.piece_to_id(',') == processor.unk_id():
-    raise errors.VocabularyError(f"{name}: no piece ',', which {user} splits from numbers; {action}")
+    raise errors.VocabularyError(f"{name}: no piece ',' ({user} splits it from numbers); {action}")
 
 
 def _has_marks(piece: str) -> bool:

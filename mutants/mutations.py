@@ -880,8 +880,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   Mutation(
     'source_two_formats',
     'converters/source.py',
-    'if len(found) > 1 and found[0] not in _readers()[:2] and weights:',
-    'if len(found) > 2 and found[0] not in _readers()[:2] and weights:',
+    'if len(found) > 1 and found[0] not in _readers()[:2] and source',
+    'if len(found) > 2 and found[0] not in _readers()[:2] and source',
     'tests/test_source.py::test_a_checkpoint_beside_a_model_of_hugging_face_is_refused',
   ),
   Mutation(
@@ -1045,8 +1045,8 @@ MUTATIONS: tuple[Mutation, ...] = (
   Mutation(
     'source_deeper',
     'converters/source.py',
-    'if _readers_of(deeper):',
-    'if False:',
+    'for deeper in _readers_in(source_files.directories(below)):',
+    'for deeper in ():',
     'tests/test_source.py::test_a_model_that_lies_deeper_is_found_and_named',
   ),
   Mutation(
@@ -1065,9 +1065,9 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   Mutation(
     'vocabulary_copies',
-    'converters/readers/sentencepiece_model.py',
-    'for path in found}) == 1',
-    'for path in found}) == 0',
+    'converters/io/source_files.py',
+    ' and len({read(path) for path in found}) != 1:',
+    ':',
     'tests/test_source.py::test_equal_copies_of_the_vocabulary_count_as_one',
   ),
   Mutation(
@@ -1178,7 +1178,7 @@ MUTATIONS: tuple[Mutation, ...] = (
   Mutation(
     'checkpoint_beside_config',
     'converters/source.py',
-    'not in _readers()[:2] and weights:',
+    "not in _readers()[:2] and source_files.any_named(place, '*.safetensors*'):",
     'not in _readers()[:2]:',
     'tests/test_source.py::test_a_checkpoint_beside_a_config_alone_is_the_source',
   ),
@@ -1219,7 +1219,7 @@ MUTATIONS: tuple[Mutation, ...] = (
   ),
   Mutation(
     'litert_packages',
-    'converters/writers/proof.py',
+    'converters/packages.py',
     'except importlib.metadata.PackageNotFoundError:',
     'except ZeroDivisionError:',
     'tests/test_litert.py::test_one_length',

@@ -137,6 +137,6 @@ def test_a_vocabulary_without_a_comma_is_named_before_any_work(released, module)
     request = request_lib.Request(release, str(module), str(released.root))
     with source_lib.open_source(str(module)) as source:
       source.sp_model = vocabulary.train(lines, 150)
-      message = f"30k-clean.model: no piece ',', which version 4 of the preprocessor .*; give option {action}$"
+      message = f"30k-clean.model: no piece ',' .version 4 of the preprocessor splits .*; give option {action}$"
       with pytest.raises(errors.VocabularyError, match=message):
         preprocessor_check.check(tree_lib.at(released.root), request, source)

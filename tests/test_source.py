@@ -78,11 +78,17 @@ def host(tmp_path):
     server.shutdown()
 
 
-def test_hub_handle_is_resolved_and_cached(module, tmp_path, host, monkeypatch):
+@pytest.fixture
+def served(module, tmp_path, host, monkeypatch):
+  """The handle of a module on `host`, with a cache of its own in `tmp_path`; and the list of requests."""
   url, asked = host
   monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'cache'))
   craft.archive(module, tmp_path / 'served.tar.gz')
-  handle = f'{url}/google/albert_tiny/3'
+  return f'{url}/google/albert_tiny/3', asked
+
+
+def test_hub_handle_is_resolved_and_cached(served, module):
+  handle, asked = served
   assert _same(_facts(handle), _facts(module))
   assert _same(_facts(handle), _facts(module))
   assert len(asked) == 1
@@ -144,11 +150,8 @@ def test_modules_without_heads_say_so(make_module):
     assert source.parts == {weight_map.Part.ENCODER}
 
 
-def test_a_directory_in_the_cache_that_lost_files_is_fetched_again(module, tmp_path, host, monkeypatch):
-  url, asked = host
-  monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'cache'))
-  craft.archive(module, tmp_path / 'served.tar.gz')
-  handle = f'{url}/google/albert_tiny/3'
+def test_a_directory_in_the_cache_that_lost_files_is_fetched_again(served, module, tmp_path):
+  handle, asked = served
   right = _facts(handle)
   for lost in ('variables', 'assets', 'tfhub_module.pb'):
     path = next((tmp_path / 'cache').glob(f'*/{lost}'))
@@ -433,11 +436,8 @@ def test_an_empty_source_is_named():
       check('')
 
 
-def test_damaged_bytes_in_the_cache_are_fetched_again(module, tmp_path, host, monkeypatch):
-  url, asked = host
-  monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'cache'))
-  craft.archive(module, tmp_path / 'served.tar.gz')
-  handle = f'{url}/google/albert_tiny/3'
+def test_damaged_bytes_in_the_cache_are_fetched_again(served, tmp_path):
+  handle, asked = served
   right = _facts(handle)
   data = next((tmp_path / 'cache').glob('*/variables/*.data-*'))
   craft.flip(data, data.stat().st_size // 2)

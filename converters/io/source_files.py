@@ -28,7 +28,7 @@ def read(path: pathlib.Path, largest: int = _SP_MODEL) -> bytes:
 
 
 def only(directory: pathlib.Path, pattern: str, what: str) -> pathlib.Path:
-  """Returns the only file of a directory whose name matches.
+  """Returns the only file of a directory whose name matches; the first of several with the same content.
 
   Args:
     directory: the directory.
@@ -36,10 +36,10 @@ def only(directory: pathlib.Path, pattern: str, what: str) -> pathlib.Path:
     what: the kind of file, in the plural, for the message.
 
   Raises:
-    SourceError: there is none, or more than one.
+    SourceError: there is none, or there are different ones.
   """
   found = matching(directory, pattern)
-  if len(found) != 1:
+  if len(found) != 1 and len({read(path) for path in found}) != 1:
     names = ', '.join(path.name for path in found) or 'none'
     raise errors.SourceError(f'{directory}: {len(found)} {what} ({names}), not 1; keep one there')
   return found[0]
@@ -52,9 +52,7 @@ def matching(directory: pathlib.Path, pattern: str) -> list[pathlib.Path]:
 
 def directories(directory: pathlib.Path) -> list[pathlib.Path]:
   """Returns the subdirectories that are not hidden, sorted so that 'checkpoint-900' comes before 'checkpoint-1000'."""
-  found = (
-    [path for path in directory.iterdir() if path.is_dir() and not hidden(path.name)] if directory.is_dir() else []
-  )
+  found = [path for path in directory.iterdir() if path.is_dir() and not hidden(path.name)]
   return sorted(found, key=lambda path: [part.zfill(9) for part in re.split('([0-9]+)', path.name)])
 
 

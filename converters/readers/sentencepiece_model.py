@@ -49,11 +49,7 @@ def read(directory: pathlib.Path, pattern: str, vocab_size: int, shown: str = ''
     SourceError: there is none, or there are different ones.
     VocabularyError: the model is invalid or does not match the weights.
   """
-  found = source_files.matching(directory, pattern)
-  if len(found) > 1 and len({source_files.read(path) for path in found}) == 1:
-    path = found[0]
-  else:
-    path = source_files.only(directory, pattern, 'SentencePiece models')
+  path = source_files.only(directory, pattern, 'SentencePiece models')
   model, text = source_files.read(path), path.with_suffix('.vocab')
   check(model, vocab_size, f'{shown}{path.name}', source_files.read(text) if text.exists() else None)
   return path.name, model
@@ -85,15 +81,11 @@ def check(model: bytes, vocab_size: int, name: str, text: bytes | None = None) -
 
 def _check(processor: spm.SentencePieceProcessor, vocab_size: int, name: str) -> None:
   size = len(processor)
-  if size < vocab_size:
+  if size != vocab_size:
+    added = f', or remove rows that were added, as resize_token_embeddings({size}) of Transformers does'
     raise errors.VocabularyError(
       f'{name}: {size} pieces, but the embedding has {vocab_size} rows; give the model that the weights were trained '
-      f'with, or remove rows that were added, as resize_token_embeddings({size}) of Transformers does'
-    )
-  if size > vocab_size:
-    raise errors.VocabularyError(
-      f'{name}: {size} pieces, but the embedding has {vocab_size} rows; give the model that the weights were trained '
-      'with'
+      f'with{added if size < vocab_size else ""}'
     )
   for token, wanted in SPECIAL_TOKENS.items():
     found = processor.piece_to_id(token)

@@ -89,7 +89,7 @@ def _configs(directory: pathlib.Path) -> list[pathlib.Path]:
   exact = directory / 'albert_config.json'
   if exact.exists():
     return [exact]
-  return sorted(path for path in directory.glob('albert_config*.json') if not path.name.startswith('.'))
+  return source_files.matching(directory, 'albert_config*.json')
 
 
 def _check_files(path: pathlib.Path, reading: reading_lib.Reading) -> None:
@@ -113,8 +113,7 @@ def _check_files(path: pathlib.Path, reading: reading_lib.Reading) -> None:
 
 
 def _prefixes(directory: pathlib.Path) -> list[str]:
-  found = (path.name.removesuffix('.index') for path in directory.glob('*.index'))
-  return sorted(name for name in found if not name.startswith('.'))
+  return sorted(path.name.removesuffix('.index') for path in source_files.matching(directory, '*.index'))
 
 
 def _select(directory: pathlib.Path, name: str | None) -> pathlib.Path:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import pathlib
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from converters import errors
+from converters import packages as packages_lib
 from converters import source as source_lib
 from converters import weight_map
 from converters.io import digest
@@ -144,18 +144,10 @@ def write_record(
       }
       for name, value in weights.items()
     ],
-    'packages': {name: version for name in packages if (version := _version(name)) is not None},
+    'packages': packages_lib.versions(packages),
   }
   text = json.dumps(_rounded(record), indent=1, sort_keys=True, ensure_ascii=False)
   (directory / RECORD).write_text(text + '\n', encoding='utf-8')
-
-
-def _version(package: str) -> str | None:
-  """Returns the version of a package; None if it is not installed. TensorFlow's name depends on the platform."""
-  try:
-    return importlib.metadata.version(package)
-  except importlib.metadata.PackageNotFoundError:
-    return None
 
 
 # What the source states, and cosines near 1, which say nothing with two digits.

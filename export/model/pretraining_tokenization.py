@@ -16,7 +16,7 @@ import numpy as np
 import sentencepiece as spm
 import tensorflow as tf
 
-from converters import errors
+from converters import tokenization
 
 _UNICODE = 0x110000  # one more than the last code point
 _BLOCK = 128  # code points a page of the table: the smallest table
@@ -129,13 +129,11 @@ def commas(sp_model: bytes) -> Commas:
   Raises:
     VocabularyError: the comma is not a piece of the model, so the table cannot be made.
   """
+  tokenization.check_comma(
+    sp_model, 'the SentencePiece model', 'version 4 of the preprocessor', 'give option preprocessor=NAME/3'
+  )
   processor = spm.SentencePieceProcessor(model_proto=sp_model)
   comma = processor.piece_to_id(',')
-  if comma == processor.unk_id():
-    raise errors.VocabularyError(
-      "the SentencePiece model: no piece ',' (version 4 of the preprocessor splits it from numbers); "
-      'give option preprocessor=NAME/3'
-    )
   ids, rows = [], []
   for number in range(len(processor)):
     piece = processor.id_to_piece(number)

@@ -28,13 +28,13 @@ def show(request: request_lib.Request, tree: tree_lib.Tree, console: console_lib
     AlbertHubError: the export would fail.
   """
   with console.step('open the source'), source_lib.open_source(request.source, request.reading) as source:
+    preprocessor_check.check(tree, request, source)
     rows = [['source', f'{source.handle}, a {source.format}, {source.digest}']]
     if request.encoder is not None:
       if source.graph is not None:
         source_graph.check(source.graph, request.trust.graph)
       rows += _rows_of_encoder(request.encoder, source, request_lib.parts(request, source))
-    preprocessor_check.check(tree, request, source)
-    if request.encoder is None:
+    else:
       rows.append(['vocabulary', f'{source.config.vocab_size} pieces in {source.sp_model_name}'])
   for new in request.releases:
     old = tree_lib.predecessor(tree, new)

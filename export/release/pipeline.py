@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import gc
-import importlib.metadata
 import os
 import pathlib
 import platform
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from concurrent import futures
 
 from converters import errors
+from converters import packages
 from converters import source as source_lib
 from export import record as record_lib
 from export import spec
@@ -268,8 +268,4 @@ def _describe(staged: pathlib.Path, release: spec.Release, record: record_lib.Re
 
 
 def _library_versions() -> dict[str, str]:
-  versions = {'python': platform.python_version()}
-  for name in _LIBRARIES:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      versions[name] = importlib.metadata.version(name)
-  return versions
+  return {'python': platform.python_version(), **packages.versions(_LIBRARIES)}
